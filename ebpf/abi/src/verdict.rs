@@ -1,0 +1,107 @@
+//! One name for each thing that can happen to a packet, in either plane.
+
+/// Declares [`Verdict`] together with its name table, so that the two cannot drift apart.
+macro_rules! verdicts {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a packet was sent, answered, or dropped.
+        ///
+        /// Userspace, the kernel program, metrics, logs and the API use these names and no others.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Verdict { $($(#[$doc])* $variant,)* }
+
+        impl Verdict {
+            /// Every verdict, in the order of its number.
+            pub const ALL: &'static [Verdict] = &[$(Verdict::$variant,)*];
+
+            /// The verdict's name in metrics, logs and the API (`snake_case`).
+            pub const fn name(self) -> &'static str {
+                match self { $(Verdict::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+verdicts! {
+    /// ChannelData from a client went to its peer (RFC 8656 s. 12.6).
+    ChannelToPeer = "channel_to_peer",
+    /// A peer's datagram went to the client as ChannelData (RFC 8656 s. 12.7).
+    ChannelToClient = "channel_to_client",
+    /// A Send indication's data went to its peer (RFC 8656 s. 11.2).
+    SendToPeer = "send_to_peer",
+    /// A peer's datagram went to the client as a Data indication (RFC 8656 s. 11.4).
+    DataToClient = "data_to_client",
+    /// An ICMP error went to the client as a Data indication (RFC 8656 s. 11.6).
+    IcmpToClient = "icmp_to_client",
+    /// A request was answered, with success or an error.
+    Answered = "answered",
+
+    /// Neither STUN nor ChannelData: the first byte belongs to another protocol (RFC 7983 s. 7).
+    DropNotTurn = "drop_not_turn",
+    /// A STUN message whose header, length or attributes are not well-formed (RFC 8489 s. 6.3).
+    DropMalformed = "drop_malformed",
+    /// The datagram was larger than a receive buffer and arrived cut short.
+    DropTruncated = "drop_truncated",
+    /// FINGERPRINT is present and wrong (RFC 8489 s. 14.7).
+    DropFingerprint = "drop_fingerprint",
+    /// A method we do not know, or a class its method does not allow (RFC 8489 s. 6.3).
+    DropUnsupported = "drop_unsupported",
+    /// A STUN response, which a server never asked for (RFC 8489 s. 6.3.3).
+    DropResponse = "drop_response",
+    /// An indication with an unknown comprehension-required attribute (RFC 8489 s. 6.3.2).
+    DropUnknownAttribute = "drop_unknown_attribute",
+    /// An indication or ChannelData from a 5-tuple without an allocation (RFC 8656 s. 5).
+    DropNoAllocation = "drop_no_allocation",
+    /// ChannelData on a channel that is not bound, or no longer (RFC 8656 s. 12.6).
+    DropUnboundChannel = "drop_unbound_channel",
+    /// ChannelData whose length field exceeds its datagram (RFC 8656 s. 12.6).
+    DropChannelLength = "drop_channel_length",
+    /// A Send indication without XOR-PEER-ADDRESS or DATA (RFC 8656 s. 11.2).
+    DropBadSend = "drop_bad_send",
+    /// Data to a peer without a permission (RFC 8656 s. 11.2).
+    DropNoPermissionToPeer = "drop_no_permission_to_peer",
+    /// Data from a peer without a permission (RFC 8656 s. 11.4).
+    DropNoPermissionFromPeer = "drop_no_permission_from_peer",
+    /// Data to a peer that the peer policy refuses.
+    DropPeerDenied = "drop_peer_denied",
+    /// The allocation's bandwidth limit towards its peers was exceeded.
+    DropRateToPeer = "drop_rate_to_peer",
+    /// The allocation's bandwidth limit towards its client was exceeded.
+    DropRateToClient = "drop_rate_to_client",
+    /// An unauthenticated request above its source's rate of answers.
+    DropUnauthenticatedRate = "drop_unauthenticated_rate",
+    /// A Binding request above its source's rate of answers.
+    DropBindingRate = "drop_binding_rate",
+    /// A request that repeats one still being worked on (RFC 8489 s. 6.3.1).
+    DropRetransmission = "drop_retransmission",
+    /// A datagram for an allocation that has just ended.
+    DropStale = "drop_stale",
+    /// The payload does not fit into one datagram towards its receiver.
+    DropTooLarge = "drop_too_large",
+    /// The operating system refused to send (buffer full, unreachable, ...).
+    DropSendFailed = "drop_send_failed",
+}
+
+impl Verdict {
+    /// How many verdicts there are: the size of a counter array indexed by `verdict as usize`.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Whether the packet ended here without reaching anybody.
+    pub const fn is_drop(self) -> bool {
+        self as u8 >= Verdict::DropNotTurn as u8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_tell_drops_apart() {
+        for (i, verdict) in Verdict::ALL.iter().enumerate() {
+            assert_eq!(*verdict as usize, i);
+            assert_eq!(verdict.is_drop(), verdict.name().starts_with("drop_"), "{verdict:?}");
+            assert!(Verdict::ALL[i + 1..].iter().all(|other| other.name() != verdict.name()));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Address types: who is a client, who is a peer, what is relayed.
+//!
+//! The three never mix by accident: a peer's address is only a [`PeerAddr`] after
+//! it was translated from its public form and its policy was asked.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// The transport between a client and the server: part of the 5-tuple (RFC 8656 s. 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Transport {
+    /// One datagram, one message.
+    Udp,
+    /// A stream, framed by `wire::Framer` outside the core.
+    Tcp,
+}
+
+impl Transport {
+    /// The name in logs and the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+        }
+    }
+}
+
+macro_rules! address {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub SocketAddr);
+
+        impl $name {
+            /// The IP address.
+            pub fn ip(self) -> IpAddr {
+                self.0.ip()
+            }
+
+            /// The UDP (or TCP) port.
+            pub fn port(self) -> u16 {
+                self.0.port()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+address! {
+    /// A client's address as the server sees it (after any NAT): its server-reflexive transport address.
+    ClientAddr
+}
+address! {
+    /// A peer's transport address, as our own sockets see it (public relayed addresses already mapped to local).
+    PeerAddr
+}
+address! {
+    /// A relayed transport address in its local form: what the relay socket is bound to.
+    RelayedAddr
+}
+
+/// What identifies an allocation: client address and port, server address and port, transport (RFC 8656 s. 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FiveTuple {
+    /// The client's side.
+    pub client: ClientAddr,
+    /// Our side: the address that the client sent to, never a wildcard.
+    pub server: SocketAddr,
+    /// The transport between them.
+    pub transport: Transport,
+}
+
+/// An IP address family, as REQUESTED-ADDRESS-FAMILY names it (RFC 8656 s. 18.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Family {
+    /// IPv4, value 0x01.
+    V4 = 1,
+    /// IPv6, value 0x02.
+    V6 = 2,
+}
+
+impl Family {
+    /// The family of an address.
+    pub const fn of(ip: &IpAddr) -> Family {
+        match ip {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+
+    /// From the number on the wire.
+    pub const fn from_wire(value: u8) -> Option<Family> {
+        match value {
+            1 => Some(Family::V4),
+            2 => Some(Family::V6),
+            _ => None,
+        }
+    }
+
+    /// The other one.
+    pub const fn other(self) -> Family {
+        match self {
+            Family::V4 => Family::V6,
+            Family::V6 => Family::V4,
+        }
+    }
+}

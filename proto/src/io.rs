@@ -1,0 +1,205 @@
+//! The whole contract between the core and what drives it.
+//!
+//! Control messages go in as [`Input`] and come out as [`Output`]. Data does not: it is
+//! asked about with `Server::forward_client` and `Server::forward_peer`, which answer with
+//! a [`Route`] over the driver's own buffer, or with [`Forward::Slow`] when the datagram has
+//! to go through [`Input`] after all.
+
+use std::net::SocketAddr;
+
+use turnpike_abi::Verdict;
+
+use crate::addr::{FiveTuple, PeerAddr, RelayedAddr};
+use crate::stats::AllocationRecord;
+
+/// The time: always an argument, never asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// CLOCK_MONOTONIC in nanoseconds: lifetimes and leases.
+    pub mono_ns: u64,
+    /// Seconds since 1970: nonces and the expiry of REST credentials.
+    pub unix_secs: u64,
+}
+
+/// The driver's handle for where a client's bytes come from: a listener, or a stream's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientSocket(pub u32);
+
+/// A client's 5-tuple and the socket that reaches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientPath {
+    /// Who talks to whom.
+    pub five_tuple: FiveTuple,
+    /// Where answers leave.
+    pub socket: ClientSocket,
+}
+
+/// Names a relay socket; the generation makes sure that an old name never means a new socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RelaySocket {
+    /// Dense index: usable as an index into the driver's table.
+    pub index: u32,
+    /// Incremented each time the index is reused.
+    pub generation: u32,
+}
+
+/// Where a datagram leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// To a client, from the listener address it had sent to.
+    Client {
+        /// The listener or connection.
+        socket: ClientSocket,
+        /// The source address: what a wildcard listener has to set by PKTINFO.
+        source: SocketAddr,
+    },
+    /// To a peer, from a relayed transport address.
+    Relay(RelaySocket),
+}
+
+/// How to forward one data segment. `Copy`, and it borrows nothing: the driver owns the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where it leaves.
+    pub egress: Egress,
+    /// Where it goes.
+    pub to: SocketAddr,
+    /// ChannelData header to put in front of the payload, if any.
+    pub header: Option<[u8; 4]>,
+    /// Offset of the payload within the segment.
+    pub payload_start: u32,
+    /// Length of the payload, bytes.
+    pub payload_len: u32,
+    /// DSCP and ECN, copied from the segment (RFC 8656 s. 14).
+    pub tos: u8,
+    /// What was counted for it.
+    pub verdict: Verdict,
+}
+
+/// What the data path answers for one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// Send it like this.
+    Route(Route),
+    /// Not plain ChannelData: hand it in as [`Input::FromClient`] or [`Input::FromPeer`].
+    Slow,
+    /// Counted and gone.
+    Drop(Verdict),
+}
+
+/// What can happen to the core.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A datagram or frame from a client for which the data path said [`Forward::Slow`].
+    FromClient {
+        /// Who sent it.
+        path: ClientPath,
+        /// The whole datagram.
+        bytes: &'a [u8],
+        /// Its DSCP and ECN.
+        tos: u8,
+    },
+    /// A datagram from a peer for which the data path said [`Forward::Slow`].
+    FromPeer {
+        /// Where it arrived.
+        relay: RelaySocket,
+        /// Who sent it.
+        peer: PeerAddr,
+        /// The whole datagram.
+        bytes: &'a [u8],
+        /// Its DSCP and ECN.
+        tos: u8,
+    },
+    /// An ICMP error came back for something a relay socket had sent (RFC 8656 s. 11.5).
+    PeerIcmp {
+        /// The socket that had sent it.
+        relay: RelaySocket,
+        /// The destination quoted in the error.
+        peer: PeerAddr,
+        /// ICMP type.
+        icmp_type: u8,
+        /// ICMP code.
+        icmp_code: u8,
+        /// The MTU for "too big" errors, else 0.
+        data: u32,
+    },
+    /// [`Output::OpenPort`] was done.
+    PortOpened(RelaySocket),
+    /// [`Output::OpenPort`] failed.
+    PortFailed(RelaySocket, PortError),
+    /// [`Output::ClosePort`] was done: the port may be used again.
+    PortClosed(RelaySocket),
+    /// Time has come to `Server::poll_timeout`.
+    Tick,
+    /// Configuration in the shared state has changed: check what is alive against the new policy.
+    PolicyChanged,
+    /// Refuse new allocations from now on (`true`), or no longer.
+    Drain(bool),
+    /// End every allocation now: the process is about to stop.
+    Shutdown,
+}
+
+/// Why a relay socket could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortError {
+    /// Somebody else has the port: another one may do.
+    InUse,
+    /// No port will do: out of descriptors or memory, or the address is not ours.
+    Exhausted,
+}
+
+/// What the core wants done, in order.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a datagram.
+    Transmit {
+        /// Where it leaves.
+        egress: Egress,
+        /// Where it goes.
+        to: SocketAddr,
+        /// The whole payload.
+        payload: Vec<u8>,
+        /// DSCP and ECN.
+        tos: u8,
+        /// Set DF (only Send with DONT-FRAGMENT does).
+        dont_fragment: bool,
+    },
+    /// Bind a UDP socket to the address; answer with [`Input::PortOpened`] or [`Input::PortFailed`].
+    OpenPort {
+        /// The name it shall have.
+        relay: RelaySocket,
+        /// What to bind to.
+        address: RelayedAddr,
+    },
+    /// Close the socket; answer with [`Input::PortClosed`] when the port is free again.
+    ClosePort(RelaySocket),
+    /// An allocation has ended: write its final log record.
+    Ended(Box<AllocationRecord>),
+    /// A peer was refused by policy: say once per source and minute which option would allow it.
+    PeerRefused {
+        /// Who asked.
+        client: SocketAddr,
+        /// Which peer was refused.
+        peer: SocketAddr,
+    },
+    /// A channel from 0x5000 to 0x7FFF was refused: name `--rfc5766-channel-numbers` once.
+    OldChannelNumber {
+        /// The number asked for.
+        channel: u16,
+    },
+}
+
+/// Why the core wants to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// An allocation's lifetime ends.
+    Allocation,
+    /// A permission's lifetime ends.
+    Permission,
+    /// A channel binding's lifetime ends.
+    Channel,
+    /// A remembered answer may be forgotten.
+    Retransmission,
+    /// A reserved port goes back to the pool.
+    Reservation,
+}

@@ -1,0 +1,49 @@
+//! Every bound of the core, with its unit and its reason.
+//!
+//! Reaching a bound is a counted outcome (an error code or a verdict), never a surprise.
+
+/// One second in nanoseconds: the unit of [`crate::Now::mono_ns`].
+pub const SECOND_NS: u64 = 1_000_000_000;
+
+/// Shortest and default lifetime of an allocation, seconds (RFC 8656 s. 7.2).
+pub const DEFAULT_LIFETIME_SECS: u32 = 600;
+/// Longest lifetime of an allocation unless configured, seconds (RFC 8656 s. 7.2 recommends one hour).
+pub const MAX_LIFETIME_SECS: u32 = 3600;
+/// Lifetime of a permission, seconds (RFC 8656 s. 9: fixed).
+pub const PERMISSION_LIFETIME_SECS: u32 = 300;
+/// Lifetime of a channel binding, seconds (RFC 8656 s. 12: fixed).
+pub const CHANNEL_LIFETIME_SECS: u32 = 600;
+/// How long the odd port of an EVEN-PORT pair is held, seconds (RFC 8656 s. 7.2: at least 30).
+pub const RESERVATION_LIFETIME_SECS: u32 = 30;
+/// How long an answered request is recognised when it comes again, seconds (RFC 8489 s. 6.3.1).
+pub const RETRANSMISSION_SECS: u32 = 40;
+/// How long a nonce is accepted, seconds (RFC 8656 s. 5: at most one hour).
+pub const NONCE_LIFETIME_SECS: u64 = 3600;
+
+/// Allocations per worker: bounds the table's memory at about 1 GB.
+pub const MAX_ALLOCATIONS: usize = 1 << 20;
+/// Permissions per allocation (Q8): more than any client needs, little memory.
+pub const MAX_PERMISSIONS: usize = 512;
+/// Channels per allocation (Q8).
+pub const MAX_CHANNELS: usize = 1024;
+/// Reservations held at once on the whole server (Q8): each holds a port for 30 s.
+pub const MAX_RESERVATIONS: usize = 4096;
+/// Reservations held at once by one user (Q8).
+pub const MAX_RESERVATIONS_PER_USER: usize = 64;
+/// XOR-PEER-ADDRESS attributes in one CreatePermission.
+pub const MAX_PEERS_PER_REQUEST: usize = 64;
+/// Ports tried before an Allocate is answered with 508, when the driver finds them occupied.
+pub const MAX_PORT_ATTEMPTS: u32 = 16;
+/// Remembered answers to deletions, so that a repeated Refresh 0 gets the same success (R3).
+pub const MAX_TOMBSTONES: usize = 4096;
+/// Commands waiting for the driver; control messages only, drained after each input.
+pub const MAX_OUTPUTS: usize = 65_536;
+
+/// Largest STUN message that a server has to understand, bytes: a Send indication around a full datagram.
+pub const MAX_MESSAGE: usize = 65_535;
+/// Longest USERNAME, bytes (RFC 8489 s. 14.3).
+pub const MAX_USERNAME: usize = 508;
+/// Unknown attributes listed in a 420 answer (Q4: bounds the answer).
+pub const MAX_UNKNOWN_ATTRIBUTES: usize = 8;
+/// Largest UDP payload over IPv4, bytes: 65,535 less IP and UDP headers.
+pub const MAX_UDP_PAYLOAD: usize = 65_507;

@@ -1,0 +1,90 @@
+//! Counters: per worker by verdict, per allocation by direction.
+//!
+//! Plain integers owned by one worker; whoever wants to see them takes a copy.
+
+use std::sync::Arc;
+
+use turnpike_abi::Verdict;
+
+use crate::addr::{FiveTuple, RelayedAddr};
+
+/// Packets and bytes (payload, without any header) that went one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Datagrams.
+    pub packets: u64,
+    /// Payload bytes.
+    pub bytes: u64,
+    /// Datagrams dropped by the bandwidth limit.
+    pub rate_drops: u64,
+}
+
+/// Datagrams by what happened to them.
+#[derive(Clone, Debug)]
+pub struct VerdictCounts([u64; Verdict::COUNT]);
+
+impl Default for VerdictCounts {
+    fn default() -> Self {
+        Self([0; Verdict::COUNT])
+    }
+}
+
+impl VerdictCounts {
+    /// Counts one.
+    pub fn count(&mut self, verdict: Verdict) {
+        self.0[verdict as usize] += 1;
+    }
+
+    /// How many there were.
+    pub fn of(&self, verdict: Verdict) -> u64 {
+        self.0[verdict as usize]
+    }
+
+    /// Every verdict that was counted at least once.
+    pub fn nonzero(&self) -> impl Iterator<Item = (Verdict, u64)> + '_ {
+        Verdict::ALL.iter().map(|&v| (v, self.of(v))).filter(|&(_, n)| n > 0)
+    }
+}
+
+/// Why an allocation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// Refresh with LIFETIME 0.
+    Deleted,
+    /// Its lifetime ran out.
+    Expired,
+    /// The server stopped.
+    Shutdown,
+}
+
+impl EndReason {
+    /// The name in logs and the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EndReason::Deleted => "deleted",
+            EndReason::Expired => "expired",
+            EndReason::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What is written down when an allocation has ended.
+#[derive(Clone, Debug)]
+pub struct AllocationRecord {
+    /// Number of the allocation, unique within its worker's life.
+    pub id: u64,
+    /// The user's full name.
+    pub user: Arc<str>,
+    /// Client, server, transport.
+    pub five_tuple: FiveTuple,
+    /// Relayed transport addresses in their local form: one, or one of each family.
+    pub relayed: Vec<RelayedAddr>,
+    /// From the Allocate answer to the end, nanoseconds.
+    pub duration_ns: u64,
+    /// From the client to its peers.
+    pub to_peer: Traffic,
+    /// From the peers to the client.
+    pub to_client: Traffic,
+    /// Why it ended.
+    pub reason: EndReason,
+}

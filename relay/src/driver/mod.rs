@@ -1,0 +1,137 @@
+//! The seam between a worker and the operating system.
+//!
+//! A [`Driver`] owns sockets and buffers. It hands out events and borrows of received
+//! bytes; it takes routes over those same bytes (nothing is copied), whole datagrams, and
+//! commands for relay sockets. It decides nothing about TURN.
+//!
+//! ```text
+//!   wait() ─► events 0..n ─► shard asks the core ─► forward()/transmit()/open_port() ─► flush()
+//! ```
+//!
+//! Received bytes stay valid from `wait` to the next `wait`; what was queued is sent by `flush`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use turnpike_proto::addr::RelayedAddr;
+use turnpike_proto::{ClientSocket, Egress, PortError, RelaySocket, Route};
+
+/// Where a datagram arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ingress {
+    /// On a listener; the address is the one that the client sent to, also on a wildcard listener.
+    Client {
+        /// Which listener.
+        socket: ClientSocket,
+        /// The destination address of the datagram.
+        server: SocketAddr,
+    },
+    /// On a relay socket.
+    Relay(RelaySocket),
+}
+
+/// A received datagram's description; its bytes are asked for with [`Driver::bytes`].
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram {
+    /// Where it arrived.
+    pub ingress: Ingress,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// It was longer than the buffer: what is there is not all of it.
+    pub truncated: bool,
+    /// Which of the driver's buffers holds it.
+    pub buffer: u32,
+    /// Bytes received.
+    pub len: u32,
+    /// Size of each segment but the last if the kernel merged several datagrams (UDP_GRO), else `len`.
+    pub segment_size: u32,
+}
+
+/// What a driver reports.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// A datagram, or a run of them.
+    Datagram(Datagram),
+    /// An ICMP error for something that a relay socket sent.
+    Icmp {
+        /// The socket that had sent it.
+        relay: RelaySocket,
+        /// The destination quoted in the error.
+        peer: SocketAddr,
+        /// ICMP type.
+        icmp_type: u8,
+        /// ICMP code.
+        icmp_code: u8,
+        /// MTU of a "too big" error, else 0.
+        data: u32,
+    },
+    /// [`Driver::open_port`] was done.
+    PortOpened(RelaySocket),
+    /// [`Driver::open_port`] failed.
+    PortFailed(RelaySocket, PortError),
+    /// [`Driver::close_port`] was done: the port is free again.
+    PortClosed(RelaySocket),
+    /// Somebody called the [`Waker`]: look at the command queue.
+    Woken,
+}
+
+/// What a driver counted itself, since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriverCounters {
+    /// Datagrams that the operating system refused to send.
+    pub send_failed: u64,
+    /// Datagrams that did not fit into one UDP datagram (EMSGSIZE).
+    pub send_too_large: u64,
+}
+
+/// Wakes a worker that waits in [`Driver::wait`], from any thread.
+pub trait Waker: Send + Sync {
+    /// Makes the current or next `wait` return with [`Event::Woken`].
+    fn wake(&self);
+}
+
+/// Sockets and buffers of one worker.
+pub trait Driver {
+    /// Flushes, then waits until something happened or `timeout` has passed (`None`: for ever).
+    ///
+    /// Returns how many events there are; they and their bytes live until the next call.
+    ///
+    /// # Errors
+    /// Only if waiting itself is impossible: a fault of the process, not of a packet.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize>;
+
+    /// The event with this index, from 0 to the count that `wait` returned.
+    fn event(&self, index: usize) -> Event;
+
+    /// All bytes of a datagram (or run of datagrams) of the current turn.
+    fn bytes(&self, datagram: &Datagram) -> &[u8];
+
+    /// Queues a part of a received datagram for sending: the segment starts at `segment_start` within
+    /// `datagram`, the route's payload offset counts from there.
+    fn forward(&mut self, datagram: &Datagram, segment_start: usize, route: &Route);
+
+    /// Queues a datagram.
+    fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool);
+
+    /// Opens a relay socket; answered by [`Event::PortOpened`] or [`Event::PortFailed`].
+    fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr);
+
+    /// Closes a relay socket; answered by [`Event::PortClosed`].
+    fn close_port(&mut self, relay: RelaySocket);
+
+    /// Sends what is queued.
+    fn flush(&mut self);
+
+    /// A handle that wakes this driver.
+    fn waker(&self) -> Arc<dyn Waker>;
+
+    /// How many relay sockets are open.
+    fn open_ports(&self) -> usize;
+
+    /// What was counted.
+    fn counters(&self) -> DriverCounters;
+}

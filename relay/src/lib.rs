@@ -1,0 +1,3 @@
+//! Turnpike's relay: drives the core with sockets.
+
+pub mod driver;

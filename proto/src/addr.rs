@@ -83,7 +83,7 @@ pub struct FiveTuple {
 }
 
 /// An IP address family, as REQUESTED-ADDRESS-FAMILY names it (RFC 8656 s. 18.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Family {
     /// IPv4, value 0x01.

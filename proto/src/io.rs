@@ -72,6 +72,8 @@ pub struct Route {
     pub payload_len: u32,
     /// DSCP and ECN, copied from the segment (RFC 8656 s. 14).
     pub tos: u8,
+    /// Set DF (only Send with DONT-FRAGMENT does).
+    pub dont_fragment: bool,
     /// What was counted for it.
     pub verdict: Verdict,
 }
@@ -111,18 +113,7 @@ pub enum Input<'a> {
         tos: u8,
     },
     /// An ICMP error came back for something a relay socket had sent (RFC 8656 s. 11.5).
-    PeerIcmp {
-        /// The socket that had sent it.
-        relay: RelaySocket,
-        /// The destination quoted in the error.
-        peer: PeerAddr,
-        /// ICMP type.
-        icmp_type: u8,
-        /// ICMP code.
-        icmp_code: u8,
-        /// The MTU for "too big" errors, else 0.
-        data: u32,
-    },
+    PeerIcmp(IcmpError),
     /// [`Output::OpenPort`] was done.
     PortOpened(RelaySocket),
     /// [`Output::OpenPort`] failed.
@@ -137,6 +128,21 @@ pub enum Input<'a> {
     Drain(bool),
     /// End every allocation now: the process is about to stop.
     Shutdown,
+}
+
+/// An ICMP error, with the datagram it quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// The socket that had sent the datagram.
+    pub relay: RelaySocket,
+    /// The datagram's destination.
+    pub peer: PeerAddr,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
+    /// The MTU for "too big" errors, else 0.
+    pub data: u32,
 }
 
 /// Why a relay socket could not be opened.
@@ -198,8 +204,6 @@ pub enum Reason {
     Permission,
     /// A channel binding's lifetime ends.
     Channel,
-    /// A remembered answer may be forgotten.
-    Retransmission,
     /// A reserved port goes back to the pool.
     Reservation,
 }

@@ -11,7 +11,7 @@
 //! It decides who may allocate, which peers are reachable, where a datagram goes and when
 //! everything ends. It knows no socket, no clock, no thread and no source of randomness:
 //! time is the argument [`Now`], randomness a seed. What workers have in common (ports,
-//! quotas, reservations, users) is in `shared`, touched by control messages only.
+//! quotas, reservations, users) is in [`shared`], touched by control messages only.
 #![forbid(unsafe_code)]
 
 pub mod addr;
@@ -20,9 +20,17 @@ mod error;
 mod io;
 pub mod limits;
 pub mod policy;
+mod ports;
+pub mod quota;
+mod server;
+pub mod shared;
 pub mod stats;
+mod table;
+mod timer;
 pub mod wire;
 
 pub use error::ErrorCode;
 pub use io::*;
+pub use server::Server;
+pub use table::TableCounts;
 pub use turnpike_abi::Verdict;

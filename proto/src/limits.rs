@@ -47,3 +47,5 @@ pub const MAX_USERNAME: usize = 508;
 pub const MAX_UNKNOWN_ATTRIBUTES: usize = 8;
 /// Largest UDP payload over IPv4, bytes: 65,535 less IP and UDP headers.
 pub const MAX_UDP_PAYLOAD: usize = 65_507;
+/// Largest UDP payload over IPv6, bytes: 65,535 less the UDP header.
+pub const MAX_UDP_PAYLOAD_V6: usize = 65_527;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use turnpike_abi::Verdict;
 
 use crate::addr::{FiveTuple, RelayedAddr};
+use crate::error::ErrorCode;
 
 /// Packets and bytes (payload, without any header) that went one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +36,11 @@ impl VerdictCounts {
         self.0[verdict as usize] += 1;
     }
 
+    /// Counts several.
+    pub fn add(&mut self, verdict: Verdict, times: u64) {
+        self.0[verdict as usize] += times;
+    }
+
     /// How many there were.
     pub fn of(&self, verdict: Verdict) -> u64 {
         self.0[verdict as usize]
@@ -44,6 +50,53 @@ impl VerdictCounts {
     pub fn nonzero(&self) -> impl Iterator<Item = (Verdict, u64)> + '_ {
         Verdict::ALL.iter().map(|&v| (v, self.of(v))).filter(|&(_, n)| n > 0)
     }
+}
+
+/// Error answers by method and code.
+#[derive(Clone, Debug, Default)]
+pub struct ErrorCounts([[u64; ErrorCode::ALL.len()]; METHODS]);
+
+/// Methods have numbers up to this one (RFC 8656 s. 17).
+const METHODS: usize = 10;
+
+impl ErrorCounts {
+    pub(crate) fn count(&mut self, method: u16, code: ErrorCode) {
+        let column = ErrorCode::ALL.binary_search(&code).expect("every code is in the list, which is ascending");
+        if let Some(row) = self.0.get_mut(usize::from(method)) {
+            row[column] += 1;
+        }
+    }
+
+    /// How many answers to requests of `method` had `code`.
+    pub fn of(&self, method: u16, code: ErrorCode) -> u64 {
+        let column = ErrorCode::ALL.binary_search(&code).expect("every code is in the list, which is ascending");
+        self.0.get(usize::from(method)).map_or(0, |row| row[column])
+    }
+
+    /// Every method and code that was counted at least once.
+    pub fn nonzero(&self) -> impl Iterator<Item = (u16, ErrorCode, u64)> + '_ {
+        self.0.iter().enumerate().flat_map(|(method, row)| {
+            let counts = ErrorCode::ALL.iter().zip(row).filter(|&(_, &n)| n > 0);
+            counts.map(move |(&code, &n)| (method as u16, code, n))
+        })
+    }
+}
+
+/// What one worker's server counted since its start.
+#[derive(Clone, Debug, Default)]
+pub struct ServerCounts {
+    /// Datagrams by what happened to them.
+    pub verdicts: VerdictCounts,
+    /// Error answers by method and code.
+    pub errors: ErrorCounts,
+    /// Binding requests answered with success.
+    pub bindings: u64,
+    /// Allocations that were answered with success.
+    pub allocations_created: u64,
+    /// Allocations that have ended.
+    pub allocations_ended: u64,
+    /// Relay ports that could not be opened.
+    pub ports_failed: u64,
 }
 
 /// Why an allocation ended.

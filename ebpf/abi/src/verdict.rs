@@ -35,6 +35,8 @@ verdicts! {
     IcmpToClient = "icmp_to_client",
     /// A request was answered, with success or an error.
     Answered = "answered",
+    /// A Binding indication: it keeps a NAT's mapping open and asks for nothing (RFC 8489 s. 2).
+    KeepAlive = "keep_alive",
 
     /// Neither STUN nor ChannelData: the first byte belongs to another protocol (RFC 7983 s. 7).
     DropNotTurn = "drop_not_turn",

@@ -1,0 +1,194 @@
+//! Relay ports of one address: a bitmap that all workers share.
+//!
+//! Touched when an allocation begins or ends, never by data. A port is held by a
+//! [`PortLease`]; dropping the lease is the only way to give it back, so no path
+//! through the server can leak one.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Which ports may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parity {
+    /// Any port.
+    Any,
+    /// An even port; its odd sibling stays free (RFC 8656 s. 7.2, EVEN-PORT with R = 0).
+    Even,
+}
+
+/// The ports of one relay address. A set bit is a port that is taken, or not ours to give.
+#[derive(Debug)]
+pub struct PortPool {
+    first_word: usize,
+    words: Box<[AtomicU64]>,
+    capacity: usize,
+}
+
+/// Even ports within a word: words start at multiples of 64, so bit parity is port parity.
+const EVEN_BITS: u64 = 0x5555_5555_5555_5555;
+
+impl PortPool {
+    /// A pool with every port of `range` free.
+    pub fn new(range: RangeInclusive<u16>) -> Arc<Self> {
+        let (first_word, last_word) = (*range.start() as usize / 64, *range.end() as usize / 64);
+        let words = (first_word..=last_word)
+            .map(|word| {
+                let taken = (0..64).filter(|bit| !range.contains(&((word * 64 + bit) as u16)));
+                AtomicU64::new(taken.fold(0, |bits, bit| bits | 1 << bit))
+            })
+            .collect();
+        Arc::new(Self { first_word, words, capacity: range.count() })
+    }
+
+    /// Takes a free port, searching from a random place (RFC 6056 s. 3.3).
+    pub fn take(self: &Arc<Self>, parity: Parity, random: u32) -> Option<PortLease> {
+        let mask = match parity {
+            Parity::Any => u64::MAX,
+            Parity::Even => EVEN_BITS,
+        };
+        self.search(random, |free| free & mask, 1).map(|port| self.lease(port))
+    }
+
+    /// Takes an even port and the odd one above it (RFC 8656 s. 7.2, EVEN-PORT with R = 1).
+    pub fn take_pair(self: &Arc<Self>, random: u32) -> Option<(PortLease, PortLease)> {
+        let port = self.search(random, |free| free & (free >> 1) & EVEN_BITS, 0b11)?;
+        Some((self.lease(port), self.lease(port + 1)))
+    }
+
+    /// How many ports there are in all.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many ports are taken.
+    pub fn taken(&self) -> usize {
+        let free: u32 = self.words.iter().map(|w| w.load(Ordering::Relaxed).count_zeros()).sum();
+        self.capacity - free as usize
+    }
+
+    fn lease(self: &Arc<Self>, port: u16) -> PortLease {
+        PortLease { pool: Arc::clone(self), port }
+    }
+
+    /// Looks at each word once, from a random one, and claims `pattern` at a candidate's place.
+    fn search(&self, random: u32, candidates: impl Fn(u64) -> u64, pattern: u64) -> Option<u16> {
+        let start = random as usize % (self.words.len() * 64);
+        let (first, bit) = (start / 64, start % 64);
+        let above = u64::MAX << bit;
+        // The first word comes twice: above the random bit at the beginning, below it at the end.
+        (0..=self.words.len()).find_map(|step| {
+            let mask = match step {
+                0 => above,
+                step if step == self.words.len() => !above,
+                _ => u64::MAX,
+            };
+            self.claim((first + step) % self.words.len(), |free| candidates(free) & mask, pattern)
+        })
+    }
+
+    /// Claims `pattern` within one word; a lost race only means another look at the same word.
+    fn claim(&self, index: usize, candidates: impl Fn(u64) -> u64, pattern: u64) -> Option<u16> {
+        let word = &self.words[index];
+        let mut current = word.load(Ordering::Relaxed);
+        loop {
+            let found = candidates(!current);
+            if found == 0 {
+                return None;
+            }
+            let bit = found.trailing_zeros();
+            let wanted = current | pattern << bit;
+            match word.compare_exchange_weak(current, wanted, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some(((self.first_word + index) * 64) as u16 + bit as u16),
+                Err(actual) => current = actual,
+            }
+        }
+    }
+
+    fn release(&self, port: u16) {
+        let index = port as usize / 64 - self.first_word;
+        self.words[index].fetch_and(!(1 << (port % 64)), Ordering::AcqRel);
+    }
+}
+
+/// A port held; dropping it gives the port back.
+#[derive(Debug)]
+pub struct PortLease {
+    pool: Arc<PortPool>,
+    port: u16,
+}
+
+impl PortLease {
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for PortLease {
+    fn drop(&mut self) {
+        self.pool.release(self.port);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn gives_each_port_of_the_range_once() {
+        let pool = PortPool::new(50_001..=50_200);
+        let leases: Vec<_> = (0..200).map(|i| pool.take(Parity::Any, i * 7919).expect("a free port")).collect();
+        let ports: HashSet<u16> = leases.iter().map(PortLease::port).collect();
+        assert_eq!(ports.len(), 200);
+        assert!(ports.iter().all(|port| (50_001..=50_200).contains(port)));
+        assert!(pool.take(Parity::Any, 5).is_none());
+        drop(leases);
+        assert_eq!(pool.taken(), 0);
+    }
+
+    // RFC 8656 s. 7.2: EVEN-PORT
+    #[test]
+    fn a7_even_ports_leave_the_sibling_free_and_pairs_take_it() {
+        let pool = PortPool::new(60_000..=60_003);
+        let even = pool.take(Parity::Even, 1).expect("free");
+        assert_eq!(even.port() % 2, 0);
+        assert_eq!(pool.taken(), 1);
+        let (low, high) = pool.take_pair(9).expect("the other pair is free");
+        assert_eq!((low.port() % 2, high.port()), (0, low.port() + 1));
+        assert!(pool.take_pair(2).is_none());
+        assert!(pool.take(Parity::Even, 3).is_none());
+        assert_eq!(pool.take(Parity::Any, 3).expect("the sibling").port(), even.port() + 1);
+    }
+
+    // RFC 6056 s. 3.3 and conformance A12: the next port can't be told from the last one.
+    #[test]
+    fn a12_ports_are_spread_over_the_range() {
+        let pool = PortPool::new(49_152..=65_535);
+        let halves = (0..1000u32)
+            .map(|i| pool.take(Parity::Any, i.wrapping_mul(2_654_435_761)).expect("free"))
+            .filter(|lease| lease.port() >= 57_344)
+            .count();
+        assert!((400..600).contains(&halves), "{halves} of 1000 in the upper half");
+    }
+
+    #[test]
+    fn threads_never_get_the_same_port() {
+        let pool = PortPool::new(40_000..=40_999);
+        let leases: Vec<PortLease> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4u32)
+                .map(|thread| {
+                    let pool = &pool;
+                    scope.spawn(move || {
+                        (0..250u32).map(|i| pool.take(Parity::Any, i * 31 + thread).expect("enough")).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+        });
+        assert_eq!(leases.iter().map(PortLease::port).collect::<HashSet<_>>().len(), 1000);
+        assert_eq!(pool.taken(), 1000);
+    }
+}

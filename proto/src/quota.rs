@@ -1,0 +1,103 @@
+//! How many allocations a user, and everybody together, may hold.
+//!
+//! Counted exactly across workers; a [`QuotaSlot`] is given back by dropping it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The quotas and what is used of them. Zero means no limit.
+#[derive(Debug, Default)]
+pub struct Quotas {
+    per_user: AtomicU32,
+    total: AtomicU32,
+    used: Mutex<Used>,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    total: u32,
+    by_user: HashMap<Arc<str>, u32>,
+}
+
+impl Quotas {
+    /// Quotas of allocations per user and in total; 0 is no limit.
+    pub fn new(per_user: u32, total: u32) -> Arc<Self> {
+        Arc::new(Self { per_user: per_user.into(), total: total.into(), used: Mutex::default() })
+    }
+
+    /// Changes the limits; what is held already stays.
+    pub fn set_limits(&self, per_user: u32, total: u32) {
+        self.per_user.store(per_user, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    /// Takes one allocation's place, or `None` if the user or everybody together has no more.
+    pub fn take(self: &Arc<Self>, user: &Arc<str>) -> Option<QuotaSlot> {
+        let (per_user, total) = (self.per_user.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed));
+        let mut used = self.lock();
+        let mine = used.by_user.get(user).copied().unwrap_or(0);
+        if (total != 0 && used.total >= total) || (per_user != 0 && mine >= per_user) {
+            return None;
+        }
+        used.total += 1;
+        used.by_user.insert(Arc::clone(user), mine + 1);
+        Some(QuotaSlot { quotas: Arc::clone(self), user: Arc::clone(user) })
+    }
+
+    /// Allocations held by everybody together.
+    pub fn used(&self) -> u32 {
+        self.lock().total
+    }
+
+    /// Users that hold at least one allocation.
+    pub fn users(&self) -> usize {
+        self.lock().by_user.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Used> {
+        // A panic elsewhere can't have left the counts half-changed: each change is two additions.
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One allocation's place in the quotas.
+#[derive(Debug)]
+pub struct QuotaSlot {
+    quotas: Arc<Quotas>,
+    user: Arc<str>,
+}
+
+impl Drop for QuotaSlot {
+    fn drop(&mut self) {
+        let mut used = self.quotas.lock();
+        used.total -= 1;
+        if let Some(count) = used.by_user.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                used.by_user.remove(&self.user);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Conformance A9, Q8
+    #[test]
+    fn a9_counts_per_user_and_in_total_and_forgets_users_without_allocations() {
+        let quotas = Quotas::new(2, 3);
+        let (alice, bob): (Arc<str>, Arc<str>) = ("alice".into(), "bob".into());
+        let first = quotas.take(&alice);
+        let _second = quotas.take(&alice).expect("two are allowed");
+        assert!(first.is_some() && quotas.take(&alice).is_none(), "a third is not");
+        let third = quotas.take(&bob).expect("bob has his own");
+        assert!(quotas.take(&bob).is_none(), "three in total");
+        drop(first);
+        assert!(quotas.take(&alice).is_some());
+        drop(third);
+        assert_eq!((quotas.used(), quotas.users()), (1, 1));
+    }
+}

@@ -1,0 +1,333 @@
+//! Allocate: the checks of RFC 8656 s. 7.2 in their order, the ports, and the answer.
+//!
+//! A port's socket is opened by the driver, so the answer comes when it says so. Until then the
+//! 5-tuple is taken and repetitions of the request are dropped; if every try fails, nothing is left.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rand_chacha::rand_core::RngCore;
+use turnpike_abi::Verdict;
+
+use super::{Refused, Request, Server};
+use crate::addr::Family;
+use crate::error::ErrorCode;
+use crate::io::{Now, Output, PortError, RelaySocket};
+use crate::limits::{
+    DEFAULT_LIFETIME_SECS, MAX_ALLOCATIONS, MAX_PORT_ATTEMPTS, RESERVATION_LIFETIME_SECS, RETRANSMISSION_SECS,
+    SECOND_NS,
+};
+use crate::ports::{Parity, PortLease};
+use crate::shared::{DefaultFamily, PortWish, Reservation};
+use crate::table::{AllocateState, AllocationId, NewAllocation};
+use crate::timer::Timed;
+use crate::wire::{Message, MessageBuilder, attr};
+
+/// The IP protocol number of UDP, the only transport relayed.
+const PROTOCOL_UDP: u8 = 17;
+
+/// Which relayed addresses are wanted, and how.
+enum Wish {
+    /// One address of this family.
+    One { family: Family, parity: Parity, pair: bool },
+    /// IPv4 and IPv6 (ADDITIONAL-ADDRESS-FAMILY).
+    Dual { parity: Parity },
+    /// The port behind a RESERVATION-TOKEN.
+    Reserved([u8; 8]),
+}
+
+/// A port found for one family.
+struct Found {
+    relay: usize,
+    lease: PortLease,
+}
+
+impl Server {
+    pub(super) fn handle_allocate(&mut self, now: Now, request: &Request<'_>) -> Result<(), Refused> {
+        if let Some(id) = request.allocation {
+            return self.repeat_allocate(now, request, id);
+        }
+        let wish = self.allocate_wish(request)?;
+        let lifetime_secs = self.granted_lifetime(request.message)?;
+        if self.draining || self.table.len() >= MAX_ALLOCATIONS {
+            return Err(ErrorCode::InsufficientCapacity);
+        }
+        let quota = self.shared.quotas.take(&request.identity.quota_user);
+        let quota = quota.ok_or(ErrorCode::AllocationQuotaReached)?;
+        let mut state = AllocateState {
+            reply_to: request.message.reply_to(),
+            lifetime_secs,
+            token: None,
+            refused_family: None,
+            attempts: 1,
+            even: matches!(
+                wish,
+                Wish::One { parity: Parity::Even, .. } | Wish::One { pair: true, .. } | Wish::Dual { parity: Parity::Even }
+            ),
+        };
+        let found = self.find_ports(now, request, &wish, &mut state)?;
+        let new = NewAllocation {
+            path: request.path,
+            identity: Arc::clone(request.identity),
+            quota,
+            request: state,
+            rate: self.rate,
+        };
+        let id = self.table.insert(new);
+        for Found { relay, lease } in found {
+            self.open_half(id, relay, lease);
+        }
+        Ok(())
+    }
+
+    /// RFC 8656 s. 7.2 step 2: a second Allocate is refused, but the same one again gets the same answer.
+    fn repeat_allocate(&mut self, now: Now, request: &Request<'_>, id: AllocationId) -> Result<(), Refused> {
+        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+        let same = allocation.request.reply_to.transaction() == request.message.transaction_id()
+            && allocation.identity.user == request.identity.user;
+        match allocation.live_since_ns {
+            None if same => {
+                self.discard(Verdict::DropRetransmission);
+                Ok(())
+            }
+            Some(since_ns) if same && now.mono_ns < since_ns + u64::from(RETRANSMISSION_SECS) * SECOND_NS => {
+                self.answer_allocate(id);
+                Ok(())
+            }
+            _ => Err(ErrorCode::AllocationMismatch),
+        }
+    }
+
+    /// RFC 8656 s. 7.2 steps 3 to 9, in that order.
+    fn allocate_wish(&self, request: &Request<'_>) -> Result<Wish, Refused> {
+        let message = request.message;
+        match message.requested_transport() {
+            Some(Ok(PROTOCOL_UDP)) => {}
+            Some(Ok(_)) => return Err(ErrorCode::UnsupportedTransport),
+            Some(Err(_)) | None => return Err(ErrorCode::BadRequest),
+        }
+        let has_families = message.has(attr::REQUESTED_ADDRESS_FAMILY) || message.has(attr::ADDITIONAL_ADDRESS_FAMILY);
+        if let Some(token) = message.reservation_token() {
+            let token = token.map_err(|_| ErrorCode::BadRequest)?;
+            if has_families || message.has(attr::EVEN_PORT) {
+                return Err(ErrorCode::BadRequest);
+            }
+            return Ok(Wish::Reserved(token));
+        }
+        if message.has(attr::REQUESTED_ADDRESS_FAMILY) && message.has(attr::ADDITIONAL_ADDRESS_FAMILY) {
+            return Err(ErrorCode::BadRequest);
+        }
+        let family = self.requested_family(request)?;
+        let pair = match message.even_port() {
+            Some(pair) => Some(pair.map_err(|_| ErrorCode::BadRequest)?),
+            None => None,
+        };
+        let parity = if pair.is_some() { Parity::Even } else { Parity::Any };
+        match message.additional_family() {
+            None => Ok(Wish::One { family, parity, pair: pair == Some(true) }),
+            Some(Ok(value)) if value == Family::V6 as u8 && pair != Some(true) => Ok(Wish::Dual { parity }),
+            Some(_) => Err(ErrorCode::BadRequest),
+        }
+    }
+
+    /// RFC 8656 s. 7.2 step 6: the family asked for, or the default, if it is offered.
+    fn requested_family(&self, request: &Request<'_>) -> Result<Family, Refused> {
+        let family = match request.message.requested_family() {
+            Some(Ok(value)) => Family::from_wire(value).ok_or(ErrorCode::AddressFamilyNotSupported)?,
+            Some(Err(_)) => return Err(ErrorCode::BadRequest),
+            None => match self.shared.config.default_family {
+                _ if request.message.has(attr::ADDITIONAL_ADDRESS_FAMILY) => return Ok(Family::V4),
+                DefaultFamily::Ipv4 => Family::V4,
+                DefaultFamily::Ipv6 => Family::V6,
+                DefaultFamily::Keep => Family::of(&request.path.five_tuple.client.ip()),
+            },
+        };
+        match self.shared.offers(family) {
+            true => Ok(family),
+            false => Err(ErrorCode::AddressFamilyNotSupported),
+        }
+    }
+
+    /// RFC 8656 s. 7.2: at least the default, at most the configured maximum, whatever was asked.
+    pub(super) fn granted_lifetime(&self, message: &Message<'_>) -> Result<u32, Refused> {
+        let asked = match message.lifetime() {
+            Some(lifetime) => lifetime.map_err(|_| ErrorCode::BadRequest)?,
+            None => DEFAULT_LIFETIME_SECS,
+        };
+        Ok(asked.min(self.shared.config.max_lifetime_secs).max(DEFAULT_LIFETIME_SECS))
+    }
+
+    fn find_ports(
+        &mut self,
+        now: Now,
+        request: &Request<'_>,
+        wish: &Wish,
+        state: &mut AllocateState,
+    ) -> Result<Vec<Found>, Refused> {
+        match *wish {
+            Wish::Reserved(token) => {
+                let user = &request.identity.quota_user;
+                let reservation = self.shared.reservations.redeem(token, user, now.mono_ns);
+                let Reservation { relay, lease, .. } = reservation.ok_or(ErrorCode::InsufficientCapacity)?;
+                // Only this very port will do.
+                state.attempts = MAX_PORT_ATTEMPTS;
+                Ok(vec![Found { relay, lease }])
+            }
+            Wish::One { family, parity, pair: false } => {
+                let found = self.find_port(request, family, parity).ok_or(ErrorCode::InsufficientCapacity)?;
+                Ok(vec![found])
+            }
+            Wish::One { family, pair: true, .. } => {
+                let near = request.path.five_tuple.server.ip();
+                let reserved = self.reserve_pair(now, family, near, &request.identity.quota_user);
+                let (found, token) = reserved.ok_or(ErrorCode::InsufficientCapacity)?;
+                state.token = Some(token);
+                Ok(vec![found])
+            }
+            Wish::Dual { parity } => self.find_dual(request, parity, state),
+        }
+    }
+
+    fn find_port(&mut self, request: &Request<'_>, family: Family, parity: Parity) -> Option<Found> {
+        let near = request.path.five_tuple.server.ip();
+        let random = [self.rng.next_u32(), self.rng.next_u32()];
+        let taken = self.shared.take_port(PortWish { family, parity, pair: false, near }, random)?;
+        Some(Found { relay: taken.relay, lease: taken.lease })
+    }
+
+    /// EVEN-PORT with R = 1: the even port, and a token for the odd one above it, which waits.
+    fn reserve_pair(&mut self, now: Now, family: Family, near: IpAddr, user: &Arc<str>) -> Option<(Found, [u8; 8])> {
+        let random = [self.rng.next_u32(), self.rng.next_u32()];
+        let taken = self.shared.take_port(PortWish { family, parity: Parity::Even, pair: true, near }, random)?;
+        let mut token = [0; 8];
+        self.rng.fill_bytes(&mut token);
+        let expires_ns = now.mono_ns + u64::from(RESERVATION_LIFETIME_SECS) * SECOND_NS;
+        let reservation =
+            Reservation { relay: taken.relay, lease: taken.sibling?, user: Arc::clone(user), expires_ns };
+        if !self.shared.reservations.hold(token, reservation) {
+            return None;
+        }
+        self.table.timers.add(expires_ns, Timed::Reservation(token));
+        Some((Found { relay: taken.relay, lease: taken.lease }, token))
+    }
+
+    /// RFC 8656 s. 7.2 step 9: both families, or the one that can be had with ADDRESS-ERROR-CODE for the other.
+    fn find_dual(
+        &mut self,
+        request: &Request<'_>,
+        parity: Parity,
+        state: &mut AllocateState,
+    ) -> Result<Vec<Found>, Refused> {
+        let mut found = Vec::with_capacity(2);
+        for family in [Family::V4, Family::V6] {
+            let refusal = match self.shared.offers(family) {
+                false => ErrorCode::AddressFamilyNotSupported,
+                true => match self.find_port(request, family, parity) {
+                    Some(port) => {
+                        found.push(port);
+                        continue;
+                    }
+                    None => ErrorCode::InsufficientCapacity,
+                },
+            };
+            state.refused_family = Some((family, refusal));
+        }
+        match found.is_empty() {
+            true => Err(ErrorCode::InsufficientCapacity),
+            false => Ok(found),
+        }
+    }
+
+    fn open_half(&mut self, id: AllocationId, relay: usize, lease: PortLease) {
+        let local = self.shared.relay(relay).address.local;
+        if let Some(half) = self.table.add_half(id, local, lease) {
+            self.outputs.push_back(Output::OpenPort { relay: half.socket, address: half.relayed });
+        }
+    }
+
+    pub(super) fn handle_port_opened(&mut self, now: Now, relay: RelaySocket) {
+        // Without an owner its ClosePort is on the way already.
+        if let Some(id) = self.table.half_opened(relay) {
+            self.answer_when_open(now, id);
+        }
+    }
+
+    pub(super) fn handle_port_failed(&mut self, now: Now, relay: RelaySocket, error: PortError) {
+        // The failed port stays leased until another one is found, or the same one would be found again.
+        let Some((id, family, _failed)) = self.table.half_failed(relay) else { return };
+        self.counts.ports_failed += 1;
+        match self.find_replacement(now, id, family, error) {
+            Some(Found { relay, lease }) => self.open_half(id, relay, lease),
+            None => self.fail_half(now, id, family),
+        }
+    }
+
+    /// Another port for a half whose port somebody else has.
+    fn find_replacement(&mut self, now: Now, id: AllocationId, family: Family, error: PortError) -> Option<Found> {
+        let allocation = self.table.get_mut(id)?;
+        let near = allocation.path.five_tuple.server.ip();
+        let user = Arc::clone(&allocation.identity.quota_user);
+        let state = &mut allocation.request;
+        state.attempts += 1;
+        let retry = error == PortError::InUse && state.attempts <= MAX_PORT_ATTEMPTS;
+        let parity = if state.even { Parity::Even } else { Parity::Any };
+        // The odd port of a pair is of no use without its even one.
+        let pair = state.token.take();
+        if let Some(token) = pair {
+            self.shared.reservations.release(token);
+        }
+        if !retry {
+            return None;
+        }
+        if pair.is_some() {
+            let (found, token) = self.reserve_pair(now, family, near, &user)?;
+            self.table.get_mut(id)?.request.token = Some(token);
+            return Some(found);
+        }
+        let random = [self.rng.next_u32(), self.rng.next_u32()];
+        let taken = self.shared.take_port(PortWish { family, parity, pair: false, near }, random)?;
+        Some(Found { relay: taken.relay, lease: taken.lease })
+    }
+
+    /// A half can't be had: the other one alone, or none and 508 (conformance A8, A14).
+    fn fail_half(&mut self, now: Now, id: AllocationId, family: Family) {
+        let Some(allocation) = self.table.get_mut(id) else { return };
+        if allocation.halves().next().is_some() {
+            allocation.request.refused_family = Some((family, ErrorCode::InsufficientCapacity));
+            return self.answer_when_open(now, id);
+        }
+        if let Some(allocation) = self.table.remove(id) {
+            let code = ErrorCode::InsufficientCapacity;
+            self.refuse(&allocation.path, &allocation.identity, allocation.request.reply_to, code);
+        }
+    }
+
+    fn answer_when_open(&mut self, now: Now, id: AllocationId) {
+        if self.table.get(id).is_some_and(|allocation| allocation.all_open()) {
+            self.table.go_live(id, now.mono_ns);
+            self.counts.allocations_created += 1;
+            self.answer_allocate(id);
+        }
+    }
+
+    /// The success answer, made from the allocation, so that a repetition is the same (RFC 8489 s. 6.3.1).
+    fn answer_allocate(&mut self, id: AllocationId) {
+        let Some(allocation) = self.table.get(id) else { return };
+        let state = &allocation.request;
+        let mut reply = MessageBuilder::success_to(state.reply_to);
+        for half in allocation.halves() {
+            reply = reply.xor_address(attr::XOR_RELAYED_ADDRESS, self.shared.relayed_to_public(half.relayed));
+        }
+        reply = reply
+            .lifetime(state.lifetime_secs)
+            .xor_address(attr::XOR_MAPPED_ADDRESS, allocation.path.five_tuple.client.0);
+        if let Some(token) = state.token {
+            reply = reply.attribute(attr::RESERVATION_TOKEN, &token);
+        }
+        if let Some((family, code)) = state.refused_family {
+            reply = reply.address_error(family, code);
+        }
+        let (path, identity) = (allocation.path, Arc::clone(&allocation.identity));
+        self.succeed(&path, &identity, reply);
+    }
+}

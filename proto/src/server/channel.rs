@@ -1,0 +1,69 @@
+//! ChannelBind (RFC 8656 s. 12.2).
+
+use super::permission::has_room;
+use super::{Refused, Request, Server};
+use crate::addr::{Family, PeerAddr};
+use crate::error::ErrorCode;
+use crate::io::{Now, Output, RelaySocket};
+use crate::limits::MAX_CHANNELS;
+use crate::table::AllocationId;
+use crate::wire::{MessageBuilder, attr, channel};
+
+impl Server {
+    pub(super) fn handle_channel_bind(&mut self, now: Now, request: &Request<'_>) -> Result<(), Refused> {
+        let id = self.owned_allocation(request)?;
+        let (number, peer) = self.asked_binding(request)?;
+        let known = self.check_binding(now, id, number, peer)?;
+        let relay = self.check_peer(request, id, peer)?;
+        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+        if !known && allocation.channels().len() >= MAX_CHANNELS || !has_room(allocation, &[peer.ip()]) {
+            return Err(ErrorCode::InsufficientCapacity);
+        }
+        self.table.bind(id, number, peer, relay, now.mono_ns);
+        self.table.permit(id, peer.ip(), now.mono_ns);
+        self.succeed(&request.path, request.identity, MessageBuilder::success(request.message));
+        Ok(())
+    }
+
+    /// Both attributes, well-formed, and a number from the range.
+    fn asked_binding(&mut self, request: &Request<'_>) -> Result<(u16, PeerAddr), Refused> {
+        let number = match request.message.channel_number() {
+            Some(Ok(number)) => number,
+            Some(Err(_)) | None => return Err(ErrorCode::BadRequest),
+        };
+        let peer = match request.message.xor_address(attr::XOR_PEER_ADDRESS) {
+            Some(Ok(peer)) => self.shared.to_local(peer),
+            Some(Err(_)) | None => return Err(ErrorCode::BadRequest),
+        };
+        if !self.channel_range().contains(&number) {
+            if channel::RFC5766_NUMBERS.contains(&number) {
+                self.outputs.push_back(Output::OldChannelNumber { channel: number });
+            }
+            return Err(ErrorCode::BadRequest);
+        }
+        Ok((number, peer))
+    }
+
+    /// Whether the pair is bound already; refused if either is bound to something else.
+    fn check_binding(&self, now: Now, id: AllocationId, number: u16, peer: PeerAddr) -> Result<bool, Refused> {
+        let by_number = self.table.channel(id, number, now.mono_ns);
+        let by_peer = self.table.channel_of(id, peer, now.mono_ns);
+        match (by_number, by_peer) {
+            (None, None) => Ok(false),
+            (Some(bound), Some(_)) if bound.peer == peer => Ok(true),
+            _ => Err(ErrorCode::BadRequest),
+        }
+    }
+
+    /// The relay socket that reaches the peer, if its family is ours and the policy lets us.
+    fn check_peer(&mut self, request: &Request<'_>, id: AllocationId, peer: PeerAddr) -> Result<RelaySocket, Refused> {
+        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+        let half = allocation.half(Family::of(&peer.ip())).ok_or(ErrorCode::PeerAddressFamilyMismatch)?;
+        let relay = half.socket;
+        if self.shared.policy().check(peer.0).is_err() {
+            self.note_refused_peer(&request.path, peer);
+            return Err(ErrorCode::Forbidden);
+        }
+        Ok(relay)
+    }
+}

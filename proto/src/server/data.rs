@@ -1,0 +1,293 @@
+//! Data, both ways: ChannelData and Send indications to peers; ChannelData, Data indications and
+//! ICMP errors to the client.
+//!
+//! [`Server::forward_client`] and [`Server::forward_peer`] are asked once per datagram segment. They
+//! allocate nothing and copy nothing; what they can't say as a [`Route`] is `Slow` and comes back
+//! through `handle_input`.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use rand_chacha::rand_core::RngCore;
+use turnpike_abi::{Rate, Verdict};
+
+use super::Server;
+use crate::addr::{Family, FiveTuple, PeerAddr};
+use crate::io::{ClientPath, Egress, Forward, IcmpError, Now, Output, RelaySocket, Route};
+use crate::limits::{MAX_UDP_PAYLOAD, MAX_UDP_PAYLOAD_V6};
+use crate::table::{AllocationId, Direction};
+use crate::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
+
+/// The first two bytes of a Send indication (RFC 8489 s. 5: method 6, class indication).
+const SEND_INDICATION: [u8; 2] = [0x00, 0x16];
+
+impl Server {
+    /// What to do with a datagram (or frame) from a client.
+    pub fn forward_client(&mut self, now: Now, five_tuple: &FiveTuple, bytes: &[u8], tos: u8) -> Forward {
+        let outcome = match bytes {
+            // RFC 7983 s. 7: 0-3 is STUN, 64-79 a TURN channel; RFC 5766 had channels up to 127.
+            [0x40..=0x7f, ..] => self.forward_channel_data(now, five_tuple, bytes, tos),
+            [first, second, ..] if [*first, *second] == SEND_INDICATION => {
+                self.forward_send(now, five_tuple, bytes, tos)
+            }
+            [0..=3, ..] => return Forward::Slow,
+            _ => Err(Verdict::DropNotTurn),
+        };
+        self.count_forward(outcome)
+    }
+
+    /// What to do with a datagram from a peer.
+    pub fn forward_peer(&mut self, now: Now, relay: RelaySocket, peer: PeerAddr, bytes: &[u8], tos: u8) -> Forward {
+        let Some((id, _)) = self.table.owner(relay) else { return self.count_forward(Err(Verdict::DropStale)) };
+        let Some(channel) = self.table.channel_of(id, peer, now.mono_ns) else {
+            if self.admits_unbound(now, id, peer) {
+                return Forward::Slow;
+            }
+            return self.count_forward(Err(Verdict::DropNoPermissionFromPeer));
+        };
+        let number = channel.number;
+        let outcome = self.channel_data_to_client(now, id, number, bytes.len(), tos);
+        self.count_forward(outcome)
+    }
+
+    pub(super) fn channel_range(&self) -> RangeInclusive<u16> {
+        match self.shared.config.rfc5766_channels {
+            true => channel::RFC5766_NUMBERS,
+            false => channel::NUMBERS,
+        }
+    }
+
+    fn count_forward(&mut self, outcome: Result<Route, Verdict>) -> Forward {
+        match outcome {
+            Ok(route) => {
+                self.counts.verdicts.count(route.verdict);
+                Forward::Route(route)
+            }
+            Err(verdict) => {
+                self.counts.verdicts.count(verdict);
+                Forward::Drop(verdict)
+            }
+        }
+    }
+
+    // RFC 8656 s. 12.6
+    fn forward_channel_data(
+        &mut self,
+        now: Now,
+        five_tuple: &FiveTuple,
+        bytes: &[u8],
+        tos: u8,
+    ) -> Result<Route, Verdict> {
+        let (number, length) = channel::parse_header(bytes).ok_or(Verdict::DropMalformed)?;
+        if !self.channel_range().contains(&number) {
+            return Err(Verdict::DropNotTurn);
+        }
+        let id = self.table.find(five_tuple).ok_or(Verdict::DropNoAllocation)?;
+        let channel = *self.table.channel(id, number, now.mono_ns).ok_or(Verdict::DropUnboundChannel)?;
+        // Padding behind the data is allowed over UDP and is not relayed (RFC 8656 s. 12.5).
+        if channel::HEADER_LEN + usize::from(length) > bytes.len() {
+            return Err(Verdict::DropChannelLength);
+        }
+        let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
+        if !charge(&mut allocation.to_peer, allocation.rate.as_ref(), now, usize::from(length)) {
+            return Err(Verdict::DropRateToPeer);
+        }
+        Ok(Route {
+            egress: Egress::Relay(channel.relay),
+            to: channel.peer.0,
+            header: None,
+            payload_start: channel::HEADER_LEN as u32,
+            payload_len: u32::from(length),
+            tos,
+            dont_fragment: false,
+            verdict: Verdict::ChannelToPeer,
+        })
+    }
+
+    // RFC 8656 s. 11.2: whatever is wrong with a Send indication, it is discarded silently.
+    fn forward_send(&mut self, now: Now, five_tuple: &FiveTuple, bytes: &[u8], tos: u8) -> Result<Route, Verdict> {
+        let message = Message::parse(bytes)?;
+        if (message.class(), message.method()) != (Class::Indication, method::SEND) {
+            return Err(Verdict::DropUnsupported);
+        }
+        if !message.unknown_required(super::KNOWN_ATTRIBUTES).is_empty() {
+            return Err(Verdict::DropUnknownAttribute);
+        }
+        let id = self.table.find(five_tuple).ok_or(Verdict::DropNoAllocation)?;
+        let Some(Ok(peer)) = message.xor_address(attr::XOR_PEER_ADDRESS) else { return Err(Verdict::DropBadSend) };
+        let data = message.data().ok_or(Verdict::DropBadSend)?;
+        let peer = self.shared.to_local(peer);
+        let dont_fragment = message.has(attr::DONT_FRAGMENT);
+        let (start, len) = (offset_within(bytes, data), data.len());
+        let relay = self.check_send(now, id, peer)?;
+        let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
+        if !charge(&mut allocation.to_peer, allocation.rate.as_ref(), now, len) {
+            return Err(Verdict::DropRateToPeer);
+        }
+        Ok(Route {
+            egress: Egress::Relay(relay),
+            to: peer.0,
+            header: None,
+            payload_start: start as u32,
+            payload_len: len as u32,
+            tos,
+            dont_fragment,
+            verdict: Verdict::SendToPeer,
+        })
+    }
+
+    /// Permission and policy: the policy is asked again for each destination (conformance Q1), since a
+    /// permission holds for every port of an address.
+    fn check_send(&self, now: Now, id: AllocationId, peer: PeerAddr) -> Result<RelaySocket, Verdict> {
+        let allocation = self.table.get(id).ok_or(Verdict::DropStale)?;
+        let half = allocation.half(Family::of(&peer.ip())).ok_or(Verdict::DropBadSend)?;
+        if !self.table.admits(id, peer, now.mono_ns) {
+            return Err(Verdict::DropNoPermissionToPeer);
+        }
+        self.shared.policy().check(peer.0).map_err(|_| Verdict::DropPeerDenied)?;
+        Ok(half.socket)
+    }
+
+    // RFC 8656 s. 12.7
+    fn channel_data_to_client(
+        &mut self,
+        now: Now,
+        id: AllocationId,
+        number: u16,
+        len: usize,
+        tos: u8,
+    ) -> Result<Route, Verdict> {
+        let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
+        let path = allocation.path;
+        if channel::HEADER_LEN + len > max_payload(path.five_tuple.client.ip()) {
+            return Err(Verdict::DropTooLarge);
+        }
+        if !charge(&mut allocation.to_client, allocation.rate.as_ref(), now, len) {
+            return Err(Verdict::DropRateToClient);
+        }
+        Ok(Route {
+            egress: Egress::Client { socket: path.socket, source: path.five_tuple.server },
+            to: path.five_tuple.client.0,
+            header: Some(channel::header(number, len as u16)),
+            payload_start: 0,
+            payload_len: len as u32,
+            tos,
+            dont_fragment: false,
+            verdict: Verdict::ChannelToClient,
+        })
+    }
+
+    /// A peer without a channel: permission by IP (RFC 8656 s. 11.4), and the policy for the port, since
+    /// other services of our own addresses are not to be reached through a relayed one.
+    fn admits_unbound(&self, now: Now, id: AllocationId, peer: PeerAddr) -> bool {
+        self.table.has_permission(id, peer.ip(), now.mono_ns) && self.shared.policy().check(peer.0).is_ok()
+    }
+
+    /// A peer's datagram that has no channel goes as a Data indication (RFC 8656 s. 11.4).
+    pub(super) fn handle_peer(&mut self, now: Now, relay: RelaySocket, peer: PeerAddr, bytes: &[u8], tos: u8) {
+        let outcome = self.data_indication(now, relay, peer, bytes);
+        match outcome {
+            Ok((path, payload)) => {
+                self.counts.verdicts.count(Verdict::DataToClient);
+                self.send_to_client(&path, payload, tos);
+            }
+            Err(verdict) => self.discard(verdict),
+        }
+    }
+
+    fn data_indication(
+        &mut self,
+        now: Now,
+        relay: RelaySocket,
+        peer: PeerAddr,
+        bytes: &[u8],
+    ) -> Result<(ClientPath, Vec<u8>), Verdict> {
+        let (id, _) = self.table.owner(relay).ok_or(Verdict::DropStale)?;
+        if !self.admits_unbound(now, id, peer) {
+            return Err(Verdict::DropNoPermissionFromPeer);
+        }
+        let transaction = self.transaction_id();
+        let public = self.shared.to_public(peer);
+        let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
+        let path = allocation.path;
+        let limit = max_payload(path.five_tuple.client.ip());
+        // The indication's own header, addresses and padding take at most 52 bytes.
+        if bytes.len() + 52 > limit {
+            return Err(Verdict::DropTooLarge);
+        }
+        if !charge(&mut allocation.to_client, allocation.rate.as_ref(), now, bytes.len()) {
+            return Err(Verdict::DropRateToClient);
+        }
+        let indication = MessageBuilder::indication(method::DATA, transaction)
+            .xor_address(attr::XOR_PEER_ADDRESS, public)
+            .attribute(attr::DATA, bytes);
+        Ok((path, indication.finish()))
+    }
+
+    /// A Send indication that came through `handle_input`: the same as on the data path.
+    pub(super) fn transmit_send(&mut self, now: Now, path: &ClientPath, bytes: &[u8], tos: u8) {
+        let outcome = self.forward_send(now, &path.five_tuple, bytes, tos);
+        if let Forward::Route(route) = self.count_forward(outcome) {
+            let start = route.payload_start as usize;
+            let payload = bytes[start..start + route.payload_len as usize].to_vec();
+            let Route { egress, to, tos, dont_fragment, .. } = route;
+            self.outputs.push_back(Output::Transmit { egress, to, payload, tos, dont_fragment });
+        }
+    }
+
+    /// An ICMP error about a permitted peer goes to the client (RFC 8656 s. 11.5, 11.6, 18.13).
+    pub(super) fn handle_icmp(&mut self, now: Now, error: &IcmpError) {
+        let Some((id, family)) = self.table.owner(error.relay) else { return self.discard(Verdict::DropStale) };
+        let relevant = match family {
+            Family::V4 => matches!(error.icmp_type, 3 | 11),
+            Family::V6 => matches!(error.icmp_type, 1..=3),
+        };
+        // The permission is checked against the destination that the error quotes, not its sender.
+        if !relevant || !self.table.admits(id, error.peer, now.mono_ns) {
+            return self.discard(Verdict::DropNoPermissionFromPeer);
+        }
+        let Some(allocation) = self.table.get(id) else { return };
+        let path = allocation.path;
+        let mut value = [0; 8];
+        value[2..4].copy_from_slice(&(u16::from(error.icmp_type) << 9 | u16::from(error.icmp_code)).to_be_bytes());
+        value[4..].copy_from_slice(&error.data.to_be_bytes());
+        let transaction = self.transaction_id();
+        let indication = MessageBuilder::indication(method::DATA, transaction)
+            .xor_address(attr::XOR_PEER_ADDRESS, self.shared.to_public(error.peer))
+            .attribute(attr::ICMP, &value);
+        self.counts.verdicts.count(Verdict::IcmpToClient);
+        self.send_to_client(&path, indication.finish(), 0);
+    }
+
+    fn transaction_id(&mut self) -> TransactionId {
+        let mut id = [0; 12];
+        self.rng.fill_bytes(&mut id);
+        TransactionId(id)
+    }
+}
+
+/// Counts a datagram in one direction of an allocation; `false` if the bandwidth limit is used up.
+fn charge(direction: &mut Direction, rate: Option<&Rate>, now: Now, payload_len: usize) -> bool {
+    if let Some(rate) = rate
+        && !rate.charge(&direction.bucket, now.mono_ns, payload_len as u32)
+    {
+        direction.traffic.rate_drops += 1;
+        return false;
+    }
+    direction.traffic.packets += 1;
+    direction.traffic.bytes += payload_len as u64;
+    true
+}
+
+/// The largest UDP payload towards an address.
+fn max_payload(to: IpAddr) -> usize {
+    match to {
+        IpAddr::V4(_) => MAX_UDP_PAYLOAD,
+        IpAddr::V6(_) => MAX_UDP_PAYLOAD_V6,
+    }
+}
+
+/// Where `part` begins within `whole`, of which it is a part.
+fn offset_within(whole: &[u8], part: &[u8]) -> usize {
+    part.as_ptr() as usize - whole.as_ptr() as usize
+}

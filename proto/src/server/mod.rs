@@ -1,0 +1,265 @@
+//! The TURN server of one worker: what each message means, and what is done about it.
+//!
+//! ```text
+//!   request ─► parse ─► authenticate ─► unknown attributes ─► allocate | refresh | permission | channel
+//!                                                                  │ table changes, then the answer
+//!   data ────► data: forward_client / forward_peer ─► Route        ▼
+//!   timers ──► expire                                         outputs, in order
+//! ```
+//!
+//! Every request gets exactly one answer or one counted drop. Nothing is remembered about anybody
+//! who has not authenticated.
+
+mod allocate;
+mod channel;
+mod data;
+mod expire;
+mod permission;
+mod refresh;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use turnpike_abi::{Rate, Verdict};
+
+use crate::addr::PeerAddr;
+use crate::auth::Identity;
+use crate::error::ErrorCode;
+use crate::io::{ClientPath, Egress, Input, Now, Output, Reason};
+use crate::shared::Shared;
+use crate::stats::{EndReason, ServerCounts};
+use crate::table::{AllocationId, Table, TableCounts};
+use crate::wire::{Class, Message, MessageBuilder, ReplyTo, attr, method};
+
+/// Attributes that this server understands; any other comprehension-required one is answered with 420.
+const KNOWN_ATTRIBUTES: &[u16] = &[
+    attr::USERNAME,
+    attr::MESSAGE_INTEGRITY,
+    attr::MESSAGE_INTEGRITY_SHA256,
+    attr::ERROR_CODE,
+    attr::UNKNOWN_ATTRIBUTES,
+    attr::CHANNEL_NUMBER,
+    attr::LIFETIME,
+    attr::XOR_PEER_ADDRESS,
+    attr::DATA,
+    attr::REALM,
+    attr::NONCE,
+    attr::XOR_RELAYED_ADDRESS,
+    attr::REQUESTED_ADDRESS_FAMILY,
+    attr::EVEN_PORT,
+    attr::REQUESTED_TRANSPORT,
+    attr::DONT_FRAGMENT,
+    attr::PASSWORD_ALGORITHM,
+    attr::USERHASH,
+    attr::XOR_MAPPED_ADDRESS,
+    attr::MAPPED_ADDRESS,
+    attr::RESERVATION_TOKEN,
+];
+
+use refresh::Deletion;
+
+/// What an authenticated request is refused with.
+type Refused = ErrorCode;
+
+/// One worker's server. See [`crate::Input`] and [`crate::Output`] for its contract.
+pub struct Server {
+    shared: Arc<Shared>,
+    table: Table,
+    rng: ChaCha12Rng,
+    rate: Option<Rate>,
+    outputs: VecDeque<Output>,
+    /// Recent deletions, so that a repeated Refresh 0 gets the same answer.
+    deletions: VecDeque<Deletion>,
+    draining: bool,
+    counts: ServerCounts,
+}
+
+/// An authenticated request on its way through the server.
+struct Request<'a> {
+    path: ClientPath,
+    message: &'a Message<'a>,
+    identity: &'a Arc<Identity>,
+    /// The 5-tuple's allocation, if there is one.
+    allocation: Option<AllocationId>,
+}
+
+impl Server {
+    /// A server for worker number `worker`; `seed` is its only source of randomness and must be secret.
+    pub fn new(shared: Arc<Shared>, worker: u16, seed: [u8; 32]) -> Self {
+        let mut rng = ChaCha12Rng::from_seed(seed);
+        let hash_seed = rng.next_u64();
+        let rate = Rate::new(shared.config.max_bitrate_bits, shared.config.burst_ms);
+        Self {
+            shared,
+            table: Table::new(u64::from(worker) << 48 | 1, hash_seed),
+            rng,
+            rate,
+            outputs: VecDeque::new(),
+            deletions: VecDeque::new(),
+            draining: false,
+            counts: ServerCounts::default(),
+        }
+    }
+
+    /// Takes what has happened. Outputs are to be taken afterwards with [`Server::poll_output`].
+    pub fn handle_input(&mut self, now: Now, input: Input<'_>) {
+        self.expire(now);
+        match input {
+            Input::FromClient { path, bytes, tos } => self.handle_client(now, path, bytes, tos),
+            Input::FromPeer { relay, peer, bytes, tos } => self.handle_peer(now, relay, peer, bytes, tos),
+            Input::PeerIcmp(error) => self.handle_icmp(now, &error),
+            Input::PortOpened(relay) => self.handle_port_opened(now, relay),
+            Input::PortFailed(relay, error) => self.handle_port_failed(now, relay, error),
+            Input::PortClosed(relay) => self.table.relay_closed(relay),
+            Input::Tick => {}
+            Input::PolicyChanged => self.revoke_refused(),
+            Input::Drain(on) => self.draining = on,
+            Input::Shutdown => self.end_all(now, EndReason::Shutdown),
+        }
+    }
+
+    /// The next thing to be done, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to come back with [`Input::Tick`] at the latest (`mono_ns`), and why.
+    pub fn poll_timeout(&self) -> Option<(u64, Reason)> {
+        self.table.timers.next()
+    }
+
+    /// How many of each thing there are.
+    pub fn table_counts(&self) -> TableCounts {
+        self.table.counts()
+    }
+
+    /// What was counted since the start.
+    pub fn counts(&self) -> &ServerCounts {
+        &self.counts
+    }
+
+    /// Counts something that happened to a datagram outside the core (cut short, not sent).
+    pub fn count(&mut self, verdict: Verdict, times: u64) {
+        self.counts.verdicts.add(verdict, times);
+    }
+
+    fn handle_client(&mut self, now: Now, path: ClientPath, bytes: &[u8], tos: u8) {
+        let message = match Message::parse(bytes) {
+            Ok(message) => message,
+            Err(verdict) => return self.discard(verdict),
+        };
+        match (message.class(), message.method()) {
+            (Class::Request, method::BINDING) => self.handle_binding(&path, &message),
+            (
+                Class::Request,
+                method::ALLOCATE | method::REFRESH | method::CREATE_PERMISSION | method::CHANNEL_BIND,
+            ) => self.handle_request(now, path, &message),
+            (Class::Indication, method::SEND) => self.transmit_send(now, &path, bytes, tos),
+            (Class::Indication, method::BINDING) => self.counts.verdicts.count(Verdict::KeepAlive),
+            // RFC 8489 s. 6.3.3: nobody was asked, so nothing can be an answer.
+            (Class::Success | Class::Error, _) => self.discard(Verdict::DropResponse),
+            // RFC 8489 s. 6.3: an unknown method, or a class the method doesn't have, is discarded silently.
+            _ => self.discard(Verdict::DropUnsupported),
+        }
+    }
+
+    // RFC 8489 s. 6.3.1, RFC 8489 s. 2: Binding needs no credentials.
+    fn handle_binding(&mut self, path: &ClientPath, message: &Message<'_>) {
+        let unknown = message.unknown_required(KNOWN_ATTRIBUTES);
+        if !unknown.is_empty() {
+            self.counts.errors.count(method::BINDING, ErrorCode::UnknownAttribute);
+            let reply = MessageBuilder::error(message, ErrorCode::UnknownAttribute).unknown_attributes(&unknown);
+            return self.answer(path, reply.finish());
+        }
+        let reply = MessageBuilder::success(message)
+            .xor_address(attr::XOR_MAPPED_ADDRESS, path.five_tuple.client.0);
+        self.counts.bindings += 1;
+        self.answer(path, reply.finish());
+    }
+
+    fn handle_request(&mut self, now: Now, path: ClientPath, message: &Message<'_>) {
+        let allocation = self.table.find(&path.five_tuple);
+        let held = allocation.and_then(|id| self.table.get(id)).map(|a| Arc::clone(&a.identity));
+        let identity = match self.shared.auth.authenticate(now, &path.five_tuple, message, held.as_ref()) {
+            Ok(identity) => identity,
+            Err(rejection) => return self.reject(now, &path, message, rejection.code, rejection.challenge),
+        };
+        let request = Request { path, message, identity: &identity, allocation };
+        let unknown = message.unknown_required(KNOWN_ATTRIBUTES);
+        if !unknown.is_empty() {
+            self.counts.errors.count(message.method(), ErrorCode::UnknownAttribute);
+            let reply = MessageBuilder::error(message, ErrorCode::UnknownAttribute).unknown_attributes(&unknown);
+            return self.answer(&path, reply.finish_signed(identity.key()));
+        }
+        let outcome = match message.method() {
+            method::ALLOCATE => self.handle_allocate(now, &request),
+            method::REFRESH => self.handle_refresh(now, &request),
+            method::CREATE_PERMISSION => self.handle_create_permission(now, &request),
+            _ => self.handle_channel_bind(now, &request),
+        };
+        if let Err(code) = outcome {
+            self.refuse(&path, &identity, message.reply_to(), code);
+        }
+    }
+
+    /// The allocation that a request other than Allocate is about (RFC 8656 s. 5).
+    fn owned_allocation(&self, request: &Request<'_>) -> Result<AllocationId, Refused> {
+        let id = request.allocation.ok_or(ErrorCode::AllocationMismatch)?;
+        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+        if allocation.identity.user != request.identity.user {
+            return Err(ErrorCode::WrongCredentials);
+        }
+        match allocation.live_since_ns {
+            Some(_) => Ok(id),
+            None => Err(ErrorCode::AllocationMismatch),
+        }
+    }
+
+    /// Answers a request that did not authenticate; the answer can't be signed.
+    fn reject(&mut self, now: Now, path: &ClientPath, message: &Message<'_>, code: ErrorCode, challenge: bool) {
+        self.counts.errors.count(message.method(), code);
+        let mut reply = MessageBuilder::error(message, code);
+        if challenge {
+            let random = self.rng.next_u32();
+            reply = self.shared.auth.challenge(now, &path.five_tuple, random, reply);
+        }
+        self.answer(path, reply.finish());
+    }
+
+    /// Answers an authenticated request with an error.
+    fn refuse(&mut self, path: &ClientPath, identity: &Identity, reply_to: ReplyTo, code: ErrorCode) {
+        self.counts.errors.count(reply_to.method(), code);
+        let reply = MessageBuilder::error_to(reply_to, code);
+        self.answer(path, reply.finish_signed(identity.key()));
+    }
+
+    /// Answers an authenticated request with success.
+    fn succeed(&mut self, path: &ClientPath, identity: &Identity, mut reply: MessageBuilder) {
+        if let Some(software) = &self.shared.config.software {
+            reply = reply.software(software);
+        }
+        self.answer(path, reply.finish_signed(identity.key()));
+    }
+
+    fn answer(&mut self, path: &ClientPath, payload: Vec<u8>) {
+        self.counts.verdicts.count(Verdict::Answered);
+        self.send_to_client(path, payload, 0);
+    }
+
+    fn send_to_client(&mut self, path: &ClientPath, payload: Vec<u8>, tos: u8) {
+        let egress = Egress::Client { socket: path.socket, source: path.five_tuple.server };
+        let to = path.five_tuple.client.0;
+        self.outputs.push_back(Output::Transmit { egress, to, payload, tos, dont_fragment: false });
+    }
+
+    fn discard(&mut self, verdict: Verdict) {
+        self.counts.verdicts.count(verdict);
+    }
+
+    /// Notes a peer that the policy refuses, so that the operator learns which option would allow it.
+    fn note_refused_peer(&mut self, path: &ClientPath, peer: PeerAddr) {
+        self.outputs.push_back(Output::PeerRefused { client: path.five_tuple.client.0, peer: peer.0 });
+    }
+}

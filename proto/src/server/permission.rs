@@ -1,0 +1,53 @@
+//! CreatePermission (RFC 8656 s. 10.2): all peers of the request, or none of them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Refused, Request, Server};
+use crate::addr::{Family, PeerAddr};
+use crate::error::ErrorCode;
+use crate::io::Now;
+use crate::limits::{MAX_PEERS_PER_REQUEST, MAX_PERMISSIONS};
+use crate::table::Allocation;
+use crate::wire::MessageBuilder;
+
+impl Server {
+    pub(super) fn handle_create_permission(&mut self, now: Now, request: &Request<'_>) -> Result<(), Refused> {
+        let id = self.owned_allocation(request)?;
+        let mut peers: Vec<IpAddr> = Vec::new();
+        for peer in request.message.peer_addresses() {
+            let ip = peer.map_err(|_| ErrorCode::BadRequest)?.ip();
+            if peers.len() == MAX_PEERS_PER_REQUEST {
+                return Err(ErrorCode::InsufficientCapacity);
+            }
+            peers.push(ip);
+        }
+        if peers.is_empty() {
+            return Err(ErrorCode::BadRequest);
+        }
+        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+        if peers.iter().any(|ip| allocation.half(Family::of(ip)).is_none()) {
+            return Err(ErrorCode::PeerAddressFamilyMismatch);
+        }
+        let policy = self.shared.policy();
+        if let Some(refused) = peers.iter().find(|ip| policy.check_ip(**ip).is_err()) {
+            self.note_refused_peer(&request.path, PeerAddr(SocketAddr::new(*refused, 0)));
+            return Err(ErrorCode::Forbidden);
+        }
+        let peers: Vec<IpAddr> = peers.into_iter().map(|ip| self.shared.to_local_ip(ip)).collect();
+        if !has_room(allocation, &peers) {
+            return Err(ErrorCode::InsufficientCapacity);
+        }
+        for ip in peers {
+            self.table.permit(id, ip, now.mono_ns);
+        }
+        self.succeed(&request.path, request.identity, MessageBuilder::success(request.message));
+        Ok(())
+    }
+}
+
+/// Whether the allocation can hold these permissions besides those it has.
+pub(super) fn has_room(allocation: &Allocation, peers: &[IpAddr]) -> bool {
+    let held = allocation.permissions();
+    let new = peers.iter().enumerate().filter(|(i, ip)| !held.contains(ip) && !peers[..*i].contains(ip)).count();
+    held.len() + new <= MAX_PERMISSIONS
+}

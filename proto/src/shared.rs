@@ -1,0 +1,280 @@
+//! What all workers have in common: relay addresses and their ports, quotas, reservations,
+//! users, nonces and the peer policy.
+//!
+//! Touched by control messages only, never by data. Each part can be used from any worker;
+//! what is taken from it comes back by dropping the lease.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use crate::addr::{Family, PeerAddr, RelayedAddr};
+use crate::auth::Authenticator;
+use crate::limits::{MAX_RESERVATIONS, MAX_RESERVATIONS_PER_USER};
+use crate::policy::PeerPolicy;
+use crate::ports::{Parity, PortLease, PortPool};
+use crate::quota::Quotas;
+
+/// Which family is relayed when a request names none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DefaultFamily {
+    /// IPv4, also for IPv6 clients: what RFC 8656 s. 7.2 asks for.
+    #[default]
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+    /// The family the client is using.
+    Keep,
+}
+
+/// What the operator decides about the server's behaviour.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Which family is relayed when a request names none.
+    pub default_family: DefaultFamily,
+    /// The longest lifetime that is granted, seconds; at least 600 (RFC 8656 s. 7.2).
+    pub max_lifetime_secs: u32,
+    /// Accept RFC 5766's channel numbers, up to 0x7FFF, for old clients.
+    pub rfc5766_channels: bool,
+    /// SOFTWARE in authenticated success answers, or none.
+    pub software: Option<String>,
+    /// Bandwidth limit of each allocation and direction, bits of payload per second; 0 is none.
+    pub max_bitrate_bits: u64,
+    /// How much may be sent at once under the limit, milliseconds' worth.
+    pub burst_ms: u32,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            default_family: DefaultFamily::Ipv4,
+            max_lifetime_secs: crate::limits::MAX_LIFETIME_SECS,
+            rfc5766_channels: false,
+            software: Some("Turnpike".into()),
+            max_bitrate_bits: 0,
+            burst_ms: 100,
+        }
+    }
+}
+
+/// An address that is relayed from, and how clients and peers see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayAddress {
+    /// The address that sockets are bound to.
+    pub local: IpAddr,
+    /// The address that clients are told, if another one (a NAT is in front of us).
+    pub external: Option<IpAddr>,
+}
+
+/// A relay address with its ports.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    pub(crate) address: RelayAddress,
+    pub(crate) ports: Arc<PortPool>,
+}
+
+/// The state that workers share.
+pub struct Shared {
+    /// The operator's decisions.
+    pub config: ServerConfig,
+    /// Users, secrets, nonces.
+    pub auth: Authenticator,
+    policy: ArcSwap<PeerPolicy>,
+    relays: Vec<Relay>,
+    relay_ports: RangeInclusive<u16>,
+    /// Allocations per user and in total.
+    pub quotas: Arc<Quotas>,
+    pub(crate) reservations: Reservations,
+}
+
+impl Shared {
+    /// The state of a server that relays from `relays`, each with all ports of `relay_ports`.
+    pub fn new(
+        config: ServerConfig,
+        auth: Authenticator,
+        policy: PeerPolicy,
+        relays: &[RelayAddress],
+        relay_ports: RangeInclusive<u16>,
+        quotas: Arc<Quotas>,
+    ) -> Arc<Self> {
+        let relays = relays
+            .iter()
+            .map(|&address| Relay { address, ports: PortPool::new(relay_ports.clone()) })
+            .collect();
+        let policy = ArcSwap::from_pointee(policy);
+        Arc::new(Self { config, auth, policy, relays, relay_ports, quotas, reservations: Reservations::default() })
+    }
+
+    /// The peer policy in force.
+    pub fn policy(&self) -> Arc<PeerPolicy> {
+        self.policy.load_full()
+    }
+
+    /// Puts another peer policy in force; each worker has to be told by `Input::PolicyChanged`.
+    pub fn replace_policy(&self, policy: PeerPolicy) {
+        self.policy.store(Arc::new(policy));
+    }
+
+    /// Relay ports taken on all addresses: 0 when there is neither allocation nor reservation.
+    pub fn ports_taken(&self) -> usize {
+        self.relays.iter().map(|relay| relay.ports.taken()).sum()
+    }
+
+    /// Ports reserved for a RESERVATION-TOKEN that has not come yet.
+    pub fn reservations(&self) -> usize {
+        self.reservations.lock().by_token.len()
+    }
+
+    /// Whether addresses of this family are relayed from here.
+    pub fn offers(&self, family: Family) -> bool {
+        self.relays.iter().any(|relay| Family::of(&relay.address.local) == family)
+    }
+
+    pub(crate) fn relay(&self, index: usize) -> &Relay {
+        &self.relays[index]
+    }
+
+    /// Takes a port: on the address the client talks to if that is a relay address, else on a random one
+    /// of the family, and on the others when that one has none left.
+    pub(crate) fn take_port(&self, wanted: PortWish, random: [u32; 2]) -> Option<TakenPort> {
+        let offset = random[0] as usize % self.relays.len().max(1);
+        let by_preference = |same_address: bool| {
+            (0..self.relays.len()).map(move |i| (i + offset) % self.relays.len()).filter(move |&i| {
+                let local = self.relays[i].address.local;
+                Family::of(&local) == wanted.family && (local == wanted.near) == same_address
+            })
+        };
+        by_preference(true).chain(by_preference(false)).find_map(|index| {
+            let ports = &self.relays[index].ports;
+            if wanted.pair {
+                let (lease, sibling) = ports.take_pair(random[1])?;
+                return Some(TakenPort { relay: index, lease, sibling: Some(sibling) });
+            }
+            let lease = ports.take(wanted.parity, random[1])?;
+            Some(TakenPort { relay: index, lease, sibling: None })
+        })
+    }
+
+    /// A peer's address as our own sockets see it: our public relayed addresses become local ones, so that
+    /// relay-to-relay works behind a NAT that doesn't hairpin.
+    pub(crate) fn to_local(&self, peer: SocketAddr) -> PeerAddr {
+        let public = self.relays.iter().find(|relay| relay.address.external == Some(peer.ip()));
+        PeerAddr(match public {
+            Some(relay) if self.relay_ports.contains(&peer.port()) => SocketAddr::new(relay.address.local, peer.port()),
+            _ => SocketAddr::new(peer.ip(), peer.port()),
+        })
+    }
+
+    /// [`Shared::to_local`] for a permission, which holds for all ports of an address.
+    pub(crate) fn to_local_ip(&self, ip: IpAddr) -> IpAddr {
+        let public = self.relays.iter().find(|relay| relay.address.external == Some(ip));
+        public.map_or(ip, |relay| relay.address.local)
+    }
+
+    /// How clients are told of a peer that is one of our own relayed addresses; any other stays as it is.
+    pub(crate) fn to_public(&self, peer: PeerAddr) -> SocketAddr {
+        let own = self.relays.iter().find(|relay| relay.address.local == peer.ip());
+        match own.and_then(|relay| relay.address.external) {
+            Some(external) if self.relay_ports.contains(&peer.port()) => SocketAddr::new(external, peer.port()),
+            _ => peer.0,
+        }
+    }
+
+    /// The relayed transport address that clients are told.
+    pub(crate) fn relayed_to_public(&self, relayed: RelayedAddr) -> SocketAddr {
+        self.to_public(PeerAddr(relayed.0))
+    }
+}
+
+/// What kind of port an Allocate needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortWish {
+    pub(crate) family: Family,
+    pub(crate) parity: Parity,
+    /// Also take the odd sibling.
+    pub(crate) pair: bool,
+    /// The address that the client talks to.
+    pub(crate) near: IpAddr,
+}
+
+/// A port on one of the relay addresses.
+#[derive(Debug)]
+pub(crate) struct TakenPort {
+    pub(crate) relay: usize,
+    pub(crate) lease: PortLease,
+    pub(crate) sibling: Option<PortLease>,
+}
+
+/// Ports held for the owners of RESERVATION-TOKENs. They are often redeemed from another 5-tuple,
+/// so on another worker than the one that made them.
+#[derive(Debug, Default)]
+pub(crate) struct Reservations(Mutex<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    by_token: HashMap<[u8; 8], Reservation>,
+    by_user: HashMap<Arc<str>, usize>,
+}
+
+/// A port that waits for its token.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    pub(crate) relay: usize,
+    pub(crate) lease: PortLease,
+    pub(crate) user: Arc<str>,
+    pub(crate) expires_ns: u64,
+}
+
+impl Reservations {
+    /// Holds a port; `false` if the user, or the server, holds too many already.
+    pub(crate) fn hold(&self, token: [u8; 8], reservation: Reservation) -> bool {
+        let mut held = self.lock();
+        let mine = held.by_user.get(&reservation.user).copied().unwrap_or(0);
+        if held.by_token.len() >= MAX_RESERVATIONS || mine >= MAX_RESERVATIONS_PER_USER {
+            return false;
+        }
+        held.by_user.insert(Arc::clone(&reservation.user), mine + 1);
+        held.by_token.insert(token, reservation);
+        true
+    }
+
+    /// Redeems a token: once, in time, and only for the user it was given to (conformance A4, Q9).
+    pub(crate) fn redeem(&self, token: [u8; 8], user: &Arc<str>, now_ns: u64) -> Option<Reservation> {
+        let mut held = self.lock();
+        let reservation = held.by_token.get(&token)?;
+        if reservation.user != *user || reservation.expires_ns <= now_ns {
+            return None;
+        }
+        held.take(token)
+    }
+
+    /// The family of the port behind a token, if the token is known.
+    pub(crate) fn relay_of(&self, token: [u8; 8]) -> Option<usize> {
+        self.lock().by_token.get(&token).map(|reservation| reservation.relay)
+    }
+
+    /// Gives a port back that nobody asked for in time, or whose allocation failed.
+    pub(crate) fn release(&self, token: [u8; 8]) {
+        drop(self.lock().take(token));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn take(&mut self, token: [u8; 8]) -> Option<Reservation> {
+        let reservation = self.by_token.remove(&token)?;
+        if let Some(count) = self.by_user.get_mut(&reservation.user) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_user.remove(&reservation.user);
+            }
+        }
+        Some(reservation)
+    }
+}

@@ -1,0 +1,494 @@
+//! The truth of one worker: its allocations, permissions, channels and relay sockets.
+//!
+//! State changes here and nowhere else; each change keeps indexes and timers in step. It decides
+//! nothing: whether something is allowed was asked before.
+//!
+//! ```text
+//!   five_tuples ─► allocation ─► halves (IPv4, IPv6) ─► relay slots ─► back to the allocation
+//!                      │
+//!                      ├─ permissions (allocation, IP)
+//!                      └─ channels    (allocation, number) and (allocation, peer)
+//! ```
+//!
+//! Invariant: a port's lease lives in its relay slot from the moment it is taken until the driver
+//! has closed the socket, so a port is never given out while a socket still has it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use turnpike_abi::{PlainWord, Rate};
+
+use crate::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
+use crate::auth::Identity;
+use crate::error::ErrorCode;
+use crate::io::{ClientPath, RelaySocket};
+use crate::limits::{CHANNEL_LIFETIME_SECS, PERMISSION_LIFETIME_SECS, SECOND_NS};
+use crate::ports::PortLease;
+use crate::quota::QuotaSlot;
+use crate::stats::Traffic;
+use crate::timer::{Timed, Timers};
+use crate::wire::ReplyTo;
+
+/// Names an allocation; an old name never means a new allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct AllocationId {
+    index: u32,
+    generation: u32,
+}
+
+/// When something ends, and where its timer entry stands.
+#[derive(Clone, Copy, Debug)]
+struct Expiry {
+    ends_ns: u64,
+    timer_ns: u64,
+}
+
+/// One direction's bandwidth limit and count.
+#[derive(Debug, Default)]
+pub(crate) struct Direction {
+    pub(crate) traffic: Traffic,
+    pub(crate) bucket: PlainWord,
+}
+
+/// One relayed transport address of an allocation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Half {
+    pub(crate) socket: RelaySocket,
+    pub(crate) relayed: RelayedAddr,
+    /// The driver has opened its socket.
+    pub(crate) open: bool,
+    expiry: Expiry,
+}
+
+/// A channel binding (RFC 8656 s. 12).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Channel {
+    pub(crate) number: u16,
+    pub(crate) peer: PeerAddr,
+    pub(crate) relay: RelaySocket,
+    expiry: Expiry,
+}
+
+/// What an Allocate asked for, kept while its ports are being opened and for repeating its answer.
+#[derive(Clone, Debug)]
+pub(crate) struct AllocateState {
+    pub(crate) reply_to: ReplyTo,
+    pub(crate) lifetime_secs: u32,
+    pub(crate) token: Option<[u8; 8]>,
+    /// The half of a dual allocation that could not be had (RFC 8656 s. 7.2, ADDRESS-ERROR-CODE).
+    pub(crate) refused_family: Option<(Family, ErrorCode)>,
+    /// Ports tried so far.
+    pub(crate) attempts: u32,
+    /// Ask for even ports.
+    pub(crate) even: bool,
+}
+
+/// An allocation (RFC 8656 s. 3).
+pub(crate) struct Allocation {
+    pub(crate) number: u64,
+    pub(crate) path: ClientPath,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) request: AllocateState,
+    /// When it was answered; `None` while its ports are being opened.
+    pub(crate) live_since_ns: Option<u64>,
+    pub(crate) halves: [Option<Half>; 2],
+    pub(crate) rate: Option<Rate>,
+    pub(crate) to_peer: Direction,
+    pub(crate) to_client: Direction,
+    /// Given back when the allocation goes.
+    _quota: QuotaSlot,
+    permitted: Vec<IpAddr>,
+    bound: Vec<u16>,
+}
+
+const fn slot_of(family: Family) -> usize {
+    family as usize - 1
+}
+
+impl Allocation {
+    pub(crate) fn half(&self, family: Family) -> Option<&Half> {
+        self.halves[slot_of(family)].as_ref()
+    }
+
+    pub(crate) fn halves(&self) -> impl Iterator<Item = &Half> {
+        self.halves.iter().flatten()
+    }
+
+    /// Every socket it asked for is open.
+    pub(crate) fn all_open(&self) -> bool {
+        self.halves().all(|half| half.open)
+    }
+
+    pub(crate) fn permissions(&self) -> &[IpAddr] {
+        &self.permitted
+    }
+
+    pub(crate) fn channels(&self) -> &[u16] {
+        &self.bound
+    }
+}
+
+/// What a new allocation starts with.
+pub(crate) struct NewAllocation {
+    pub(crate) path: ClientPath,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) quota: QuotaSlot,
+    pub(crate) request: AllocateState,
+    pub(crate) rate: Option<Rate>,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    allocation: Option<Box<Allocation>>,
+}
+
+#[derive(Default)]
+struct RelaySlot {
+    generation: u32,
+    owner: Option<(AllocationId, Family)>,
+    lease: Option<PortLease>,
+}
+
+/// How many of each there are: all zero when every client is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableCounts {
+    /// Allocations, those still being opened included.
+    pub allocations: usize,
+    /// Permissions.
+    pub permissions: usize,
+    /// Channel bindings.
+    pub channels: usize,
+    /// Relay sockets open, being opened or being closed.
+    pub relay_sockets: usize,
+    /// Deadlines waiting.
+    pub timers: usize,
+}
+
+type Map<K, V> = HashMap<K, V, FixedState>;
+
+/// All state of one worker.
+pub(crate) struct Table {
+    next_number: u64,
+    slots: Vec<Slot>,
+    free_slots: Vec<u32>,
+    relays: Vec<RelaySlot>,
+    free_relays: Vec<u32>,
+    five_tuples: Map<FiveTuple, AllocationId>,
+    permissions: Map<(u32, IpAddr), Expiry>,
+    channels: Map<(u32, u16), Channel>,
+    channel_peers: Map<(u32, PeerAddr), Channel>,
+    pub(crate) timers: Timers,
+}
+
+impl Table {
+    /// `first_number` is the number of the first allocation; `seed` keys the hashes, so that nobody
+    /// outside can make addresses collide.
+    pub(crate) fn new(first_number: u64, seed: u64) -> Self {
+        let hasher = FixedState::with_seed(seed);
+        Self {
+            next_number: first_number,
+            slots: Vec::new(),
+            free_slots: Vec::new(),
+            relays: Vec::new(),
+            free_relays: Vec::new(),
+            five_tuples: Map::with_hasher(hasher),
+            permissions: Map::with_hasher(hasher),
+            channels: Map::with_hasher(hasher),
+            channel_peers: Map::with_hasher(hasher),
+            timers: Timers::default(),
+        }
+    }
+
+    pub(crate) fn counts(&self) -> TableCounts {
+        debug_assert_eq!(self.channels.len(), self.channel_peers.len());
+        TableCounts {
+            allocations: self.five_tuples.len(),
+            permissions: self.permissions.len(),
+            channels: self.channels.len(),
+            relay_sockets: self.relays.len() - self.free_relays.len(),
+            timers: self.timers.len(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.five_tuples.len()
+    }
+
+    pub(crate) fn find(&self, five_tuple: &FiveTuple) -> Option<AllocationId> {
+        self.five_tuples.get(five_tuple).copied()
+    }
+
+    pub(crate) fn get(&self, id: AllocationId) -> Option<&Allocation> {
+        let slot = self.slots.get(id.index as usize)?;
+        slot.allocation.as_deref().filter(|_| slot.generation == id.generation)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        slot.allocation.as_deref_mut().filter(|_| slot.generation == id.generation)
+    }
+
+    /// Every allocation, in no order.
+    pub(crate) fn ids(&self) -> Vec<AllocationId> {
+        self.five_tuples.values().copied().collect()
+    }
+
+    /// The allocation behind a relay socket, with the socket's family.
+    pub(crate) fn owner(&self, relay: RelaySocket) -> Option<(AllocationId, Family)> {
+        let slot = self.relays.get(relay.index as usize)?;
+        slot.owner.filter(|_| slot.generation == relay.generation)
+    }
+
+    // Allocations
+
+    /// Adds an allocation that is not answered yet; its 5-tuple is taken from now on.
+    pub(crate) fn insert(&mut self, new: NewAllocation) -> AllocationId {
+        let index = self.free_slots.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            (self.slots.len() - 1) as u32
+        });
+        let slot = &mut self.slots[index as usize];
+        let id = AllocationId { index, generation: slot.generation };
+        let previous = self.five_tuples.insert(new.path.five_tuple, id);
+        debug_assert!(previous.is_none(), "one allocation per 5-tuple");
+        slot.allocation = Some(Box::new(Allocation {
+            number: self.next_number,
+            path: new.path,
+            identity: new.identity,
+            request: new.request,
+            live_since_ns: None,
+            halves: [None, None],
+            rate: new.rate,
+            to_peer: Direction::default(),
+            to_client: Direction::default(),
+            _quota: new.quota,
+            permitted: Vec::new(),
+            bound: Vec::new(),
+        }));
+        self.next_number += 1;
+        id
+    }
+
+    /// Gives a half its port; its socket has to be opened.
+    pub(crate) fn add_half(&mut self, id: AllocationId, local: IpAddr, lease: PortLease) -> Option<Half> {
+        let family = Family::of(&local);
+        let relayed = RelayedAddr(SocketAddr::new(local, lease.port()));
+        let index = self.free_relays.pop().unwrap_or_else(|| {
+            self.relays.push(RelaySlot::default());
+            (self.relays.len() - 1) as u32
+        });
+        let slot = &mut self.relays[index as usize];
+        slot.owner = Some((id, family));
+        slot.lease = Some(lease);
+        let socket = RelaySocket { index, generation: slot.generation };
+        let half = Half { socket, relayed, open: false, expiry: Expiry { ends_ns: u64::MAX, timer_ns: u64::MAX } };
+        self.get_mut(id)?.halves[slot_of(family)] = Some(half);
+        Some(half)
+    }
+
+    /// The driver has opened a half's socket.
+    pub(crate) fn half_opened(&mut self, relay: RelaySocket) -> Option<AllocationId> {
+        let (id, family) = self.owner(relay)?;
+        self.get_mut(id)?.halves[slot_of(family)].as_mut()?.open = true;
+        Some(id)
+    }
+
+    /// The driver could not open a half's socket: the half is gone, its port is returned to be dropped.
+    pub(crate) fn half_failed(&mut self, relay: RelaySocket) -> Option<(AllocationId, Family, Option<PortLease>)> {
+        let (id, family) = self.owner(relay)?;
+        if let Some(allocation) = self.get_mut(id) {
+            allocation.halves[slot_of(family)] = None;
+        }
+        let lease = self.free_relay(relay);
+        Some((id, family, lease))
+    }
+
+    /// The allocation is answered: its lifetime begins.
+    pub(crate) fn go_live(&mut self, id: AllocationId, now_ns: u64) {
+        let Some(allocation) = self.get_mut(id) else { return };
+        allocation.live_since_ns = Some(now_ns);
+        let ends_ns = now_ns + u64::from(allocation.request.lifetime_secs) * SECOND_NS;
+        let families: Vec<Family> = allocation.halves().map(|half| Family::of(&half.relayed.ip())).collect();
+        for half in allocation.halves.iter_mut().flatten() {
+            half.expiry = Expiry { ends_ns, timer_ns: ends_ns };
+        }
+        for family in families {
+            self.timers.add(ends_ns, Timed::Relay(id, family));
+        }
+    }
+
+    /// Gives one half, or both, a new end (RFC 8656 s. 8.2).
+    pub(crate) fn refresh(&mut self, id: AllocationId, only: Option<Family>, ends_ns: u64) {
+        let Some(allocation) = self.get_mut(id) else { return };
+        let mut moved = Vec::new();
+        for half in allocation.halves.iter_mut().flatten() {
+            let family = Family::of(&half.relayed.ip());
+            if only.is_some_and(|only| only != family) {
+                continue;
+            }
+            half.expiry.ends_ns = ends_ns;
+            if ends_ns < half.expiry.timer_ns {
+                moved.push((half.expiry.timer_ns, family));
+                half.expiry.timer_ns = ends_ns;
+            }
+        }
+        // A shorter lifetime than before: the timer must not wait for the old end.
+        for (old_ns, family) in moved {
+            self.timers.remove(old_ns, Timed::Relay(id, family));
+            self.timers.add(ends_ns, Timed::Relay(id, family));
+        }
+    }
+
+    /// A half's timer fired: `true` if its end has come, else the timer is set again.
+    pub(crate) fn half_due(&mut self, id: AllocationId, family: Family, now_ns: u64) -> bool {
+        let Some(half) = self.get_mut(id).and_then(|a| a.halves[slot_of(family)].as_mut()) else { return false };
+        rearm(&mut half.expiry, now_ns, Timed::Relay(id, family), &mut self.timers)
+    }
+
+    /// Takes a half away with the permissions and channels of its family; its port stays leased until
+    /// [`Table::relay_closed`].
+    pub(crate) fn remove_half(&mut self, id: AllocationId, family: Family) -> Option<RelaySocket> {
+        let allocation = self.get_mut(id)?;
+        let half = allocation.halves[slot_of(family)].take()?;
+        let permitted: Vec<IpAddr> =
+            allocation.permitted.iter().copied().filter(|ip| Family::of(ip) == family).collect();
+        let bound = allocation.bound.clone();
+        self.timers.remove(half.expiry.timer_ns, Timed::Relay(id, family));
+        for ip in permitted {
+            self.revoke(id, ip);
+        }
+        for number in bound {
+            if self.channels.get(&(id.index, number)).is_some_and(|c| Family::of(&c.peer.ip()) == family) {
+                self.unbind(id, number);
+            }
+        }
+        self.relays[half.socket.index as usize].owner = None;
+        Some(half.socket)
+    }
+
+    /// Takes away an allocation that has no half left.
+    pub(crate) fn remove(&mut self, id: AllocationId) -> Option<Box<Allocation>> {
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        let allocation = slot.allocation.take()?;
+        debug_assert!(allocation.halves().next().is_none(), "halves are removed first");
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free_slots.push(id.index);
+        self.five_tuples.remove(&allocation.path.five_tuple);
+        Some(allocation)
+    }
+
+    /// The driver has closed a relay socket: its port may be taken again.
+    pub(crate) fn relay_closed(&mut self, relay: RelaySocket) {
+        drop(self.free_relay(relay));
+    }
+
+    fn free_relay(&mut self, relay: RelaySocket) -> Option<PortLease> {
+        let slot = self.relays.get_mut(relay.index as usize).filter(|slot| slot.generation == relay.generation)?;
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.owner = None;
+        self.free_relays.push(relay.index);
+        slot.lease.take()
+    }
+
+    // Permissions
+
+    /// Creates or refreshes a permission (RFC 8656 s. 9: 300 s, whatever it had).
+    pub(crate) fn permit(&mut self, id: AllocationId, ip: IpAddr, now_ns: u64) {
+        let ends_ns = now_ns + u64::from(PERMISSION_LIFETIME_SECS) * SECOND_NS;
+        if let Some(expiry) = self.permissions.get_mut(&(id.index, ip)) {
+            expiry.ends_ns = ends_ns;
+            return;
+        }
+        let Some(allocation) = self.get_mut(id) else { return };
+        allocation.permitted.push(ip);
+        self.permissions.insert((id.index, ip), Expiry { ends_ns, timer_ns: ends_ns });
+        self.timers.add(ends_ns, Timed::Permission(id, ip));
+    }
+
+    pub(crate) fn has_permission(&self, id: AllocationId, ip: IpAddr, now_ns: u64) -> bool {
+        self.permissions.get(&(id.index, ip)).is_some_and(|expiry| expiry.ends_ns > now_ns)
+    }
+
+    /// A permission, or a live channel to exactly this peer. RFC 8656 s. 12 lets a channel outlive its
+    /// permission by 300 s; clients that refresh only their channels would lose their media then.
+    pub(crate) fn admits(&self, id: AllocationId, peer: PeerAddr, now_ns: u64) -> bool {
+        self.has_permission(id, peer.ip(), now_ns) || self.channel_of(id, peer, now_ns).is_some()
+    }
+
+    pub(crate) fn permission_due(&mut self, id: AllocationId, ip: IpAddr, now_ns: u64) -> bool {
+        let Some(expiry) = self.permissions.get_mut(&(id.index, ip)) else { return false };
+        rearm(expiry, now_ns, Timed::Permission(id, ip), &mut self.timers)
+    }
+
+    pub(crate) fn revoke(&mut self, id: AllocationId, ip: IpAddr) {
+        if let Some(expiry) = self.permissions.remove(&(id.index, ip)) {
+            self.timers.remove(expiry.timer_ns, Timed::Permission(id, ip));
+        }
+        if let Some(allocation) = self.get_mut(id) {
+            allocation.permitted.retain(|permitted| *permitted != ip);
+        }
+    }
+
+    // Channels
+
+    /// Creates or refreshes a channel binding (RFC 8656 s. 12.2: 600 s).
+    pub(crate) fn bind(&mut self, id: AllocationId, number: u16, peer: PeerAddr, relay: RelaySocket, now_ns: u64) {
+        let ends_ns = now_ns + u64::from(CHANNEL_LIFETIME_SECS) * SECOND_NS;
+        if let Some(channel) = self.channels.get_mut(&(id.index, number)) {
+            debug_assert_eq!(channel.peer, peer, "a live channel is never bound to another peer");
+            channel.expiry.ends_ns = ends_ns;
+            self.channel_peers.insert((id.index, peer), *channel);
+            return;
+        }
+        let Some(allocation) = self.get_mut(id) else { return };
+        allocation.bound.push(number);
+        let channel = Channel { number, peer, relay, expiry: Expiry { ends_ns, timer_ns: ends_ns } };
+        self.channels.insert((id.index, number), channel);
+        self.channel_peers.insert((id.index, peer), channel);
+        self.timers.add(ends_ns, Timed::Channel(id, number));
+    }
+
+    pub(crate) fn channel(&self, id: AllocationId, number: u16, now_ns: u64) -> Option<&Channel> {
+        self.channels.get(&(id.index, number)).filter(|channel| channel.expiry.ends_ns > now_ns)
+    }
+
+    /// A channel binding, live or about to be taken away.
+    pub(crate) fn channel_any(&self, id: AllocationId, number: u16) -> Option<&Channel> {
+        self.channels.get(&(id.index, number))
+    }
+
+    pub(crate) fn channel_of(&self, id: AllocationId, peer: PeerAddr, now_ns: u64) -> Option<&Channel> {
+        self.channel_peers.get(&(id.index, peer)).filter(|channel| channel.expiry.ends_ns > now_ns)
+    }
+
+    pub(crate) fn channel_due(&mut self, id: AllocationId, number: u16, now_ns: u64) -> bool {
+        let Some(channel) = self.channels.get_mut(&(id.index, number)) else { return false };
+        let due = rearm(&mut channel.expiry, now_ns, Timed::Channel(id, number), &mut self.timers);
+        self.channel_peers.insert((id.index, channel.peer), *channel);
+        due
+    }
+
+    pub(crate) fn unbind(&mut self, id: AllocationId, number: u16) {
+        if let Some(channel) = self.channels.remove(&(id.index, number)) {
+            self.channel_peers.remove(&(id.index, channel.peer));
+            self.timers.remove(channel.expiry.timer_ns, Timed::Channel(id, number));
+        }
+        if let Some(allocation) = self.get_mut(id) {
+            allocation.bound.retain(|bound| *bound != number);
+        }
+    }
+}
+
+/// Called when a timer entry has been taken out: `true` if the thing has ended, else the entry goes back
+/// to where the thing ends now.
+fn rearm(expiry: &mut Expiry, now_ns: u64, what: Timed, timers: &mut Timers) -> bool {
+    if expiry.ends_ns <= now_ns {
+        return true;
+    }
+    expiry.timer_ns = expiry.ends_ns;
+    timers.add(expiry.ends_ns, what);
+    false
+}

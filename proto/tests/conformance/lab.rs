@@ -1,0 +1,506 @@
+//! A laboratory for the core: workers, virtual time, a driver made of a hash map, and clients that
+//! know how to authenticate.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, Transport};
+use turnpike_proto::auth::{Authenticator, Credentials, Key};
+use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
+use turnpike_proto::quota::Quotas;
+use turnpike_proto::shared::{RelayAddress, ServerConfig, Shared};
+use turnpike_proto::stats::AllocationRecord;
+use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
+use turnpike_proto::{
+    ClientPath, ClientSocket, Egress, Forward, IcmpError, Input, Now, Output, PortError, RelaySocket, Server,
+};
+
+pub const REALM: &str = "example.org";
+pub const SERVER_V4: &str = "192.0.2.1:3478";
+pub const SERVER_V6: &str = "[2001:db8::1]:3478";
+pub const PEER: &str = "198.51.100.7:4000";
+pub const PEER_V6: &str = "[2001:db8:ffff::7]:4000";
+pub const SECRET: &str = "north";
+pub const START_UNIX_SECS: u64 = 1_700_000_000;
+
+pub fn addr(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+/// What the operator of the laboratory's server has set.
+pub struct Setup {
+    pub config: ServerConfig,
+    pub relays: Vec<RelayAddress>,
+    pub ports: (u16, u16),
+    pub users: Vec<(&'static str, &'static str)>,
+    pub secrets: Vec<&'static str>,
+    pub allow: Vec<&'static str>,
+    pub deny: Vec<&'static str>,
+    pub allow_loopback: bool,
+    pub user_quota: u32,
+    pub total_quota: u32,
+    pub strict_expiry: bool,
+    pub workers: u16,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let relay = |ip: &str| RelayAddress { local: ip.parse().expect("an IP"), external: None };
+        Self {
+            config: ServerConfig::default(),
+            relays: vec![relay("192.0.2.1"), relay("2001:db8::1")],
+            ports: (49_152, 65_535),
+            users: vec![("alice", "wonder"), ("bob", "builder")],
+            secrets: vec![],
+            // The addresses of documentation are not special to the policy.
+            allow: vec![],
+            deny: vec![],
+            allow_loopback: false,
+            user_quota: 0,
+            total_quota: 0,
+            strict_expiry: false,
+            workers: 2,
+        }
+    }
+}
+
+impl Setup {
+    pub fn policy(&self) -> PeerPolicy {
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().expect("a CIDR")).collect::<Vec<_>>();
+        let relay_ips: Vec<IpAddr> = self.relays.iter().flat_map(|r| [Some(r.local), r.external]).flatten().collect();
+        let own = OwnAddresses {
+            local_ips: relay_ips.clone(),
+            relay_ips,
+            relay_ports: self.ports.0..=self.ports.1,
+            listeners: vec![addr(SERVER_V4), addr(SERVER_V6)],
+        };
+        PeerPolicy::new(&nets(&self.allow), &nets(&self.deny), self.allow_loopback, own)
+    }
+
+    pub fn credentials(&self) -> Credentials {
+        let mut credentials = Credentials::new(REALM);
+        for (name, password) in &self.users {
+            credentials.add_user(name, password).expect("good credentials");
+        }
+        for secret in &self.secrets {
+            credentials.add_secret(secret.to_string());
+        }
+        credentials
+    }
+}
+
+/// A datagram that left the server.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub egress: Egress,
+    pub to: SocketAddr,
+    pub payload: Vec<u8>,
+    pub tos: u8,
+    pub dont_fragment: bool,
+}
+
+pub struct Lab {
+    pub shared: Arc<Shared>,
+    pub workers: Vec<Server>,
+    pub now: Now,
+    pub sent: Vec<Sent>,
+    pub ended: Vec<AllocationRecord>,
+    pub refused_peers: Vec<SocketAddr>,
+    pub old_channels: Vec<u16>,
+    /// Ports that somebody else on the host has.
+    pub occupied: HashSet<u16>,
+    /// Opening a port fails for want of descriptors.
+    pub exhausted: bool,
+    /// Leave OpenPort unanswered until `open_pending` is called.
+    pub hold_ports: bool,
+    pub pending: Vec<(usize, RelaySocket, RelayedAddr)>,
+    pub open: HashMap<(usize, RelaySocket), SocketAddr>,
+    pub ports_opened: usize,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        Self::with(Setup::default())
+    }
+
+    pub fn with(setup: Setup) -> Self {
+        let auth = Authenticator::new(REALM, setup.credentials(), setup.strict_expiry, [7; 32]);
+        let quotas = Quotas::new(setup.user_quota, setup.total_quota);
+        let ports = setup.ports.0..=setup.ports.1;
+        let policy = setup.policy();
+        let shared = Shared::new(setup.config.clone(), auth, policy, &setup.relays, ports, quotas);
+        let workers = (0..setup.workers)
+            .map(|number| Server::new(Arc::clone(&shared), number, [number as u8 + 1; 32]))
+            .collect();
+        Self {
+            shared,
+            workers,
+            now: Now { mono_ns: 5_000_000_000, unix_secs: START_UNIX_SECS },
+            sent: Vec::new(),
+            ended: Vec::new(),
+            refused_peers: Vec::new(),
+            old_channels: Vec::new(),
+            occupied: HashSet::new(),
+            exhausted: false,
+            hold_ports: false,
+            pending: Vec::new(),
+            open: HashMap::new(),
+            ports_opened: 0,
+        }
+    }
+
+    /// Lets time pass; every worker ticks at its deadlines on the way.
+    pub fn sleep(&mut self, secs: u64) {
+        self.sleep_ns(secs * 1_000_000_000);
+        self.now.unix_secs += secs;
+    }
+
+    fn sleep_ns(&mut self, nanos: u64) {
+        let end_ns = self.now.mono_ns + nanos;
+        for worker in 0..self.workers.len() {
+            while let Some((due_ns, _)) = self.workers[worker].poll_timeout().filter(|(due, _)| *due <= end_ns) {
+                self.now.mono_ns = due_ns.max(self.now.mono_ns);
+                self.input(worker, Input::Tick);
+            }
+        }
+        self.now.mono_ns = end_ns;
+    }
+
+    pub fn input(&mut self, worker: usize, input: Input<'_>) {
+        self.workers[worker].handle_input(self.now, input);
+        self.drain(worker);
+    }
+
+    /// A datagram from a client's address to the listener of its family.
+    pub fn from_client(&mut self, worker: usize, client: SocketAddr, bytes: &[u8], tos: u8) {
+        let path = path(client);
+        match self.workers[worker].forward_client(self.now, &path.five_tuple, bytes, tos) {
+            Forward::Route(route) => {
+                let start = route.payload_start as usize;
+                let mut payload = route.header.map(|h| h.to_vec()).unwrap_or_default();
+                payload.extend_from_slice(&bytes[start..start + route.payload_len as usize]);
+                let (egress, to, tos) = (route.egress, route.to, route.tos);
+                self.sent.push(Sent { egress, to, payload, tos, dont_fragment: route.dont_fragment });
+            }
+            Forward::Slow => self.input(worker, Input::FromClient { path, bytes, tos }),
+            Forward::Drop(_) => {}
+        }
+    }
+
+    /// A datagram from a peer to a relayed address.
+    pub fn from_peer(&mut self, peer: SocketAddr, relayed: SocketAddr, bytes: &[u8], tos: u8) {
+        let found = self.open.iter().find(|(_, address)| **address == relayed);
+        let Some((&(worker, relay), _)) = found else { return };
+        match self.workers[worker].forward_peer(self.now, relay, PeerAddr(peer), bytes, tos) {
+            Forward::Route(route) => {
+                let mut payload = route.header.map(|h| h.to_vec()).unwrap_or_default();
+                payload.extend_from_slice(bytes);
+                let (egress, to, tos) = (route.egress, route.to, route.tos);
+                self.sent.push(Sent { egress, to, payload, tos, dont_fragment: route.dont_fragment });
+            }
+            Forward::Slow => self.input(worker, Input::FromPeer { relay, peer: PeerAddr(peer), bytes, tos }),
+            Forward::Drop(_) => {}
+        }
+    }
+
+    pub fn icmp(&mut self, relayed: SocketAddr, peer: SocketAddr, icmp_type: u8, icmp_code: u8, data: u32) {
+        let (&(worker, relay), _) =
+            self.open.iter().find(|(_, address)| **address == relayed).expect("an open relayed address");
+        let error = IcmpError { relay, peer: PeerAddr(peer), icmp_type, icmp_code, data };
+        self.input(worker, Input::PeerIcmp(error));
+    }
+
+    fn drain(&mut self, worker: usize) {
+        while let Some(output) = self.workers[worker].poll_output() {
+            match output {
+                Output::Transmit { egress, to, payload, tos, dont_fragment } => {
+                    self.sent.push(Sent { egress, to, payload, tos, dont_fragment });
+                }
+                Output::OpenPort { relay, address } => {
+                    self.pending.push((worker, relay, address));
+                    if !self.hold_ports {
+                        self.open_pending();
+                    }
+                }
+                Output::ClosePort(relay) => {
+                    self.open.remove(&(worker, relay));
+                    self.workers[worker].handle_input(self.now, Input::PortClosed(relay));
+                }
+                Output::Ended(record) => self.ended.push(*record),
+                Output::PeerRefused { peer, .. } => self.refused_peers.push(peer),
+                Output::OldChannelNumber { channel } => self.old_channels.push(channel),
+            }
+        }
+    }
+
+    /// Opens what was asked for, as far as the host lets us.
+    pub fn open_pending(&mut self) {
+        for (worker, relay, address) in std::mem::take(&mut self.pending) {
+            self.ports_opened += 1;
+            let outcome = match (self.exhausted, self.occupied.contains(&address.port())) {
+                (true, _) => Input::PortFailed(relay, PortError::Exhausted),
+                (_, true) => Input::PortFailed(relay, PortError::InUse),
+                _ => {
+                    self.open.insert((worker, relay), address.0);
+                    Input::PortOpened(relay)
+                }
+            };
+            self.input(worker, outcome);
+        }
+    }
+
+    /// What was sent since the last call.
+    pub fn take_sent(&mut self) -> Vec<Sent> {
+        std::mem::take(&mut self.sent)
+    }
+
+    /// The one datagram that was sent since the last call.
+    #[track_caller]
+    pub fn take_one(&mut self) -> Sent {
+        let mut sent = self.take_sent();
+        assert_eq!(sent.len(), 1, "one datagram was expected: {sent:?}");
+        sent.remove(0)
+    }
+
+    /// Nothing is left of anybody.
+    #[track_caller]
+    pub fn assert_empty(&self) {
+        for server in &self.workers {
+            assert_eq!(server.table_counts(), Default::default());
+        }
+        assert_eq!(self.shared.ports_taken(), 0, "ports");
+        assert_eq!(self.shared.reservations(), 0, "reservations");
+        assert_eq!((self.shared.quotas.used(), self.shared.quotas.users()), (0, 0), "quotas");
+        assert!(self.open.is_empty(), "sockets: {:?}", self.open);
+    }
+}
+
+pub fn path(client: SocketAddr) -> ClientPath {
+    let server = addr(if client.is_ipv4() { SERVER_V4 } else { SERVER_V6 });
+    let five_tuple = FiveTuple { client: ClientAddr(client), server, transport: Transport::Udp };
+    ClientPath { five_tuple, socket: ClientSocket(0) }
+}
+
+/// A client with its credentials, bound to one worker as the kernel's hash would do.
+#[derive(Clone)]
+pub struct Client {
+    pub address: SocketAddr,
+    pub worker: usize,
+    pub user: String,
+    pub password: String,
+    pub realm: String,
+    pub nonce: Vec<u8>,
+    next_transaction: u64,
+}
+
+/// An answer, parsed as far as tests want to know.
+#[derive(Debug)]
+pub struct Answer {
+    pub bytes: Vec<u8>,
+    pub class: Class,
+    pub code: Option<u16>,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn of(bytes: Vec<u8>) -> Self {
+        let message = Message::parse(&bytes).expect("the server's answers are well-formed");
+        let class = message.class();
+        let code = message.attribute(attr::ERROR_CODE).map(|value| u16::from(value[2]) * 100 + u16::from(value[3]));
+        Self { class, code, bytes }
+    }
+
+    pub fn message(&self) -> Message<'_> {
+        Message::parse(&self.bytes).expect("parsed before")
+    }
+
+    #[track_caller]
+    pub fn expect_success(&self) -> &Self {
+        assert_eq!((self.class, self.code), (Class::Success, None));
+        self
+    }
+
+    #[track_caller]
+    pub fn expect_error(&self, code: u16) -> &Self {
+        assert_eq!((self.class, self.code), (Class::Error, Some(code)));
+        self
+    }
+
+    pub fn relayed(&self) -> SocketAddr {
+        self.message().xor_address(attr::XOR_RELAYED_ADDRESS).expect("present").expect("well-formed")
+    }
+
+    pub fn all_relayed(&self) -> Vec<SocketAddr> {
+        let kinds: Vec<_> = self.message().attributes().filter(|(k, _)| *k == attr::XOR_RELAYED_ADDRESS).collect();
+        kinds.iter().map(|(_, value)| decode_xor(value, self.message().transaction_id())).collect()
+    }
+
+    pub fn lifetime(&self) -> u32 {
+        self.message().lifetime().expect("present").expect("well-formed")
+    }
+
+    pub fn token(&self) -> [u8; 8] {
+        self.message().reservation_token().expect("present").expect("well-formed")
+    }
+}
+
+/// XOR address decoding of our own, so that the tests don't trust the code under test.
+pub fn decode_xor(value: &[u8], transaction: TransactionId) -> SocketAddr {
+    let mut mask = [0; 16];
+    mask[..4].copy_from_slice(&[0x21, 0x12, 0xa4, 0x42]);
+    mask[4..].copy_from_slice(&transaction.0);
+    let port = u16::from_be_bytes([value[2] ^ 0x21, value[3] ^ 0x12]);
+    let ip: Vec<u8> = value[4..].iter().zip(mask).map(|(byte, mask)| byte ^ mask).collect();
+    match value[1] {
+        1 => SocketAddr::new(IpAddr::from(<[u8; 4]>::try_from(&ip[..]).expect("4 bytes")), port),
+        _ => SocketAddr::new(IpAddr::from(<[u8; 16]>::try_from(&ip[..]).expect("16 bytes")), port),
+    }
+}
+
+impl Client {
+    pub fn new(address: &str) -> Self {
+        Self::named(address, "alice", "wonder")
+    }
+
+    pub fn named(address: &str, user: &str, password: &str) -> Self {
+        Self {
+            address: addr(address),
+            worker: 0,
+            user: user.into(),
+            password: password.into(),
+            realm: REALM.into(),
+            nonce: Vec::new(),
+            next_transaction: u64::from(addr(address).port()) << 32,
+        }
+    }
+
+    pub fn on_worker(mut self, worker: usize) -> Self {
+        self.worker = worker;
+        self
+    }
+
+    pub fn key(&self) -> Key {
+        Key::md5(&self.user, &self.realm, &self.password).expect("good credentials")
+    }
+
+    pub fn transaction(&mut self) -> TransactionId {
+        self.next_transaction += 1;
+        let mut id = [0xc0; 12];
+        id[4..].copy_from_slice(&self.next_transaction.to_be_bytes());
+        TransactionId(id)
+    }
+
+    /// Sends bytes and takes the server's one answer.
+    #[track_caller]
+    pub fn exchange(&self, lab: &mut Lab, bytes: &[u8]) -> Answer {
+        lab.take_sent();
+        lab.from_client(self.worker, self.address, bytes, 0);
+        let sent = lab.take_one();
+        assert_eq!(sent.to, self.address);
+        Answer::of(sent.payload)
+    }
+
+    /// Sends bytes to which no answer is due.
+    #[track_caller]
+    pub fn send_unanswered(&self, lab: &mut Lab, bytes: &[u8]) {
+        lab.take_sent();
+        lab.from_client(self.worker, self.address, bytes, 0);
+        assert!(lab.sent.is_empty(), "no answer was expected: {:?}", lab.sent);
+    }
+
+    /// A request with credentials, signed.
+    pub fn signed(&mut self, method: u16, build: impl FnOnce(MessageBuilder) -> MessageBuilder) -> Vec<u8> {
+        let id = self.transaction();
+        self.signed_as(method, id, build)
+    }
+
+    pub fn signed_as(
+        &self,
+        method: u16,
+        id: TransactionId,
+        build: impl FnOnce(MessageBuilder) -> MessageBuilder,
+    ) -> Vec<u8> {
+        build(MessageBuilder::request(method, id))
+            .attribute(attr::USERNAME, self.user.as_bytes())
+            .attribute(attr::REALM, self.realm.as_bytes())
+            .attribute(attr::NONCE, &self.nonce)
+            .finish_signed(&self.key())
+    }
+
+    /// Gets a nonce by a request without credentials.
+    #[track_caller]
+    pub fn challenge(&mut self, lab: &mut Lab) {
+        let id = self.transaction();
+        let bytes =
+            MessageBuilder::request(method::ALLOCATE, id).attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]).finish();
+        let answer = self.exchange(lab, &bytes);
+        answer.expect_error(401);
+        self.nonce = answer.message().attribute(attr::NONCE).expect("a nonce").to_vec();
+    }
+
+    /// An authenticated request and its answer.
+    #[track_caller]
+    pub fn request(
+        &mut self,
+        lab: &mut Lab,
+        method: u16,
+        build: impl FnOnce(MessageBuilder) -> MessageBuilder,
+    ) -> Answer {
+        if self.nonce.is_empty() {
+            self.challenge(lab);
+        }
+        let bytes = self.signed(method, build);
+        self.exchange(lab, &bytes)
+    }
+
+    #[track_caller]
+    pub fn allocate_with(&mut self, lab: &mut Lab, build: impl FnOnce(MessageBuilder) -> MessageBuilder) -> Answer {
+        self.request(lab, method::ALLOCATE, |b| build(b.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])))
+    }
+
+    /// Allocates; gives the relayed address.
+    #[track_caller]
+    pub fn allocate(&mut self, lab: &mut Lab) -> SocketAddr {
+        let answer = self.allocate_with(lab, |b| b);
+        answer.expect_success().relayed()
+    }
+
+    #[track_caller]
+    pub fn refresh(&mut self, lab: &mut Lab, lifetime_secs: u32) -> Answer {
+        self.request(lab, method::REFRESH, |b| b.lifetime(lifetime_secs))
+    }
+
+    #[track_caller]
+    pub fn permit(&mut self, lab: &mut Lab, peer: &str) -> Answer {
+        self.request(lab, method::CREATE_PERMISSION, |b| b.xor_address(attr::XOR_PEER_ADDRESS, addr(peer)))
+    }
+
+    #[track_caller]
+    pub fn bind(&mut self, lab: &mut Lab, number: u16, peer: &str) -> Answer {
+        self.request(lab, method::CHANNEL_BIND, |b| {
+            let [high, low] = number.to_be_bytes();
+            b.attribute(attr::CHANNEL_NUMBER, &[high, low, 0, 0]).xor_address(attr::XOR_PEER_ADDRESS, addr(peer))
+        })
+    }
+
+    /// ChannelData; gives what left the server because of it.
+    pub fn channel_data(&self, lab: &mut Lab, number: u16, data: &[u8]) -> Vec<Sent> {
+        let mut bytes = channel::header(number, data.len() as u16).to_vec();
+        bytes.extend_from_slice(data);
+        lab.take_sent();
+        lab.from_client(self.worker, self.address, &bytes, 0);
+        lab.take_sent()
+    }
+
+    /// A Send indication; gives what left the server because of it.
+    pub fn send_indication(&mut self, lab: &mut Lab, peer: &str, data: &[u8]) -> Vec<Sent> {
+        let bytes = MessageBuilder::indication(method::SEND, self.transaction())
+            .xor_address(attr::XOR_PEER_ADDRESS, addr(peer))
+            .attribute(attr::DATA, data)
+            .finish();
+        lab.take_sent();
+        lab.from_client(self.worker, self.address, &bytes, 0);
+        lab.take_sent()
+    }
+}

@@ -1,0 +1,72 @@
+//! What a worker says to its operator: never more often than is useful, whatever clients do.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use tracing::{info, warn};
+use turnpike_proto::Now;
+use turnpike_proto::stats::{AllocationRecord, Traffic};
+
+/// A source is named again after this time, nanoseconds.
+const QUIET_NS: u64 = 60_000_000_000;
+/// Sources remembered; above it the notice is left out until some are forgotten.
+const MAX_SOURCES: usize = 1024;
+
+/// Which notices were given, and when.
+#[derive(Debug, Default)]
+pub(crate) struct Notices {
+    refused: HashMap<IpAddr, u64>,
+    old_channels_named: bool,
+}
+
+impl Notices {
+    /// The one final record of an allocation.
+    pub(crate) fn allocation_ended(&mut self, record: &AllocationRecord) {
+        let relayed: Vec<String> = record.relayed.iter().map(ToString::to_string).collect();
+        let Traffic { packets, bytes, rate_drops } = record.to_peer;
+        info!(
+            allocation = record.id,
+            user = %record.user,
+            client = %record.five_tuple.client,
+            server = %record.five_tuple.server,
+            transport = record.five_tuple.transport.name(),
+            relayed = relayed.join(","),
+            duration_ms = record.duration_ns / 1_000_000,
+            to_peer_packets = packets,
+            to_peer_bytes = bytes,
+            to_peer_rate_drops = rate_drops,
+            to_client_packets = record.to_client.packets,
+            to_client_bytes = record.to_client.bytes,
+            to_client_rate_drops = record.to_client.rate_drops,
+            reason = record.reason.name(),
+            "allocation ended"
+        );
+    }
+
+    /// Which option would have allowed a refused peer: once per source and minute.
+    pub(crate) fn peer_refused(&mut self, now: Now, client: SocketAddr, peer: SocketAddr, option: &str) {
+        let is_recent = |last: &u64| now.mono_ns.saturating_sub(*last) < QUIET_NS;
+        if self.refused.get(&client.ip()).is_some_and(is_recent) {
+            return;
+        }
+        if self.refused.len() >= MAX_SOURCES {
+            self.refused.retain(|_, last| is_recent(last));
+            if self.refused.len() >= MAX_SOURCES {
+                return;
+            }
+        }
+        self.refused.insert(client.ip(), now.mono_ns);
+        info!(%client, peer = %peer.ip(), "peer refused by policy; {option}");
+    }
+
+    /// Names the option for old clients, once.
+    pub(crate) fn old_channel_number(&mut self, channel: u16) {
+        if !std::mem::replace(&mut self.old_channels_named, true) {
+            warn!(
+                channel = format!("{channel:#06x}"),
+                "a client asked for a channel number of RFC 5766, above 0x4fff; \
+                 --rfc5766-channel-numbers would accept it"
+            );
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! One worker: a driver, a server, and the loop between them.
+//!
+//! ```text
+//!   driver.wait ─► events ─► server.forward_* ─► driver.forward     data: one question, one answer
+//!                       └──► server.handle_input ─► outputs ─► driver / log
+//!   commands (bounded queue, one wake) ──────────┘
+//! ```
+//!
+//! It decides nothing about TURN. What a worker owns, no other thread touches; what others want to know
+//! they read from [`Status`], what they want done comes as a [`Command`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
+use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Server, Verdict};
+
+use crate::control::{Command, Status};
+use crate::driver::{Datagram, Driver, DriverCounters, Event, Ingress};
+use crate::notices::Notices;
+
+/// A worker's state; see the module's drawing.
+pub struct Shard<D> {
+    driver: D,
+    server: Server,
+    commands: Receiver<Command>,
+    status: Arc<Status>,
+    notices: Notices,
+    counted: DriverCounters,
+    stopping: bool,
+}
+
+impl<D: Driver> Shard<D> {
+    /// Puts a worker together; it does nothing until [`Shard::turn`] is called.
+    pub fn new(driver: D, server: Server, commands: Receiver<Command>, status: Arc<Status>) -> Self {
+        let notices = Notices::default();
+        Self { driver, server, commands, status, notices, counted: DriverCounters::default(), stopping: false }
+    }
+
+    /// Turns until a [`Command::Stop`] was carried out and every relay socket is closed.
+    ///
+    /// # Errors
+    /// If waiting for events is impossible.
+    pub fn run(&mut self, clock: impl Fn() -> Now) -> io::Result<()> {
+        while !self.is_done() {
+            let timeout = self.timeout(clock());
+            let events = self.driver.wait(timeout)?;
+            self.turn(clock(), events);
+        }
+        self.driver.flush();
+        self.publish();
+        self.status.publish_counts(&self.server);
+        Ok(())
+    }
+
+    /// Handles the events of one `wait`, and whatever is due.
+    pub fn turn(&mut self, now: Now, events: usize) {
+        for index in 0..events {
+            match self.driver.event(index) {
+                Event::Datagram(datagram) => self.handle_datagram(now, &datagram),
+                Event::Icmp { relay, peer, icmp_type, icmp_code, data } => {
+                    let error = IcmpError { relay, peer: PeerAddr(peer), icmp_type, icmp_code, data };
+                    self.handle(now, Input::PeerIcmp(error));
+                }
+                Event::PortOpened(relay) => self.handle(now, Input::PortOpened(relay)),
+                Event::PortFailed(relay, error) => self.handle(now, Input::PortFailed(relay, error)),
+                Event::PortClosed(relay) => self.handle(now, Input::PortClosed(relay)),
+                Event::Woken => self.handle_commands(now),
+            }
+        }
+        if self.server.poll_timeout().is_some_and(|(due_ns, _)| due_ns <= now.mono_ns) {
+            self.handle(now, Input::Tick);
+        }
+        self.publish();
+    }
+
+    /// How long `wait` may sleep: until the next deadline.
+    pub fn timeout(&self, now: Now) -> Option<Duration> {
+        let (due_ns, _) = self.server.poll_timeout()?;
+        Some(Duration::from_nanos(due_ns.saturating_sub(now.mono_ns)))
+    }
+
+    /// It was told to stop, and has closed everything.
+    pub fn is_done(&self) -> bool {
+        self.stopping && self.server.table_counts().relay_sockets == 0
+    }
+
+    /// The driver, for what drives the loop step by step.
+    pub fn driver(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    /// The server's counts and tables, for whoever wants to look.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    fn handle_datagram(&mut self, now: Now, datagram: &Datagram) {
+        if datagram.truncated {
+            return self.server.count(Verdict::DropTruncated, 1);
+        }
+        let len = datagram.len as usize;
+        let segment_size = (datagram.segment_size as usize).max(1);
+        // An empty datagram is one segment, too.
+        for start in (0..len.max(1)).step_by(segment_size) {
+            let end = (start + segment_size).min(len);
+            match datagram.ingress {
+                Ingress::Client { socket, server } => {
+                    let client = ClientAddr(datagram.from);
+                    let five_tuple = FiveTuple { client, server, transport: Transport::Udp };
+                    self.handle_from_client(now, datagram, ClientPath { five_tuple, socket }, start..end);
+                }
+                Ingress::Relay(relay) => {
+                    let bytes = &self.driver.bytes(datagram)[start..end];
+                    let peer = PeerAddr(without_scope(datagram.from));
+                    match self.server.forward_peer(now, relay, peer, bytes, datagram.tos) {
+                        Forward::Route(route) => self.driver.forward(datagram, start, &route),
+                        Forward::Drop(_) => {}
+                        Forward::Slow => {
+                            let input = Input::FromPeer { relay, peer, bytes, tos: datagram.tos };
+                            self.server.handle_input(now, input);
+                            self.carry_out(now);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn handle_from_client(
+        &mut self,
+        now: Now,
+        datagram: &Datagram,
+        path: ClientPath,
+        segment: std::ops::Range<usize>,
+    ) {
+        let start = segment.start;
+        let bytes = &self.driver.bytes(datagram)[segment];
+        match self.server.forward_client(now, &path.five_tuple, bytes, datagram.tos) {
+            Forward::Route(route) => self.driver.forward(datagram, start, &route),
+            Forward::Drop(_) => {}
+            Forward::Slow => {
+                self.server.handle_input(now, Input::FromClient { path, bytes, tos: datagram.tos });
+                self.carry_out(now);
+            }
+        }
+    }
+
+    fn handle(&mut self, now: Now, input: Input<'_>) {
+        self.server.handle_input(now, input);
+        self.carry_out(now);
+    }
+
+    fn handle_commands(&mut self, now: Now) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Drain(on) => self.handle(now, Input::Drain(on)),
+                Command::PolicyChanged => self.handle(now, Input::PolicyChanged),
+                Command::Stop => {
+                    self.stopping = true;
+                    self.handle(now, Input::Drain(true));
+                    self.handle(now, Input::Shutdown);
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, now: Now) {
+        while let Some(output) = self.server.poll_output() {
+            match output {
+                Output::Transmit { egress, to, payload, tos, dont_fragment } => {
+                    self.driver.transmit(egress, to, payload, tos, dont_fragment);
+                }
+                Output::OpenPort { relay, address } => self.driver.open_port(relay, address),
+                Output::ClosePort(relay) => self.driver.close_port(relay),
+                Output::Ended(record) => self.notices.allocation_ended(&record),
+                Output::PeerRefused { client, peer, option } => self.notices.peer_refused(now, client, peer, &option),
+                Output::OldChannelNumber { channel } => self.notices.old_channel_number(channel),
+            }
+        }
+    }
+
+    /// Brings what others may read up to date, the driver's own drops included.
+    fn publish(&mut self) {
+        let counters = self.driver.counters();
+        self.server.count(Verdict::DropSendFailed, counters.send_failed - self.counted.send_failed);
+        self.server.count(Verdict::DropTooLarge, counters.send_too_large - self.counted.send_too_large);
+        self.counted = counters;
+        self.status.publish(&self.server);
+    }
+}
+
+/// A peer's address as the core compares it: without the interface and flow that a link-local one carries.
+fn without_scope(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
+}

@@ -45,6 +45,10 @@ pub const MAX_MESSAGE: usize = 65_535;
 pub const MAX_USERNAME: usize = 508;
 /// Unknown attributes listed in a 420 answer (Q4: bounds the answer).
 pub const MAX_UNKNOWN_ATTRIBUTES: usize = 8;
+/// Attributes in one message: a walk over them must stay cheap, whoever sent it. Above it the message is malformed.
+pub const MAX_ATTRIBUTES: usize = 256;
+/// Longest SOFTWARE, bytes (RFC 8489 s. 14.14).
+pub const MAX_SOFTWARE: usize = 763;
 /// Largest UDP payload over IPv4, bytes: 65,535 less IP and UDP headers.
 pub const MAX_UDP_PAYLOAD: usize = 65_507;
 /// Largest UDP payload over IPv6, bytes: 65,535 less the UDP header.

@@ -1,0 +1,149 @@
+//! The checks of RFC 8489 s. 9.2.4, in their order.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::claims::{Claims, PASSWORD_ALGORITHMS};
+use super::credentials::{Credentials, Identity};
+use super::nonce::{Features, Nonces};
+use crate::addr::FiveTuple;
+use crate::wire::{Message, MessageBuilder, attr};
+use crate::{ErrorCode, Now};
+
+/// Why a request isn't accepted, and how to say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// 400, 401 or 438.
+    pub code: ErrorCode,
+    /// Whether the answer carries REALM, NONCE and PASSWORD-ALGORITHMS: see [`Authenticator::challenge`].
+    pub challenge: bool,
+}
+
+/// Authenticates requests. Shared by all workers; control messages only.
+pub struct Authenticator {
+    realm: String,
+    strict_expiry: bool,
+    nonces: Nonces,
+    credentials: ArcSwap<Credentials>,
+}
+
+impl Authenticator {
+    /// With `strict_expiry` a REST credential's expiry ends its allocations too, else only new ones are refused.
+    ///
+    /// `seed` must come from a CSPRNG: whoever knows it can make nonces. `credentials` must be for the same realm.
+    pub fn new(realm: &str, credentials: Credentials, strict_expiry: bool, seed: [u8; 32]) -> Self {
+        debug_assert_eq!(realm, credentials.realm());
+        Self {
+            realm: realm.to_owned(),
+            strict_expiry,
+            nonces: Nonces::new(seed),
+            credentials: ArcSwap::from_pointee(credentials),
+        }
+    }
+
+    /// The realm.
+    pub fn realm(&self) -> &str {
+        &self.realm
+    }
+
+    /// From now on these count, for the same realm. Whoever has an allocation keeps it: `held` identities keep their keys.
+    pub fn replace_credentials(&self, credentials: Credentials) {
+        debug_assert_eq!(self.realm, credentials.realm());
+        self.credentials.store(Arc::new(credentials));
+    }
+
+    /// Who sent a request.
+    ///
+    /// `held` is the identity stored in the 5-tuple's allocation, if there is one: the same user is checked
+    /// against the key held there, so that calls outlive expiry and rotation of what started them. Another
+    /// user who is known is returned as such; the caller answers that with 441 (RFC 8656 s. 5).
+    ///
+    /// # Errors
+    /// What to answer instead: 401, 400 or 438, in the order of RFC 8489 s. 9.2.4.
+    pub fn authenticate(
+        &self,
+        now: Now,
+        five_tuple: &FiveTuple,
+        request: &Message<'_>,
+        held: Option<&Arc<Identity>>,
+    ) -> Result<Arc<Identity>, Rejection> {
+        if !request.has_integrity() {
+            return Err(Rejection::challenge(ErrorCode::Unauthenticated));
+        }
+        let claims = Claims::read(request).map_err(Rejection::plain)?;
+        let identity = self
+            .identify(now, request, &claims, held)
+            // A realm that isn't ours is a wrong credential like any other (S17).
+            .filter(|_| claims.realm == self.realm.as_bytes())
+            .ok_or(Rejection::challenge(ErrorCode::Unauthenticated))?;
+        // The nonce comes last: a stale one must not hide wrong credentials, nor good ones cause a 401 (S25).
+        if !self.nonces.is_valid(now, five_tuple, claims.nonce) {
+            return Err(Rejection::challenge(ErrorCode::StaleNonce));
+        }
+        Ok(identity)
+    }
+
+    /// Whether a request carries a nonce that this server gave to this client and that still is valid:
+    /// the sender does receive what is sent to its address.
+    pub fn has_valid_nonce(&self, now: Now, five_tuple: &FiveTuple, request: &Message<'_>) -> bool {
+        request.attribute(attr::NONCE).is_some_and(|nonce| self.nonces.is_valid(now, five_tuple, nonce))
+    }
+
+    /// Adds REALM, NONCE and, if every user could use SHA-256, PASSWORD-ALGORITHMS to a 401 or 438.
+    ///
+    /// `random` comes from the worker's generator and keeps nonces of the same second apart.
+    pub fn challenge(
+        &self,
+        now: Now,
+        five_tuple: &FiveTuple,
+        random: u32,
+        reply: MessageBuilder,
+    ) -> MessageBuilder {
+        let features = {
+            let credentials = self.credentials.load();
+            Features {
+                password_algorithms: credentials.derives_sha256(),
+                username_anonymity: credentials.enumerable(),
+            }
+        };
+        let nonce = self.nonces.make(now, five_tuple, features, random);
+        let reply =
+            reply.attribute(attr::REALM, self.realm.as_bytes()).attribute(attr::NONCE, nonce.as_bytes());
+        if features.password_algorithms {
+            reply.attribute(attr::PASSWORD_ALGORITHMS, PASSWORD_ALGORITHMS)
+        } else {
+            reply
+        }
+    }
+
+    fn identify(
+        &self,
+        now: Now,
+        request: &Message<'_>,
+        claims: &Claims<'_>,
+        held: Option<&Arc<Identity>>,
+    ) -> Option<Arc<Identity>> {
+        match held.filter(|held| held.is_named(&claims.name)) {
+            Some(held) => held
+                .reverify(request, claims.choice)
+                .filter(|identity| !(self.strict_expiry && identity.is_expired(now))),
+            None => self
+                .credentials
+                .load()
+                .verify(request, claims)
+                .filter(|identity| !identity.is_expired(now))
+                .map(Arc::new),
+        }
+    }
+}
+
+impl Rejection {
+    fn challenge(code: ErrorCode) -> Self {
+        Self { code, challenge: true }
+    }
+
+    fn plain(code: ErrorCode) -> Self {
+        Self { code, challenge: false }
+    }
+}

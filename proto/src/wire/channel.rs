@@ -1,0 +1,38 @@
+//! The ChannelData header (RFC 8656 s. 12.4): channel number, then the payload's length.
+
+/// Bytes of a ChannelData header.
+pub const HEADER_LEN: usize = 4;
+
+/// Channel number and payload length in bytes, or `None` if there are fewer than four bytes.
+///
+/// Says nothing about whether the number is a legal one, nor whether that many bytes follow.
+pub fn parse_header(bytes: &[u8]) -> Option<(u16, u16)> {
+    let [n0, n1, l0, l1, ..] = *bytes else { return None };
+    Some((u16::from_be_bytes([n0, n1]), u16::from_be_bytes([l0, l1])))
+}
+
+/// The header for a payload of `len` bytes; padding doesn't count (RFC 8656 s. 12.5).
+pub fn header(number: u16, len: u16) -> [u8; HEADER_LEN] {
+    let [n0, n1] = number.to_be_bytes();
+    let [l0, l1] = len.to_be_bytes();
+    [n0, n1, l0, l1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // RFC 8656 s. 12.4
+    #[test]
+    fn c6_header_is_number_then_length_in_network_order() {
+        assert_eq!(header(0x4001, 0x0203), [0x40, 0x01, 0x02, 0x03]);
+        assert_eq!(parse_header(&[0x40, 0x01, 0x02, 0x03, 0xFF]), Some((0x4001, 0x0203)));
+    }
+
+    #[test]
+    fn fewer_than_four_bytes_are_no_header() {
+        for len in 0..HEADER_LEN {
+            assert_eq!(parse_header(&[0x40, 0, 0, 0][..len]), None);
+        }
+    }
+}

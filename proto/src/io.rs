@@ -187,6 +187,8 @@ pub enum Output {
         client: SocketAddr,
         /// Which peer was refused.
         peer: SocketAddr,
+        /// What would allow it, in words.
+        option: String,
     },
     /// A channel from 0x5000 to 0x7FFF was refused: name `--rfc5766-channel-numbers` once.
     OldChannelNumber {

@@ -140,7 +140,8 @@ mod tests {
     #[test]
     fn gives_each_port_of_the_range_once() {
         let pool = PortPool::new(50_001..=50_200);
-        let leases: Vec<_> = (0..200).map(|i| pool.take(Parity::Any, i * 7919).expect("a free port")).collect();
+        let leases: Vec<_> =
+            (0..200).map(|i| pool.take(Parity::Any, i * 7919).expect("a free port")).collect();
         let ports: HashSet<u16> = leases.iter().map(PortLease::port).collect();
         assert_eq!(ports.len(), 200);
         assert!(ports.iter().all(|port| (50_001..=50_200).contains(port)));
@@ -182,7 +183,9 @@ mod tests {
                 .map(|thread| {
                     let pool = &pool;
                     scope.spawn(move || {
-                        (0..250u32).map(|i| pool.take(Parity::Any, i * 31 + thread).expect("enough")).collect::<Vec<_>>()
+                        (0..250u32)
+                            .map(|i| pool.take(Parity::Any, i * 31 + thread).expect("enough"))
+                            .collect::<Vec<_>>()
                     })
                 })
                 .collect();

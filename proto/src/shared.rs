@@ -105,7 +105,15 @@ impl Shared {
             .map(|&address| Relay { address, ports: PortPool::new(relay_ports.clone()) })
             .collect();
         let policy = ArcSwap::from_pointee(policy);
-        Arc::new(Self { config, auth, policy, relays, relay_ports, quotas, reservations: Reservations::default() })
+        Arc::new(Self {
+            config,
+            auth,
+            policy,
+            relays,
+            relay_ports,
+            quotas,
+            reservations: Reservations::default(),
+        })
     }
 
     /// The peer policy in force.
@@ -163,7 +171,9 @@ impl Shared {
     pub(crate) fn to_local(&self, peer: SocketAddr) -> PeerAddr {
         let public = self.relays.iter().find(|relay| relay.address.external == Some(peer.ip()));
         PeerAddr(match public {
-            Some(relay) if self.relay_ports.contains(&peer.port()) => SocketAddr::new(relay.address.local, peer.port()),
+            Some(relay) if self.relay_ports.contains(&peer.port()) => {
+                SocketAddr::new(relay.address.local, peer.port())
+            }
             _ => SocketAddr::new(peer.ip(), peer.port()),
         })
     }
@@ -178,7 +188,9 @@ impl Shared {
     pub(crate) fn to_public(&self, peer: PeerAddr) -> SocketAddr {
         let own = self.relays.iter().find(|relay| relay.address.local == peer.ip());
         match own.and_then(|relay| relay.address.external) {
-            Some(external) if self.relay_ports.contains(&peer.port()) => SocketAddr::new(external, peer.port()),
+            Some(external) if self.relay_ports.contains(&peer.port()) => {
+                SocketAddr::new(external, peer.port())
+            }
             _ => peer.0,
         }
     }

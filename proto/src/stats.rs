@@ -61,7 +61,8 @@ const METHODS: usize = 10;
 
 impl ErrorCounts {
     pub(crate) fn count(&mut self, method: u16, code: ErrorCode) {
-        let column = ErrorCode::ALL.binary_search(&code).expect("every code is in the list, which is ascending");
+        let column =
+            ErrorCode::ALL.binary_search(&code).expect("every code is in the list, which is ascending");
         if let Some(row) = self.0.get_mut(usize::from(method)) {
             row[column] += 1;
         }
@@ -69,7 +70,8 @@ impl ErrorCounts {
 
     /// How many answers to requests of `method` had `code`.
     pub fn of(&self, method: u16, code: ErrorCode) -> u64 {
-        let column = ErrorCode::ALL.binary_search(&code).expect("every code is in the list, which is ascending");
+        let column =
+            ErrorCode::ALL.binary_search(&code).expect("every code is in the list, which is ascending");
         self.0.get(usize::from(method)).map_or(0, |row| row[column])
     }
 

@@ -187,17 +187,17 @@ impl Table {
     /// `first_number` is the number of the first allocation; `seed` keys the hashes, so that nobody
     /// outside can make addresses collide.
     pub(crate) fn new(first_number: u64, seed: u64) -> Self {
-        let hasher = FixedState::with_seed(seed);
+        let hasher = || FixedState::with_seed(seed);
         Self {
             next_number: first_number,
             slots: Vec::new(),
             free_slots: Vec::new(),
             relays: Vec::new(),
             free_relays: Vec::new(),
-            five_tuples: Map::with_hasher(hasher),
-            permissions: Map::with_hasher(hasher),
-            channels: Map::with_hasher(hasher),
-            channel_peers: Map::with_hasher(hasher),
+            five_tuples: Map::with_hasher(hasher()),
+            permissions: Map::with_hasher(hasher()),
+            channels: Map::with_hasher(hasher()),
+            channel_peers: Map::with_hasher(hasher()),
             timers: Timers::default(),
         }
     }
@@ -284,7 +284,8 @@ impl Table {
         slot.owner = Some((id, family));
         slot.lease = Some(lease);
         let socket = RelaySocket { index, generation: slot.generation };
-        let half = Half { socket, relayed, open: false, expiry: Expiry { ends_ns: u64::MAX, timer_ns: u64::MAX } };
+        let half =
+            Half { socket, relayed, open: false, expiry: Expiry { ends_ns: u64::MAX, timer_ns: u64::MAX } };
         self.get_mut(id)?.halves[slot_of(family)] = Some(half);
         Some(half)
     }
@@ -297,7 +298,10 @@ impl Table {
     }
 
     /// The driver could not open a half's socket: the half is gone, its port is returned to be dropped.
-    pub(crate) fn half_failed(&mut self, relay: RelaySocket) -> Option<(AllocationId, Family, Option<PortLease>)> {
+    pub(crate) fn half_failed(
+        &mut self,
+        relay: RelaySocket,
+    ) -> Option<(AllocationId, Family, Option<PortLease>)> {
         let (id, family) = self.owner(relay)?;
         if let Some(allocation) = self.get_mut(id) {
             allocation.halves[slot_of(family)] = None;
@@ -344,7 +348,9 @@ impl Table {
 
     /// A half's timer fired: `true` if its end has come, else the timer is set again.
     pub(crate) fn half_due(&mut self, id: AllocationId, family: Family, now_ns: u64) -> bool {
-        let Some(half) = self.get_mut(id).and_then(|a| a.halves[slot_of(family)].as_mut()) else { return false };
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
+        let half = slot.and_then(|slot| slot.allocation.as_mut()?.halves[slot_of(family)].as_mut());
+        let Some(half) = half else { return false };
         rearm(&mut half.expiry, now_ns, Timed::Relay(id, family), &mut self.timers)
     }
 
@@ -386,7 +392,8 @@ impl Table {
     }
 
     fn free_relay(&mut self, relay: RelaySocket) -> Option<PortLease> {
-        let slot = self.relays.get_mut(relay.index as usize).filter(|slot| slot.generation == relay.generation)?;
+        let slot =
+            self.relays.get_mut(relay.index as usize).filter(|slot| slot.generation == relay.generation)?;
         slot.generation = slot.generation.wrapping_add(1);
         slot.owner = None;
         self.free_relays.push(relay.index);
@@ -435,7 +442,14 @@ impl Table {
     // Channels
 
     /// Creates or refreshes a channel binding (RFC 8656 s. 12.2: 600 s).
-    pub(crate) fn bind(&mut self, id: AllocationId, number: u16, peer: PeerAddr, relay: RelaySocket, now_ns: u64) {
+    pub(crate) fn bind(
+        &mut self,
+        id: AllocationId,
+        number: u16,
+        peer: PeerAddr,
+        relay: RelaySocket,
+        now_ns: u64,
+    ) {
         let ends_ns = now_ns + u64::from(CHANNEL_LIFETIME_SECS) * SECOND_NS;
         if let Some(channel) = self.channels.get_mut(&(id.index, number)) {
             debug_assert_eq!(channel.peer, peer, "a live channel is never bound to another peer");

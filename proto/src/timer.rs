@@ -57,7 +57,9 @@ impl Timers {
     /// Takes one entry that is due.
     pub(crate) fn pop_due(&mut self, now_ns: u64) -> Option<Timed> {
         match self.entries.first() {
-            Some(&(deadline_ns, _)) if deadline_ns <= now_ns => self.entries.pop_first().map(|(_, what)| what),
+            Some(&(deadline_ns, _)) if deadline_ns <= now_ns => {
+                self.entries.pop_first().map(|(_, what)| what)
+            }
             _ => None,
         }
     }

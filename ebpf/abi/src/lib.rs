@@ -7,6 +7,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod bucket;
 mod verdict;
+pub use bucket::*;
 
 pub use verdict::Verdict;

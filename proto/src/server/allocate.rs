@@ -14,8 +14,8 @@ use crate::addr::Family;
 use crate::error::ErrorCode;
 use crate::io::{Now, Output, PortError, RelaySocket};
 use crate::limits::{
-    DEFAULT_LIFETIME_SECS, MAX_ALLOCATIONS, MAX_PORT_ATTEMPTS, RESERVATION_LIFETIME_SECS, RETRANSMISSION_SECS,
-    SECOND_NS,
+    DEFAULT_LIFETIME_SECS, MAX_ALLOCATIONS, MAX_PORT_ATTEMPTS, RESERVATION_LIFETIME_SECS,
+    RETRANSMISSION_SECS, SECOND_NS,
 };
 use crate::ports::{Parity, PortLease};
 use crate::shared::{DefaultFamily, PortWish, Reservation};
@@ -62,7 +62,9 @@ impl Server {
             attempts: 1,
             even: matches!(
                 wish,
-                Wish::One { parity: Parity::Even, .. } | Wish::One { pair: true, .. } | Wish::Dual { parity: Parity::Even }
+                Wish::One { parity: Parity::Even, .. }
+                    | Wish::One { pair: true, .. }
+                    | Wish::Dual { parity: Parity::Even }
             ),
         };
         let found = self.find_ports(now, request, &wish, &mut state)?;
@@ -106,7 +108,8 @@ impl Server {
             Some(Ok(_)) => return Err(ErrorCode::UnsupportedTransport),
             Some(Err(_)) | None => return Err(ErrorCode::BadRequest),
         }
-        let has_families = message.has(attr::REQUESTED_ADDRESS_FAMILY) || message.has(attr::ADDITIONAL_ADDRESS_FAMILY);
+        let has_families =
+            message.has(attr::REQUESTED_ADDRESS_FAMILY) || message.has(attr::ADDITIONAL_ADDRESS_FAMILY);
         if let Some(token) = message.reservation_token() {
             let token = token.map_err(|_| ErrorCode::BadRequest)?;
             if has_families || message.has(attr::EVEN_PORT) {
@@ -196,9 +199,16 @@ impl Server {
     }
 
     /// EVEN-PORT with R = 1: the even port, and a token for the odd one above it, which waits.
-    fn reserve_pair(&mut self, now: Now, family: Family, near: IpAddr, user: &Arc<str>) -> Option<(Found, [u8; 8])> {
+    fn reserve_pair(
+        &mut self,
+        now: Now,
+        family: Family,
+        near: IpAddr,
+        user: &Arc<str>,
+    ) -> Option<(Found, [u8; 8])> {
         let random = [self.rng.next_u32(), self.rng.next_u32()];
-        let taken = self.shared.take_port(PortWish { family, parity: Parity::Even, pair: true, near }, random)?;
+        let taken =
+            self.shared.take_port(PortWish { family, parity: Parity::Even, pair: true, near }, random)?;
         let mut token = [0; 8];
         self.rng.fill_bytes(&mut token);
         let expires_ns = now.mono_ns + u64::from(RESERVATION_LIFETIME_SECS) * SECOND_NS;
@@ -263,7 +273,13 @@ impl Server {
     }
 
     /// Another port for a half whose port somebody else has.
-    fn find_replacement(&mut self, now: Now, id: AllocationId, family: Family, error: PortError) -> Option<Found> {
+    fn find_replacement(
+        &mut self,
+        now: Now,
+        id: AllocationId,
+        family: Family,
+        error: PortError,
+    ) -> Option<Found> {
         let allocation = self.table.get_mut(id)?;
         let near = allocation.path.five_tuple.server.ip();
         let user = Arc::clone(&allocation.identity.quota_user);

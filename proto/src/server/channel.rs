@@ -45,7 +45,13 @@ impl Server {
     }
 
     /// Whether the pair is bound already; refused if either is bound to something else.
-    fn check_binding(&self, now: Now, id: AllocationId, number: u16, peer: PeerAddr) -> Result<bool, Refused> {
+    fn check_binding(
+        &self,
+        now: Now,
+        id: AllocationId,
+        number: u16,
+        peer: PeerAddr,
+    ) -> Result<bool, Refused> {
         let by_number = self.table.channel(id, number, now.mono_ns);
         let by_peer = self.table.channel_of(id, peer, now.mono_ns);
         match (by_number, by_peer) {
@@ -56,12 +62,17 @@ impl Server {
     }
 
     /// The relay socket that reaches the peer, if its family is ours and the policy lets us.
-    fn check_peer(&mut self, request: &Request<'_>, id: AllocationId, peer: PeerAddr) -> Result<RelaySocket, Refused> {
+    fn check_peer(
+        &mut self,
+        request: &Request<'_>,
+        id: AllocationId,
+        peer: PeerAddr,
+    ) -> Result<RelaySocket, Refused> {
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
         let half = allocation.half(Family::of(&peer.ip())).ok_or(ErrorCode::PeerAddressFamilyMismatch)?;
         let relay = half.socket;
-        if self.shared.policy().check(peer.0).is_err() {
-            self.note_refused_peer(&request.path, peer);
+        if let Err(refused) = self.shared.policy().check(peer.0) {
+            self.note_refused_peer(&request.path, peer, &refused);
             return Err(ErrorCode::Forbidden);
         }
         Ok(relay)

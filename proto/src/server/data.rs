@@ -37,8 +37,17 @@ impl Server {
     }
 
     /// What to do with a datagram from a peer.
-    pub fn forward_peer(&mut self, now: Now, relay: RelaySocket, peer: PeerAddr, bytes: &[u8], tos: u8) -> Forward {
-        let Some((id, _)) = self.table.owner(relay) else { return self.count_forward(Err(Verdict::DropStale)) };
+    pub fn forward_peer(
+        &mut self,
+        now: Now,
+        relay: RelaySocket,
+        peer: PeerAddr,
+        bytes: &[u8],
+        tos: u8,
+    ) -> Forward {
+        let Some((id, _)) = self.table.owner(relay) else {
+            return self.count_forward(Err(Verdict::DropStale));
+        };
         let Some(channel) = self.table.channel_of(id, peer, now.mono_ns) else {
             if self.admits_unbound(now, id, peer) {
                 return Forward::Slow;
@@ -105,7 +114,13 @@ impl Server {
     }
 
     // RFC 8656 s. 11.2: whatever is wrong with a Send indication, it is discarded silently.
-    fn forward_send(&mut self, now: Now, five_tuple: &FiveTuple, bytes: &[u8], tos: u8) -> Result<Route, Verdict> {
+    fn forward_send(
+        &mut self,
+        now: Now,
+        five_tuple: &FiveTuple,
+        bytes: &[u8],
+        tos: u8,
+    ) -> Result<Route, Verdict> {
         let message = Message::parse(bytes)?;
         if (message.class(), message.method()) != (Class::Indication, method::SEND) {
             return Err(Verdict::DropUnsupported);
@@ -114,7 +129,9 @@ impl Server {
             return Err(Verdict::DropUnknownAttribute);
         }
         let id = self.table.find(five_tuple).ok_or(Verdict::DropNoAllocation)?;
-        let Some(Ok(peer)) = message.xor_address(attr::XOR_PEER_ADDRESS) else { return Err(Verdict::DropBadSend) };
+        let Some(Ok(peer)) = message.xor_address(attr::XOR_PEER_ADDRESS) else {
+            return Err(Verdict::DropBadSend);
+        };
         let data = message.data().ok_or(Verdict::DropBadSend)?;
         let peer = self.shared.to_local(peer);
         let dont_fragment = message.has(attr::DONT_FRAGMENT);
@@ -184,7 +201,14 @@ impl Server {
     }
 
     /// A peer's datagram that has no channel goes as a Data indication (RFC 8656 s. 11.4).
-    pub(super) fn handle_peer(&mut self, now: Now, relay: RelaySocket, peer: PeerAddr, bytes: &[u8], tos: u8) {
+    pub(super) fn handle_peer(
+        &mut self,
+        now: Now,
+        relay: RelaySocket,
+        peer: PeerAddr,
+        bytes: &[u8],
+        tos: u8,
+    ) {
         let outcome = self.data_indication(now, relay, peer, bytes);
         match outcome {
             Ok((path, payload)) => {
@@ -237,7 +261,9 @@ impl Server {
 
     /// An ICMP error about a permitted peer goes to the client (RFC 8656 s. 11.5, 11.6, 18.13).
     pub(super) fn handle_icmp(&mut self, now: Now, error: &IcmpError) {
-        let Some((id, family)) = self.table.owner(error.relay) else { return self.discard(Verdict::DropStale) };
+        let Some((id, family)) = self.table.owner(error.relay) else {
+            return self.discard(Verdict::DropStale);
+        };
         let relevant = match family {
             Family::V4 => matches!(error.icmp_type, 3 | 11),
             Family::V6 => matches!(error.icmp_type, 1..=3),
@@ -249,7 +275,8 @@ impl Server {
         let Some(allocation) = self.table.get(id) else { return };
         let path = allocation.path;
         let mut value = [0; 8];
-        value[2..4].copy_from_slice(&(u16::from(error.icmp_type) << 9 | u16::from(error.icmp_code)).to_be_bytes());
+        value[2..4]
+            .copy_from_slice(&(u16::from(error.icmp_type) << 9 | u16::from(error.icmp_code)).to_be_bytes());
         value[4..].copy_from_slice(&error.data.to_be_bytes());
         let transaction = self.transaction_id();
         let indication = MessageBuilder::indication(method::DATA, transaction)

@@ -76,7 +76,9 @@ impl Server {
                 .iter()
                 .copied()
                 .filter(|number| {
-                    self.table.channel_any(id, *number).is_some_and(|channel| policy.check(channel.peer.0).is_err())
+                    self.table
+                        .channel_any(id, *number)
+                        .is_some_and(|channel| policy.check(channel.peer.0).is_err())
                 })
                 .collect();
             for ip in refused_ips {

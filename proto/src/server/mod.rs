@@ -28,6 +28,7 @@ use crate::addr::PeerAddr;
 use crate::auth::Identity;
 use crate::error::ErrorCode;
 use crate::io::{ClientPath, Egress, Input, Now, Output, Reason};
+use crate::policy;
 use crate::shared::Shared;
 use crate::stats::{EndReason, ServerCounts};
 use crate::table::{AllocationId, Table, TableCounts};
@@ -170,11 +171,12 @@ impl Server {
         let unknown = message.unknown_required(KNOWN_ATTRIBUTES);
         if !unknown.is_empty() {
             self.counts.errors.count(method::BINDING, ErrorCode::UnknownAttribute);
-            let reply = MessageBuilder::error(message, ErrorCode::UnknownAttribute).unknown_attributes(&unknown);
+            let reply =
+                MessageBuilder::error(message, ErrorCode::UnknownAttribute).unknown_attributes(&unknown);
             return self.answer(path, reply.finish());
         }
-        let reply = MessageBuilder::success(message)
-            .xor_address(attr::XOR_MAPPED_ADDRESS, path.five_tuple.client.0);
+        let reply =
+            MessageBuilder::success(message).xor_address(attr::XOR_MAPPED_ADDRESS, path.five_tuple.client.0);
         self.counts.bindings += 1;
         self.answer(path, reply.finish());
     }
@@ -190,7 +192,8 @@ impl Server {
         let unknown = message.unknown_required(KNOWN_ATTRIBUTES);
         if !unknown.is_empty() {
             self.counts.errors.count(message.method(), ErrorCode::UnknownAttribute);
-            let reply = MessageBuilder::error(message, ErrorCode::UnknownAttribute).unknown_attributes(&unknown);
+            let reply =
+                MessageBuilder::error(message, ErrorCode::UnknownAttribute).unknown_attributes(&unknown);
             return self.answer(&path, reply.finish_signed(identity.key()));
         }
         let outcome = match message.method() {
@@ -218,7 +221,14 @@ impl Server {
     }
 
     /// Answers a request that did not authenticate; the answer can't be signed.
-    fn reject(&mut self, now: Now, path: &ClientPath, message: &Message<'_>, code: ErrorCode, challenge: bool) {
+    fn reject(
+        &mut self,
+        now: Now,
+        path: &ClientPath,
+        message: &Message<'_>,
+        code: ErrorCode,
+        challenge: bool,
+    ) {
         self.counts.errors.count(message.method(), code);
         let mut reply = MessageBuilder::error(message, code);
         if challenge {
@@ -259,7 +269,8 @@ impl Server {
     }
 
     /// Notes a peer that the policy refuses, so that the operator learns which option would allow it.
-    fn note_refused_peer(&mut self, path: &ClientPath, peer: PeerAddr) {
-        self.outputs.push_back(Output::PeerRefused { client: path.five_tuple.client.0, peer: peer.0 });
+    fn note_refused_peer(&mut self, path: &ClientPath, peer: PeerAddr, refused: &policy::Refused) {
+        let (client, option) = (path.five_tuple.client.0, refused.to_string());
+        self.outputs.push_back(Output::PeerRefused { client, peer: peer.0, option });
     }
 }

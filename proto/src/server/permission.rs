@@ -11,7 +11,11 @@ use crate::table::Allocation;
 use crate::wire::MessageBuilder;
 
 impl Server {
-    pub(super) fn handle_create_permission(&mut self, now: Now, request: &Request<'_>) -> Result<(), Refused> {
+    pub(super) fn handle_create_permission(
+        &mut self,
+        now: Now,
+        request: &Request<'_>,
+    ) -> Result<(), Refused> {
         let id = self.owned_allocation(request)?;
         let mut peers: Vec<IpAddr> = Vec::new();
         for peer in request.message.peer_addresses() {
@@ -29,8 +33,8 @@ impl Server {
             return Err(ErrorCode::PeerAddressFamilyMismatch);
         }
         let policy = self.shared.policy();
-        if let Some(refused) = peers.iter().find(|ip| policy.check_ip(**ip).is_err()) {
-            self.note_refused_peer(&request.path, PeerAddr(SocketAddr::new(*refused, 0)));
+        if let Some((ip, refused)) = peers.iter().find_map(|ip| Some((*ip, policy.check_ip(*ip).err()?))) {
+            self.note_refused_peer(&request.path, PeerAddr(SocketAddr::new(ip, 0)), &refused);
             return Err(ErrorCode::Forbidden);
         }
         let peers: Vec<IpAddr> = peers.into_iter().map(|ip| self.shared.to_local_ip(ip)).collect();
@@ -48,6 +52,7 @@ impl Server {
 /// Whether the allocation can hold these permissions besides those it has.
 pub(super) fn has_room(allocation: &Allocation, peers: &[IpAddr]) -> bool {
     let held = allocation.permissions();
-    let new = peers.iter().enumerate().filter(|(i, ip)| !held.contains(ip) && !peers[..*i].contains(ip)).count();
+    let new =
+        peers.iter().enumerate().filter(|(i, ip)| !held.contains(ip) && !peers[..*i].contains(ip)).count();
     held.len() + new <= MAX_PERMISSIONS
 }

@@ -58,7 +58,9 @@ impl Server {
     }
 
     fn remember_deletion(&mut self, now: Now, request: &Request<'_>) {
-        while self.deletions.len() >= MAX_TOMBSTONES || self.deletions.front().is_some_and(|d| !d.is_fresh(now)) {
+        while self.deletions.len() >= MAX_TOMBSTONES
+            || self.deletions.front().is_some_and(|d| !d.is_fresh(now))
+        {
             self.deletions.pop_front();
         }
         self.deletions.push_back(Deletion {

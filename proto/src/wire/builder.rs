@@ -16,6 +16,37 @@ use crate::limits::MAX_SOFTWARE;
 /// Bytes of a FINGERPRINT attribute.
 const FINGERPRINT_LEN: usize = 8;
 
+/// What an answer needs to know of its request, when the request itself can't be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    method: u16,
+    transaction: TransactionId,
+    fingerprint: bool,
+}
+
+impl ReplyTo {
+    /// The request's method.
+    pub fn method(&self) -> u16 {
+        self.method
+    }
+
+    /// The request's transaction id.
+    pub fn transaction(&self) -> TransactionId {
+        self.transaction
+    }
+}
+
+impl Message<'_> {
+    /// What an answer needs to know of this request.
+    pub fn reply_to(&self) -> ReplyTo {
+        ReplyTo {
+            method: self.method(),
+            transaction: self.transaction_id(),
+            fingerprint: self.has_fingerprint(),
+        }
+    }
+}
+
 /// A message being written. Padding is zero (RFC 8489 s. 14; anything else would leak memory).
 #[derive(Clone, Debug)]
 pub struct MessageBuilder {
@@ -28,16 +59,25 @@ pub struct MessageBuilder {
 impl MessageBuilder {
     /// A success answer; it ends with FINGERPRINT if the request did.
     pub fn success(request: &Message<'_>) -> Self {
-        Self::new(Class::Success, request.method(), request.transaction_id())
-            .fingerprint(request.has_fingerprint())
+        Self::success_to(request.reply_to())
     }
 
     /// An error answer with its ERROR-CODE; it ends with FINGERPRINT if the request did.
     pub fn error(request: &Message<'_>, code: ErrorCode) -> Self {
+        Self::error_to(request.reply_to(), code)
+    }
+
+    /// [`MessageBuilder::success`] for a request that is gone.
+    pub fn success_to(request: ReplyTo) -> Self {
+        Self::new(Class::Success, request.method, request.transaction).fingerprint(request.fingerprint)
+    }
+
+    /// [`MessageBuilder::error`] for a request that is gone.
+    pub fn error_to(request: ReplyTo, code: ErrorCode) -> Self {
         let mut value = vec![0, 0];
         push_code(&mut value, code);
-        Self::new(Class::Error, request.method(), request.transaction_id())
-            .fingerprint(request.has_fingerprint())
+        Self::new(Class::Error, request.method, request.transaction)
+            .fingerprint(request.fingerprint)
             .attribute(attr::ERROR_CODE, &value)
     }
 

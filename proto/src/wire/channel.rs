@@ -1,5 +1,12 @@
 //! The ChannelData header (RFC 8656 s. 12.4): channel number, then the payload's length.
 
+use std::ops::RangeInclusive;
+
+/// The channel numbers of RFC 8656 s. 12.
+pub const NUMBERS: RangeInclusive<u16> = 0x4000..=0x4FFF;
+/// The channel numbers of RFC 5766 s. 11, which clients written before RFC 8656 choose from.
+pub const RFC5766_NUMBERS: RangeInclusive<u16> = 0x4000..=0x7FFF;
+
 /// Bytes of a ChannelData header.
 pub const HEADER_LEN: usize = 4;
 

@@ -14,7 +14,7 @@ pub mod channel;
 pub(crate) mod integrity;
 mod message;
 
-pub use builder::MessageBuilder;
+pub use builder::{MessageBuilder, ReplyTo};
 pub use message::{Message, UnknownAttributes};
 
 /// STUN methods (RFC 8489 s. 18.2, RFC 8656 s. 17).

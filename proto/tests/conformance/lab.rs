@@ -68,7 +68,8 @@ impl Default for Setup {
 impl Setup {
     pub fn policy(&self) -> PeerPolicy {
         let nets = |list: &[&str]| list.iter().map(|net| net.parse().expect("a CIDR")).collect::<Vec<_>>();
-        let relay_ips: Vec<IpAddr> = self.relays.iter().flat_map(|r| [Some(r.local), r.external]).flatten().collect();
+        let relay_ips: Vec<IpAddr> =
+            self.relays.iter().flat_map(|r| [Some(r.local), r.external]).flatten().collect();
         let own = OwnAddresses {
             local_ips: relay_ips.clone(),
             relay_ips,
@@ -159,7 +160,9 @@ impl Lab {
     fn sleep_ns(&mut self, nanos: u64) {
         let end_ns = self.now.mono_ns + nanos;
         for worker in 0..self.workers.len() {
-            while let Some((due_ns, _)) = self.workers[worker].poll_timeout().filter(|(due, _)| *due <= end_ns) {
+            while let Some((due_ns, _)) =
+                self.workers[worker].poll_timeout().filter(|(due, _)| *due <= end_ns)
+            {
                 self.now.mono_ns = due_ns.max(self.now.mono_ns);
                 self.input(worker, Input::Tick);
             }
@@ -307,7 +310,8 @@ impl Answer {
     pub fn of(bytes: Vec<u8>) -> Self {
         let message = Message::parse(&bytes).expect("the server's answers are well-formed");
         let class = message.class();
-        let code = message.attribute(attr::ERROR_CODE).map(|value| u16::from(value[2]) * 100 + u16::from(value[3]));
+        let code =
+            message.attribute(attr::ERROR_CODE).map(|value| u16::from(value[2]) * 100 + u16::from(value[3]));
         Self { class, code, bytes }
     }
 
@@ -332,7 +336,8 @@ impl Answer {
     }
 
     pub fn all_relayed(&self) -> Vec<SocketAddr> {
-        let kinds: Vec<_> = self.message().attributes().filter(|(k, _)| *k == attr::XOR_RELAYED_ADDRESS).collect();
+        let kinds: Vec<_> =
+            self.message().attributes().filter(|(k, _)| *k == attr::XOR_RELAYED_ADDRESS).collect();
         kinds.iter().map(|(_, value)| decode_xor(value, self.message().transaction_id())).collect()
     }
 
@@ -432,8 +437,9 @@ impl Client {
     #[track_caller]
     pub fn challenge(&mut self, lab: &mut Lab) {
         let id = self.transaction();
-        let bytes =
-            MessageBuilder::request(method::ALLOCATE, id).attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]).finish();
+        let bytes = MessageBuilder::request(method::ALLOCATE, id)
+            .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+            .finish();
         let answer = self.exchange(lab, &bytes);
         answer.expect_error(401);
         self.nonce = answer.message().attribute(attr::NONCE).expect("a nonce").to_vec();
@@ -455,7 +461,11 @@ impl Client {
     }
 
     #[track_caller]
-    pub fn allocate_with(&mut self, lab: &mut Lab, build: impl FnOnce(MessageBuilder) -> MessageBuilder) -> Answer {
+    pub fn allocate_with(
+        &mut self,
+        lab: &mut Lab,
+        build: impl FnOnce(MessageBuilder) -> MessageBuilder,
+    ) -> Answer {
         self.request(lab, method::ALLOCATE, |b| build(b.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])))
     }
 
@@ -480,7 +490,8 @@ impl Client {
     pub fn bind(&mut self, lab: &mut Lab, number: u16, peer: &str) -> Answer {
         self.request(lab, method::CHANNEL_BIND, |b| {
             let [high, low] = number.to_be_bytes();
-            b.attribute(attr::CHANNEL_NUMBER, &[high, low, 0, 0]).xor_address(attr::XOR_PEER_ADDRESS, addr(peer))
+            b.attribute(attr::CHANNEL_NUMBER, &[high, low, 0, 0])
+                .xor_address(attr::XOR_PEER_ADDRESS, addr(peer))
         })
     }
 

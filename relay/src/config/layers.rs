@@ -116,10 +116,11 @@ pub(super) fn spec(key: &str) -> Option<&'static Spec> {
 pub(super) fn from_flags(matches: &ArgMatches) -> Layer {
     let mut layer = Layer::new();
     for spec in OPTIONS {
+        // A command that doesn't have the flag at all is an error to clap; here it is merely unset.
+        let Ok(Some(values)) = matches.try_get_many::<String>(spec.key) else { continue };
         if matches.value_source(spec.key) != Some(ValueSource::CommandLine) {
             continue;
         }
-        let values = matches.get_many::<String>(spec.key).unwrap_or_default();
         let values = values
             .map(|text| Value { text: Zeroizing::new(text.clone()), place: Place::CommandLine })
             .collect();

@@ -10,6 +10,7 @@ use super::layers::{Layer, Settings, from_environment, from_flags};
 use super::options::{Config, assign};
 use super::quickstart::Quickstart;
 use super::report::{Place, Problem, Problems, Report};
+use super::types::Secret;
 use super::{check, file, secrets};
 
 /// A configuration, and what should be said about it.
@@ -63,15 +64,7 @@ impl Loader {
     /// Everything that is wrong, not only the first fault.
     pub fn load(&self) -> Result<Loaded, Problems> {
         let mut report = Report::default();
-        let from_file = self.read_file(&mut report);
-        let from_environment = from_environment(self.environment.iter().cloned(), &mut report);
-        let home = match &self.file {
-            Some(path) => Place::File(Arc::clone(path), 0, 0),
-            None => Place::CommandLine,
-        };
-        let settings = Settings::merge(home, [from_file, from_environment, self.flags.clone()]);
-        let mut config = assign(&settings, &mut report);
-        secrets::load(&mut config, &settings, &mut report);
+        let (mut config, settings) = self.assemble(&mut report);
         if let Some(quickstart) = &self.quickstart {
             quickstart.apply(&mut config, &settings);
         }
@@ -81,6 +74,34 @@ impl Loader {
         } else {
             Err(Problems(report.faults))
         }
+    }
+
+    /// Reads only the secrets for time-limited credentials, at least one.
+    ///
+    /// # Errors
+    /// Everything that is wrong, also if there is no secret.
+    pub fn load_auth_secrets(&self) -> Result<Vec<Secret>, Problems> {
+        let mut report = Report::default();
+        let (config, settings) = self.assemble(&mut report);
+        if config.auth_secrets.is_empty() && report.faults.is_empty() {
+            let message = "missing: no auth-secret or auth-secret-file is given";
+            report.fault(Problem::new(settings.home.clone(), "auth-secret", message));
+        }
+        if report.faults.is_empty() { Ok(config.auth_secrets.0) } else { Err(Problems(report.faults)) }
+    }
+
+    /// Puts the layers together and makes types of texts; whether they fit together is another matter.
+    fn assemble(&self, report: &mut Report) -> (Config, Settings) {
+        let from_file = self.read_file(report);
+        let from_environment = from_environment(self.environment.iter().cloned(), report);
+        let home = match &self.file {
+            Some(path) => Place::File(Arc::clone(path), 0, 0),
+            None => Place::CommandLine,
+        };
+        let settings = Settings::merge(home, [from_file, from_environment, self.flags.clone()]);
+        let mut config = assign(&settings, report);
+        secrets::load(&mut config, &settings, report);
+        (config, settings)
     }
 
     fn read_file(&self, report: &mut Report) -> Layer {

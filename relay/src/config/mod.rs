@@ -26,6 +26,8 @@ pub mod resolve;
 mod secrets;
 mod types;
 
+pub(crate) use parse::duration_secs;
+
 pub use loader::{Loaded, Loader};
 pub use options::{Config, Kind, OPTIONS, Spec};
 pub use quickstart::Quickstart;

@@ -255,7 +255,6 @@ pub(super) fn software(text: &str) -> Parsed<Option<String>> {
 }
 
 /// A duration such as `1h`, `30m`, `90s`, `2d` or plain seconds, in seconds.
-#[allow(dead_code)]
 pub(crate) fn duration_secs(text: &str) -> Parsed<u64> {
     let (digits, factor) = match text.char_indices().last() {
         Some((at, 's')) => (&text[..at], 1),

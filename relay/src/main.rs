@@ -1,2 +1,6 @@
 //! The relay.
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    turnpike::cli::execute(std::env::args_os())
+}

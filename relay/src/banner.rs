@@ -1,0 +1,315 @@
+//! What is printed on stdout when the relay accepts traffic: the ready line, which programs wait for,
+//! and for a trial what a developer needs to use it.
+//!
+//! Nothing of it goes to the log, since a trial's password is part of it.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use zeroize::Zeroizing;
+
+use crate::config::resolve::RelayAddress;
+use crate::config::{Config, IoBackend, Offload, PortRange};
+use crate::credentials;
+
+/// How long the credential that a trial makes from a configured secret is valid, seconds.
+const TRIAL_CREDENTIAL_SECS: u64 = 24 * 3600;
+
+/// What the relay came to use.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Where it listens, with the ports that the kernel chose.
+    pub listen: Vec<SocketAddr>,
+    /// Where it relays from.
+    pub relay: Vec<RelayAddress>,
+    /// The ports of relayed addresses.
+    pub port_range: PortRange,
+    /// Worker threads.
+    pub workers: usize,
+    /// The I/O backend.
+    pub io: &'static str,
+    /// Where ChannelData is forwarded, and why there.
+    pub data_path: DataPath,
+}
+
+/// Where ChannelData is forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataPath {
+    /// `userspace` in this version.
+    pub name: &'static str,
+    /// Why, in words.
+    pub why: &'static str,
+}
+
+/// The data path that a setting leads to.
+pub fn data_path(offload: Offload) -> DataPath {
+    let why = match offload {
+        Offload::Auto => "this version has no XDP program",
+        Offload::Off => "offload is off",
+    };
+    DataPath { name: "userspace", why }
+}
+
+/// The I/O backend that a setting leads to.
+pub fn io_backend(io: IoBackend) -> &'static str {
+    match io {
+        IoBackend::Auto | IoBackend::Epoll => "epoll",
+    }
+}
+
+impl Ready {
+    /// What a configuration leads to with these addresses.
+    pub fn new(config: &Config, listen: Vec<SocketAddr>, relay: Vec<RelayAddress>) -> Self {
+        Ready {
+            listen,
+            relay,
+            port_range: config.port_range,
+            workers: config.workers.get(),
+            io: io_backend(config.io),
+            data_path: data_path(config.offload),
+        }
+    }
+}
+
+impl fmt::Display for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let relay: Vec<_> = self.relay.iter().map(relay_text).collect();
+        let listen: Vec<_> = self.listen.iter().map(SocketAddr::to_string).collect();
+        write!(
+            f,
+            "turnpike ready: listen={} relay={} ports={} workers={} io={} data-path={} ({})",
+            listen.join(","),
+            relay.join(","),
+            self.port_range,
+            self.workers,
+            self.io,
+            self.data_path.name,
+            self.data_path.why,
+        )
+    }
+}
+
+/// Written like an `external-address`: `PUBLIC=LOCAL`.
+fn relay_text(relay: &RelayAddress) -> String {
+    if relay.public == relay.local {
+        relay.local.to_string()
+    } else {
+        format!("{}={}", relay.public, relay.local)
+    }
+}
+
+/// Prints the ready line on stdout, and for a trial how to use it.
+///
+/// # Errors
+/// If stdout can't be written.
+pub fn announce(ready: &Ready, config: &Config) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{ready}")?;
+    if config.quickstart.is_some() {
+        out.write_all(quickstart_text(ready, config, unix_secs()).as_bytes())?;
+    }
+    out.flush()
+}
+
+fn unix_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}
+
+/// Everything that a developer needs: addresses, credentials, settings for a browser, a test.
+fn quickstart_text(ready: &Ready, config: &Config, now_unix_secs: u64) -> Zeroizing<String> {
+    let (user, password) = trial_credentials(config, now_unix_secs);
+    let endpoints = endpoints(ready);
+    let urls: Vec<_> = endpoints.iter().map(|endpoint| format!("turn:{endpoint}?transport=udp")).collect();
+    let main = endpoints.first().copied();
+    let test = main.map_or_else(String::new, |main| {
+        format!(
+            "\nTest it:\n\n  turnutils_uclient -y -c -u {} -w {} -n 50 -p {} {}\n",
+            shell(&user),
+            shell(&password),
+            main.port(),
+            main.ip(),
+        )
+    });
+    Zeroizing::new(format!(
+        "\n  TURN URL   {urls}\n  user       {user}\n  password   {shown}\n  data path  {path}: {why}\n\
+         \nFor the browser:\n\n  new RTCPeerConnection({{\n    iceServers: [{{\n      urls: {js_urls},\n      \
+         username: {js_user},\n      credential: {js_password},\n    }}],\n    iceTransportPolicy: \"relay\", \
+         // to see the relay at work; leave it out later\n  }});\n{test}\n{notes}",
+        urls = urls.join("\n             "),
+        shown = password.as_str(),
+        path = ready.data_path.name,
+        why = ready.data_path.why,
+        js_urls = serde_json::json!(urls),
+        js_user = serde_json::json!(user),
+        js_password = serde_json::json!(password.as_str()),
+        notes = notes(config),
+    ))
+}
+
+/// A name and password to show. A configured password isn't shown, one that was made for the trial is.
+fn trial_credentials(config: &Config, now_unix_secs: u64) -> (String, Zeroizing<String>) {
+    let generated = config.quickstart.as_ref().and_then(|quickstart| quickstart.generated.as_ref());
+    if let Some(user) = generated {
+        return (user.name.clone(), Zeroizing::new(user.password.expose().to_owned()));
+    }
+    if let Some(user) = config.users.first() {
+        return (user.name.clone(), Zeroizing::new("the-configured-password".to_owned()));
+    }
+    let expiry = now_unix_secs.saturating_add(TRIAL_CREDENTIAL_SECS);
+    match config.auth_secrets.first().map(|secret| credentials::issue(secret, "quickstart", expiry)) {
+        Some(Ok(credential)) => (credential.username, credential.password),
+        _ => ("none".to_owned(), Zeroizing::new("none".to_owned())),
+    }
+}
+
+/// Where clients reach the relay, the most useful address first. For a wildcard that is the relay
+/// address of its family, which other hosts see too.
+fn endpoints(ready: &Ready) -> Vec<SocketAddr> {
+    let reachable = |listener: &SocketAddr| {
+        let same_family = |relay: &&RelayAddress| relay.local.is_ipv4() == listener.is_ipv4();
+        let ip = match listener.ip() {
+            ip if !ip.is_unspecified() => ip,
+            // An IPv6 listener without an address beyond this host isn't worth an URL.
+            IpAddr::V6(_) => ready.relay.iter().find(same_family)?.public,
+            IpAddr::V4(_) => {
+                ready.relay.iter().find(same_family).map_or(Ipv4Addr::LOCALHOST.into(), |relay| relay.public)
+            }
+        };
+        Some(SocketAddr::new(ip, listener.port()))
+    };
+    let mut endpoints: Vec<_> = ready.listen.iter().filter_map(reachable).collect();
+    if endpoints.is_empty() {
+        let local = |listener: &SocketAddr| SocketAddr::new(Ipv6Addr::LOCALHOST.into(), listener.port());
+        endpoints.extend(ready.listen.first().map(local));
+    }
+    endpoints
+}
+
+/// What the trial changed, so that nobody is surprised.
+fn notes(config: &Config) -> String {
+    let mut notes = String::new();
+    let generated = config.quickstart.as_ref().is_some_and(|quickstart| quickstart.generated.is_some());
+    if generated {
+        notes.push_str("The password is new at each start. ");
+    }
+    if config.rfc5766_channel_numbers {
+        notes.push_str("Channel numbers of RFC 5766 are accepted (older test clients use them). ");
+    }
+    let allowed: Vec<_> = config.allow_peer.iter().map(ToString::to_string).collect();
+    if !allowed.is_empty() {
+        notes.push_str(&format!("Peers in {} are allowed. ", allowed.join(", ")));
+    }
+    if config.allow_loopback_peers {
+        notes.push_str("Peers on loopback addresses are allowed. ");
+    }
+    notes.push_str("For service, write a configuration: docs/configuration.md.\n");
+    notes
+}
+
+/// A word for a POSIX shell.
+fn shell(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/+=@%,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Hidden, Quickstart, Secret, User};
+
+    fn ready(listen: &[&str], relay: &[(&str, &str)]) -> Ready {
+        let listen = listen.iter().map(|text| text.parse().unwrap()).collect();
+        let relay = relay
+            .iter()
+            .map(|(local, public)| RelayAddress {
+                local: local.parse().unwrap(),
+                public: public.parse().unwrap(),
+            })
+            .collect();
+        let config = Config { workers: 2.try_into().unwrap(), ..Config::default() };
+        Ready::new(&config, listen, relay)
+    }
+
+    fn trial() -> Config {
+        let quickstart = Quickstart::generate().unwrap();
+        Config { quickstart: Some(quickstart), rfc5766_channel_numbers: true, ..Config::default() }
+    }
+
+    #[test]
+    fn the_ready_line_says_what_is_used_and_why() {
+        let ready = ready(
+            &["0.0.0.0:3478", "[::]:3478"],
+            &[("10.0.0.5", "203.0.113.9"), ("2001:db8::5", "2001:db8::5")],
+        );
+        assert_eq!(
+            ready.to_string(),
+            "turnpike ready: listen=0.0.0.0:3478,[::]:3478 relay=203.0.113.9=10.0.0.5,2001:db8::5 \
+             ports=49152-65535 workers=2 io=epoll data-path=userspace (this version has no XDP program)"
+        );
+        assert_eq!(data_path(Offload::Off).why, "offload is off");
+    }
+
+    #[test]
+    fn a_trial_prints_what_a_developer_needs() {
+        let config = trial();
+        let password =
+            config.quickstart.as_ref().unwrap().generated.as_ref().unwrap().password.expose().to_owned();
+        assert_eq!(password.len(), 32);
+        let ready = ready(&["0.0.0.0:3478", "[::]:3478"], &[("192.168.1.5", "192.168.1.5")]);
+        let text = quickstart_text(&ready, &config, 0);
+        for expected in [
+            "TURN URL   turn:192.168.1.5:3478?transport=udp\n".to_owned(),
+            format!("turnutils_uclient -y -c -u quickstart -w {password} -n 50 -p 3478 192.168.1.5\n"),
+            "urls: [\"turn:192.168.1.5:3478?transport=udp\"],".to_owned(),
+            "username: \"quickstart\",".to_owned(),
+            format!("credential: \"{password}\","),
+            "data path  userspace: this version has no XDP program\n".to_owned(),
+        ] {
+            assert!(text.contains(&expected), "{expected:?} is missing in {}", text.as_str());
+        }
+        assert!(!ready.to_string().contains(&password), "the ready line has no password");
+    }
+
+    #[test]
+    fn two_trials_have_two_passwords() {
+        let password = || Quickstart::generate().unwrap().generated.unwrap().password.expose().to_owned();
+        assert_ne!(password(), password());
+    }
+
+    #[test]
+    fn a_configured_password_is_not_printed() {
+        let user =
+            User { name: "al'ice".to_owned(), password: Secret::new(Zeroizing::new("hush-hush".to_owned())) };
+        let config = Config {
+            users: Hidden(vec![user]),
+            quickstart: Some(Quickstart { generated: None }),
+            ..Config::default()
+        };
+        let text = quickstart_text(&ready(&["127.0.0.1:3478"], &[("127.0.0.1", "127.0.0.1")]), &config, 0);
+        assert!(!text.contains("hush-hush"), "{}", text.as_str());
+        assert!(text.contains("-u 'al'\\''ice' -w the-configured-password"), "{}", text.as_str());
+        assert!(text.contains("username: \"al'ice\""), "{}", text.as_str());
+    }
+
+    #[test]
+    fn a_configured_secret_gives_a_credential_for_a_day() {
+        let secret = Secret::new(Zeroizing::new("north".to_owned()));
+        let config = Config {
+            auth_secrets: Hidden(vec![secret.clone()]),
+            quickstart: Some(Quickstart { generated: None }),
+            ..Config::default()
+        };
+        let text = quickstart_text(&ready(&["[::]:3478"], &[("2001:db8::5", "2001:db8::5")]), &config, 1_000);
+        let expected = credentials::issue(&secret, "quickstart", 87_400).unwrap();
+        assert!(text.contains("user       87400:quickstart\n"), "{}", text.as_str());
+        assert!(text.contains(expected.password.as_str()), "{}", text.as_str());
+        assert!(text.contains("turn:[2001:db8::5]:3478?transport=udp"), "{}", text.as_str());
+        assert!(text.contains("-p 3478 2001:db8::5\n"), "{}", text.as_str());
+        assert!(!text.contains("north"), "{}", text.as_str());
+    }
+}

@@ -1,0 +1,205 @@
+//! The command line: commands, flags and exit codes. The flags of `run` are the table of options.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use crate::config::{
+    Kind, Loaded, Loader, OPTIONS, Problems, Quickstart, Secret, Spec, duration_secs, reference_markdown,
+};
+use crate::{credentials, logging, probe, run};
+
+/// A fault of the configuration or the command line; clap uses the same.
+const CONFIGURATION_FAULT: u8 = 2;
+/// Anything else that keeps the program from doing what it should.
+const FAILURE: u8 = 1;
+
+/// Does what the command line says.
+pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version are "errors" that go to stdout with code 0; a closed stdout is no news.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILURE));
+        }
+    };
+    match matches.subcommand() {
+        None => run_relay(&matches),
+        Some(("run", matches)) => run_relay(matches),
+        Some(("check-config", matches)) => check_config(matches),
+        Some(("credentials", matches)) => issue_credentials(matches),
+        Some(("probe", _)) => print(&probe::report()),
+        Some(("config-reference", _)) => print(&reference_markdown()),
+        Some((other, _)) => unreachable!("clap knows no command {other}"),
+    }
+}
+
+/// The whole command line.
+pub fn command() -> Command {
+    let run_arguments =
+        || std::iter::once(quickstart_flag()).chain(std::iter::once(config_flag())).chain(option_flags());
+    Command::new("turnpike")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A TURN relay (RFC 8656)")
+        .args_conflicts_with_subcommands(true)
+        .args(run_arguments())
+        .subcommand(
+            Command::new("run")
+                .about("Run the relay; this is what happens without a command")
+                .args(run_arguments()),
+        )
+        .subcommand(
+            Command::new("check-config")
+                .about("Check a configuration file, together with the environment")
+                .arg(Arg::new("file").value_name("FILE").required(true).value_parser(value_parser!(PathBuf))),
+        )
+        .subcommand(credentials_command())
+        .subcommand(
+            Command::new("probe").about("Show what this machine offers, and what this version uses of it"),
+        )
+        .subcommand(Command::new("config-reference").about("Print docs/configuration.md").hide(true))
+}
+
+fn quickstart_flag() -> Arg {
+    Arg::new("quickstart")
+        .long("quickstart")
+        .action(ArgAction::SetTrue)
+        .help("Try it out: print a random user and ready-made browser settings")
+}
+
+fn config_flag() -> Arg {
+    Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .help("TOML file with the options below as keys [environment: TURNPIKE_CONFIG]")
+}
+
+fn option_flags() -> impl Iterator<Item = Arg> {
+    OPTIONS.iter().map(option_flag)
+}
+
+fn option_flag(spec: &'static Spec) -> Arg {
+    let doc: Vec<_> = spec.doc.lines().map(str::trim).collect();
+    let doc = doc.join(" ");
+    let short = doc.split(". ").next().unwrap_or_default().trim_end_matches('.').to_owned();
+    let default = spec.default.replace('`', "");
+    let argument = Arg::new(spec.key)
+        .long(spec.key)
+        .value_name(spec.value)
+        .help(format!("{short} [default: {default}]"))
+        .long_help(format!("{doc}\n[default: {default}] [environment: {}]", spec.variable()));
+    match spec.kind {
+        Kind::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Kind::List | Kind::Secrets => argument.action(ArgAction::Append),
+        Kind::Text | Kind::Number => argument,
+    }
+}
+
+fn credentials_command() -> Command {
+    let secrets = OPTIONS.iter().filter(|spec| matches!(spec.key, "auth-secret" | "auth-secret-file"));
+    Command::new("credentials")
+        .about("Make a time-limited credential from an auth-secret (of several, the first)")
+        .args(secrets.map(option_flag))
+        .arg(
+            config_flag().help("Take the secret from this configuration file [environment: TURNPIKE_CONFIG]"),
+        )
+        .arg(
+            // Not the option `user`, which has a password.
+            Arg::new("for-user").long("user").value_name("USER").required(true).help("Whom it is for"),
+        )
+        .arg(
+            Arg::new("ttl")
+                .long("ttl")
+                .value_name("DURATION")
+                .default_value("1h")
+                .value_parser(duration_secs)
+                .help("How long it is valid: 90s, 30m, 1h, 2d"),
+        )
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print a JSON object"))
+}
+
+fn run_relay(matches: &ArgMatches) -> ExitCode {
+    let mut loader = Loader::new(config_file(matches), std::env::vars_os()).with_flags(matches);
+    if matches.get_flag("quickstart") {
+        match Quickstart::generate() {
+            Ok(quickstart) => loader = loader.with_quickstart(quickstart),
+            Err(error) => return fail(FAILURE, &format!("quickstart: no random bytes: {error}")),
+        }
+    }
+    let Loaded { config, warnings } = match loader.load() {
+        Ok(loaded) => loaded,
+        Err(problems) => return configuration_fault(&problems),
+    };
+    logging::init(config.log_level, config.log_format);
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    match run::run(config, &loader) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in error.to_string().lines() {
+                tracing::error!("{line}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn config_file(matches: &ArgMatches) -> Option<PathBuf> {
+    let variable = || std::env::var_os("TURNPIKE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+    matches.get_one::<PathBuf>("config").cloned().or_else(variable)
+}
+
+fn check_config(matches: &ArgMatches) -> ExitCode {
+    let file = matches.get_one::<PathBuf>("file").expect("clap requires it").clone();
+    let name = file.display().to_string();
+    match Loader::new(Some(file), std::env::vars_os()).load() {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            print(&format!("{name}: ok\n"))
+        }
+        Err(problems) => configuration_fault(&problems),
+    }
+}
+
+fn issue_credentials(matches: &ArgMatches) -> ExitCode {
+    let loader = Loader::new(config_file(matches), std::env::vars_os()).with_flags(matches);
+    let secret: Secret = match loader.load_auth_secrets() {
+        Ok(secrets) => secrets.into_iter().next().expect("there is one, or it is a fault"),
+        Err(problems) => return configuration_fault(&problems),
+    };
+    let user = matches.get_one::<String>("for-user").expect("clap requires it");
+    let ttl_secs = *matches.get_one::<u64>("ttl").expect("it has a default");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+    match credentials::issue(&secret, user, now.saturating_add(ttl_secs)) {
+        Ok(credential) if matches.get_flag("json") => print(&credential.to_json(ttl_secs)),
+        Ok(credential) => print(&credential.to_text()),
+        Err(why) => fail(CONFIGURATION_FAULT, &format!("--user: {why}")),
+    }
+}
+
+fn configuration_fault(problems: &Problems) -> ExitCode {
+    fail(CONFIGURATION_FAULT, &problems.to_string())
+}
+
+fn fail(code: u8, message: &str) -> ExitCode {
+    eprintln!("{message}");
+    ExitCode::from(code)
+}
+
+/// Prints to stdout; a reader that went away is a failure, not a panic.
+fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILURE),
+    }
+}

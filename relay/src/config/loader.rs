@@ -1,0 +1,118 @@
+//! Loads the configuration, at the start and again for a reload.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::ArgMatches;
+
+use super::layers::{Layer, Settings, from_environment, from_flags};
+use super::options::{Config, assign};
+use super::quickstart::Quickstart;
+use super::report::{Place, Problem, Problems, Report};
+use super::types::Secret;
+use super::{check, file, secrets};
+
+/// A configuration, and what should be said about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What holds.
+    pub config: Config,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// Remembers where the configuration comes from, so that it can be loaded again.
+///
+/// Flags and environment are those of the start; files are read each time.
+pub struct Loader {
+    file: Option<Arc<PathBuf>>,
+    environment: Vec<(OsString, OsString)>,
+    flags: Layer,
+    quickstart: Option<Quickstart>,
+}
+
+impl Loader {
+    /// The file, if any; and the environment as given (usually `std::env::vars_os`).
+    pub fn new(file: Option<PathBuf>, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let ours = |(name, _): &(OsString, OsString)| name.to_string_lossy().starts_with("TURNPIKE_");
+        Loader {
+            file: file.map(Arc::new),
+            environment: environment.into_iter().filter(ours).collect(),
+            flags: Layer::new(),
+            quickstart: None,
+        }
+    }
+
+    /// Adds the flags of the command line.
+    #[must_use]
+    pub fn with_flags(mut self, matches: &ArgMatches) -> Self {
+        self.flags = from_flags(matches);
+        self
+    }
+
+    /// Makes every configuration that is loaded a trial on this machine.
+    #[must_use]
+    pub fn with_quickstart(mut self, quickstart: Quickstart) -> Self {
+        self.quickstart = Some(quickstart);
+        self
+    }
+
+    /// Reads everything anew.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not only the first fault.
+    pub fn load(&self) -> Result<Loaded, Problems> {
+        let mut report = Report::default();
+        let (mut config, settings) = self.assemble(&mut report);
+        if let Some(quickstart) = &self.quickstart {
+            quickstart.apply(&mut config, &settings);
+        }
+        check::check(&config, &settings, &mut report);
+        if report.faults.is_empty() {
+            Ok(Loaded { config, warnings: report.warnings })
+        } else {
+            Err(Problems(report.faults))
+        }
+    }
+
+    /// Reads only the secrets for time-limited credentials, at least one.
+    ///
+    /// # Errors
+    /// Everything that is wrong, also if there is no secret.
+    pub fn load_auth_secrets(&self) -> Result<Vec<Secret>, Problems> {
+        let mut report = Report::default();
+        let (config, settings) = self.assemble(&mut report);
+        if config.auth_secrets.is_empty() && report.faults.is_empty() {
+            let message = "missing: no auth-secret or auth-secret-file is given";
+            report.fault(Problem::new(settings.home.clone(), "auth-secret", message));
+        }
+        if report.faults.is_empty() { Ok(config.auth_secrets.0) } else { Err(Problems(report.faults)) }
+    }
+
+    /// Puts the layers together and makes types of texts; whether they fit together is another matter.
+    fn assemble(&self, report: &mut Report) -> (Config, Settings) {
+        let from_file = self.read_file(report);
+        let from_environment = from_environment(self.environment.iter().cloned(), report);
+        let home = match &self.file {
+            Some(path) => Place::File(Arc::clone(path), 0, 0),
+            None => Place::CommandLine,
+        };
+        let settings = Settings::merge(home, [from_file, from_environment, self.flags.clone()]);
+        let mut config = assign(&settings, report);
+        secrets::load(&mut config, &settings, report);
+        (config, settings)
+    }
+
+    fn read_file(&self, report: &mut Report) -> Layer {
+        let Some(path) = &self.file else { return Layer::new() };
+        match secrets::read_text(path) {
+            Ok(text) => file::from_toml(Arc::clone(path), &text, report),
+            Err(error) => {
+                let place = Place::File(Arc::clone(path), 0, 0);
+                report.fault(Problem { place, key: None, message: format!("can't be read: {error}") });
+                Layer::new()
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The one table of options.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::layers::Settings;
+use super::parse;
+use super::quickstart::Quickstart;
+use super::report::Report;
+use super::types::{
+    DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload, PortRange, Secret, User,
+};
+
+/// What kind of value an option takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One text or word.
+    Text,
+    /// One number, perhaps with a unit.
+    Number,
+    /// `true` or `false`; the bare flag means `true`.
+    Switch,
+    /// Any number of texts.
+    List,
+    /// Any number of secrets: never shown in any message.
+    Secrets,
+}
+
+/// One option as the flags, the file, the environment and the reference know it.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// The key in the file and, after `--`, the flag.
+    pub key: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What stands for the value in the help.
+    pub value: &'static str,
+    /// The default, in words.
+    pub default: &'static str,
+    /// What it does: the doc comment of the field in [`Config`].
+    pub doc: &'static str,
+}
+
+impl Spec {
+    /// The environment variable: `TURNPIKE_AUTH_SECRET` for `auth-secret`.
+    pub fn variable(&self) -> String {
+        format!("TURNPIKE_{}", self.key.to_ascii_uppercase().replace('-', "_"))
+    }
+
+    /// Whether several values may be given.
+    pub fn is_list(&self) -> bool {
+        matches!(self.kind, Kind::List | Kind::Secrets)
+    }
+}
+
+/// Declares [`Config`] and [`OPTIONS`] side by side: `doc, "key" Kind("VALUE") field: type = default,
+/// shown "default in words", parser`.
+macro_rules! options {
+    ($(
+        $(#[doc = $doc:literal])+
+        $key:literal $kind:ident($value:literal) $field:ident: $type:ty = $default:expr,
+        shown $shown:literal, $parse:expr;
+    )+) => {
+        /// Everything that can be configured, checked.
+        #[derive(Clone, Debug)]
+        pub struct Config {
+            $($(#[doc = $doc])+ #[doc = concat!("\n\nDefault: ", $shown, ".")] pub $field: $type,)+
+            /// Set by `--quickstart`: a trial on this machine, see [`Quickstart`].
+            pub quickstart: Option<Quickstart>,
+        }
+
+        impl Default for Config {
+            /// The documented defaults. They have no credentials, so they serve nobody.
+            fn default() -> Self {
+                Config { $($field: $default,)+ quickstart: None }
+            }
+        }
+
+        /// Every option, in the order of the reference.
+        pub const OPTIONS: &[Spec] = &[$(Spec {
+            key: $key,
+            kind: Kind::$kind,
+            value: $value,
+            default: $shown,
+            doc: concat!($($doc, "\n"),+),
+        },)+];
+
+        /// Turns texts into types; each that can't be is a fault, and its field keeps the default.
+        pub(super) fn assign(settings: &Settings, report: &mut Report) -> Config {
+            let mut config = Config::default();
+            $(options!(@store $kind settings, report, config.$field, $key, $parse);)+
+            config
+        }
+    };
+    (@store List $settings:ident, $report:ident, $slot:expr, $key:literal, $parse:expr) => {
+        if let Some(values) = $settings.list($key, $parse, $report) { $slot = values; }
+    };
+    (@store Secrets $settings:ident, $report:ident, $slot:expr, $key:literal, $parse:expr) => {
+        if let Some(values) = $settings.list($key, $parse, $report) { $slot = Hidden(values); }
+    };
+    (@store $kind:ident $settings:ident, $report:ident, $slot:expr, $key:literal, $parse:expr) => {
+        if let Some(value) = $settings.one($key, $parse, $report) { $slot = value; }
+    };
+}
+
+options! {
+    /// Address and port where clients reach the relay by UDP. An IPv6 wildcard covers IPv6 only, so
+    /// write both wildcards for both families. Port 0 lets the kernel choose.
+    "listen" List("IP:PORT") listen: Vec<SocketAddr> = Vec::new(),
+    shown "`0.0.0.0:3478`, and `[::]:3478` where the host has IPv6", parse::listen;
+
+    /// Address of this host that relayed transport addresses are taken from.
+    "relay-address" List("IP") relay_address: Vec<IpAddr> = Vec::new(),
+    shown "the addresses of the listeners; for a wildcard, the host's primary address of that family",
+    parse::relay_address;
+
+    /// Public address that clients and peers are told, when a NAT in front of this host maps it to a
+    /// relay address. `PUBLIC` alone stands for every relay address of its family, `PUBLIC=LOCAL` for one.
+    "external-address" List("PUBLIC[=LOCAL]") external_address: Vec<ExternalAddress> = Vec::new(),
+    shown "none", parse::external_address;
+
+    /// First and last port of relayed transport addresses, between 1024 and 65535. Each allocation
+    /// needs one, so the range bounds the number of allocations per relay address.
+    "port-range" Text("FIRST-LAST") port_range: PortRange = PortRange { first: 49152, last: 65535 },
+    shown "`49152-65535`", parse::port_range;
+
+    /// Realm of the credentials (RFC 8489 s. 14.9), at most 127 bytes. Clients show it to their users;
+    /// changing it makes every stored key invalid.
+    "realm" Text("TEXT") realm: String = "turnpike".to_owned(),
+    shown "`turnpike`", parse::realm;
+
+    /// User with a fixed password; the name can't contain a colon. In the file also a table: `[user]`
+    /// with lines `NAME = "PASSWORD"`. Other processes can see the command line: prefer `user-file`,
+    /// the configuration file or the environment.
+    "user" Secrets("NAME:PASSWORD") users: Hidden<Vec<User>> = Hidden(Vec::new()),
+    shown "none", parse::user;
+
+    /// File with one `NAME:PASSWORD` per line; empty lines and lines that start with `#` don't count.
+    "user-file" List("FILE") user_file: Vec<PathBuf> = Vec::new(),
+    shown "none", parse::path;
+
+    /// Secret shared with the service that hands out time-limited credentials: user name
+    /// `EXPIRY:USER`, password base64(HMAC-SHA1(secret, user name)). Any of several may match, so
+    /// that they can be rotated. Use at least 32 random characters, and prefer `auth-secret-file`,
+    /// the configuration file or the environment to the command line, which other processes can see.
+    "auth-secret" Secrets("SECRET") auth_secrets: Hidden<Vec<Secret>> = Hidden(Vec::new()),
+    shown "none", parse::secret;
+
+    /// File with one such secret per line; empty lines and lines that start with `#` don't count.
+    "auth-secret-file" List("FILE") auth_secret_file: Vec<PathBuf> = Vec::new(),
+    shown "none", parse::path;
+
+    /// Peers that may be reached although a rule denies them: a prefix or one address. The most specific
+    /// prefix decides; of two equal ones, the denial. Loopback, link-local, private, multicast, cloud
+    /// metadata and other special addresses are denied unless allowed here; metadata addresses only
+    /// by their exact address.
+    "allow-peer" List("CIDR") allow_peer: Vec<IpNet> = Vec::new(),
+    shown "none", parse::network;
+
+    /// Peers that must not be reached: a prefix or one address.
+    "deny-peer" List("CIDR") deny_peer: Vec<IpNet> = Vec::new(),
+    shown "none beyond the built-in ones", parse::network;
+
+    /// Allow peers on loopback addresses. For tests on one machine: it opens every local service that
+    /// listens on UDP to every user of the relay.
+    "allow-loopback-peers" Switch("BOOL") allow_loopback_peers: bool = false,
+    shown "`false`", parse::switch;
+
+    /// Accept channel numbers 0x5000 to 0x7FFF, which RFC 5766 allowed and RFC 8656 s. 12 reserves.
+    /// Old clients need it, for example `turnutils_uclient` before 4.16.
+    "rfc5766-channel-numbers" Switch("BOOL") rfc5766_channel_numbers: bool = false,
+    shown "`false`", parse::switch;
+
+    /// Family of the relayed address when the client doesn't ask for one: `ipv4` (RFC 8656 s. 7.2),
+    /// `ipv6`, or `keep` for the family that the client itself uses.
+    "default-address-family" Text("ipv4|ipv6|keep") default_address_family: DefaultFamily = DefaultFamily::Ipv4,
+    shown "`ipv4`", parse::default_family;
+
+    /// Number of worker threads.
+    "workers" Number("N") workers: NonZeroUsize = parse::cores(),
+    shown "one per core", parse::workers;
+
+    /// How datagrams reach the process: `auto` or `epoll`. `io-uring` is refused: this version has
+    /// only epoll, which is therefore what `auto` uses.
+    "io" Text("auto|epoll|io-uring") io: IoBackend = IoBackend::Auto,
+    shown "`auto`", parse::io;
+
+    /// Whether the kernel may forward ChannelData by itself (XDP): `auto` or `off`. `require` is
+    /// refused: this version has no XDP program, so `auto` forwards in userspace and says so.
+    "offload" Text("auto|off|require") offload: Offload = Offload::Auto,
+    shown "`auto`", parse::offload;
+
+    /// Limit for each allocation and direction, bits per second of payload, with `k`, `M` or `G` for powers
+    /// of 1000; 0 means none. Datagrams above it are dropped and counted.
+    "max-bitrate" Number("BITS") max_bitrate: Option<NonZeroU64> = None,
+    shown "`0`", parse::bitrate;
+
+    /// Milliseconds for which an allocation may exceed its `max-bitrate` after a pause, 1 to 10000.
+    "burst" Number("MS") burst: Duration = Duration::from_millis(100),
+    shown "`100`", parse::burst;
+
+    /// Allocations that one user may hold at once; 0 means any number. With time-limited credentials the
+    /// part behind the expiry names the user.
+    "user-quota" Number("N") user_quota: Option<NonZeroU32> = None,
+    shown "`0`", parse::limit;
+
+    /// Allocations that all users may hold at once; 0 means any number.
+    "total-quota" Number("N") total_quota: Option<NonZeroU32> = None,
+    shown "`0`", parse::limit;
+
+    /// Answers per second to each source (IPv4 address or IPv6 /64) that hasn't authenticated; 0
+    /// means no limit. Bounds what a spoofed source address can reflect.
+    "unauthenticated-rate" Number("N") unauthenticated_rate: Option<NonZeroU32> = NonZeroU32::new(100),
+    shown "`100`", parse::limit;
+
+    /// End allocations whose time-limited credentials have expired at their next request. Otherwise
+    /// the expiry counts when an allocation is made, and a long call outlives it.
+    "strict-credential-expiry" Switch("BOOL") strict_credential_expiry: bool = false,
+    shown "`false`", parse::switch;
+
+    /// Seconds that existing allocations may live on after SIGTERM, up to 86400; a second signal
+    /// stops at once.
+    "drain-timeout" Number("S") drain_timeout: Duration = Duration::ZERO,
+    shown "`0`", parse::drain_timeout;
+
+    /// Longest lifetime of an allocation between two refreshes, seconds, 600 to 86400
+    /// (RFC 8656 s. 7.2).
+    "max-lifetime" Number("S") max_lifetime_secs: u32 = 3600,
+    shown "`3600`", parse::max_lifetime;
+
+    /// SOFTWARE attribute of authenticated answers (RFC 8489 s. 14.14), fewer than 128 characters;
+    /// `off` sends none.
+    "software" Text("TEXT|off") software: Option<String> = Some("Turnpike".to_owned()),
+    shown "`Turnpike`", parse::software;
+
+    /// Least severe log records that are written: `error`, `warn`, `info`, `debug` or `trace`. From
+    /// `debug` on they contain the addresses of clients and peers.
+    "log-level" Text("LEVEL") log_level: LogLevel = LogLevel::Info,
+    shown "`info`", parse::log_level;
+
+    /// Format of the log, which goes to stderr: `text` or `json`, one record per line.
+    "log-format" Text("text|json") log_format: LogFormat = LogFormat::Text,
+    shown "`text`", parse::log_format;
+}

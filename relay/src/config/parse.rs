@@ -1,0 +1,319 @@
+//! From text to type, one value at a time. A fault says what would be right and never repeats
+//! the text: the caller does, unless it is a secret.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use turnpike_proto::limits::{DEFAULT_LIFETIME_SECS, MAX_USERNAME};
+use zeroize::Zeroizing;
+
+use super::types::{
+    DefaultFamily, ExternalAddress, IoBackend, LogFormat, LogLevel, Offload, PortRange, Secret, User,
+};
+
+/// Most worker threads: far above any machine's cores, so only typing errors reach it.
+const MAX_WORKERS: usize = 1024;
+/// Lowest port of a relayed address: those below belong to privileged services.
+const MIN_RELAY_PORT: u16 = 1024;
+/// Longest REALM accepted, bytes: what old clients have room for.
+const MAX_REALM_BYTES: usize = 127;
+/// SOFTWARE has fewer characters than this (RFC 8489 s. 14.14).
+const SOFTWARE_CHARS: usize = 128;
+/// Longest password or secret, bytes: bounds what is kept per user.
+const MAX_SECRET_BYTES: usize = 1024;
+/// Longest burst, milliseconds: beyond, a limit per second means nothing.
+const MAX_BURST_MS: u64 = 10_000;
+/// Longest time to drain, and longest lifetime of an allocation: one day.
+const DAY_SECS: u32 = 86_400;
+/// Highest rate, bits per second: a terabit, so that arithmetic on it can't overflow.
+const MAX_BITRATE: u64 = 1_000_000_000_000;
+
+type Parsed<T> = Result<T, String>;
+
+pub(super) fn listen(text: &str) -> Parsed<SocketAddr> {
+    let address: SocketAddr =
+        text.parse().map_err(|_| "is not IP:PORT, such as 0.0.0.0:3478 or [2001:db8::1]:3478".to_owned())?;
+    usable(address.ip())?;
+    Ok(address)
+}
+
+pub(super) fn relay_address(text: &str) -> Parsed<IpAddr> {
+    let ip = ip(text)?;
+    usable(ip)?;
+    if ip.is_unspecified() {
+        return Err("is a wildcard: name an address of this host".to_owned());
+    }
+    Ok(ip)
+}
+
+pub(super) fn external_address(text: &str) -> Parsed<ExternalAddress> {
+    let (public, local) = match text.split_once('=') {
+        Some((public, local)) => (relay_address(public.trim())?, Some(relay_address(local.trim())?)),
+        None => (relay_address(text)?, None),
+    };
+    if local.is_some_and(|local| local.is_ipv4() != public.is_ipv4()) {
+        return Err("maps between IPv4 and IPv6: both addresses must have one family".to_owned());
+    }
+    Ok(ExternalAddress { public, local })
+}
+
+pub(super) fn port_range(text: &str) -> Parsed<PortRange> {
+    let shape = || "is not FIRST-LAST, such as 49152-65535".to_owned();
+    let (first, last) = text.split_once('-').ok_or_else(shape)?;
+    let number = |text: &str| -> Parsed<u16> {
+        let port: u32 = plain_number(text.trim()).ok_or_else(shape)?;
+        u16::try_from(port)
+            .ok()
+            .filter(|port| *port >= MIN_RELAY_PORT)
+            .ok_or_else(|| format!("port {port} is outside {MIN_RELAY_PORT}-65535"))
+    };
+    let range = PortRange { first: number(first)?, last: number(last)? };
+    if range.first > range.last {
+        return Err("the first port is above the last".to_owned());
+    }
+    // EVEN-PORT with a reservation needs a pair (RFC 8656 s. 7.2).
+    if range.first == range.last {
+        return Err("has fewer than 2 ports".to_owned());
+    }
+    Ok(range)
+}
+
+pub(super) fn realm(text: &str) -> Parsed<String> {
+    if text.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    if text.len() > MAX_REALM_BYTES {
+        return Err(format!("has {} bytes, at most {MAX_REALM_BYTES} are allowed", text.len()));
+    }
+    no_control(text, "it")?;
+    Ok(text.to_owned())
+}
+
+pub(super) fn user(text: &str) -> Parsed<User> {
+    let (name, password) =
+        text.split_once(':').ok_or("has no colon: write NAME:PASSWORD (the value is not shown)")?;
+    user_name(name)?;
+    if password.is_empty() {
+        return Err("the password is empty".to_owned());
+    }
+    Ok(User { name: name.to_owned(), password: bounded_secret(password, "the password")? })
+}
+
+/// Checks a user's name alone: of `user`, and of the keys of the file's table.
+pub(super) fn user_name(name: &str) -> Parsed<()> {
+    if name.is_empty() {
+        return Err("the user name is empty".to_owned());
+    }
+    if name.len() > MAX_USERNAME {
+        return Err(format!("the user name has {} bytes, at most {MAX_USERNAME} are allowed", name.len()));
+    }
+    if name.contains(':') {
+        return Err("the user name contains a colon".to_owned());
+    }
+    no_control(name, "the user name")
+}
+
+pub(super) fn secret(text: &str) -> Parsed<Secret> {
+    if text.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    bounded_secret(text, "the secret")
+}
+
+pub(super) fn path(text: &str) -> Parsed<PathBuf> {
+    if text.is_empty() { Err("is empty".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+pub(super) fn network(text: &str) -> Parsed<IpNet> {
+    let shape = || "is not a prefix or address, such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32".to_owned();
+    let network = match text.split_once('/') {
+        None => IpNet::from(text.parse::<IpAddr>().map_err(|_| shape())?),
+        Some((ip, length)) => {
+            let ip: IpAddr = ip.parse().map_err(|_| shape())?;
+            let longest = if ip.is_ipv4() { 32 } else { 128 };
+            let length: u8 = plain_number(length).ok_or_else(shape)?;
+            IpNet::new(ip, length).map_err(|_| format!("the prefix length is above {longest}"))?
+        }
+    };
+    // A typing error of one octet would silently open or close something else.
+    if network.addr() != network.network() {
+        return Err(format!("has bits set after the prefix: write {}", network.trunc()));
+    }
+    if let IpAddr::V6(ip) = network.addr()
+        && is_mapped(ip)
+        && network.prefix_len() >= 96
+    {
+        return Err("is IPv4 written as IPv6: write the IPv4 prefix".to_owned());
+    }
+    Ok(network)
+}
+
+pub(super) fn switch(text: &str) -> Parsed<bool> {
+    match text {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("is neither true nor false".to_owned()),
+    }
+}
+
+pub(super) fn default_family(text: &str) -> Parsed<DefaultFamily> {
+    word(text, DefaultFamily::WORDS)
+}
+
+pub(super) fn io(text: &str) -> Parsed<IoBackend> {
+    if text == "io-uring" {
+        return Err("this version has only epoll: write auto or epoll".to_owned());
+    }
+    word(text, IoBackend::WORDS)
+}
+
+pub(super) fn offload(text: &str) -> Parsed<Offload> {
+    if text == "require" {
+        return Err("this version has no XDP program: write auto or off".to_owned());
+    }
+    word(text, Offload::WORDS)
+}
+
+pub(super) fn log_level(text: &str) -> Parsed<LogLevel> {
+    word(text, LogLevel::WORDS)
+}
+
+pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
+    word(text, LogFormat::WORDS)
+}
+
+/// One per core that this process may use.
+pub(super) fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+pub(super) fn workers(text: &str) -> Parsed<NonZeroUsize> {
+    let workers = number(text)?;
+    NonZeroUsize::new(usize::try_from(workers).unwrap_or(usize::MAX))
+        .filter(|workers| workers.get() <= MAX_WORKERS)
+        .ok_or_else(|| format!("is outside 1-{MAX_WORKERS}"))
+}
+
+pub(super) fn bitrate(text: &str) -> Parsed<Option<NonZeroU64>> {
+    let shape = || "is not a rate in bits per second, such as 500k, 2M, 1G or 0 for none".to_owned();
+    let (digits, factor) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1_000),
+        Some((at, 'm' | 'M')) => (&text[..at], 1_000_000),
+        Some((at, 'g' | 'G')) => (&text[..at], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let number: u64 = plain_number(digits).ok_or_else(shape)?;
+    match number.checked_mul(factor).filter(|bits| *bits <= MAX_BITRATE) {
+        // Nobody means that: most likely a forgotten unit.
+        Some(1..1_000) => Err("is below 1k bits per second: is the unit missing?".to_owned()),
+        Some(bits) => Ok(NonZeroU64::new(bits)),
+        None => Err("is above 1000G".to_owned()),
+    }
+}
+
+pub(super) fn burst(text: &str) -> Parsed<Duration> {
+    match number(text)? {
+        ms @ 1..=MAX_BURST_MS => Ok(Duration::from_millis(ms)),
+        _ => Err(format!("is outside 1-{MAX_BURST_MS} milliseconds")),
+    }
+}
+
+pub(super) fn limit(text: &str) -> Parsed<Option<NonZeroU32>> {
+    let number = number(text)?;
+    u32::try_from(number).map(NonZeroU32::new).map_err(|_| format!("is above {}", u32::MAX))
+}
+
+pub(super) fn drain_timeout(text: &str) -> Parsed<Duration> {
+    match number(text)? {
+        seconds if seconds <= u64::from(DAY_SECS) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("is above {DAY_SECS} seconds")),
+    }
+}
+
+pub(super) fn max_lifetime(text: &str) -> Parsed<u32> {
+    u32::try_from(number(text)?)
+        .ok()
+        .filter(|seconds| (DEFAULT_LIFETIME_SECS..=DAY_SECS).contains(seconds))
+        .ok_or_else(|| format!("is outside {DEFAULT_LIFETIME_SECS}-{DAY_SECS} seconds"))
+}
+
+pub(super) fn software(text: &str) -> Parsed<Option<String>> {
+    if text == "off" {
+        return Ok(None);
+    }
+    if text.is_empty() {
+        return Err("is empty: write off to send none".to_owned());
+    }
+    if text.chars().count() >= SOFTWARE_CHARS {
+        return Err(format!("has {SOFTWARE_CHARS} or more characters"));
+    }
+    no_control(text, "it")?;
+    Ok(Some(text.to_owned()))
+}
+
+/// A duration such as `1h`, `30m`, `90s`, `2d` or plain seconds, in seconds.
+pub(crate) fn duration_secs(text: &str) -> Parsed<u64> {
+    let (digits, factor) = match text.char_indices().last() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3600),
+        Some((at, 'd')) => (&text[..at], u64::from(DAY_SECS)),
+        _ => (text, 1),
+    };
+    let number: u64 = plain_number(digits).ok_or("is not a duration, such as 90s, 30m, 1h or 2d")?;
+    number.checked_mul(factor).filter(|seconds| *seconds > 0).ok_or_else(|| "is zero or too long".to_owned())
+}
+
+fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Parsed<T> {
+    words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        format!("is none of {}", names.join(", "))
+    })
+}
+
+fn ip(text: &str) -> Parsed<IpAddr> {
+    text.parse().map_err(|_| "is not an IP address, such as 192.0.2.7 or 2001:db8::7".to_owned())
+}
+
+/// Refuses what no socket of ours can have as its own address.
+fn usable(ip: IpAddr) -> Parsed<()> {
+    if ip.is_multicast() {
+        return Err("is a multicast address".to_owned());
+    }
+    match ip {
+        IpAddr::V4(ip) if ip.is_broadcast() => Err("is the broadcast address".to_owned()),
+        IpAddr::V6(ip) if is_mapped(ip) => Err("is IPv4 written as IPv6: write the IPv4 address".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn is_mapped(ip: Ipv6Addr) -> bool {
+    ip.to_ipv4_mapped().is_some()
+}
+
+fn number(text: &str) -> Parsed<u64> {
+    plain_number(text).ok_or_else(|| "is not a whole number of at most 20 digits".to_owned())
+}
+
+/// Digits only: the standard parser would also take a sign.
+fn plain_number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+fn no_control(text: &str, what: &str) -> Parsed<()> {
+    if text.chars().any(char::is_control) {
+        return Err(format!("{what} contains a control character"));
+    }
+    Ok(())
+}
+
+fn bounded_secret(text: &str, what: &str) -> Parsed<Secret> {
+    if text.len() > MAX_SECRET_BYTES {
+        return Err(format!("{what} has more than {MAX_SECRET_BYTES} bytes"));
+    }
+    no_control(text, what)?;
+    Ok(Secret::new(Zeroizing::new(text.to_owned())))
+}

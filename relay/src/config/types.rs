@@ -1,0 +1,169 @@
+//! The types of configured values.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::Deref;
+
+use zeroize::Zeroizing;
+
+/// The ports that relayed transport addresses are taken from, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// Lowest port, at least 1024.
+    pub first: u16,
+    /// Highest port.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// How many ports there are: how many allocations one relay address can carry.
+    pub fn count(self) -> usize {
+        usize::from(self.last) - usize::from(self.first) + 1
+    }
+
+    /// Whether a port is one of them.
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// A public address that a NAT in front of this host maps to one of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExternalAddress {
+    /// What clients and peers are told.
+    pub public: IpAddr,
+    /// The relay address behind it; `None`: all relay addresses of this family.
+    pub local: Option<IpAddr>,
+}
+
+/// A configured secret: wiped when dropped, neither `Debug` nor `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Takes the text over.
+    pub fn new(text: Zeroizing<String>) -> Self {
+        Secret(text)
+    }
+
+    /// The text itself: for computing keys, never for output.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A user with a fixed password (long-term credentials, RFC 8489 s. 9.2).
+#[derive(Clone, PartialEq, Eq)]
+pub struct User {
+    /// USERNAME as the client sends it, before any string preparation.
+    pub name: String,
+    /// The password, before any string preparation.
+    pub password: Secret,
+}
+
+/// A value that `Debug` doesn't show.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Hidden<T>(pub T);
+
+impl<T> fmt::Debug for Hidden<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<hidden>")
+    }
+}
+
+impl<T> Deref for Hidden<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> From<T> for Hidden<T> {
+    fn from(value: T) -> Self {
+        Hidden(value)
+    }
+}
+
+/// Declares an enum whose variants are written as words in the configuration.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            /// Every word, as it is written in the configuration.
+            pub const WORDS: &'static [(&'static str, $name)] = &[$(($word, $name::$variant),)*];
+
+            /// The word in the configuration.
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $word,)* }
+            }
+        }
+    };
+}
+
+words! {
+    /// Which family a relayed address has when the client doesn't ask for one.
+    DefaultFamily {
+        /// IPv4, as RFC 8656 s. 7.2 says.
+        Ipv4 = "ipv4",
+        /// IPv6.
+        Ipv6 = "ipv6",
+        /// The family that the client's own address has.
+        Keep = "keep",
+    }
+}
+
+words! {
+    /// How datagrams are moved between the kernel and the process.
+    IoBackend {
+        /// The best that there is.
+        Auto = "auto",
+        /// `epoll` with `recvmmsg` and `sendmmsg`.
+        Epoll = "epoll",
+    }
+}
+
+words! {
+    /// Whether ChannelData may be forwarded within the kernel.
+    Offload {
+        /// Where possible, else in userspace.
+        Auto = "auto",
+        /// Never.
+        Off = "off",
+    }
+}
+
+words! {
+    /// The least severe records that are written.
+    LogLevel {
+        /// Failures only.
+        Error = "error",
+        /// Also what needs somebody's attention.
+        Warn = "warn",
+        /// Also starts, stops and one record per allocation.
+        Info = "info",
+        /// Also single requests, with addresses.
+        Debug = "debug",
+        /// Also what single packets trigger.
+        Trace = "trace",
+    }
+}
+
+words! {
+    /// How log records are written.
+    LogFormat {
+        /// One line of text each.
+        Text = "text",
+        /// One JSON object each.
+        Json = "json",
+    }
+}

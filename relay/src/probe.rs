@@ -1,0 +1,133 @@
+//! `turnpike probe`: what this machine offers, and what this version makes of it.
+
+use std::fs;
+
+use crate::banner::{data_path, io_backend};
+use crate::config::resolve::{Host, resolve};
+use crate::config::{Config, IoBackend, Offload};
+
+/// Bits of the effective capabilities (`linux/capability.h`).
+const CAPABILITIES: &[(u32, &str)] = &[(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
+
+/// What the kernel says about itself; `None` where it says nothing.
+struct Facts {
+    release: Option<String>,
+    /// `kernel.io_uring_disabled`: 0 for all, 1 for a group, 2 for nobody; exists since Linux 6.6.
+    io_uring_disabled: Option<String>,
+    /// Whether `/proc/sys/net/core/bpf_jit_enable` is there: BPF programs are compiled.
+    bpf_jit: bool,
+    /// The effective capabilities of this process.
+    capabilities: Option<u64>,
+}
+
+impl Facts {
+    fn gather() -> Self {
+        let line = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+        Facts {
+            release: line("/proc/sys/kernel/osrelease"),
+            io_uring_disabled: line("/proc/sys/kernel/io_uring_disabled"),
+            bpf_jit: fs::exists("/proc/sys/net/core/bpf_jit_enable").unwrap_or(false),
+            capabilities: line("/proc/self/status").and_then(|status| effective(&status)),
+        }
+    }
+}
+
+/// The report on this machine.
+pub fn report() -> String {
+    let mut report = describe(&Facts::gather());
+    report.push_str(&addresses(&Host::detect()));
+    report
+}
+
+fn describe(facts: &Facts) -> String {
+    let path = data_path(Offload::Auto);
+    format!(
+        "kernel     Linux {}\n\
+         epoll      yes: this version uses {} for all traffic\n\
+         io_uring   {}; not used: this version has only epoll\n\
+         XDP        {}; not used: this version has no XDP program\n\
+         data path  {}: {}\n",
+        facts.release.as_deref().unwrap_or("of unknown release"),
+        io_backend(IoBackend::Auto),
+        io_uring(facts),
+        xdp(facts),
+        path.name,
+        path.why,
+    )
+}
+
+fn io_uring(facts: &Facts) -> &'static str {
+    match facts.io_uring_disabled.as_deref() {
+        Some("0") => "offered by the kernel, unless a sandbox forbids it",
+        Some("1") => "offered by the kernel to one group only (kernel.io_uring_disabled = 1)",
+        Some(_) => "switched off (kernel.io_uring_disabled)",
+        None => "the kernel doesn't say (before Linux 6.6, or built without it)",
+    }
+}
+
+fn xdp(facts: &Facts) -> String {
+    let kernel =
+        if facts.bpf_jit { "the kernel compiles BPF programs" } else { "the kernel shows no BPF compiler" };
+    let Some(held) = facts.capabilities else {
+        return format!("{kernel}; the privileges of this process are unknown");
+    };
+    let missing: Vec<_> =
+        CAPABILITIES.iter().filter(|(bit, _)| held >> bit & 1 == 0).map(|(_, name)| *name).collect();
+    if missing.is_empty() {
+        format!("{kernel}, this process may load them")
+    } else {
+        format!("{kernel}, this process may not load them (it lacks {})", missing.join(" and "))
+    }
+}
+
+/// `CapEff` in `/proc/self/status`.
+fn effective(status: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(value.trim(), 16).ok()
+}
+
+/// What the defaults of `listen` and `relay-address` mean here.
+fn addresses(host: &Host) -> String {
+    let join = |texts: Vec<String>| texts.join(" ");
+    match resolve(&Config::default(), host) {
+        Ok(addresses) => format!(
+            "listen     {} by default\nrelay      {} by default\n",
+            join(addresses.listen.iter().map(ToString::to_string).collect()),
+            join(addresses.relay.iter().map(|relay| relay.local.to_string()).collect()),
+        ),
+        Err(problems) => format!("relay      no default: {problems}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read_from_the_status() {
+        assert_eq!(effective("Name:\tx\nCapInh:\t00\nCapEff:\t0000008000001000\n"), Some(1 << 39 | 1 << 12));
+        assert_eq!(effective("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn missing_privileges_and_switches_are_named() {
+        let facts = Facts {
+            release: Some("6.12.1".to_owned()),
+            io_uring_disabled: Some("2".to_owned()),
+            bpf_jit: true,
+            capabilities: Some(1 << 12),
+        };
+        let report = describe(&facts);
+        assert!(report.contains("Linux 6.12.1\n"), "{report}");
+        assert!(report.contains("io_uring   switched off (kernel.io_uring_disabled); not used"), "{report}");
+        assert!(report.contains("may not load them (it lacks CAP_BPF)"), "{report}");
+        assert!(!xdp(&Facts { capabilities: Some(u64::MAX), ..facts }).contains("lacks"));
+    }
+
+    #[test]
+    fn this_machine_can_be_described() {
+        let report = report();
+        assert!(report.contains("data path  userspace: "), "{report}");
+        assert!(report.contains("\nrelay      "), "{report}");
+    }
+}

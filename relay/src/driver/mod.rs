@@ -10,6 +10,8 @@
 //!
 //! Received bytes stay valid from `wait` to the next `wait`; what was queued is sent by `flush`.
 
+pub mod epoll;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

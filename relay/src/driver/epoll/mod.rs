@@ -1,0 +1,407 @@
+//! The driver for every Linux: epoll, recvmmsg and sendmmsg.
+//!
+//! A turn waits once, then takes a bounded number of datagrams from each socket that has any,
+//! listeners first. Buffers belong to the driver: sockets cost nothing but themselves. What is
+//! to be sent is queued as ranges of those buffers and leaves at the turn's end with one system
+//! call per socket and batch.
+//!
+//! It decides nothing about TURN, and nothing that a peer sends can close or disable a socket.
+#![allow(unsafe_code)]
+
+mod cmsg;
+mod poller;
+mod recv;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::Socket;
+use turnpike_proto::addr::RelayedAddr;
+use turnpike_proto::{ClientSocket, Egress, PortError, RelaySocket, Route};
+
+use self::poller::{EventFd, Poller};
+use self::recv::{QueuedError, Receiver};
+use self::send::{Payload, Queued, SendQueue, Sender};
+use crate::buffers::BufferPool;
+use crate::driver::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
+use crate::sockets::{self, ListenerSocket, SocketOptions};
+
+/// Datagrams per system call, and per listener and turn. More gains nothing: the call's own
+/// cost is spread thin by then.
+const BATCH: usize = 64;
+/// Datagrams from all relay sockets in one turn: what stays in the processor's cache.
+const RELAY_DATAGRAMS: usize = 256;
+/// Descriptors looked at in one turn. Not above [`RELAY_DATAGRAMS`], so that each gets a buffer;
+/// the kernel reports those left out first the next time.
+const READY: usize = 256;
+/// Listeners per worker: each has buffers of its own in the pool.
+const MAX_LISTENERS: usize = 64;
+/// ICMP errors taken from one relay socket in a turn: the rest waits, so a flood cannot hold the worker.
+const ERRORS_PER_SOCKET: usize = 16;
+/// Relay sockets per worker: two (one per family) for each of the core's largest number of allocations.
+const MAX_RELAY_SOCKETS: usize = 2 * turnpike_proto::limits::MAX_ALLOCATIONS;
+
+const WAKER_TOKEN: u64 = u64::MAX;
+/// Listener `i` has this token less `i`. Relay sockets have their generation in the upper half and
+/// an index below [`MAX_RELAY_SOCKETS`] in the lower one, so they never come near.
+const LISTENER_TOKEN: u64 = u64::MAX - 1;
+
+/// The sockets of a worker.
+struct Sockets {
+    listeners: Vec<ListenerSocket>,
+    relays: Vec<Option<OpenRelay>>,
+    open: usize,
+}
+
+struct OpenRelay {
+    generation: u32,
+    socket: Socket,
+}
+
+impl Sockets {
+    fn relay(&self, relay: RelaySocket) -> Option<&Socket> {
+        let open = self.relays.get(relay.index as usize)?.as_ref()?;
+        (open.generation == relay.generation).then_some(&open.socket)
+    }
+
+    fn sender(&self, sender: Sender) -> Option<BorrowedFd<'_>> {
+        match sender {
+            Sender::Listener(index) => self.listeners.get(index as usize).map(AsFd::as_fd),
+            Sender::Relay { index, generation } => {
+                self.relay(RelaySocket { index, generation }).map(AsFd::as_fd)
+            }
+        }
+    }
+
+    /// Keeps a socket under its name; a socket with an older generation of that name is closed.
+    fn insert(&mut self, relay: RelaySocket, socket: Socket) {
+        let index = relay.index as usize;
+        if index >= self.relays.len() {
+            self.relays.resize_with(index + 1, || None);
+        }
+        let open = OpenRelay { generation: relay.generation, socket };
+        self.open += usize::from(self.relays[index].replace(open).is_none());
+    }
+
+    /// Closes a socket; `false` if there is none of that name.
+    fn remove(&mut self, relay: RelaySocket) -> bool {
+        let is_open = self.relay(relay).is_some();
+        if is_open {
+            self.relays[relay.index as usize] = None;
+            self.open -= 1;
+        }
+        is_open
+    }
+}
+
+/// A relay socket that epoll reported.
+#[derive(Clone, Copy)]
+struct ReadyRelay {
+    relay: RelaySocket,
+    has_error: bool,
+    has_data: bool,
+}
+
+/// The epoll driver of one worker.
+pub struct EpollDriver {
+    options: SocketOptions,
+    sockets: Sockets,
+    poller: Poller,
+    waker: Arc<EventFd>,
+    pool: BufferPool,
+    /// The pool's first buffer that this turn has not used.
+    next_buffer: usize,
+    receiver: Receiver,
+    queue: SendQueue,
+    events: Vec<Event>,
+    /// Answers to commands, for the next turn.
+    answers: Vec<Event>,
+    ready_listeners: Vec<bool>,
+    ready_relays: Vec<ReadyRelay>,
+    counters: DriverCounters,
+}
+
+impl EpollDriver {
+    /// Makes a driver for these listeners: their order gives their [`ClientSocket`] numbers, from 0.
+    ///
+    /// # Errors
+    /// If there are more than 64 listeners, or the system has no descriptors left.
+    pub fn new(listeners: Vec<ListenerSocket>, options: SocketOptions) -> io::Result<EpollDriver> {
+        if listeners.len() > MAX_LISTENERS {
+            let text = format!("{} listen addresses: at most {MAX_LISTENERS} are possible", listeners.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let poller = Poller::new(READY)?;
+        let waker = Arc::new(EventFd::new()?);
+        poller.add(waker.as_fd(), WAKER_TOKEN)?;
+        for (listener, index) in listeners.iter().zip(0..) {
+            poller.add(listener.as_fd(), LISTENER_TOKEN - index)?;
+        }
+        let buffers = listeners.len() * BATCH + RELAY_DATAGRAMS;
+        Ok(EpollDriver {
+            options,
+            ready_listeners: vec![false; listeners.len()],
+            ready_relays: Vec::with_capacity(READY),
+            sockets: Sockets { listeners, relays: Vec::new(), open: 0 },
+            poller,
+            waker,
+            pool: BufferPool::new(buffers, options.datagram_bytes),
+            next_buffer: 0,
+            receiver: Receiver::new(),
+            queue: SendQueue::new(),
+            events: Vec::with_capacity(buffers),
+            answers: Vec::new(),
+            counters: DriverCounters::default(),
+        })
+    }
+
+    /// Sorts what epoll reported; whether the waker was called.
+    fn sort_ready(&mut self) -> bool {
+        // With more ready than fit, listeners and waker may be among those left out. All clients
+        // share the listeners, so they are asked in every turn however many relay sockets are busy.
+        let ask_all = self.poller.is_saturated();
+        let mut is_woken = ask_all;
+        self.ready_listeners.fill(ask_all);
+        self.ready_relays.clear();
+        for (token, mask) in self.poller.ready() {
+            if token == WAKER_TOKEN {
+                is_woken = true;
+            } else if let Some(ready) = self.ready_listeners.get_mut((LISTENER_TOKEN - token) as usize) {
+                *ready = true;
+            } else {
+                self.ready_relays.push(ReadyRelay {
+                    relay: RelaySocket { index: token as u32, generation: (token >> 32) as u32 },
+                    has_error: mask & libc::EPOLLERR as u32 != 0,
+                    has_data: mask & libc::EPOLLIN as u32 != 0,
+                });
+            }
+        }
+        is_woken && self.waker.take()
+    }
+
+    fn receive_from_listener(&mut self, index: usize) {
+        let listener = &self.sockets.listeners[index];
+        let local = listener.local_addr();
+        let is_wildcard = listener.is_wildcard();
+        let first = self.next_buffer;
+        let count = self.receiver.receive(listener.as_fd(), &mut self.pool, first, BATCH);
+        for offset in 0..count {
+            let Some(received) = self.receiver.received(offset, local.port()) else { continue };
+            // Without the address it was sent to, nobody could answer it.
+            let Some(server) = (if is_wildcard { received.server } else { Some(local) }) else { continue };
+            let ingress = Ingress::Client { socket: ClientSocket(index as u32), server };
+            self.events.push(datagram_event(ingress, &received, first + offset));
+        }
+        self.next_buffer += count;
+    }
+
+    /// Takes each ready relay socket's errors and a fair share of its datagrams.
+    fn receive_from_relays(&mut self) {
+        let mut budget = RELAY_DATAGRAMS;
+        for place in 0..self.ready_relays.len() {
+            let ready = self.ready_relays[place];
+            if ready.has_error {
+                self.receive_errors(ready.relay);
+            }
+            if ready.has_data {
+                let share = (budget / (self.ready_relays.len() - place)).clamp(1, BATCH);
+                budget -= self.receive_from_relay(ready.relay, share.min(budget));
+            }
+        }
+    }
+
+    /// Returns how many datagrams there were.
+    fn receive_from_relay(&mut self, relay: RelaySocket, share: usize) -> usize {
+        let Some(socket) = self.sockets.relay(relay) else { return 0 };
+        let first = self.next_buffer;
+        let count = self.receiver.receive(socket.as_fd(), &mut self.pool, first, share);
+        for offset in 0..count {
+            // A relay socket does not ask for the destination: its port matters to nobody.
+            let Some(received) = self.receiver.received(offset, 0) else { continue };
+            self.events.push(datagram_event(Ingress::Relay(relay), &received, first + offset));
+        }
+        self.next_buffer += count;
+        count
+    }
+
+    fn receive_errors(&mut self, relay: RelaySocket) {
+        let Some(socket) = self.sockets.relay(relay) else { return };
+        for _ in 0..ERRORS_PER_SOCKET {
+            match recv::receive_error(socket.as_fd()) {
+                QueuedError::Empty => {
+                    // An error may stand without a queue entry (no memory for one), and epoll would
+                    // report it for ever. Asking takes it away; what it was, nobody can say.
+                    let _ = socket.take_error();
+                    return;
+                }
+                QueuedError::Other => {}
+                QueuedError::Icmp(error) => self.events.push(Event::Icmp {
+                    relay,
+                    peer: error.peer,
+                    icmp_type: error.icmp_type,
+                    icmp_code: error.icmp_code,
+                    data: error.data,
+                }),
+            }
+        }
+    }
+
+    /// Which socket sends, and the source address that has to be set.
+    fn sender(&self, egress: Egress) -> Option<(Sender, Option<SocketAddr>)> {
+        match egress {
+            Egress::Client { socket, source } => {
+                let listener = self.sockets.listeners.get(socket.0 as usize)?;
+                let source = (listener.is_wildcard() && !source.ip().is_unspecified()).then_some(source);
+                Some((Sender::Listener(socket.0), source))
+            }
+            Egress::Relay(relay) => self.sockets.relay(relay).map(|_| (Sender::relay(relay), None)),
+        }
+    }
+
+    fn enqueue(&mut self, datagram: Queued) {
+        if self.queue.is_full() {
+            self.flush();
+        }
+        self.queue.push(datagram);
+    }
+
+    fn try_open(&mut self, relay: RelaySocket, address: RelayedAddr) -> Result<(), PortError> {
+        if relay.index as usize >= MAX_RELAY_SOCKETS {
+            return Err(PortError::Exhausted);
+        }
+        let socket = sockets::bind_relay(address.0, &self.options).map_err(|error| port_error(&error))?;
+        self.poller.add(socket.as_fd(), relay_token(relay)).map_err(|error| port_error(&error))?;
+        self.sockets.insert(relay, socket);
+        Ok(())
+    }
+}
+
+impl Driver for EpollDriver {
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        self.flush();
+        self.events.clear();
+        self.events.append(&mut self.answers);
+        self.next_buffer = 0;
+        let timeout = if self.events.is_empty() { timeout } else { Some(Duration::ZERO) };
+        self.poller.wait(timeout)?;
+        if self.sort_ready() {
+            self.events.push(Event::Woken);
+        }
+        for index in 0..self.ready_listeners.len() {
+            if self.ready_listeners[index] {
+                self.receive_from_listener(index);
+            }
+        }
+        self.receive_from_relays();
+        Ok(self.events.len())
+    }
+
+    fn event(&self, index: usize) -> Event {
+        self.events[index]
+    }
+
+    fn bytes(&self, datagram: &Datagram) -> &[u8] {
+        let start = self.pool.payload_offset(datagram.buffer as usize);
+        self.pool
+            .slice(start..start + datagram.len as usize)
+            .expect("the datagram was described by this driver in this turn")
+    }
+
+    fn forward(&mut self, datagram: &Datagram, segment_start: usize, route: &Route) {
+        let within = segment_start + route.payload_start as usize;
+        let len = route.payload_len as usize;
+        assert!(within + len <= datagram.len as usize, "a route leads out of its datagram");
+        let Some((sender, source)) = self.sender(route.egress) else {
+            self.counters.send_failed += 1;
+            return;
+        };
+        let start = self.pool.payload_offset(datagram.buffer as usize) + within;
+        self.enqueue(Queued {
+            sender,
+            to: route.to,
+            source,
+            header: route.header,
+            payload: Payload::Received(start..start + len),
+            tos: route.tos,
+            dont_fragment: false,
+        });
+    }
+
+    fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool) {
+        let Some((sender, source)) = self.sender(egress) else {
+            self.counters.send_failed += 1;
+            return;
+        };
+        let payload = Payload::Owned(payload);
+        self.enqueue(Queued { sender, to, source, header: None, payload, tos, dont_fragment });
+    }
+
+    fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr) {
+        let answer = match self.try_open(relay, address) {
+            Ok(()) => Event::PortOpened(relay),
+            Err(error) => Event::PortFailed(relay, error),
+        };
+        self.answers.push(answer);
+    }
+
+    fn close_port(&mut self, relay: RelaySocket) {
+        // What was queued before the end still belongs to the allocation.
+        self.flush();
+        if self.sockets.remove(relay) {
+            self.answers.push(Event::PortClosed(relay));
+        }
+    }
+
+    fn flush(&mut self) {
+        if !self.queue.is_empty() {
+            self.queue.flush(&self.pool, &self.sockets, &mut self.counters);
+        }
+    }
+
+    fn waker(&self) -> Arc<dyn Waker> {
+        self.waker.clone()
+    }
+
+    fn open_ports(&self) -> usize {
+        self.sockets.open
+    }
+
+    fn counters(&self) -> DriverCounters {
+        self.counters
+    }
+}
+
+fn datagram_event(ingress: Ingress, received: &recv::Received, buffer: usize) -> Event {
+    Event::Datagram(Datagram {
+        ingress,
+        from: received.from,
+        tos: received.tos,
+        truncated: received.truncated,
+        buffer: buffer as u32,
+        len: received.len,
+        segment_size: received.len,
+    })
+}
+
+fn relay_token(relay: RelaySocket) -> u64 {
+    u64::from(relay.generation) << 32 | u64::from(relay.index)
+}
+
+fn port_error(error: &io::Error) -> PortError {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => PortError::InUse,
+        _ => PortError::Exhausted,
+    }
+}
+
+/// A message header without any pointer, address or control message.
+fn empty_header() -> libc::mmsghdr {
+    // SAFETY: null pointers and zero integers are valid values of all its fields.
+    unsafe { std::mem::zeroed() }
+}

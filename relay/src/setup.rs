@@ -1,0 +1,112 @@
+//! From the configuration to the state that the core works on.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use turnpike_proto::auth::{Authenticator, BadCredential, Credentials};
+use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
+use turnpike_proto::quota::Quotas;
+use turnpike_proto::shared::{DefaultFamily, RelayAddress, ServerConfig, Shared};
+
+use crate::config::resolve::{Addresses, local_addresses};
+use crate::config::{self, Config};
+
+/// 32 bytes from the operating system's generator.
+///
+/// # Errors
+/// If it has none.
+pub fn seed() -> std::io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    OsRng.try_fill_bytes(&mut seed).map_err(std::io::Error::other)?;
+    Ok(seed)
+}
+
+/// The state that workers share. `listeners` are the addresses that sockets are bound to.
+///
+/// # Errors
+/// If a user's name or password can't be used.
+pub fn shared(
+    config: &Config,
+    addresses: &Addresses,
+    listeners: &[SocketAddr],
+    seed: [u8; 32],
+) -> Result<Arc<Shared>, BadCredential> {
+    let auth = Authenticator::new(&config.realm, credentials(config)?, config.strict_credential_expiry, seed);
+    let relays: Vec<RelayAddress> = addresses
+        .relay
+        .iter()
+        .map(|relay| RelayAddress {
+            local: relay.local,
+            external: Some(relay.public).filter(|public| *public != relay.local),
+        })
+        .collect();
+    let (per_user, total) = quota_limits(config);
+    Ok(Shared::new(
+        server_config(config),
+        auth,
+        peer_policy(config, addresses, listeners),
+        &relays,
+        config.port_range.first..=config.port_range.last,
+        Quotas::new(per_user, total),
+    ))
+}
+
+/// Users and secrets.
+///
+/// # Errors
+/// If a user's name or password can't be used.
+pub fn credentials(config: &Config) -> Result<Credentials, BadCredential> {
+    let mut credentials = Credentials::new(&config.realm);
+    for user in config.users.iter() {
+        credentials.add_user(&user.name, user.password.expose())?;
+    }
+    for secret in config.auth_secrets.iter() {
+        credentials.add_secret(secret.expose().to_owned());
+    }
+    Ok(credentials)
+}
+
+/// Which peers may be reached.
+pub fn peer_policy(config: &Config, addresses: &Addresses, listeners: &[SocketAddr]) -> PeerPolicy {
+    let mut local_ips: Vec<IpAddr> =
+        local_addresses().unwrap_or_default().into_iter().map(|address| address.ip).collect();
+    local_ips.extend(addresses.relay.iter().map(|relay| relay.local));
+    let own = OwnAddresses {
+        relay_ips: addresses.relay.iter().flat_map(|relay| [relay.local, relay.public]).collect(),
+        relay_ports: config.port_range.first..=config.port_range.last,
+        listeners: listeners.iter().flat_map(|listener| expand(*listener, &local_ips)).collect(),
+        local_ips,
+    };
+    PeerPolicy::new(&config.allow_peer, &config.deny_peer, config.allow_loopback_peers, own)
+}
+
+/// Allocations per user and in total; 0 is no limit.
+pub fn quota_limits(config: &Config) -> (u32, u32) {
+    (config.user_quota.map_or(0, u32::from), config.total_quota.map_or(0, u32::from))
+}
+
+fn server_config(config: &Config) -> ServerConfig {
+    ServerConfig {
+        default_family: match config.default_address_family {
+            config::DefaultFamily::Ipv4 => DefaultFamily::Ipv4,
+            config::DefaultFamily::Ipv6 => DefaultFamily::Ipv6,
+            config::DefaultFamily::Keep => DefaultFamily::Keep,
+        },
+        max_lifetime_secs: config.max_lifetime_secs,
+        rfc5766_channels: config.rfc5766_channel_numbers,
+        software: config.software.clone(),
+        max_bitrate_bits: config.max_bitrate.map_or(0, u64::from),
+        burst_ms: u32::try_from(config.burst.as_millis()).unwrap_or(u32::MAX),
+    }
+}
+
+/// Every address that a listener can be reached at.
+fn expand(listener: SocketAddr, local_ips: &[IpAddr]) -> Vec<SocketAddr> {
+    if !listener.ip().is_unspecified() {
+        return vec![listener];
+    }
+    let same_family = local_ips.iter().filter(|ip| ip.is_ipv4() == listener.is_ipv4());
+    same_family.map(|ip| SocketAddr::new(*ip, listener.port())).collect()
+}

@@ -1,0 +1,219 @@
+//! Opening UDP sockets with the options that the relay needs.
+//!
+//! Listeners are shared: each worker has a socket of its own on each listen address
+//! (SO_REUSEPORT), and the kernel keeps a client on one of them by the hash of its 4-tuple.
+//! Relay sockets belong to one allocation and share their port with nobody.
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::buffers::MAX_DATAGRAM;
+
+/// Sizes of a worker's sockets and buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Receive buffer of a listener, bytes. It absorbs bursts of all clients of a worker.
+    pub listener_receive_bytes: usize,
+    /// Send buffer of a listener, bytes.
+    pub listener_send_bytes: usize,
+    /// Receive buffer of a relay socket, bytes. It bounds what an unwanted flood towards
+    /// one relayed address can occupy in the kernel.
+    pub relay_receive_bytes: usize,
+    /// Send buffer of a relay socket, bytes.
+    pub relay_send_bytes: usize,
+    /// Longest datagram received whole, bytes; longer ones arrive truncated, and marked so.
+    pub datagram_bytes: usize,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        SocketOptions {
+            listener_receive_bytes: 4 << 20,
+            listener_send_bytes: 4 << 20,
+            relay_receive_bytes: 256 << 10,
+            relay_send_bytes: 256 << 10,
+            datagram_bytes: MAX_DATAGRAM,
+        }
+    }
+}
+
+/// A bound listener of one worker.
+#[derive(Debug)]
+pub struct ListenerSocket {
+    socket: Socket,
+    local: SocketAddr,
+}
+
+impl ListenerSocket {
+    /// What it is bound to: a wildcard if it was asked to be, the real port if 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Whether datagrams to different addresses of this host arrive here.
+    pub fn is_wildcard(&self) -> bool {
+        self.local.ip().is_unspecified()
+    }
+}
+
+impl AsFd for ListenerSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Binds a listener for a single worker.
+///
+/// # Errors
+/// `AddrInUse` if anybody holds the port; whatever else the system answers.
+pub fn bind_listener(address: SocketAddr, options: &SocketOptions) -> io::Result<ListenerSocket> {
+    open_listener(address, false, options)
+}
+
+/// Binds one listener per worker to the same address, in the workers' order. With port 0 all get the same free port.
+///
+/// The whole group is bound before this returns: a socket that joins later would move
+/// clients from one worker to another.
+///
+/// # Errors
+/// `AddrInUse` if another process holds the port, even one that would share it; whatever else the system answers.
+pub fn bind_listeners(
+    address: SocketAddr,
+    workers: usize,
+    options: &SocketOptions,
+) -> io::Result<Vec<ListenerSocket>> {
+    // The first is bound without SO_REUSEPORT, so another holder of the port is an error. Only
+    // then it is opened for the others: at no moment can a stranger come in between unnoticed.
+    let first = open_listener(address, false, options)?;
+    first.socket.set_reuse_port(true)?;
+    let address = first.local;
+    let mut group = vec![first];
+    for _ in 1..workers {
+        group.push(open_listener(address, true, options)?);
+    }
+    Ok(group)
+}
+
+fn open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -> io::Result<ListenerSocket> {
+    let socket = open_udp(address)?;
+    if join {
+        socket.set_reuse_port(true)?;
+    }
+    set_buffers(&socket, options.listener_receive_bytes, options.listener_send_bytes)?;
+    if address.ip().is_unspecified() {
+        let (level, name) = match address {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+        };
+        set_option(socket.as_fd(), level, name, 1)?;
+    }
+    socket.bind(&address.into()).map_err(|error| explain_bind(address, error))?;
+    let local = local_address(&socket)?;
+    Ok(ListenerSocket { socket, local })
+}
+
+fn explain_bind(address: SocketAddr, error: io::Error) -> io::Error {
+    let text = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("udp {address}: address already in use (another process has this port)")
+        }
+        io::ErrorKind::AddrNotAvailable => format!("udp {address}: this host does not have that address"),
+        io::ErrorKind::PermissionDenied => {
+            format!("udp {address}: permission denied (ports below 1024 need CAP_NET_BIND_SERVICE)")
+        }
+        _ => format!("udp {address}: {error}"),
+    };
+    io::Error::new(error.kind(), text)
+}
+
+/// Binds a relay socket; it shares its port with nobody.
+///
+/// # Errors
+/// Whatever the system answers.
+pub fn bind_relay(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = open_udp(address)?;
+    set_buffers(&socket, options.relay_receive_bytes, options.relay_send_bytes)?;
+    // ICMP errors of peers are wanted (RFC 8656 s. 11.5); without this the kernel drops them.
+    let (level, name) = match address {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    };
+    set_option(socket.as_fd(), level, name, 1)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// What all sockets have in common: non-blocking, closed on exec, one family, TOS reported, DF clear.
+fn open_udp(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    match address {
+        SocketAddr::V4(_) => socket.set_recv_tos_v4(true)?,
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_recv_tclass_v6(true)?;
+        }
+    }
+    set_dont_fragment(socket.as_fd(), address.is_ipv6(), false)?;
+    Ok(socket)
+}
+
+/// Sets or clears DF (IPv4), or forbids or allows fragments (IPv6), for what is sent from now on.
+///
+/// Clear, on IPv4, is IP_PMTUDISC_OMIT: DF 0 and fragments as with IP_PMTUDISC_DONT, but forged
+/// "fragmentation needed" errors cannot shrink what is sent, and true ones, which answer an
+/// earlier datagram sent with DF, are still reported (the kernel hides them with DONT). On IPv6
+/// only the sender can fragment, so there the path MTU counts.
+///
+/// Set is PROBE: DF, and whatever fits the interface goes out, so that the answer about the
+/// path's MTU comes from the path each time.
+///
+/// # Errors
+/// Whatever the system answers.
+pub fn set_dont_fragment(socket: BorrowedFd<'_>, ipv6: bool, on: bool) -> io::Result<()> {
+    let (level, name, value) = match (ipv6, on) {
+        (false, false) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),
+        (false, true) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
+        (true, false) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT),
+        (true, true) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
+    };
+    set_option(socket, level, name, value)
+}
+
+/// Sizes a socket's buffers: beyond the system's limit where we are permitted to, else up to it.
+fn set_buffers(socket: &Socket, receive_bytes: usize, send_bytes: usize) -> io::Result<()> {
+    let receive = c_int::try_from(receive_bytes).unwrap_or(c_int::MAX);
+    let send = c_int::try_from(send_bytes).unwrap_or(c_int::MAX);
+    if set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, receive).is_err() {
+        socket.set_recv_buffer_size(receive_bytes)?;
+    }
+    if set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send).is_err() {
+        socket.set_send_buffer_size(send_bytes)?;
+    }
+    Ok(())
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    let address = socket.local_addr()?;
+    address.as_socket().ok_or_else(|| io::Error::other("the socket has no IP address"))
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open while it is borrowed; the kernel reads one c_int from a
+    // live local whose size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

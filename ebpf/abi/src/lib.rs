@@ -7,6 +7,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod bucket;
 mod verdict;
 
+pub use bucket::{Rate, Word, charge};
 pub use verdict::Verdict;

@@ -263,11 +263,6 @@ impl Reservations {
         held.take(token)
     }
 
-    /// The family of the port behind a token, if the token is known.
-    pub(crate) fn relay_of(&self, token: [u8; 8]) -> Option<usize> {
-        self.lock().by_token.get(&token).map(|reservation| reservation.relay)
-    }
-
     /// Gives a port back that nobody asked for in time, or whose allocation failed.
     pub(crate) fn release(&self, token: [u8; 8]) {
         drop(self.lock().take(token));

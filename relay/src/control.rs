@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use turnpike_proto::stats::ServerCounts;
-use turnpike_proto::{Server, TableCounts, Verdict};
+use turnpike_proto::Server;
 
 use crate::driver::Waker;
 
@@ -41,7 +41,7 @@ impl Status {
         let counts = server.table_counts();
         self.allocations.store(counts.allocations, Ordering::Relaxed);
         self.relay_sockets.store(counts.relay_sockets, Ordering::Relaxed);
-        if self.turns.fetch_add(1, Ordering::Relaxed) % TURNS_PER_COPY == 0 {
+        if self.turns.fetch_add(1, Ordering::Relaxed).is_multiple_of(TURNS_PER_COPY) {
             self.publish_counts(server);
         }
     }

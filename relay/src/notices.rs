@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use tracing::{info, warn};
 use turnpike_proto::Now;
+use turnpike_proto::policy::Remedy;
 use turnpike_proto::stats::{AllocationRecord, Traffic};
 
 /// A source is named again after this time, nanoseconds.
@@ -44,7 +45,13 @@ impl Notices {
     }
 
     /// Which option would have allowed a refused peer: once per source and minute.
-    pub(crate) fn peer_refused(&mut self, now: Now, client: SocketAddr, peer: SocketAddr, option: &str) {
+    pub(crate) fn peer_refused(
+        &mut self,
+        now: Now,
+        client: SocketAddr,
+        peer: SocketAddr,
+        remedy: Option<Remedy>,
+    ) {
         let is_recent = |last: &u64| now.mono_ns.saturating_sub(*last) < QUIET_NS;
         if self.refused.get(&client.ip()).is_some_and(is_recent) {
             return;
@@ -56,7 +63,12 @@ impl Notices {
             }
         }
         self.refused.insert(client.ip(), now.mono_ns);
-        info!(%client, peer = %peer.ip(), "peer refused by policy; {option}");
+        match remedy {
+            Some(option) => {
+                info!(%client, peer = %peer.ip(), "peer refused by policy; {option} would allow it")
+            }
+            None => info!(%client, peer = %peer.ip(), "peer refused by policy"),
+        }
     }
 
     /// Names the option for old clients, once.

@@ -111,8 +111,10 @@ impl Relay {
     fn start(config: Config, addresses: Addresses) -> Result<Self, StartError> {
         let options = SocketOptions::default();
         let sockets = bind_all(&addresses.listen, config.workers.get(), &options)?;
-        let listeners: Vec<SocketAddr> =
-            sockets.first().map(|own| own.iter().map(ListenerSocket::local_addr).collect()).unwrap_or_default();
+        let listeners: Vec<SocketAddr> = sockets
+            .first()
+            .map(|own| own.iter().map(ListenerSocket::local_addr).collect())
+            .unwrap_or_default();
         let seed = || setup::seed().map_err(StartError::system("random numbers"));
         let shared = setup::shared(&config, &addresses, &listeners, seed()?)?;
         let mut workers = Vec::with_capacity(sockets.len());
@@ -133,7 +135,9 @@ impl Relay {
                     self.drain(signals);
                     return Ok(());
                 }
-                Err(RecvTimeoutError::Timeout) if self.workers.iter().any(|worker| worker.thread.is_finished()) => {
+                Err(RecvTimeoutError::Timeout)
+                    if self.workers.iter().any(|worker| worker.thread.is_finished()) =>
+                {
                     let source = io::Error::other("a worker has ended; see the log");
                     return Err(StartError::System { what: "workers".to_owned(), source });
                 }
@@ -216,7 +220,12 @@ impl Relay {
         }
         let datagrams: Vec<String> =
             verdicts.nonzero().map(|(verdict, times)| format!("{}={times}", verdict.name())).collect();
-        info!(allocations_created = created, allocations_ended = ended, datagrams = datagrams.join(" "), "stopped");
+        info!(
+            allocations_created = created,
+            allocations_ended = ended,
+            datagrams = datagrams.join(" "),
+            "stopped"
+        );
     }
 }
 

@@ -37,7 +37,15 @@ impl<D: Driver> Shard<D> {
     /// Puts a worker together; it does nothing until [`Shard::turn`] is called.
     pub fn new(driver: D, server: Server, commands: Receiver<Command>, status: Arc<Status>) -> Self {
         let notices = Notices::default();
-        Self { driver, server, commands, status, notices, counted: DriverCounters::default(), stopping: false }
+        Self {
+            driver,
+            server,
+            commands,
+            status,
+            notices,
+            counted: DriverCounters::default(),
+            stopping: false,
+        }
     }
 
     /// Turns until a [`Command::Stop`] was carried out and every relay socket is closed.
@@ -177,7 +185,9 @@ impl<D: Driver> Shard<D> {
                 Output::OpenPort { relay, address } => self.driver.open_port(relay, address),
                 Output::ClosePort(relay) => self.driver.close_port(relay),
                 Output::Ended(record) => self.notices.allocation_ended(&record),
-                Output::PeerRefused { client, peer, option } => self.notices.peer_refused(now, client, peer, &option),
+                Output::PeerRefused { client, peer, remedy } => {
+                    self.notices.peer_refused(now, client, peer, remedy)
+                }
                 Output::OldChannelNumber { channel } => self.notices.old_channel_number(channel),
             }
         }

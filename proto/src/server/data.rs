@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use rand_chacha::rand_core::RngCore;
-use turnpike_abi::{Rate, Verdict};
+use turnpike_abi::{Rate, Verdict, charge};
 
 use super::Server;
 use crate::addr::{Family, FiveTuple, PeerAddr};
@@ -98,7 +98,7 @@ impl Server {
             return Err(Verdict::DropChannelLength);
         }
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
-        if !charge(&mut allocation.to_peer, allocation.rate.as_ref(), now, usize::from(length)) {
+        if !admit(&mut allocation.to_peer, &allocation.rate, now, usize::from(length)) {
             return Err(Verdict::DropRateToPeer);
         }
         Ok(Route {
@@ -138,7 +138,7 @@ impl Server {
         let (start, len) = (offset_within(bytes, data), data.len());
         let relay = self.check_send(now, id, peer)?;
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
-        if !charge(&mut allocation.to_peer, allocation.rate.as_ref(), now, len) {
+        if !admit(&mut allocation.to_peer, &allocation.rate, now, len) {
             return Err(Verdict::DropRateToPeer);
         }
         Ok(Route {
@@ -179,7 +179,7 @@ impl Server {
         if channel::HEADER_LEN + len > max_payload(path.five_tuple.client.ip()) {
             return Err(Verdict::DropTooLarge);
         }
-        if !charge(&mut allocation.to_client, allocation.rate.as_ref(), now, len) {
+        if !admit(&mut allocation.to_client, &allocation.rate, now, len) {
             return Err(Verdict::DropRateToClient);
         }
         Ok(Route {
@@ -239,7 +239,7 @@ impl Server {
         if bytes.len() + 52 > limit {
             return Err(Verdict::DropTooLarge);
         }
-        if !charge(&mut allocation.to_client, allocation.rate.as_ref(), now, bytes.len()) {
+        if !admit(&mut allocation.to_client, &allocation.rate, now, bytes.len()) {
             return Err(Verdict::DropRateToClient);
         }
         let indication = MessageBuilder::indication(method::DATA, transaction)
@@ -294,10 +294,8 @@ impl Server {
 }
 
 /// Counts a datagram in one direction of an allocation; `false` if the bandwidth limit is used up.
-fn charge(direction: &mut Direction, rate: Option<&Rate>, now: Now, payload_len: usize) -> bool {
-    if let Some(rate) = rate
-        && !rate.charge(&direction.bucket, now.mono_ns, payload_len as u32)
-    {
+fn admit(direction: &mut Direction, rate: &Rate, now: Now, payload_len: usize) -> bool {
+    if !charge(&direction.bucket, rate, now.mono_ns, payload_len as u64) {
         direction.traffic.rate_drops += 1;
         return false;
     }

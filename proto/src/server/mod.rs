@@ -28,7 +28,7 @@ use crate::addr::PeerAddr;
 use crate::auth::Identity;
 use crate::error::ErrorCode;
 use crate::io::{ClientPath, Egress, Input, Now, Output, Reason};
-use crate::policy;
+use crate::policy::Refused;
 use crate::shared::Shared;
 use crate::stats::{EndReason, ServerCounts};
 use crate::table::{AllocationId, Table, TableCounts};
@@ -61,15 +61,12 @@ const KNOWN_ATTRIBUTES: &[u16] = &[
 
 use refresh::Deletion;
 
-/// What an authenticated request is refused with.
-type Refused = ErrorCode;
-
 /// One worker's server. See [`crate::Input`] and [`crate::Output`] for its contract.
 pub struct Server {
     shared: Arc<Shared>,
     table: Table,
     rng: ChaCha12Rng,
-    rate: Option<Rate>,
+    rate: Rate,
     outputs: VecDeque<Output>,
     /// Recent deletions, so that a repeated Refresh 0 gets the same answer.
     deletions: VecDeque<Deletion>,
@@ -208,7 +205,7 @@ impl Server {
     }
 
     /// The allocation that a request other than Allocate is about (RFC 8656 s. 5).
-    fn owned_allocation(&self, request: &Request<'_>) -> Result<AllocationId, Refused> {
+    fn owned_allocation(&self, request: &Request<'_>) -> Result<AllocationId, ErrorCode> {
         let id = request.allocation.ok_or(ErrorCode::AllocationMismatch)?;
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
         if allocation.identity.user != request.identity.user {
@@ -269,8 +266,8 @@ impl Server {
     }
 
     /// Notes a peer that the policy refuses, so that the operator learns which option would allow it.
-    fn note_refused_peer(&mut self, path: &ClientPath, peer: PeerAddr, refused: &policy::Refused) {
-        let (client, option) = (path.five_tuple.client.0, refused.to_string());
-        self.outputs.push_back(Output::PeerRefused { client, peer: peer.0, option });
+    fn note_refused_peer(&mut self, path: &ClientPath, peer: PeerAddr, refused: Refused) {
+        let (client, remedy) = (path.five_tuple.client.0, refused.remedy);
+        self.outputs.push_back(Output::PeerRefused { client, peer: peer.0, remedy });
     }
 }

@@ -1,6 +1,6 @@
 //! Refresh (RFC 8656 s. 8.2): a longer life, or the end at once.
 
-use super::{Refused, Request, Server};
+use super::{Request, Server};
 use crate::addr::{Family, FiveTuple};
 use crate::error::ErrorCode;
 use crate::io::Now;
@@ -17,7 +17,7 @@ pub(super) struct Deletion {
 }
 
 impl Server {
-    pub(super) fn handle_refresh(&mut self, now: Now, request: &Request<'_>) -> Result<(), Refused> {
+    pub(super) fn handle_refresh(&mut self, now: Now, request: &Request<'_>) -> Result<(), ErrorCode> {
         if request.allocation.is_none() && self.was_deleted_by(now, request) {
             self.answer_refresh(request, 0);
             return Ok(());
@@ -78,7 +78,7 @@ impl Deletion {
 }
 
 /// The one half that a Refresh is about, if it names one.
-fn requested_half(message: &Message<'_>) -> Result<Option<Family>, Refused> {
+fn requested_half(message: &Message<'_>) -> Result<Option<Family>, ErrorCode> {
     match message.requested_family() {
         None => Ok(None),
         Some(Err(_)) => Err(ErrorCode::BadRequest),

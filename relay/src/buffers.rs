@@ -107,9 +107,10 @@ mod tests {
             pages * 4096
         };
         let before = resident();
-        let pool = BufferPool::new(1024, MAX_DATAGRAM);
+        let pool = BufferPool::new(4096, MAX_DATAGRAM);
         let grown = resident().saturating_sub(before);
-        assert!(grown < 32 << 20, "64 MiB of buffers took {grown} bytes at once");
+        // Half of it, since other tests of this process use memory at the same time.
+        assert!(grown < 128 << 20, "256 MiB of buffers took {grown} bytes at once");
         assert_eq!(pool.slice(0..1), Some(&[0][..]));
     }
 }

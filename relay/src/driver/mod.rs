@@ -11,6 +11,7 @@
 //! Received bytes stay valid from `wait` to the next `wait`; what was queued is sent by `flush`.
 
 pub mod epoll;
+pub mod sim;
 
 use std::io;
 use std::net::SocketAddr;

@@ -7,6 +7,8 @@
 //!
 //! It decides nothing about TURN, and nothing that a peer sends can close or disable a socket.
 #![allow(unsafe_code)]
+// The kernel's length fields have other widths in other C libraries.
+#![allow(clippy::unnecessary_cast)]
 
 mod cmsg;
 mod poller;

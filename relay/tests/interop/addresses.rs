@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use turn_client_proto::types::message::REFRESH;
+use turn_client_proto::types::message::{CHANNEL_BIND, REFRESH};
 
 use super::client::Client;
 use super::lab::{
@@ -12,10 +12,11 @@ use super::lab::{
     RELAY_V6_SECOND, RELAYED_V4, RELAYED_V6,
 };
 use super::process::Process;
-use super::relay::{Options, PORT, Relay};
+use super::relay::{Options, PORT, Relay, is_coturn, is_turnpike};
 use super::stun;
 
 const ANSWER: Duration = Duration::from_secs(3);
+const ALMOST_A_CHANNEL: Duration = Duration::from_secs(590);
 
 fn at(ip: IpAddr) -> SocketAddr {
     SocketAddr::new(ip, PORT)
@@ -59,7 +60,9 @@ fn several_listeners_answer_each_from_its_address() {
 #[test]
 #[ignore = "needs root: cargo xtask interop"]
 fn wildcard_listeners_answer_from_the_address_that_was_asked() {
-    let Some(lab) = Lab::new("wildcard_listeners_answer_from_the_address_that_was_asked") else { return };
+    let name = "wildcard_listeners_answer_from_the_address_that_was_asked";
+    // coturn answers from the interface's first address.
+    let Some(lab) = Lab::new(name).filter(|_| is_turnpike(name)) else { return };
     let listen = vec![at(Ipv4Addr::UNSPECIFIED.into()), at(Ipv6Addr::UNSPECIFIED.into())];
     let relay = Relay::start(&lab, &Options { listen, ..Options::default() });
     assert_answers(&lab, &[RELAY_V4, RELAY_V4_SECOND, RELAY_V6, RELAY_V6_SECOND]);
@@ -107,21 +110,28 @@ fn session(lab: &Lab, server: SocketAddr, public: IpAddr, local: IpAddr, peer: I
     assert_eq!(client.receive(), (peer, Vec::new()));
     assert_eq!(client.receive(), (peer, b"and back again".to_vec()));
 
-    client.refresh_after(Duration::from_secs(590), REFRESH);
+    // The client asked for 1800 s; its channel has to be renewed within 600 (RFC 8656 s. 12).
+    client.refresh_after(ALMOST_A_CHANNEL, CHANNEL_BIND);
+    client.refresh_after(ALMOST_A_CHANNEL, CHANNEL_BIND);
+    client.refresh_after(ALMOST_A_CHANNEL, REFRESH);
+    assert!(client.permit(peer.ip()), "this client's permission is over after 300 s, and can be had again");
     client.send(peer, b"after the refresh");
     assert_eq!(receive(&peer_socket), (local, b"after the refresh".to_vec()));
 
     client.delete();
-    assert_port_is_free(lab, local);
+    // coturn keeps it a while.
+    assert!(
+        is_coturn() || becomes_free(lab, local),
+        "{local} is still bound after its allocation was deleted"
+    );
 }
 
 /// RFC 8656 s. 8: a Refresh with lifetime 0 deletes at once, so the port can be bound again.
-fn assert_port_is_free(lab: &Lab, relayed: SocketAddr) {
-    let bound = (0..50).any(|_| {
+fn becomes_free(lab: &Lab, relayed: SocketAddr) -> bool {
+    (0..50).any(|_| {
         std::thread::sleep(Duration::from_millis(20));
         lab.relay.enter(|| UdpSocket::bind(relayed)).is_ok()
-    });
-    assert!(bound, "{relayed} is still bound a second after its allocation was deleted");
+    })
 }
 
 #[test]

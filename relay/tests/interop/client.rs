@@ -81,6 +81,8 @@ impl Client {
 
     /// Installs a permission; whether the server agreed.
     pub fn permit(&mut self, peer: IpAddr) -> bool {
+        // An earlier one that ran out is reported as failed too.
+        self.events.clear();
         let now = self.now();
         self.turn.create_permission(TransportType::Udp, peer, now).expect("there is an allocation");
         self.until("an answer to CreatePermission", |client| {
@@ -156,8 +158,8 @@ impl Client {
             if let Some(result) = done(self) {
                 return result;
             }
-            assert!(Instant::now() < deadline, "{what} did not come; answers: {:?}", self.answers);
-            assert!(!self.closed, "the client gave up before {what} came; answers: {:?}", self.answers);
+            assert!(Instant::now() < deadline, "{what} did not come: {:?}", self.answers);
+            assert!(!self.closed, "the client gave up before {what} came: {:?}", self.answers);
             self.turn();
         }
     }

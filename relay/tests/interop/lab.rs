@@ -188,10 +188,15 @@ fn remove_leftovers() {
     for entry in folder.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
-        if owner.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()) {
+        if owner.and_then(|pid| pid.parse().ok()).is_some_and(|pid| !is_running(pid)) {
             remove_namespace(&name);
         }
     }
+}
+
+/// Whether there is such a process, and not only its exit code that nobody fetched yet.
+fn is_running(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| !status.contains("State:\tZ"))
 }
 
 /// Says on the terminal, past the test runner's capture, that a test did not run.

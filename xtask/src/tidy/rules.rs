@@ -115,7 +115,8 @@ pub fn lengths(source: &Source) -> Vec<Finding> {
 
 fn impurities(source: &Source) -> Vec<Finding> {
     // Tests come last in a file, and may use threads to stress what workers share.
-    let tests = source.code.find("#[cfg(test)]").map_or(usize::MAX, |start| line_of(&source.code, start));
+    let tests =
+        source.code.find("#[cfg(test)]\nmod ").map_or(usize::MAX, |start| line_of(&source.code, start));
     let mut faults = Vec::new();
     for (needle, why) in IMPURE {
         faults.extend(

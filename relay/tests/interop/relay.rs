@@ -2,6 +2,7 @@
 //!
 //! `TURNPIKE_BIN` names another binary; `TURNPIKE_TEST_SERVER=coturn` runs Debian's `turnserver`.
 
+use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
@@ -95,7 +96,8 @@ impl Relay {
 }
 
 /// Runs the server with options of which it cannot start, and returns how it ended.
-pub fn fails_to_start(mut command: Command, arguments: &[&str]) -> Outcome {
+pub fn fails_to_start(lab: &Lab, arguments: &[impl AsRef<OsStr>]) -> Outcome {
+    let mut command = program(lab);
     command.args(arguments);
     Process::start(command).wait(START)
 }
@@ -114,7 +116,7 @@ pub fn is_turnpike(test: &str) -> bool {
 }
 
 /// The binary under test.
-pub fn binary() -> PathBuf {
+fn binary() -> PathBuf {
     if is_coturn() {
         return lab::find("turnserver").expect("coturn is installed");
     }
@@ -122,8 +124,19 @@ pub fn binary() -> PathBuf {
     named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_turnpike")))
 }
 
-fn command(lab: &Lab, options: &Options) -> Command {
+/// The server's command without arguments, in its namespace; no option comes from our environment.
+pub fn program(lab: &Lab) -> Command {
     let mut command = lab.relay.command(&binary());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TURNPIKE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn command(lab: &Lab, options: &Options) -> Command {
+    let mut command = program(lab);
     if is_coturn() {
         command.args(coturn_arguments(options));
     } else {

@@ -26,8 +26,7 @@ fn assert_failed(outcome: &Outcome, code: i32, parts: &[&str]) {
 /// Starts the server where `holder` has its listener's port.
 fn start_beside(lab: &Lab, _holder: &UdpSocket) -> Outcome {
     let arguments = relay::turnpike_arguments(&Options { listen: vec![SERVER], ..Options::default() });
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    relay::fails_to_start(lab.relay.command(&relay::binary()), &arguments)
+    relay::fails_to_start(lab, &arguments)
 }
 
 #[test]
@@ -65,7 +64,7 @@ fn a_configuration_error_names_file_line_and_key() {
     std::fs::write(&file, text).expect("the folder is ours");
     let file = file.to_str().expect("temporary names are ASCII");
     for arguments in [["run", "--config", file].as_slice(), &["check-config", file]] {
-        let outcome = relay::fails_to_start(lab.relay.command(&relay::binary()), arguments);
+        let outcome = relay::fails_to_start(&lab, arguments);
         assert_failed(&outcome, 2, &[&format!("{file}:3"), "port-range"]);
     }
 }
@@ -76,8 +75,7 @@ fn a_configuration_error_names_file_line_and_key() {
 fn without_credentials_it_does_not_start() {
     let name = "without_credentials_it_does_not_start";
     let Some(lab) = Lab::new(name).filter(|_| relay::is_turnpike(name)) else { return };
-    let outcome =
-        relay::fails_to_start(lab.relay.command(&relay::binary()), &["run", "--listen", "10.77.1.2:3478"]);
+    let outcome = relay::fails_to_start(&lab, &["run", "--listen", "10.77.1.2:3478"]);
     assert_failed(&outcome, 2, &["user", "auth-secret"]);
 }
 

@@ -159,7 +159,7 @@ fn config_file(matches: &ArgMatches) -> Option<PathBuf> {
 fn check_config(matches: &ArgMatches) -> ExitCode {
     let file = matches.get_one::<PathBuf>("file").expect("clap requires it").clone();
     let name = file.display().to_string();
-    match Loader::new(Some(file), std::env::vars_os()).load() {
+    match Loader::new(Some(file), std::env::vars_os()).with_examples_allowed().load() {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 eprintln!("warning: {warning}");

@@ -65,7 +65,8 @@ macro_rules! options {
         $key:literal $kind:ident($value:literal) $field:ident: $type:ty = $default:expr,
         shown $shown:literal, $parse:expr;
     )+) => {
-        /// Everything that can be configured, checked.
+        /// Everything that can be configured, checked. Where `listen` and `relay_address` are empty,
+        /// [`resolve`](super::resolve) tells what they mean on this host.
         #[derive(Clone, Debug)]
         pub struct Config {
             $($(#[doc = $doc])+ #[doc = concat!("\n\nDefault: ", $shown, ".")] pub $field: $type,)+

@@ -119,8 +119,11 @@ pub struct Addresses {
 /// Faults of the configuration that only this host can show.
 pub fn resolve_here(config: &Config) -> Result<Addresses, Problems> {
     let addresses = resolve(config, &Host::detect())?;
-    let foreign = |relay: &&RelayAddress| UdpSocket::bind((relay.local, 0)).is_err();
-    let faults: Vec<_> = addresses.relay.iter().filter(foreign).map(|relay| not_ours(relay.local)).collect();
+    let fault = |relay: &RelayAddress| {
+        let error = UdpSocket::bind((relay.local, 0)).err()?;
+        Some(at_start("relay-address", unusable(relay.local, &error)))
+    };
+    let faults: Vec<_> = addresses.relay.iter().filter_map(fault).collect();
     if faults.is_empty() { Ok(addresses) } else { Err(Problems(faults)) }
 }
 
@@ -216,12 +219,14 @@ fn warnings(config: &Config, relay: &[RelayAddress]) -> Vec<Problem> {
     warnings
 }
 
-fn not_ours(ip: IpAddr) -> Problem {
-    let message = format!(
-        "\"{ip}\": no interface of this host has it; if a NAT maps it to this host, write it as \
-         external-address"
-    );
-    at_start("relay-address", message)
+fn unusable(ip: IpAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => format!(
+            "\"{ip}\": no interface of this host has it; if a NAT maps it to this host, write it as \
+             external-address"
+        ),
+        _ => format!("\"{ip}\": no socket can have it: {error}"),
+    }
 }
 
 fn at_start(key: &'static str, message: String) -> Problem {

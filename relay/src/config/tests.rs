@@ -336,6 +336,21 @@ fn broken_syntax_is_reported_without_guessing_what_follows() {
 }
 
 #[test]
+fn what_was_guessed_behind_broken_syntax_is_not_judged() {
+    // The parser takes what follows the open bracket for a list, which a realm can't be.
+    let faults = Given::file("realm = [\"x\nburst = 0\n").faults();
+    assert!(faults.iter().all(|line| line.contains("not TOML")), "{faults:?}");
+}
+
+#[test]
+fn several_listeners_may_leave_their_port_to_the_kernel() {
+    let given = Given::file(&format!("{CREDENTIALS}listen = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\n"));
+    assert_eq!(given.config().listen.len(), 2);
+    let families = Given::file(&format!("{CREDENTIALS}listen = [\"0.0.0.0:3478\", \"[::]:3478\"]\n"));
+    assert_eq!(families.config().listen.len(), 2, "an IPv6 wildcard is IPv6 only");
+}
+
+#[test]
 fn duplicate_keys_are_refused() {
     let faults = Given::file("user = [\"a:b\"]\nrealm = \"x\"\nrealm = \"y\"\n").faults();
     assert_eq!(faults, ["turnpike.toml:3:1: not TOML: duplicate key"]);

@@ -14,7 +14,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::buffers::MAX_DATAGRAM;
 
-/// Sizes of a worker's sockets and buffers.
+/// Sizes of a worker's sockets and buffers. Those of socket buffers are as asked of the kernel,
+/// which doubles them for its own overhead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
     /// Receive buffer of a listener, bytes. It absorbs bursts of all clients of a worker.
@@ -75,7 +76,8 @@ pub fn bind_listener(address: SocketAddr, options: &SocketOptions) -> io::Result
     open_listener(address, false, options)
 }
 
-/// Binds one listener per worker to the same address, in the workers' order. With port 0 all get the same free port.
+/// Binds one listener per worker (0 counts as 1) to the same address, in the workers' order. With
+/// port 0 all get the same free port.
 ///
 /// The whole group is bound before this returns: a socket that joins later would move
 /// clients from one worker to another.
@@ -90,7 +92,9 @@ pub fn bind_listeners(
     // The first is bound without SO_REUSEPORT, so another holder of the port is an error. Only
     // then it is opened for the others: at no moment can a stranger come in between unnoticed.
     let first = open_listener(address, false, options)?;
-    first.socket.set_reuse_port(true)?;
+    if workers > 1 {
+        first.socket.set_reuse_port(true)?;
+    }
     let address = first.local;
     let mut group = vec![first];
     for _ in 1..workers {
@@ -100,6 +104,10 @@ pub fn bind_listeners(
 }
 
 fn open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -> io::Result<ListenerSocket> {
+    try_open_listener(address, join, options).map_err(|error| explain(address, error))
+}
+
+fn try_open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -> io::Result<ListenerSocket> {
     let socket = open_udp(address)?;
     if join {
         socket.set_reuse_port(true)?;
@@ -112,12 +120,13 @@ fn open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -> io
         };
         set_option(socket.as_fd(), level, name, 1)?;
     }
-    socket.bind(&address.into()).map_err(|error| explain_bind(address, error))?;
+    socket.bind(&address.into())?;
     let local = local_address(&socket)?;
     Ok(ListenerSocket { socket, local })
 }
 
-fn explain_bind(address: SocketAddr, error: io::Error) -> io::Error {
+/// Says in one line which listener failed, and why.
+fn explain(address: SocketAddr, error: io::Error) -> io::Error {
     let text = match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!("udp {address}: address already in use (another process has this port)")

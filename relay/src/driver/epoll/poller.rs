@@ -12,11 +12,13 @@ use crate::driver::Waker;
 pub(super) struct Poller {
     epoll: OwnedFd,
     ready: Vec<libc::epoll_event>,
+    /// Descriptors reported per call; the vector may have room for more.
+    limit: usize,
 }
 
 impl Poller {
-    /// A poller that reports up to `capacity` descriptors per call.
-    pub(super) fn new(capacity: usize) -> io::Result<Poller> {
+    /// A poller that reports up to `limit` descriptors per call.
+    pub(super) fn new(limit: usize) -> io::Result<Poller> {
         // SAFETY: no pointers; the result is checked.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
@@ -24,7 +26,7 @@ impl Poller {
         }
         // SAFETY: a fresh descriptor that nobody else owns.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Poller { epoll, ready: Vec::with_capacity(capacity) })
+        Ok(Poller { epoll, ready: Vec::with_capacity(limit), limit })
     }
 
     /// Watches a descriptor until it is closed.
@@ -40,21 +42,16 @@ impl Poller {
     /// Waits; afterwards [`Self::ready`] holds what is ready. An interrupting signal ends it with nothing.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.ready.clear();
-        let capacity = i32::try_from(self.ready.capacity()).unwrap_or(i32::MAX);
-        // SAFETY: `ready` has room for `capacity` events; the kernel writes at most that many.
+        let limit = i32::try_from(self.limit).unwrap_or(i32::MAX);
+        // SAFETY: `ready` has room for `limit` events; the kernel writes at most that many.
         let count = unsafe {
-            libc::epoll_wait(
-                self.epoll.as_raw_fd(),
-                self.ready.as_mut_ptr(),
-                capacity,
-                timeout_millis(timeout),
-            )
+            libc::epoll_wait(self.epoll.as_raw_fd(), self.ready.as_mut_ptr(), limit, timeout_millis(timeout))
         };
         let Ok(count) = usize::try_from(count) else {
             let error = io::Error::last_os_error();
             return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
         };
-        // SAFETY: the kernel has initialised the first `count` events, and count <= capacity.
+        // SAFETY: the kernel has initialised the first `count` events, and count <= limit.
         unsafe { self.ready.set_len(count) };
         Ok(())
     }
@@ -66,7 +63,7 @@ impl Poller {
 
     /// Whether more may be ready than there was room for.
     pub(super) fn is_saturated(&self) -> bool {
-        self.ready.len() == self.ready.capacity()
+        self.ready.len() >= self.limit
     }
 }
 

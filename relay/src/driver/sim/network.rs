@@ -149,8 +149,6 @@ impl Network {
         self.in_flight.keys().next().map(|&(due_ns, _)| due_ns)
     }
 
-    // Who holds which address.
-
     pub(super) fn bind_endpoint(&mut self, address: SocketAddr) {
         assert!(self.is_free(address), "{address} is already held");
         self.owners.insert(address, Owner::Endpoint(VecDeque::new()));
@@ -250,8 +248,6 @@ impl Network {
         self.drivers[driver].relays.len()
     }
 
-    // What a worker takes.
-
     pub(super) fn wake(&mut self, driver: usize) {
         self.drivers[driver].is_woken = true;
     }
@@ -275,8 +271,6 @@ impl Network {
             _ => None,
         }
     }
-
-    // What is under way.
 
     pub(super) fn send(
         &mut self,

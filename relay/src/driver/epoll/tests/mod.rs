@@ -465,6 +465,36 @@ fn wakers_wake_from_other_threads() {
 }
 
 #[test]
+fn a_driver_may_be_made_in_one_thread_and_used_in_another() {
+    let (mut driver, server) = driver(V4);
+    client(V4).send_to(b"x", server).expect("sent");
+    assert_eq!(turn(&mut driver, PATIENCE).len(), 1);
+    let mut driver = std::thread::spawn(move || {
+        client(V4).send_to(b"xy", server).expect("sent");
+        assert_eq!(await_datagram(&mut driver).len, 2);
+        driver
+    })
+    .join()
+    .expect("the thread ends");
+    assert!(turn(&mut driver, SILENCE).is_empty());
+}
+
+#[test]
+fn too_many_listeners_are_refused() {
+    let options = SocketOptions::default();
+    let listeners = (0..=MAX_LISTENERS).map(|_| bind_listener(addr(V4), &options).expect("a free port"));
+    let error = EpollDriver::new(listeners.collect(), options).err().expect("there is a limit");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn an_address_of_another_host_is_named_in_the_error() {
+    let error = bind_listener(addr("192.0.2.1:3478"), &SocketOptions::default()).expect_err("not ours");
+    assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+    assert!(error.to_string().contains("192.0.2.1:3478"), "{error}");
+}
+
+#[test]
 fn answers_to_commands_do_not_wait() {
     let (mut driver, _) = driver(V4);
     driver.open_port(relay(0), RelayedAddr(addr(V4)));

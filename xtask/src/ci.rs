@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::step::{Counts, Report, cargo};
-use crate::{deny, tidy};
+use crate::{deny, target_folder, tidy};
 
 /// Runs all steps, also after one failed, and prints the summary.
 ///
@@ -44,7 +44,7 @@ const DOC: &[&str] = &["doc", "--workspace", "--no-deps", "--locked"];
 const INTEROP_THREADS: &str = "6";
 
 fn run_interop(root: &Path, filter: Option<&str>, counts: &mut Counts) -> Result<(), String> {
-    let binary = root.join("target/release/turnpike");
+    let binary = target_folder(root).join("release/turnpike");
     let binary = binary.to_str().ok_or("the path of the repository is not UTF-8")?;
     let mut arguments = vec!["test", "--package", "turnpike", "--test", "interop", "--locked", "--"];
     arguments.extend(["--ignored", "--test-threads", INTEROP_THREADS]);

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::target_folder;
+
 /// Reads version 4 lock files and edition 2024; older releases panic on today's package ids.
 const VERSION: &str = "0.20.2";
 
@@ -35,7 +37,7 @@ fn run(root: &Path, checks: &[&str]) -> Result<(), String> {
 
 /// The program of the wanted version: ours, the system's, or freshly built into target/tools.
 fn find_or_install(root: &Path) -> Result<PathBuf, String> {
-    let tools = root.join("target/tools");
+    let tools = target_folder(root).join("tools");
     let ours = tools.join("bin/cargo-deny");
     for program in [ours.clone(), PathBuf::from("cargo-deny")] {
         if has_version(&program) {

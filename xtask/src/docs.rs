@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::step::{Counts, cargo};
+use crate::target_folder;
 
 /// Writes docs/configuration.md from what the program says about its own options.
 ///
@@ -11,10 +12,10 @@ use crate::step::{Counts, cargo};
 /// When the program can't be built or run, or the page can't be written.
 pub fn run(root: &Path) -> Result<(), String> {
     cargo(root, &["build", "--release", "--locked"], &[], &mut Counts::default())?;
-    let output = Command::new(root.join("target/release/turnpike"))
+    let output = Command::new(target_folder(root).join("release/turnpike"))
         .arg("config-reference")
         .output()
-        .map_err(|error| format!("cannot start target/release/turnpike: {error}"))?;
+        .map_err(|error| format!("cannot start turnpike: {error}"))?;
     if !output.status.success() || output.stdout.is_empty() {
         return Err(format!("`turnpike config-reference` printed no page ({})", output.status));
     }

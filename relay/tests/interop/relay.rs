@@ -156,7 +156,7 @@ pub fn turnpike_arguments(options: &Options) -> Vec<String> {
         arguments.push(format!("--auth-secret={SECRET}"));
     }
     if options.allow_peers {
-        arguments.extend(["--allow-peer=10.77.0.0/16".into(), "--allow-peer=fd77::/32".into()]);
+        arguments.extend(["--allow-peer=10.77.0.0/16".into(), "--allow-peer=fd77::/16".into()]);
     }
     if let Some((public, local)) = options.external {
         arguments.push(format!("--external-address={public}={local}"));

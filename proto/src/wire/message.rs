@@ -33,7 +33,7 @@ struct Tail {
     fingerprint: bool,
 }
 
-/// Comprehension-required attributes that nobody here knows (RFC 8489 s. 14.9).
+/// Comprehension-required attributes that nobody here knows (RFC 8489 s. 14.13).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UnknownAttributes {
     kinds: [u16; MAX_UNKNOWN_ATTRIBUTES],
@@ -103,7 +103,7 @@ impl<'a> Message<'a> {
         self.attribute(kind).is_some()
     }
 
-    /// Whether it had a FINGERPRINT: then its answer has one too (RFC 8489 s. 7.3.1 leaves it to the server).
+    /// Whether it had a FINGERPRINT: then its answer has one too (RFC 8489 s. 7).
     pub fn has_fingerprint(&self) -> bool {
         self.tail.fingerprint
     }

@@ -244,12 +244,14 @@ fn s19_s23_the_answer_uses_what_the_client_understands() {
         // The same choice again, or another one, against the key that the allocation holds.
         let again = ask(&server, T0, &bytes, Some(&identity)).unwrap();
         assert!(Arc::ptr_eq(&again, &identity));
-        let other = new_style("alice", "pw-alice", &nonce, SHA256_CHOICE);
-        let other = ask(&server, T0, &other, Some(&identity)).unwrap();
-        assert_eq!(
-            (other.key().algorithm(), other.key().mechanism()),
-            (Algorithm::Sha256, Mechanism::Sha256)
-        );
+        for (other, algorithm, mechanism) in [
+            (old_style("alice", REALM, "pw-alice", &nonce), Algorithm::Md5, Mechanism::Sha1),
+            (new_style("alice", "pw-alice", &nonce, SHA256_CHOICE), Algorithm::Sha256, Mechanism::Sha256),
+            (new_style("alice", "pw-alice", &nonce, MD5_CHOICE), Algorithm::Md5, Mechanism::Sha256),
+        ] {
+            let other = ask(&server, T0, &other, Some(&identity)).unwrap();
+            assert_eq!((other.key().algorithm(), other.key().mechanism()), (algorithm, mechanism));
+        }
     }
 }
 

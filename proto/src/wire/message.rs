@@ -305,10 +305,8 @@ impl<'a> Iterator for Attributes<'a> {
 impl<'a> Attributes<'a> {
     fn step(&mut self, rest: &'a [u8]) -> Result<Found<'a>, Malformed> {
         let raw = RawAttribute::from_bytes(rest).map_err(|_| Malformed)?;
-        if raw.padded_len() > rest.len() {
-            return Err(Malformed);
-        }
         let offset = self.offset;
+        // Never beyond the end: the message's length is a multiple of four like every attribute's.
         self.offset += raw.padded_len();
         let kind = raw.header.get_type().value();
         let Data::Borrowed(value) = raw.value else { return Err(Malformed) };

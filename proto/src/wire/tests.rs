@@ -69,10 +69,11 @@ fn s1_length_is_exact() {
 
 #[test]
 fn s1_length_that_is_no_multiple_of_four_is_refused() {
-    let mut odd = allocate().finish();
-    odd.extend([0x80, 0x99]);
-    odd[3] = 2;
-    assert_eq!(Message::parse(&odd).unwrap_err(), Verdict::DropMalformed);
+    for body in [&[0x80, 0x99][..], &[0x80, 0x99, 0, 0, 0], &[0x80, 0x99, 0, 1, 7], &[0x80, 0x99, 0, 2, 7, 7]]
+    {
+        let odd = extended(allocate().finish(), body);
+        assert_eq!(Message::parse(&odd).unwrap_err(), Verdict::DropMalformed, "{body:?}");
+    }
 }
 
 // RFC 8489 s. 5, figure 3
@@ -186,6 +187,10 @@ fn s10_nothing_behind_fingerprint_counts() {
     let bytes = extended(allocate().fingerprint(true).finish(), &raw(attr::LIFETIME, &[0; 4]));
     let message = Message::parse(&bytes).unwrap();
     assert!(message.has_fingerprint() && !message.has(attr::LIFETIME));
+    for kind in [attr::MESSAGE_INTEGRITY, attr::MESSAGE_INTEGRITY_SHA256, attr::FINGERPRINT] {
+        let bytes = extended(allocate().fingerprint(true).finish(), &raw(kind, &[0; 20]));
+        assert!(!Message::parse(&bytes).unwrap().has_integrity());
+    }
 }
 
 #[test]

@@ -76,6 +76,14 @@ impl Key {
         self.algorithm
     }
 
+    /// A short-term credential's key: the password itself, as RFC 5769 uses it. HMAC pads keys with zeros.
+    #[cfg(test)]
+    pub(crate) fn short_term(password: &str) -> Key {
+        let mut bytes = [0; 32];
+        bytes[..password.len()].copy_from_slice(password.as_bytes());
+        Key { bytes, algorithm: Algorithm::Sha256, mechanism: Mechanism::Sha1 }
+    }
+
     pub(super) fn derive(
         algorithm: Algorithm,
         user: &str,

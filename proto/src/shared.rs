@@ -131,6 +131,11 @@ impl Shared {
         self.relays.iter().map(|relay| relay.ports.taken()).sum()
     }
 
+    /// Relay ports of all addresses, taken or not.
+    pub fn ports_total(&self) -> usize {
+        self.relays.iter().map(|relay| relay.ports.capacity()).sum()
+    }
+
     /// Ports reserved for a RESERVATION-TOKEN that has not come yet.
     pub fn reservations(&self) -> usize {
         self.reservations.lock().by_token.len()
@@ -261,11 +266,6 @@ impl Reservations {
             return None;
         }
         held.take(token)
-    }
-
-    /// The family of the port behind a token, if the token is known.
-    pub(crate) fn relay_of(&self, token: [u8; 8]) -> Option<usize> {
-        self.lock().by_token.get(&token).map(|reservation| reservation.relay)
     }
 
     /// Gives a port back that nobody asked for in time, or whose allocation failed.

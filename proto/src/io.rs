@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use turnpike_abi::Verdict;
 
 use crate::addr::{FiveTuple, PeerAddr, RelayedAddr};
+use crate::policy::Remedy;
 use crate::stats::AllocationRecord;
 
 /// The time: always an argument, never asked for.
@@ -187,8 +188,8 @@ pub enum Output {
         client: SocketAddr,
         /// Which peer was refused.
         peer: SocketAddr,
-        /// What would allow it, in words.
-        option: String,
+        /// The option that would allow it, if there is one.
+        remedy: Option<Remedy>,
     },
     /// A channel from 0x5000 to 0x7FFF was refused: name `--rfc5766-channel-numbers` once.
     OldChannelNumber {

@@ -56,11 +56,6 @@ impl PortPool {
         Some((self.lease(port), self.lease(port + 1)))
     }
 
-    /// How many ports there are in all.
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// How many ports are taken.
     pub fn taken(&self) -> usize {
         let free: u32 = self.words.iter().map(|w| w.load(Ordering::Relaxed).count_zeros()).sum();

@@ -131,11 +131,6 @@ impl Shared {
         self.relays.iter().map(|relay| relay.ports.taken()).sum()
     }
 
-    /// Relay ports of all addresses, taken or not.
-    pub fn ports_total(&self) -> usize {
-        self.relays.iter().map(|relay| relay.ports.capacity()).sum()
-    }
-
     /// Ports reserved for a RESERVATION-TOKEN that has not come yet.
     pub fn reservations(&self) -> usize {
         self.reservations.lock().by_token.len()

@@ -13,12 +13,13 @@
 //! Invariant: a port's lease lives in its relay slot from the moment it is taken until the driver
 //! has closed the socket, so a port is never given out while a socket still has it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
-use turnpike_abi::{PlainWord, Rate};
+use turnpike_abi::Rate;
 
 use crate::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use crate::auth::Identity;
@@ -49,7 +50,7 @@ struct Expiry {
 #[derive(Debug, Default)]
 pub(crate) struct Direction {
     pub(crate) traffic: Traffic,
-    pub(crate) bucket: PlainWord,
+    pub(crate) bucket: Cell<u64>,
 }
 
 /// One relayed transport address of an allocation.
@@ -101,7 +102,7 @@ pub(crate) struct Allocation {
     /// When it was answered; `None` while its ports are being opened.
     pub(crate) live_since_ns: Option<u64>,
     pub(crate) halves: [Option<Half>; 2],
-    pub(crate) rate: Option<Rate>,
+    pub(crate) rate: Rate,
     pub(crate) to_peer: Direction,
     pub(crate) to_client: Direction,
     /// Given back when the allocation goes.
@@ -143,7 +144,7 @@ pub(crate) struct NewAllocation {
     pub(crate) identity: Arc<Identity>,
     pub(crate) quota: QuotaSlot,
     pub(crate) request: AllocateState,
-    pub(crate) rate: Option<Rate>,
+    pub(crate) rate: Rate,
 }
 
 #[derive(Default)]

@@ -1,12 +1,173 @@
-#[derive(Debug, Default)]
-pub struct PlainWord(core::cell::Cell<u64>);
-#[derive(Clone, Copy, Debug)]
-pub struct Rate;
+//! One token bucket for both planes: GCRA in a single 64-bit word.
+//!
+//! The word holds the time at which everything admitted so far is paid for, in sixteenths of a
+//! nanosecond. A packet moves it by its cost; it is refused if that would put it further ahead of
+//! the clock than the burst. An idle word lies in the past and counts as *now*, so a bucket never
+//! saves up more than its burst.
+//!
+//! ```text
+//!   ───────┬──────────────┬───────────────┬──────► time
+//!         now          paid until      now + burst
+//!          └ already spent ┘└─ still free ─┘
+//! ```
+
+use core::cell::Cell;
+#[cfg(not(target_arch = "bpf"))]
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Units of the word in a nanosecond: a 60-byte packet at 10 Gbit/s costs 48 ns, whole ones would be too coarse.
+const TICKS_PER_NS: u64 = 16;
+/// Fraction bits of the cost of one byte.
+const FRACTION_BITS: u32 = 16;
+/// Latest time that is told apart, nanoseconds: 18 years of uptime; leaves room for cost and burst above it.
+const MAX_NOW_NS: u64 = 1 << 59;
+/// Largest charge, bytes: above any IP packet, small enough that no product overflows.
+const MAX_BYTES: u64 = (1 << 17) - 1;
+/// Lowest rate, bits per second: below it products could overflow, and nobody could talk anyway.
+const MIN_BITS_PER_SEC: u64 = 1000;
+/// Resolution of the coarse clock at HZ=100, nanoseconds: the slowest there is.
+const COARSE_TICK_NS: u64 = 10_000_000;
+/// A full packet, bytes: two of them have to fit into any burst.
+const MTU_BYTES: u64 = 1500;
+/// How far beyond its burst a word may be before the clock must have been set back, nanoseconds.
+const MAX_LEAD_NS: u64 = 1_000_000_000;
+/// Compare-and-swap attempts before the charge is forced.
+const MAX_TRIES: u32 = 4;
+
+/// A shared 64-bit word, in ordinary memory or in a BPF map.
+pub trait Word {
+    /// Reads it.
+    fn load(&self) -> u64;
+    /// Writes `new` if it still is `current`; the error is what it was instead.
+    fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64>;
+    /// Adds, and returns what it was before.
+    fn fetch_add(&self, value: u64) -> u64;
+}
+
+/// The price of a byte and how much may be spent ahead of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rate {
+    /// Ticks per byte with 16 fraction bits; 0 means no limit.
+    price: u64,
+    /// Burst in ticks.
+    burst: u64,
+}
+
 impl Rate {
-    pub fn new(_: u64, _: u32) -> Option<Self> {
-        None
+    /// No limit.
+    pub const UNLIMITED: Rate = Rate { price: 0, burst: 0 };
+
+    /// A limit in bits per second (0: none; 1 to 999 count as 1000) with a burst in milliseconds at that rate.
+    ///
+    /// The burst is raised to what the machinery needs: two ticks of the coarse clock, since time
+    /// advances in such steps, and two full packets. A packet larger than the burst never passes.
+    pub const fn new(bits_per_sec: u64, burst_ms: u32) -> Rate {
+        if bits_per_sec == 0 {
+            return Rate::UNLIMITED;
+        }
+        let bits = max(bits_per_sec, MIN_BITS_PER_SEC);
+        let per_sec = (8 * 1_000_000_000 * TICKS_PER_NS) << FRACTION_BITS;
+        let price = max((per_sec + bits / 2) / bits, 1);
+        let rate = Rate { price, burst: 0 };
+        let floor = max(2 * COARSE_TICK_NS * TICKS_PER_NS, rate.cost(2 * MTU_BYTES));
+        Rate { price, burst: max(burst_ms as u64 * 1_000_000 * TICKS_PER_NS, floor) }
     }
-    pub fn charge(&self, _: &PlainWord, _: u64, _: u32) -> bool {
-        true
+
+    /// Whether there is no limit.
+    pub const fn is_unlimited(&self) -> bool {
+        self.price == 0
+    }
+
+    /// What may be spent at once, nanoseconds at the rate.
+    pub const fn burst_ns(&self) -> u64 {
+        self.burst / TICKS_PER_NS
+    }
+
+    #[inline(always)]
+    const fn cost(&self, bytes: u64) -> u64 {
+        let bytes = if bytes > MAX_BYTES { MAX_BYTES } else { bytes };
+        (self.price * bytes) >> FRACTION_BITS
     }
 }
+
+/// Charges `bytes` to a bucket at `now_ns` of the monotonic clock; `false` if they have to be dropped.
+///
+/// Callers may disagree about the time by some milliseconds. A refused packet isn't charged, except
+/// after [`MAX_TRIES`] lost races: then the charge comes first, so that no race admits anything for free.
+#[inline(always)]
+pub fn charge<W: Word>(word: &W, rate: &Rate, now_ns: u64, bytes: u64) -> bool {
+    if rate.is_unlimited() {
+        return true;
+    }
+    let now = (if now_ns > MAX_NOW_NS { MAX_NOW_NS } else { now_ns }) * TICKS_PER_NS;
+    let limit = now + rate.burst;
+    let cost = rate.cost(bytes);
+    let mut paid_until = word.load();
+    let mut tries = 0;
+    while tries < MAX_TRIES {
+        if paid_until > limit + rate.burst + MAX_LEAD_NS * TICKS_PER_NS {
+            // The clock was set back. Begin again with an empty bucket; if another did so already, fine.
+            let _ = word.compare_exchange(paid_until, limit);
+            return false;
+        }
+        let paid = max(paid_until, now) + cost;
+        if paid > limit {
+            return false;
+        }
+        match word.compare_exchange(paid_until, paid) {
+            Ok(_) => return true,
+            Err(current) => paid_until = current,
+        }
+        tries += 1;
+    }
+    if max(paid_until, now) + cost > limit {
+        return false;
+    }
+    let before = word.fetch_add(cost);
+    max(before, now).saturating_add(cost) <= limit
+}
+
+#[inline(always)]
+const fn max(a: u64, b: u64) -> u64 {
+    if a > b { a } else { b }
+}
+
+// BPF has its own instructions for these: the program brings its own word.
+#[cfg(not(target_arch = "bpf"))]
+impl Word for AtomicU64 {
+    // Relaxed: the word says all there is to say, no other memory depends on it.
+    fn load(&self) -> u64 {
+        AtomicU64::load(self, Relaxed)
+    }
+
+    fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
+        AtomicU64::compare_exchange(self, current, new, Relaxed, Relaxed)
+    }
+
+    fn fetch_add(&self, value: u64) -> u64 {
+        AtomicU64::fetch_add(self, value, Relaxed)
+    }
+}
+
+/// For a bucket that only one thread charges.
+impl Word for Cell<u64> {
+    fn load(&self) -> u64 {
+        self.get()
+    }
+
+    fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
+        match self.get() {
+            found if found == current => Ok(self.replace(new)),
+            found => Err(found),
+        }
+    }
+
+    fn fetch_add(&self, value: u64) -> u64 {
+        self.replace(self.get().wrapping_add(value))
+    }
+}
+
+#[cfg(test)]
+#[path = "bucket_tests.rs"]
+mod tests;

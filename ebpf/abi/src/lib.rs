@@ -9,6 +9,6 @@
 
 mod bucket;
 mod verdict;
-pub use bucket::*;
 
+pub use bucket::{Rate, Word, charge};
 pub use verdict::Verdict;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rand_chacha::rand_core::RngCore;
 use turnpike_abi::Verdict;
 
-use super::{Refused, Request, Server};
+use super::{Request, Server};
 use crate::addr::Family;
 use crate::error::ErrorCode;
 use crate::io::{Now, Output, PortError, RelaySocket};
@@ -43,7 +43,7 @@ struct Found {
 }
 
 impl Server {
-    pub(super) fn handle_allocate(&mut self, now: Now, request: &Request<'_>) -> Result<(), Refused> {
+    pub(super) fn handle_allocate(&mut self, now: Now, request: &Request<'_>) -> Result<(), ErrorCode> {
         if let Some(id) = request.allocation {
             return self.repeat_allocate(now, request, id);
         }
@@ -88,7 +88,12 @@ impl Server {
     }
 
     /// RFC 8656 s. 7.2 step 2: a second Allocate is refused, but the same one again gets the same answer.
-    fn repeat_allocate(&mut self, now: Now, request: &Request<'_>, id: AllocationId) -> Result<(), Refused> {
+    fn repeat_allocate(
+        &mut self,
+        now: Now,
+        request: &Request<'_>,
+        id: AllocationId,
+    ) -> Result<(), ErrorCode> {
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
         let same = allocation.request.reply_to.transaction() == request.message.transaction_id()
             && allocation.identity.user == request.identity.user;
@@ -106,7 +111,7 @@ impl Server {
     }
 
     /// RFC 8656 s. 7.2 steps 3 to 9, in that order.
-    fn allocate_wish(&self, request: &Request<'_>) -> Result<Wish, Refused> {
+    fn allocate_wish(&self, request: &Request<'_>) -> Result<Wish, ErrorCode> {
         let message = request.message;
         match message.requested_transport() {
             Some(Ok(PROTOCOL_UDP)) => {}
@@ -139,7 +144,7 @@ impl Server {
     }
 
     /// RFC 8656 s. 7.2 step 6: the family asked for, or the default, if it is offered.
-    fn requested_family(&self, request: &Request<'_>) -> Result<Family, Refused> {
+    fn requested_family(&self, request: &Request<'_>) -> Result<Family, ErrorCode> {
         let family = match request.message.requested_family() {
             Some(Ok(value)) => Family::from_wire(value).ok_or(ErrorCode::AddressFamilyNotSupported)?,
             Some(Err(_)) => return Err(ErrorCode::BadRequest),
@@ -157,7 +162,7 @@ impl Server {
     }
 
     /// RFC 8656 s. 7.2: at least the default, at most the configured maximum, whatever was asked.
-    pub(super) fn granted_lifetime(&self, message: &Message<'_>) -> Result<u32, Refused> {
+    pub(super) fn granted_lifetime(&self, message: &Message<'_>) -> Result<u32, ErrorCode> {
         let asked = match message.lifetime() {
             Some(lifetime) => lifetime.map_err(|_| ErrorCode::BadRequest)?,
             None => DEFAULT_LIFETIME_SECS,
@@ -171,7 +176,7 @@ impl Server {
         request: &Request<'_>,
         wish: &Wish,
         state: &mut AllocateState,
-    ) -> Result<Vec<Found>, Refused> {
+    ) -> Result<Vec<Found>, ErrorCode> {
         match *wish {
             Wish::Reserved(token) => {
                 let user = &request.identity.quota_user;
@@ -232,7 +237,7 @@ impl Server {
         request: &Request<'_>,
         parity: Parity,
         state: &mut AllocateState,
-    ) -> Result<Vec<Found>, Refused> {
+    ) -> Result<Vec<Found>, ErrorCode> {
         let mut found = Vec::with_capacity(2);
         for family in [Family::V4, Family::V6] {
             let refusal = match self.shared.offers(family) {

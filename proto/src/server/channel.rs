@@ -1,6 +1,6 @@
 //! ChannelBind (RFC 8656 s. 12.2).
 
-use super::{Refused, Request, Server};
+use super::{Request, Server};
 use crate::addr::{Family, PeerAddr};
 use crate::error::ErrorCode;
 use crate::io::{Now, Output, RelaySocket};
@@ -9,7 +9,7 @@ use crate::table::AllocationId;
 use crate::wire::{MessageBuilder, attr, channel};
 
 impl Server {
-    pub(super) fn handle_channel_bind(&mut self, now: Now, request: &Request<'_>) -> Result<(), Refused> {
+    pub(super) fn handle_channel_bind(&mut self, now: Now, request: &Request<'_>) -> Result<(), ErrorCode> {
         let id = self.owned_allocation(request)?;
         let (number, peer) = self.asked_binding(request)?;
         let known = self.check_binding(now, id, number, peer)?;
@@ -25,7 +25,7 @@ impl Server {
     }
 
     /// Both attributes, well-formed, and a number from the range.
-    fn asked_binding(&mut self, request: &Request<'_>) -> Result<(u16, PeerAddr), Refused> {
+    fn asked_binding(&mut self, request: &Request<'_>) -> Result<(u16, PeerAddr), ErrorCode> {
         let number = match request.message.channel_number() {
             Some(Ok(number)) => number,
             Some(Err(_)) | None => return Err(ErrorCode::BadRequest),
@@ -50,7 +50,7 @@ impl Server {
         id: AllocationId,
         number: u16,
         peer: PeerAddr,
-    ) -> Result<bool, Refused> {
+    ) -> Result<bool, ErrorCode> {
         let by_number = self.table.channel(id, number, now.mono_ns);
         let by_peer = self.table.channel_of(id, peer, now.mono_ns);
         match (by_number, by_peer) {
@@ -66,12 +66,12 @@ impl Server {
         request: &Request<'_>,
         id: AllocationId,
         peer: PeerAddr,
-    ) -> Result<RelaySocket, Refused> {
+    ) -> Result<RelaySocket, ErrorCode> {
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
         let half = allocation.half(Family::of(&peer.ip())).ok_or(ErrorCode::PeerAddressFamilyMismatch)?;
         let relay = half.socket;
         if let Err(refused) = self.shared.policy().check(peer.0) {
-            self.note_refused_peer(&request.path, peer, &refused);
+            self.note_refused_peer(&request.path, peer, refused);
             return Err(ErrorCode::Forbidden);
         }
         Ok(relay)

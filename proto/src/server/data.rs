@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use rand_chacha::rand_core::RngCore;
-use turnpike_abi::{Rate, Verdict};
+use turnpike_abi::{Rate, Verdict, charge};
 
 use super::Server;
 use crate::addr::{Family, FiveTuple, PeerAddr};
@@ -104,7 +104,7 @@ impl Server {
         if !allocation.half(Family::of(&channel.peer.ip())).is_some_and(|half| half.lives(now.mono_ns)) {
             return Err(Verdict::DropStale);
         }
-        if !charge(&mut allocation.to_peer, allocation.rate.as_ref(), now, usize::from(length)) {
+        if !admit(&mut allocation.to_peer, &allocation.rate, now, usize::from(length)) {
             return Err(Verdict::DropRateToPeer);
         }
         Ok(Route {
@@ -149,7 +149,7 @@ impl Server {
             return Err(Verdict::DropTooLarge);
         }
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
-        if !charge(&mut allocation.to_peer, allocation.rate.as_ref(), now, len) {
+        if !admit(&mut allocation.to_peer, &allocation.rate, now, len) {
             return Err(Verdict::DropRateToPeer);
         }
         Ok(Route {
@@ -193,7 +193,7 @@ impl Server {
         if channel::HEADER_LEN + len > max_payload(path.five_tuple.client.ip()) {
             return Err(Verdict::DropTooLarge);
         }
-        if !charge(&mut allocation.to_client, allocation.rate.as_ref(), now, len) {
+        if !admit(&mut allocation.to_client, &allocation.rate, now, len) {
             return Err(Verdict::DropRateToClient);
         }
         Ok(Route {
@@ -251,7 +251,7 @@ impl Server {
         if data_indication_len(public, bytes.len()) > max_payload(path.five_tuple.client.ip()) {
             return Err(Verdict::DropTooLarge);
         }
-        if !charge(&mut allocation.to_client, allocation.rate.as_ref(), now, bytes.len()) {
+        if !admit(&mut allocation.to_client, &allocation.rate, now, bytes.len()) {
             return Err(Verdict::DropRateToClient);
         }
         let indication = MessageBuilder::indication(method::DATA, transaction)
@@ -306,10 +306,8 @@ impl Server {
 }
 
 /// Counts a datagram in one direction of an allocation; `false` if the bandwidth limit is used up.
-fn charge(direction: &mut Direction, rate: Option<&Rate>, now: Now, payload_len: usize) -> bool {
-    if let Some(rate) = rate
-        && !rate.charge(&direction.bucket, now.mono_ns, payload_len as u32)
-    {
+fn admit(direction: &mut Direction, rate: &Rate, now: Now, payload_len: usize) -> bool {
+    if !charge(&direction.bucket, rate, now.mono_ns, payload_len as u64) {
         direction.traffic.rate_drops += 1;
         return false;
     }

@@ -29,7 +29,7 @@ use crate::addr::PeerAddr;
 use crate::auth::Identity;
 use crate::error::ErrorCode;
 use crate::io::{ClientPath, Egress, Input, Now, Output, Reason};
-use crate::policy;
+use crate::policy::Refused;
 use crate::shared::Shared;
 use crate::stats::{EndReason, ServerCounts};
 use crate::table::{AllocationId, Table, TableCounts};
@@ -62,15 +62,12 @@ const KNOWN_ATTRIBUTES: &[u16] = &[
 
 use recent::Recent;
 
-/// What an authenticated request is refused with.
-type Refused = ErrorCode;
-
 /// One worker's server. See [`crate::Input`] and [`crate::Output`] for its contract.
 pub struct Server {
     shared: Arc<Shared>,
     table: Table,
     rng: ChaCha12Rng,
-    rate: Option<Rate>,
+    rate: Rate,
     outputs: VecDeque<Output>,
     /// Refreshes that deleted something: repeated, they get the same answer and delete nothing else.
     deletions: Recent,
@@ -215,7 +212,7 @@ impl Server {
     }
 
     /// The allocation that a request other than Allocate is about (RFC 8656 s. 5).
-    fn owned_allocation(&self, request: &Request<'_>) -> Result<AllocationId, Refused> {
+    fn owned_allocation(&self, request: &Request<'_>) -> Result<AllocationId, ErrorCode> {
         let id = request.allocation.ok_or(ErrorCode::AllocationMismatch)?;
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
         if allocation.identity.user != request.identity.user {
@@ -276,8 +273,8 @@ impl Server {
     }
 
     /// Notes a peer that the policy refuses, so that the operator learns which option would allow it.
-    fn note_refused_peer(&mut self, path: &ClientPath, peer: PeerAddr, refused: &policy::Refused) {
-        let (client, option) = (path.five_tuple.client.0, refused.to_string());
-        self.outputs.push_back(Output::PeerRefused { client, peer: peer.0, option });
+    fn note_refused_peer(&mut self, path: &ClientPath, peer: PeerAddr, refused: Refused) {
+        let (client, remedy) = (path.five_tuple.client.0, refused.remedy);
+        self.outputs.push_back(Output::PeerRefused { client, peer: peer.0, remedy });
     }
 }

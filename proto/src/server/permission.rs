@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Refused, Request, Server};
+use super::{Request, Server};
 use crate::addr::{Family, PeerAddr};
 use crate::error::ErrorCode;
 use crate::io::Now;
@@ -14,7 +14,7 @@ impl Server {
         &mut self,
         now: Now,
         request: &Request<'_>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), ErrorCode> {
         let id = self.owned_allocation(request)?;
         let mut peers: Vec<IpAddr> = Vec::new();
         for peer in request.message.peer_addresses() {
@@ -33,7 +33,7 @@ impl Server {
         }
         let policy = self.shared.policy();
         if let Some((ip, refused)) = peers.iter().find_map(|ip| Some((*ip, policy.check_ip(*ip).err()?))) {
-            self.note_refused_peer(&request.path, PeerAddr(SocketAddr::new(ip, 0)), &refused);
+            self.note_refused_peer(&request.path, PeerAddr(SocketAddr::new(ip, 0)), refused);
             return Err(ErrorCode::Forbidden);
         }
         let peers: Vec<IpAddr> = peers.into_iter().map(|ip| self.shared.to_local_ip(ip)).collect();

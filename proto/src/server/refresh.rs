@@ -1,6 +1,6 @@
 //! Refresh (RFC 8656 s. 8.2): a longer life, or the end at once.
 
-use super::{Refused, Request, Server};
+use super::{Request, Server};
 use crate::addr::Family;
 use crate::error::ErrorCode;
 use crate::io::Now;
@@ -9,7 +9,7 @@ use crate::stats::EndReason;
 use crate::wire::{Message, MessageBuilder};
 
 impl Server {
-    pub(super) fn handle_refresh(&mut self, now: Now, request: &Request<'_>) -> Result<(), Refused> {
+    pub(super) fn handle_refresh(&mut self, now: Now, request: &Request<'_>) -> Result<(), ErrorCode> {
         let (five_tuple, transaction) = (request.path.five_tuple, request.message.transaction_id());
         // RFC 8489 s. 6.3.1: the same answer again, even if the 5-tuple has another allocation by now.
         if self.deletions.contains(now, five_tuple, transaction) {
@@ -46,7 +46,7 @@ impl Server {
 }
 
 /// The one half that a Refresh is about, if it names one.
-fn requested_half(message: &Message<'_>) -> Result<Option<Family>, Refused> {
+fn requested_half(message: &Message<'_>) -> Result<Option<Family>, ErrorCode> {
     match message.requested_family() {
         None => Ok(None),
         Some(Err(_)) => Err(ErrorCode::BadRequest),

@@ -34,9 +34,10 @@ pub const MAX_RESERVATIONS_PER_USER: usize = 64;
 pub const MAX_PEERS_PER_REQUEST: usize = 64;
 /// Ports tried before an Allocate is answered with 508, when the driver finds them occupied.
 pub const MAX_PORT_ATTEMPTS: u32 = 16;
-/// Remembered answers to deletions, so that a repeated Refresh 0 gets the same success (R3).
-pub const MAX_TOMBSTONES: usize = 4096;
-/// Commands waiting for the driver; control messages only, drained after each input.
+/// Transactions of each kind kept per worker, so that their repetition doesn't take effect twice (S26, R3).
+pub const MAX_RECENT_TRANSACTIONS: usize = 4096;
+/// Commands that endings may leave waiting for the driver: what is due beyond them ends at the next tick.
+/// Everything else adds a handful for each input, and the driver takes them after each.
 pub const MAX_OUTPUTS: usize = 65_536;
 
 /// Largest STUN message that a server has to understand, bytes: a Send indication around a full datagram.

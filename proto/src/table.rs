@@ -25,7 +25,7 @@ use crate::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use crate::auth::Identity;
 use crate::error::ErrorCode;
 use crate::io::{ClientPath, RelaySocket};
-use crate::limits::{CHANNEL_LIFETIME_SECS, PERMISSION_LIFETIME_SECS, SECOND_NS};
+use crate::limits::{CHANNEL_LIFETIME_SECS, MAX_PERMISSIONS, PERMISSION_LIFETIME_SECS, SECOND_NS};
 use crate::ports::PortLease;
 use crate::quota::QuotaSlot;
 use crate::stats::Traffic;
@@ -61,6 +61,13 @@ pub(crate) struct Half {
     /// The driver has opened its socket.
     pub(crate) open: bool,
     expiry: Expiry,
+}
+
+impl Half {
+    /// Its end has not come, whether or not its timer has fired yet.
+    pub(crate) fn lives(&self, now_ns: u64) -> bool {
+        self.expiry.ends_ns > now_ns
+    }
 }
 
 /// A channel binding (RFC 8656 s. 12).
@@ -243,6 +250,13 @@ impl Table {
         slot.owner.filter(|_| slot.generation == relay.generation)
     }
 
+    /// [`Table::owner`], unless the relayed address has come to its end: data must not outlive it by the
+    /// time a tick is late (RFC 8656 s. 6).
+    pub(crate) fn live_owner(&self, relay: RelaySocket, now_ns: u64) -> Option<(AllocationId, Family)> {
+        let (id, family) = self.owner(relay)?;
+        self.get(id)?.half(family).filter(|half| half.lives(now_ns)).map(|_| (id, family))
+    }
+
     // Allocations
 
     /// Adds an allocation that is not answered yet; its 5-tuple is taken from now on.
@@ -358,20 +372,28 @@ impl Table {
     /// Takes a half away with the permissions and channels of its family; its port stays leased until
     /// [`Table::relay_closed`].
     pub(crate) fn remove_half(&mut self, id: AllocationId, family: Family) -> Option<RelaySocket> {
-        let allocation = self.get_mut(id)?;
+        // Straight into the fields: the lists are walked while the maps change.
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        let allocation = slot.allocation.as_mut()?;
         let half = allocation.halves[slot_of(family)].take()?;
-        let permitted: Vec<IpAddr> =
-            allocation.permitted.iter().copied().filter(|ip| Family::of(ip) == family).collect();
-        let bound = allocation.bound.clone();
         self.timers.remove(half.expiry.timer_ns, Timed::Relay(id, family));
-        for ip in permitted {
-            self.revoke(id, ip);
-        }
-        for number in bound {
-            if self.channels.get(&(id.index, number)).is_some_and(|c| Family::of(&c.peer.ip()) == family) {
-                self.unbind(id, number);
+        allocation.permitted.retain(|ip| {
+            let stays = Family::of(ip) != family;
+            if !stays && let Some(expiry) = self.permissions.remove(&(id.index, *ip)) {
+                self.timers.remove(expiry.timer_ns, Timed::Permission(id, *ip));
             }
-        }
+            stays
+        });
+        allocation.bound.retain(|number| {
+            let Some(channel) = self.channels.get(&(id.index, *number)).copied() else { return false };
+            let stays = Family::of(&channel.peer.ip()) != family;
+            if !stays {
+                self.channels.remove(&(id.index, *number));
+                self.channel_peers.remove(&(id.index, channel.peer));
+                self.timers.remove(channel.expiry.timer_ns, Timed::Channel(id, *number));
+            }
+            stays
+        });
         self.relays[half.socket.index as usize].owner = None;
         Some(half.socket)
     }
@@ -414,6 +436,14 @@ impl Table {
         allocation.permitted.push(ip);
         self.permissions.insert((id.index, ip), Expiry { ends_ns, timer_ns: ends_ns });
         self.timers.add(ends_ns, Timed::Permission(id, ip));
+    }
+
+    /// Whether there is room for permissions to these addresses besides those that exist.
+    pub(crate) fn has_room(&self, id: AllocationId, peers: &[IpAddr]) -> bool {
+        let Some(allocation) = self.get(id) else { return false };
+        let is_new = |ip: &IpAddr| !self.permissions.contains_key(&(id.index, *ip));
+        let new = peers.iter().enumerate().filter(|(i, ip)| is_new(ip) && !peers[..*i].contains(ip)).count();
+        allocation.permitted.len() + new <= MAX_PERMISSIONS
     }
 
     pub(crate) fn has_permission(&self, id: AllocationId, ip: IpAddr, now_ns: u64) -> bool {

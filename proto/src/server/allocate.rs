@@ -47,6 +47,11 @@ impl Server {
         if let Some(id) = request.allocation {
             return self.repeat_allocate(now, request, id);
         }
+        let transaction = request.message.transaction_id();
+        if self.ended_allocates.contains(now, request.path.five_tuple, transaction) {
+            self.discard(Verdict::DropRetransmission);
+            return Ok(());
+        }
         let wish = self.allocate_wish(request)?;
         let lifetime_secs = self.granted_lifetime(request.message)?;
         if self.draining || self.table.len() >= MAX_ALLOCATIONS {

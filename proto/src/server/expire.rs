@@ -3,14 +3,16 @@
 use super::Server;
 use crate::addr::Family;
 use crate::io::{Now, Output};
+use crate::limits::{MAX_OUTPUTS, RETRANSMISSION_SECS, SECOND_NS};
 use crate::stats::{AllocationRecord, EndReason};
 use crate::table::AllocationId;
 use crate::timer::Timed;
 
 impl Server {
-    /// Ends everything whose time has come.
+    /// Ends everything whose time has come, as far as the driver can take it at once.
     pub(super) fn expire(&mut self, now: Now) {
-        while let Some(what) = self.table.timers.pop_due(now.mono_ns) {
+        while self.outputs.len() < MAX_OUTPUTS {
+            let Some(what) = self.table.timers.pop_due(now.mono_ns) else { return };
             match what {
                 Timed::Relay(id, family) => {
                     if self.table.half_due(id, family, now.mono_ns) {
@@ -43,6 +45,10 @@ impl Server {
         }
         let Some(allocation) = self.table.remove(id) else { return };
         let Some(since_ns) = allocation.live_since_ns else { return };
+        if now.mono_ns < since_ns + u64::from(RETRANSMISSION_SECS) * SECOND_NS {
+            let (path, request) = (&allocation.path, &allocation.request);
+            self.ended_allocates.insert(now, path.five_tuple, request.reply_to.transaction());
+        }
         self.counts.allocations_ended += 1;
         self.outputs.push_back(Output::Ended(Box::new(AllocationRecord {
             id: allocation.number,

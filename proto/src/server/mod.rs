@@ -15,6 +15,7 @@ mod channel;
 mod data;
 mod expire;
 mod permission;
+mod recent;
 mod refresh;
 
 use std::collections::VecDeque;
@@ -59,7 +60,7 @@ const KNOWN_ATTRIBUTES: &[u16] = &[
     attr::RESERVATION_TOKEN,
 ];
 
-use refresh::Deletion;
+use recent::Recent;
 
 /// One worker's server. See [`crate::Input`] and [`crate::Output`] for its contract.
 pub struct Server {
@@ -68,8 +69,10 @@ pub struct Server {
     rng: ChaCha12Rng,
     rate: Rate,
     outputs: VecDeque<Output>,
-    /// Recent deletions, so that a repeated Refresh 0 gets the same answer.
-    deletions: VecDeque<Deletion>,
+    /// Refreshes that deleted something: repeated, they get the same answer and delete nothing else.
+    deletions: Recent,
+    /// Allocates whose allocation was deleted already: a late repetition must not bring it back.
+    ended_allocates: Recent,
     draining: bool,
     counts: ServerCounts,
 }
@@ -95,7 +98,8 @@ impl Server {
             rng,
             rate,
             outputs: VecDeque::new(),
-            deletions: VecDeque::new(),
+            deletions: Recent::new(hash_seed),
+            ended_allocates: Recent::new(hash_seed),
             draining: false,
             counts: ServerCounts::default(),
         }
@@ -114,7 +118,10 @@ impl Server {
             Input::Tick => {}
             Input::PolicyChanged => self.revoke_refused(),
             Input::Drain(on) => self.draining = on,
-            Input::Shutdown => self.end_all(now, EndReason::Shutdown),
+            Input::Shutdown => {
+                self.draining = true;
+                self.end_all(now, EndReason::Shutdown);
+            }
         }
     }
 

@@ -109,6 +109,8 @@ pub(crate) struct Allocation {
     _quota: QuotaSlot,
     permitted: Vec<IpAddr>,
     bound: Vec<u16>,
+    /// Ports that somebody else on the host has: held until the search ends, or they would be found again.
+    occupied: Vec<PortLease>,
 }
 
 const fn slot_of(family: Family) -> usize {
@@ -282,6 +284,7 @@ impl Table {
             _quota: new.quota,
             permitted: Vec::new(),
             bound: Vec::new(),
+            occupied: Vec::new(),
         }));
         self.next_number += 1;
         id
@@ -312,23 +315,21 @@ impl Table {
         Some(id)
     }
 
-    /// The driver could not open a half's socket: the half is gone, its port is returned to be dropped.
-    pub(crate) fn half_failed(
-        &mut self,
-        relay: RelaySocket,
-    ) -> Option<(AllocationId, Family, Option<PortLease>)> {
+    /// The driver could not open a half's socket: the half is gone, its port is not tried again.
+    pub(crate) fn half_failed(&mut self, relay: RelaySocket) -> Option<(AllocationId, Family)> {
         let (id, family) = self.owner(relay)?;
-        if let Some(allocation) = self.get_mut(id) {
-            allocation.halves[slot_of(family)] = None;
-        }
         let lease = self.free_relay(relay);
-        Some((id, family, lease))
+        let allocation = self.get_mut(id)?;
+        allocation.halves[slot_of(family)] = None;
+        allocation.occupied.extend(lease);
+        Some((id, family))
     }
 
     /// The allocation is answered: its lifetime begins.
     pub(crate) fn go_live(&mut self, id: AllocationId, now_ns: u64) {
         let Some(allocation) = self.get_mut(id) else { return };
         allocation.live_since_ns = Some(now_ns);
+        allocation.occupied = Vec::new();
         let ends_ns = now_ns + u64::from(allocation.request.lifetime_secs) * SECOND_NS;
         let families: Vec<Family> = allocation.halves().map(|half| Family::of(&half.relayed.ip())).collect();
         for half in allocation.halves.iter_mut().flatten() {

@@ -30,3 +30,16 @@ fn a1_second_allocate_on_a_five_tuple_is_a_mismatch_and_the_first_survives() {
     client.allocate_with(&mut lab, |b| b).expect_error(437);
     client.request(&mut lab, method::REFRESH, |b| b).expect_success();
 }
+
+// Conformance A14: ports that somebody else has are passed over, however many they are.
+#[test]
+fn a14_occupied_ports_are_each_tried_once() {
+    let mut lab = Lab::with(Setup { ports: (50_001, 50_012), ..Setup::default() });
+    lab.occupied = (50_001..=50_011).collect();
+    let mut client = Client::new("203.0.113.5:1000");
+    assert_eq!(client.allocate(&mut lab).port(), 50_012);
+    assert_eq!(lab.shared.ports_taken(), 1, "the occupied ones are given back");
+    Client::new("203.0.113.6:1000").allocate_with(&mut lab, |b| b).expect_error(508);
+    client.refresh(&mut lab, 0).expect_success();
+    lab.assert_empty();
+}

@@ -273,7 +273,10 @@ impl Server {
     }
 
     pub(super) fn handle_port_failed(&mut self, now: Now, relay: RelaySocket, error: PortError) {
-        let Some((id, family)) = self.table.half_failed(relay) else { return };
+        let Some((id, family)) = self.table.half_failed(relay) else {
+            // Its allocation ended meanwhile; a socket that never opened is closed already.
+            return self.table.relay_closed(relay);
+        };
         self.counts.ports_failed += 1;
         match self.find_replacement(now, id, family, error) {
             Some(Found { relay, lease }) => self.open_half(id, relay, lease),

@@ -331,7 +331,7 @@ impl Driver for EpollDriver {
             header: route.header,
             payload: Payload::Received(start..start + len),
             tos: route.tos,
-            dont_fragment: false,
+            dont_fragment: route.dont_fragment,
         });
     }
 

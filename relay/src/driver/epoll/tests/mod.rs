@@ -92,6 +92,7 @@ fn echo_route(datagram: &Datagram) -> Route {
         payload_start: 0,
         payload_len: datagram.len,
         tos: datagram.tos,
+        dont_fragment: false,
         verdict: Verdict::ChannelToPeer,
     }
 }

@@ -105,6 +105,9 @@ pub(crate) struct Allocation {
     pub(crate) rate: Rate,
     pub(crate) to_peer: Direction,
     pub(crate) to_client: Direction,
+    /// Ports that somebody else on the host has, kept while another one is looked for: it must be a new one.
+    /// At most `MAX_PORT_ATTEMPTS` of them.
+    occupied: Vec<PortLease>,
     /// Given back when the allocation goes.
     _quota: QuotaSlot,
     permitted: Vec<IpAddr>,
@@ -279,6 +282,7 @@ impl Table {
             rate: new.rate,
             to_peer: Direction::default(),
             to_client: Direction::default(),
+            occupied: Vec::new(),
             _quota: new.quota,
             permitted: Vec::new(),
             bound: Vec::new(),
@@ -312,23 +316,21 @@ impl Table {
         Some(id)
     }
 
-    /// The driver could not open a half's socket: the half is gone, its port is returned to be dropped.
-    pub(crate) fn half_failed(
-        &mut self,
-        relay: RelaySocket,
-    ) -> Option<(AllocationId, Family, Option<PortLease>)> {
+    /// The driver could not open a half's socket: the half is gone.
+    pub(crate) fn half_failed(&mut self, relay: RelaySocket) -> Option<(AllocationId, Family)> {
         let (id, family) = self.owner(relay)?;
-        if let Some(allocation) = self.get_mut(id) {
-            allocation.halves[slot_of(family)] = None;
-        }
         let lease = self.free_relay(relay);
-        Some((id, family, lease))
+        let allocation = self.get_mut(id)?;
+        allocation.halves[slot_of(family)] = None;
+        allocation.occupied.extend(lease);
+        Some((id, family))
     }
 
     /// The allocation is answered: its lifetime begins.
     pub(crate) fn go_live(&mut self, id: AllocationId, now_ns: u64) {
         let Some(allocation) = self.get_mut(id) else { return };
         allocation.live_since_ns = Some(now_ns);
+        allocation.occupied = Vec::new();
         let ends_ns = now_ns + u64::from(allocation.request.lifetime_secs) * SECOND_NS;
         let families: Vec<Family> = allocation.halves().map(|half| Family::of(&half.relayed.ip())).collect();
         for half in allocation.halves.iter_mut().flatten() {

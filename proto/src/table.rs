@@ -102,6 +102,8 @@ pub(crate) struct Allocation {
     /// When it was answered; `None` while its ports are being opened.
     pub(crate) live_since_ns: Option<u64>,
     pub(crate) halves: [Option<Half>; 2],
+    /// What its client was told, also after one half of it has ended; empty until it is live.
+    pub(crate) relayed: Vec<RelayedAddr>,
     pub(crate) rate: Rate,
     pub(crate) to_peer: Direction,
     pub(crate) to_client: Direction,
@@ -279,6 +281,7 @@ impl Table {
             request: new.request,
             live_since_ns: None,
             halves: [None, None],
+            relayed: Vec::new(),
             rate: new.rate,
             to_peer: Direction::default(),
             to_client: Direction::default(),
@@ -331,6 +334,7 @@ impl Table {
         let Some(allocation) = self.get_mut(id) else { return };
         allocation.live_since_ns = Some(now_ns);
         allocation.occupied = Vec::new();
+        allocation.relayed = allocation.halves().map(|half| half.relayed).collect();
         let ends_ns = now_ns + u64::from(allocation.request.lifetime_secs) * SECOND_NS;
         let families: Vec<Family> = allocation.halves().map(|half| Family::of(&half.relayed.ip())).collect();
         for half in allocation.halves.iter_mut().flatten() {

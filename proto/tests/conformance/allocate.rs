@@ -250,7 +250,7 @@ fn a9_the_quota_counts_per_user_and_is_given_back_at_once() {
 #[test]
 fn a9_the_total_quota_counts_all_users() {
     let mut lab = Lab::with(Setup { total_quota: 2, ..Setup::default() });
-    clients(1).for_each(|mut client| drop(client.allocate(&mut lab)));
+    Client::new("203.0.113.5:1000").allocate(&mut lab);
     Client::named("203.0.113.6:1", "bob", "builder").on_worker(1).allocate(&mut lab);
     let mut third = Client::new("203.0.113.7:1");
     third.allocate_with(&mut lab, |b| b).expect_error(486);

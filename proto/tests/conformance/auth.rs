@@ -76,8 +76,9 @@ fn s20_algorithms_that_disagree_with_the_offer_are_malformed() {
     let mut lab = Lab::new();
     let mut client = challenged(&mut lab);
     let key = Key::sha256("alice", REALM, "wonder").expect("good credentials");
-    let sha256: &[u8] = &[0, 2, 0, 0];
-    let cases: [(Option<&[u8]>, Option<&[u8]>); 5] = [
+    let sha256: &'static [u8] = &[0, 2, 0, 0];
+    type Bytes = Option<&'static [u8]>;
+    let cases: [(Bytes, Bytes); 5] = [
         (None, Some(sha256)),
         (Some(ALL_ALGORITHMS), None),
         (Some(&[0, 1, 0, 0]), Some(&[0, 1, 0, 0])),

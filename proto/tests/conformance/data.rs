@@ -55,7 +55,7 @@ fn d1_empty_data_sends_an_empty_datagram() {
 fn d2_payloads_of_all_sizes_arrive_intact() {
     let (mut lab, mut client, relayed) = permitted("203.0.113.5:1000");
     client.bind(&mut lab, 0x4000, "198.51.100.7:5000").expect_success();
-    let bytes: Vec<u8> = (0..65_507u32).map(|i| (i * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..65_507u32).map(|i| ((i * 31) >> 3) as u8).collect();
     // What remains of 65,507 bytes after header, XOR-PEER-ADDRESS and DATA, whose value is padded.
     for len in [1, 2, 3, 4, 5, 1200, 1472, 9000, 65_467, 65_468] {
         for sent in [

@@ -102,15 +102,18 @@ pub(crate) struct Allocation {
     /// When it was answered; `None` while its ports are being opened.
     pub(crate) live_since_ns: Option<u64>,
     pub(crate) halves: [Option<Half>; 2],
+    /// What its client was told, also after one half of it has ended; empty until it is live.
+    pub(crate) relayed: Vec<RelayedAddr>,
     pub(crate) rate: Rate,
     pub(crate) to_peer: Direction,
     pub(crate) to_client: Direction,
+    /// Ports that somebody else on the host has, kept while another one is looked for: it must be a new one.
+    /// At most `MAX_PORT_ATTEMPTS` of them.
+    occupied: Vec<PortLease>,
     /// Given back when the allocation goes.
     _quota: QuotaSlot,
     permitted: Vec<IpAddr>,
     bound: Vec<u16>,
-    /// Ports that somebody else on the host has: held until the search ends, or they would be found again.
-    occupied: Vec<PortLease>,
 }
 
 const fn slot_of(family: Family) -> usize {
@@ -278,13 +281,14 @@ impl Table {
             request: new.request,
             live_since_ns: None,
             halves: [None, None],
+            relayed: Vec::new(),
             rate: new.rate,
             to_peer: Direction::default(),
             to_client: Direction::default(),
+            occupied: Vec::new(),
             _quota: new.quota,
             permitted: Vec::new(),
             bound: Vec::new(),
-            occupied: Vec::new(),
         }));
         self.next_number += 1;
         id
@@ -315,7 +319,7 @@ impl Table {
         Some(id)
     }
 
-    /// The driver could not open a half's socket: the half is gone, its port is not tried again.
+    /// The driver could not open a half's socket: the half is gone.
     pub(crate) fn half_failed(&mut self, relay: RelaySocket) -> Option<(AllocationId, Family)> {
         let (id, family) = self.owner(relay)?;
         let lease = self.free_relay(relay);
@@ -330,6 +334,7 @@ impl Table {
         let Some(allocation) = self.get_mut(id) else { return };
         allocation.live_since_ns = Some(now_ns);
         allocation.occupied = Vec::new();
+        allocation.relayed = allocation.halves().map(|half| half.relayed).collect();
         let ends_ns = now_ns + u64::from(allocation.request.lifetime_secs) * SECOND_NS;
         let families: Vec<Family> = allocation.halves().map(|half| Family::of(&half.relayed.ip())).collect();
         for half in allocation.halves.iter_mut().flatten() {

@@ -36,8 +36,6 @@ impl Server {
 
     /// Ends one relayed address, and the allocation with its last one.
     pub(super) fn end_half(&mut self, now: Now, id: AllocationId, family: Family, reason: EndReason) {
-        let Some(before) = self.table.get(id) else { return };
-        let relayed: Vec<_> = before.halves().map(|half| half.relayed).collect();
         let Some(socket) = self.table.remove_half(id, family) else { return };
         self.outputs.push_back(Output::ClosePort(socket));
         if self.table.get(id).is_some_and(|allocation| allocation.halves().next().is_some()) {
@@ -54,7 +52,7 @@ impl Server {
             id: allocation.number,
             user: allocation.identity.user.clone(),
             five_tuple: allocation.path.five_tuple,
-            relayed,
+            relayed: allocation.relayed,
             duration_ns: now.mono_ns.saturating_sub(since_ns),
             to_peer: allocation.to_peer.traffic,
             to_client: allocation.to_client.traffic,

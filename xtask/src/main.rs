@@ -1,2 +1,78 @@
-//! Chores.
-fn main() {}
+//! Turnpike's chores, each a subcommand: `cargo xtask ci` runs what the CI runs.
+//!
+//! ```text
+//!   ci ──► format ► tidy ► deny ► clippy ► doc ► build ► test ► interop ──► table, `N passed, N failed`
+//! ```
+//!
+//! It decides nothing about the relay; it only starts cargo and reads the tree.
+
+mod ci;
+mod deny;
+mod docs;
+mod setup;
+mod step;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Turnpike's chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Every check and test; ends with a table of steps and the line `N passed, N failed`.
+    Ci,
+    /// Installs the Debian packages that the tests use, if they are missing.
+    Setup,
+    /// Rules that no compiler checks: purity of the core, places of `unsafe`, secrets, leftovers.
+    Tidy,
+    /// Bans, licenses and sources of the dependencies.
+    Deny,
+    /// Known vulnerabilities of the dependencies; downloads the advisory database.
+    Advisories,
+    /// Tests of the release binary with real clients in network namespaces; needs root.
+    Interop {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// Writes docs/configuration.md from the doc comments of the configuration.
+    Docs,
+}
+
+fn main() -> ExitCode {
+    let root = repository_root();
+    let done = match Cli::parse().chore {
+        Chore::Ci => ci::run(&root),
+        Chore::Setup => setup::run(),
+        Chore::Tidy => tidy::run(&root),
+        Chore::Deny => deny::check(&root),
+        Chore::Advisories => deny::advisories(&root),
+        Chore::Interop { filter } => ci::interop(&root, filter.as_deref()),
+        Chore::Docs => docs::run(&root),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where cargo builds.
+fn target_folder(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder))
+}
+
+/// The folder of the workspace: this package's parent.
+fn repository_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
+}

@@ -1,0 +1,15 @@
+# Thin names for `cargo xtask`, which is the one way to run things here.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test
+
+help: ## What there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Build the relay and start it with invented credentials; it prints how to use it
+	cargo build --release --locked
+	./target/release/turnpike run --quickstart
+
+test: ## Install what the tests need, then run every check and test there is
+	cargo xtask setup
+	cargo xtask ci

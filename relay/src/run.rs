@@ -167,7 +167,8 @@ impl Relay {
         }
     }
 
-    /// Users, secrets, peer policy and quotas as the configuration says now; the rest needs a restart.
+    /// Users, secrets, peer policy, quotas and the rate of unauthenticated answers as the configuration says
+    /// now; the rest needs a restart.
     fn reload(&mut self, loader: &Loader) {
         let Loaded { config, warnings } = match loader.load() {
             Ok(loaded) => loaded,
@@ -185,9 +186,13 @@ impl Relay {
         self.shared.replace_policy(setup::peer_policy(&config, &self.addresses, &self.listeners));
         let (per_user, total) = setup::quota_limits(&config);
         self.shared.quotas.set_limits(per_user, total);
+        self.shared.set_unauthenticated_rate(setup::unauthenticated_rate(&config));
         self.tell(Command::PolicyChanged);
         self.config.drain_timeout = config.drain_timeout;
-        info!("reloaded users, secrets, peer policy, quotas and drain timeout; other options need a restart");
+        info!(
+            "reloaded users, secrets, peer policy, quotas, unauthenticated rate and drain timeout; \
+             other options need a restart"
+        );
     }
 
     fn allocations(&self) -> usize {

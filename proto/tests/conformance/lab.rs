@@ -208,7 +208,7 @@ impl Lab {
         self.drain(worker);
     }
 
-    /// A datagram from a client to the listener of its family.
+    /// A datagram from a client on its 5-tuple.
     pub fn client_sends(&mut self, worker: usize, path: ClientPath, bytes: &[u8], tos: u8) {
         match self.workers[worker].forward_client(self.now, &path.five_tuple, bytes, tos) {
             Forward::Route(route) => {

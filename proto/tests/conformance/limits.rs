@@ -2,7 +2,8 @@
 //! and that nothing is left behind.
 
 use turnpike_proto::limits::*;
-use turnpike_proto::wire::{MessageBuilder, attr, method};
+use turnpike_proto::shared::ServerConfig;
+use turnpike_proto::wire::{HEADER_LEN, MessageBuilder, attr, method};
 use turnpike_proto::{ErrorCode, Input, Verdict};
 
 use crate::lab::*;
@@ -113,7 +114,7 @@ fn q12_a_user_name_beyond_its_limit_is_nobody() {
     Client::named("203.0.113.5:1000", name, "wonder").allocate(&mut lab);
     let mut client = Client::new("203.0.113.5:1001");
     client.challenge(&mut lab);
-    for len in [MAX_USERNAME + 1, 60_000] {
+    for len in [MAX_USERNAME + 1, 3_000] {
         let request = MessageBuilder::request(method::ALLOCATE, client.transaction())
             .attribute(attr::USERNAME, "n".repeat(len).as_bytes())
             .attribute(attr::REALM, REALM.as_bytes())
@@ -121,6 +122,23 @@ fn q12_a_user_name_beyond_its_limit_is_nobody() {
             .finish_signed(&client.key());
         client.exchange(&mut lab, &request).expect_error(401);
     }
+}
+
+// RFC 8656 s. 7.2 bounds what a request can need
+#[test]
+fn q12_a_request_beyond_its_limit_is_dropped() {
+    let mut lab = Lab::new();
+    let mut client = Client::new("203.0.113.5:1000");
+    let of_len = |client: &mut Client, len: usize| {
+        MessageBuilder::request(method::ALLOCATE, client.transaction())
+            .attribute(attr::SOFTWARE, &vec![b's'; len - HEADER_LEN - 4])
+            .finish()
+    };
+    let largest = of_len(&mut client, MAX_REQUEST);
+    client.exchange(&mut lab, &largest).expect_error(401);
+    let larger = of_len(&mut client, MAX_REQUEST + 4);
+    client.send_unanswered(&mut lab, &larger);
+    assert_eq!(lab.verdicts(Verdict::DropMalformed), 1);
 }
 
 fn reserve(lab: &mut Lab, client: &mut Client) -> Answer {
@@ -191,7 +209,8 @@ fn ports_tried_for_one_allocate() {
 // A driver that takes nothing: endings wait instead of piling up
 #[test]
 fn outputs_waiting_for_the_driver() {
-    let mut lab = Lab::new();
+    let config = ServerConfig { unauthenticated_per_sec: 0, ..ServerConfig::default() };
+    let mut lab = Lab::with(Setup { config, ..Setup::default() });
     let mut client = allocated(&mut lab);
     let request = MessageBuilder::request(method::BINDING, client.transaction()).finish();
     let path = client.path();

@@ -112,7 +112,7 @@ fn c3_inbound_media_on_a_channel_never_stops_for_eleven_minutes() {
             assert_eq!(aioice.send(&mut lab, ms, b"consent"), 1, "after {ms} ms towards the peer");
         }
         lab.take_sent();
-        lab.from_peer(addr(PEER), relayed, b"media", 0);
+        lab.peer_sends(addr(PEER), relayed, b"media", 0);
         let sent = lab.take_sent();
         let expected = [&channel::header(0x4000, 5)[..], b"media"].concat();
         assert!(matches!(&sent[..], [one] if one.payload == expected), "after {ms} ms: {sent:?}");
@@ -131,7 +131,7 @@ fn c3_other_ports_of_the_peer_end_with_the_permission() {
     for (ms, expected) in [(299_000, 1), (301_000, 0)] {
         advance(&mut lab, start_ns, ms);
         lab.take_sent();
-        lab.from_peer(other, relayed, b"media", 0);
+        lab.peer_sends(other, relayed, b"media", 0);
         assert_eq!(lab.take_sent().len(), expected, "after {ms} ms");
     }
 }

@@ -7,6 +7,7 @@ use turnpike_proto::shared::ServerConfig;
 use turnpike_proto::wire::{MessageBuilder, TransactionId, attr, method};
 
 use crate::lab::*;
+use crate::send_from;
 
 const FLOODER: &str = "203.0.113.5:6666";
 
@@ -31,7 +32,7 @@ fn transaction(number: u32) -> TransactionId {
 fn flood(lab: &mut Lab, times: u32, request: impl Fn(u32) -> Vec<u8>) -> usize {
     lab.take_sent();
     for number in 0..times {
-        lab.from_client(0, addr(FLOODER), &request(number), 0);
+        send_from(lab, addr(FLOODER), &request(number));
     }
     lab.take_sent().len()
 }
@@ -138,7 +139,7 @@ fn q7_failed_logins_are_slowed_down_and_never_lock_the_user_out() {
 fn nonce_of(lab: &mut Lab, address: SocketAddr) -> Vec<u8> {
     let answer = (0..1000).find_map(|number| {
         lab.take_sent();
-        lab.from_client(0, address, &bare_allocate(number), 0);
+        send_from(lab, address, &bare_allocate(number));
         lab.take_sent().pop()
     });
     let answer = Answer::of(answer.expect("one in eight is answered").payload);
@@ -166,7 +167,7 @@ fn q5_spoofed_sources_leave_no_state() {
     let request = bare_allocate(1);
     for number in 0..100_000u32 {
         let ip = Ipv4Addr::from_bits(0x0b00_0000 + number.wrapping_mul(2_654_435_761) % 0x0100_0000);
-        lab.from_client(0, SocketAddr::new(IpAddr::V4(ip), 1000), &request, 0);
+        send_from(&mut lab, SocketAddr::new(IpAddr::V4(ip), 1000), &request);
         if number % 1000 == 0 {
             lab.take_sent();
             lab.now.mono_ns += 10_000_000;

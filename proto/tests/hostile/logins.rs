@@ -9,6 +9,7 @@ use turnpike_proto::auth::rest_password;
 use turnpike_proto::wire::{attr, method};
 
 use crate::lab::*;
+use crate::send_from;
 
 /// Requests of each kind.
 const ROUNDS: usize = 4000;
@@ -25,7 +26,7 @@ fn time(lab: &mut Lab, client: &Client, bytes: &[u8]) -> u64 {
     lab.now.mono_ns += 2_000_000_000;
     lab.take_sent();
     let start = Instant::now();
-    lab.from_client(0, client.address, bytes, 0);
+    send_from(lab, client.address, bytes);
     let took = start.elapsed().as_nanos() as u64;
     assert_eq!(lab.take_sent().len(), 1, "each is answered");
     took

@@ -7,3 +7,9 @@ mod aioice;
 mod lab;
 mod limits;
 mod logins;
+
+/// A datagram from an address to the first worker.
+fn send_from(lab: &mut lab::Lab, address: std::net::SocketAddr, bytes: &[u8]) {
+    let path = lab::Client::new(&address.to_string()).path();
+    lab.client_sends(0, path, bytes, 0);
+}

@@ -409,7 +409,11 @@ impl Session {
             Some(auth) if code == 438 && auth.realm() == realm => {
                 self.stale_nonces += 1;
                 if self.stale_nonces > MAX_STALE_NONCES {
-                    return Err(SetupError::Code { request: "nonce", code, reason: "Stale Nonce, again".into() });
+                    return Err(SetupError::Code {
+                        request: "nonce",
+                        code,
+                        reason: "Stale Nonce, again".into(),
+                    });
                 }
                 auth.set_nonce(nonce);
             }

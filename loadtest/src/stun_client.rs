@@ -262,8 +262,10 @@ pub fn parse_response(data: &[u8], auth: Option<&Authentication>) -> Option<Resp
 
 fn success(message: &Message<'_>) -> Outcome {
     let id = message.transaction_id();
-    let relayed =
-        (0..2).filter_map(|n| message.nth_attribute::<XorRelayedAddress>(n).ok()).map(|a| a.addr(id)).collect();
+    let relayed = (0..2)
+        .filter_map(|n| message.nth_attribute::<XorRelayedAddress>(n).ok())
+        .map(|a| a.addr(id))
+        .collect();
     Outcome::Success {
         relayed,
         lifetime_secs: message.attribute::<Lifetime>().ok().map(|a| a.seconds()),

@@ -15,3 +15,4 @@ pub mod report;
 pub mod session;
 pub mod stats;
 pub mod stun_client;
+pub mod uclient;

@@ -42,6 +42,8 @@ pub struct SessionConfig {
     pub random_channel: bool,
     /// Ask for a permission explicitly.
     pub permission: bool,
+    /// Refresh once directly after the allocation.
+    pub refresh_first: bool,
     /// coturn's `-G`: up to 24 further permissions and channels.
     pub extra_requests: bool,
     /// Time between renewals of allocation, permission and channel, ns.
@@ -223,6 +225,9 @@ impl Session {
     pub fn bind(&mut self, now_ns: u64, rng: &mut ChaCha8Rng, peer: SocketAddr) {
         self.state = State::Binding;
         self.peer = Some(peer);
+        if self.config.refresh_first {
+            self.queue.push_back(Request::Refresh(self.config.allocate.lifetime_secs));
+        }
         if self.config.permission {
             self.queue.push_back(Request::Permission(peer));
         }

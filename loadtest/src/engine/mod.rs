@@ -391,11 +391,20 @@ impl Engine {
             report.confirmed += part.confirmed;
         });
         report.elapsed = Duration::from_nanos(mmsg::mono_ns() - started_ns);
+        self.join_workers();
+        report
+    }
+
+    /// Ends the threads and closes the sockets; allocations stay until the server lets them expire.
+    pub fn abandon(mut self) {
+        self.join_workers();
+    }
+
+    fn join_workers(&mut self) {
         for worker in self.workers.drain(..) {
             drop(worker.commands);
             worker.thread.join().expect("workers don't panic");
         }
-        report
     }
 
     /// Whether a signal asked for the end.

@@ -207,6 +207,7 @@ impl Common {
             channel: framing == Framing::Channel,
             random_channel: false,
             permission: framing != Framing::Channel,
+            refresh_first: false,
             extra_requests: false,
             renew_every_ns: RENEW_EVERY_NS,
         };

@@ -362,25 +362,37 @@ pub struct SearchResult {
     pub is_lower_bound: bool,
 }
 
-/// Replaces the values of options that hold secrets.
+/// Replaces the values of options that hold secrets, also those of getopt's clusters (`-ycw secret`).
 fn redact(command: Vec<String>) -> Vec<String> {
-    const SECRET: [&str; 4] = ["-w", "-W", "--password", "--rest-secret"];
     let mut hide_next = false;
     let hide = |argument: String| {
         if std::mem::take(&mut hide_next) {
             return "***".to_owned();
         }
-        if SECRET.contains(&argument.as_str()) {
+        let Some(end) = secret_option_end(&argument) else { return argument };
+        if end == argument.len() {
             hide_next = true;
             return argument;
         }
-        let hidden = SECRET.iter().find_map(|secret| {
-            let rest = argument.strip_prefix(secret)?;
-            (!rest.is_empty()).then(|| format!("{secret}{}***", if rest.starts_with('=') { "=" } else { "" }))
-        });
-        hidden.unwrap_or(argument)
+        format!("{}***", &argument[..end])
     };
     command.into_iter().map(hide).collect()
+}
+
+/// Where an option that takes a secret ends, and an attached value begins.
+fn secret_option_end(argument: &str) -> Option<usize> {
+    /// turnutils_uclient's flags without a value: they may stand before the `w` of a cluster.
+    const PLAIN: &str = "tbTPSUvsyhcxXgDNROMIGBZJ";
+    for long in ["--password", "--rest-secret"] {
+        match argument.strip_prefix(long) {
+            Some("") => return Some(long.len()),
+            Some(rest) if rest.starts_with('=') => return Some(long.len() + 1),
+            _ => {}
+        }
+    }
+    let cluster = argument.strip_prefix('-').filter(|rest| !rest.starts_with('-'))?;
+    let at = cluster.find(|letter| !PLAIN.contains(letter))?;
+    cluster[at..].starts_with(['w', 'W']).then_some(1 + at + 1)
 }
 
 /// Share of `part` in `whole` as text.
@@ -394,8 +406,27 @@ mod tests {
 
     #[test]
     fn secrets_of_the_command_line_stay_out_of_reports() {
-        let command = ["x", "-w", "pw1", "-Wpw2", "--password=pw3", "--rest-secret", "pw4", "-u", "bob"];
+        let command = [
+            "x",
+            "-w",
+            "pw1",
+            "-Wpw2",
+            "--password=pw3",
+            "--rest-secret",
+            "pw4",
+            "-u",
+            "bob",
+            "-ycw",
+            "pw5",
+            "-ywpw6",
+            "--width",
+            "-n",
+            "w",
+        ];
         let text = redact(command.map(str::to_owned).to_vec()).join(" ");
-        assert_eq!(text, "x -w *** -W*** --password=*** --rest-secret *** -u bob");
+        assert_eq!(
+            text,
+            "x -w *** -W*** --password=*** --rest-secret *** -u bob -ycw *** -yw*** --width -n w"
+        );
     }
 }

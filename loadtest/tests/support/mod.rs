@@ -122,16 +122,16 @@ impl Relay {
             for key in ready.drain(..) {
                 if key == LISTENER {
                     while let Ok((length, from)) = self.listener.recv_from(&mut buffer) {
-                        self.from_client(&mut buffer[..length], from);
+                        self.take_from_client(&mut buffer[..length], from);
                     }
                 } else {
-                    self.from_peer(key as usize, &mut buffer);
+                    self.take_from_peer(key as usize, &mut buffer);
                 }
             }
         }
     }
 
-    fn from_client(&mut self, data: &mut [u8], from: SocketAddr) {
+    fn take_from_client(&mut self, data: &mut [u8], from: SocketAddr) {
         if data[0] >> 6 != 1 {
             let answer = self.request(data, from);
             answer.map(|answer| self.listener.send_to(&answer, from));
@@ -165,7 +165,7 @@ impl Relay {
         }
     }
 
-    fn from_peer(&mut self, index: usize, buffer: &mut [u8]) {
+    fn take_from_peer(&mut self, index: usize, buffer: &mut [u8]) {
         let Some(client) = &self.clients[index] else { return };
         while let Ok((length, from)) = client.relay.recv_from(&mut buffer[4..]) {
             let bound = client.channels.iter().find(|(_, peer)| **peer == from);

@@ -291,7 +291,10 @@ impl Server {
         let mut value = [0; 8];
         value[2..4]
             .copy_from_slice(&(u16::from(error.icmp_type) << 9 | u16::from(error.icmp_code)).to_be_bytes());
-        value[4..].copy_from_slice(&error.data.to_be_bytes());
+        // RFC 8656 s. 18.13: error data is for "too big" alone, whatever else the quoted header held.
+        let too_big =
+            matches!((family, error.icmp_type, error.icmp_code), (Family::V4, 3, 4) | (Family::V6, 2, _));
+        value[4..].copy_from_slice(&if too_big { error.data } else { 0 }.to_be_bytes());
         let transaction = self.transaction_id();
         let indication = MessageBuilder::indication(method::DATA, transaction)
             .xor_address(attr::XOR_PEER_ADDRESS, self.shared.to_public(error.peer))

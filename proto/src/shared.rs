@@ -128,6 +128,12 @@ impl Shared {
         self.policy.load_full()
     }
 
+    /// Asks the policy in force about one destination: for the data path, where taking a share of the policy
+    /// for each packet would make the workers fight over its count.
+    pub(crate) fn permits(&self, peer: PeerAddr) -> bool {
+        self.policy.load().check(peer.0).is_ok()
+    }
+
     /// Puts another peer policy in force; each worker has to be told by `Input::PolicyChanged`.
     pub fn replace_policy(&self, policy: PeerPolicy) {
         self.policy.store(Arc::new(policy));

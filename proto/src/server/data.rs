@@ -175,8 +175,10 @@ impl Server {
         if !self.table.admits(id, peer, now.mono_ns) {
             return Err(Verdict::DropNoPermissionToPeer);
         }
-        self.shared.policy().check(peer.0).map_err(|_| Verdict::DropPeerDenied)?;
-        Ok(half.socket)
+        match self.shared.permits(peer) {
+            true => Ok(half.socket),
+            false => Err(Verdict::DropPeerDenied),
+        }
     }
 
     // RFC 8656 s. 12.7
@@ -211,7 +213,7 @@ impl Server {
     /// A peer without a channel: permission by IP (RFC 8656 s. 11.4), and the policy for the port, since
     /// other services of our own addresses are not to be reached through a relayed one.
     fn admits_unbound(&self, now: Now, id: AllocationId, peer: PeerAddr) -> bool {
-        self.table.has_permission(id, peer.ip(), now.mono_ns) && self.shared.policy().check(peer.0).is_ok()
+        self.table.has_permission(id, peer.ip(), now.mono_ns) && self.shared.permits(peer)
     }
 
     /// A peer's datagram that has no channel goes as a Data indication (RFC 8656 s. 11.4).
@@ -289,7 +291,10 @@ impl Server {
         let mut value = [0; 8];
         value[2..4]
             .copy_from_slice(&(u16::from(error.icmp_type) << 9 | u16::from(error.icmp_code)).to_be_bytes());
-        value[4..].copy_from_slice(&error.data.to_be_bytes());
+        // RFC 8656 s. 18.13: error data is for "too big" alone, whatever else the quoted header held.
+        let too_big =
+            matches!((family, error.icmp_type, error.icmp_code), (Family::V4, 3, 4) | (Family::V6, 2, _));
+        value[4..].copy_from_slice(&if too_big { error.data } else { 0 }.to_be_bytes());
         let transaction = self.transaction_id();
         let indication = MessageBuilder::indication(method::DATA, transaction)
             .xor_address(attr::XOR_PEER_ADDRESS, self.shared.to_public(error.peer))

@@ -1,5 +1,7 @@
 //! Long-term credentials as the server applies them (RFC 8489 s. 9.2), static and REST.
 
+use hmac::{Hmac, Mac};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use turnpike_proto::auth::{Credentials, Key, rest_password};
 use turnpike_proto::wire::{MessageBuilder, attr, method};
@@ -201,6 +203,68 @@ fn q5_q9_a_nonce_works_only_from_where_it_was_sent_to() {
     let mut same = Client::new("203.0.113.5:1000").on_worker(1);
     same.nonce = nonce;
     same.allocate(&mut lab);
+}
+
+/// A Refresh whose integrity attribute is computed here and cut, or filled up, to a length.
+fn with_integrity(client: &mut Client, sha256: bool, len: usize) -> Vec<u8> {
+    let mut builder = MessageBuilder::request(method::REFRESH, client.transaction())
+        .attribute(attr::USERNAME, b"alice")
+        .attribute(attr::REALM, REALM.as_bytes())
+        .attribute(attr::NONCE, &client.nonce);
+    if sha256 {
+        builder = builder
+            .attribute(attr::PASSWORD_ALGORITHMS, ALL_ALGORITHMS)
+            .attribute(attr::PASSWORD_ALGORITHM, &[0, 2, 0, 0]);
+    }
+    let kind = if sha256 { attr::MESSAGE_INTEGRITY_SHA256 } else { attr::MESSAGE_INTEGRITY };
+    // The HMAC is over what comes before it, with the length as if the message ended after it.
+    let empty = append(builder.finish(), &raw_attribute(kind, &vec![0; len]));
+    let covered = &empty[..empty.len() - (4 + len.next_multiple_of(4))];
+    let key = format!("alice:{REALM}:wonder");
+    let mut tag = if sha256 {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&Sha256::digest(key)).expect("any length");
+        mac.update(covered);
+        mac.finalize().into_bytes().to_vec()
+    } else {
+        let mut mac = Hmac::<Sha1>::new_from_slice(&md5::Md5::digest(key)).expect("any length");
+        mac.update(covered);
+        mac.finalize().into_bytes().to_vec()
+    };
+    tag.resize(len, 0);
+    [covered, &raw_attribute(kind, &tag)].concat()
+}
+
+// RFC 8489 s. 14.5: HMAC-SHA1 of exactly 20 bytes
+#[test]
+fn s12_message_integrity_has_twenty_bytes() {
+    let mut lab = Lab::new();
+    let mut client = Client::new("203.0.113.5:1000");
+    client.allocate(&mut lab);
+    let right = with_integrity(&mut client, false, 20);
+    client.exchange(&mut lab, &right).expect_success();
+    for len in [0, 4, 16, 19, 21, 24, 32] {
+        let wrong = with_integrity(&mut client, false, len);
+        client.exchange(&mut lab, &wrong).expect_error(401);
+    }
+    let mut changed = with_integrity(&mut client, false, 20);
+    *changed.last_mut().expect("not empty") ^= 1;
+    client.exchange(&mut lab, &changed).expect_error(401);
+}
+
+// RFC 8489 s. 14.6: HMAC-SHA256 may be truncated to 16 bytes, in steps of four
+#[test]
+fn s14_message_integrity_sha256_has_16_to_32_bytes_in_steps_of_four() {
+    let mut lab = Lab::new();
+    let mut client = Client::new("203.0.113.5:1000");
+    client.allocate(&mut lab);
+    for len in [16, 20, 24, 28, 32] {
+        let right = with_integrity(&mut client, true, len);
+        client.exchange(&mut lab, &right).expect_success();
+    }
+    for len in [0, 4, 12, 15, 17, 30, 31, 33, 36] {
+        let wrong = with_integrity(&mut client, true, len);
+        client.exchange(&mut lab, &wrong).expect_error(401);
+    }
 }
 
 // RFC 8489 s. 9.2.2, 14.4

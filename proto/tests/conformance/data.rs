@@ -132,7 +132,7 @@ fn icmp_attribute(sent: &Sent) -> Option<Vec<u8>> {
 fn d4_an_icmp_error_about_a_permitted_peer_reaches_the_client() {
     let (mut lab, _, relayed) = permitted("203.0.113.5:1000");
     for (icmp_type, code, data, expected) in [
-        (3, 3, 0, [0, 0, 6, 3, 0, 0, 0, 0]),
+        (3, 3, 99, [0, 0, 6, 3, 0, 0, 0, 0]),
         (3, 4, 1280, [0, 0, 6, 4, 0, 0, 5, 0]),
         (11, 0, 0, [0, 0, 22, 0, 0, 0, 0, 0]),
     ] {

@@ -125,6 +125,8 @@ fn which_sources_share_a_bucket_depends_on_the_key() {
     assert_ne!(sharing(1), sharing(2));
 }
 
+// Threads are what is tested.
+#[allow(clippy::disallowed_methods)]
 #[test]
 fn workers_share_one_limit_without_a_lock() {
     let limiter = limiter();

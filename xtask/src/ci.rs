@@ -46,7 +46,8 @@ const INTEROP_THREADS: &str = "6";
 fn run_interop(root: &Path, filter: Option<&str>, counts: &mut Counts) -> Result<(), String> {
     let binary = target_folder(root).join("release/turnpike");
     let binary = binary.to_str().ok_or("the path of the repository is not UTF-8")?;
-    let mut arguments = vec!["test", "--package", "turnpike", "--test", "interop", "--locked", "--"];
+    let mut arguments =
+        vec!["test", "--package", "turnpike", "--test", "interop", "--test", "hostile", "--locked", "--"];
     arguments.extend(["--ignored", "--test-threads", INTEROP_THREADS]);
     arguments.extend(filter);
     cargo(root, &arguments, &[("TURNPIKE_BIN", binary)], counts)

@@ -9,8 +9,11 @@
 //! Everything random comes from one seed, which is printed when a test fails;
 //! `TURNPIKE_SIM_SEED=… cargo test --test sim` runs that one again.
 
+mod abuse;
+mod addresses;
 mod calls;
 mod client;
+mod commands;
 mod crowd;
 mod expiry;
 mod ledger;

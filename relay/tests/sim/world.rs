@@ -13,7 +13,6 @@ use turnpike::driver::sim::{Impairment, SimDriver, SimEndpoint, SimNetwork};
 use turnpike::shard::Shard;
 use turnpike_proto::Server;
 use turnpike_proto::auth::{Authenticator, Credentials};
-use turnpike_proto::limits::SECOND_NS;
 use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
 use turnpike_proto::quota::Quotas;
 use turnpike_proto::shared::{RelayAddress, ServerConfig, Shared};

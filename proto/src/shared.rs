@@ -282,9 +282,10 @@ impl Reservations {
         held.take(token)
     }
 
-    /// Gives a port back that nobody asked for in time, or whose allocation failed.
-    pub(crate) fn release(&self, token: [u8; 8]) {
-        drop(self.lock().take(token));
+    /// Gives a port back that nobody asked for in time, or whose allocation failed; gives the time
+    /// at which it would have ended, if it was still held.
+    pub(crate) fn release(&self, token: [u8; 8]) -> Option<u64> {
+        self.lock().take(token).map(|reservation| reservation.expires_ns)
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {

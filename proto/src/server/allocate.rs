@@ -301,8 +301,10 @@ impl Server {
         let parity = if state.even { Parity::Even } else { Parity::Any };
         // The odd port of a pair is of no use without its even one.
         let pair = state.token.take();
-        if let Some(token) = pair {
-            self.shared.reservations.release(token);
+        if let Some(token) = pair
+            && let Some(expires_ns) = self.shared.reservations.release(token)
+        {
+            self.table.timers.remove(expires_ns, Timed::Reservation(token));
         }
         if !retry {
             return None;

@@ -29,7 +29,9 @@ impl Server {
                         self.table.unbind(id, number);
                     }
                 }
-                Timed::Reservation(token) => self.shared.reservations.release(token),
+                Timed::Reservation(token) => {
+                    self.shared.reservations.release(token);
+                }
             }
         }
     }

@@ -75,6 +75,8 @@ pub(super) struct Network {
     answers_unreachable: bool,
     ports_left: usize,
     owners: HashMap<SocketAddr, Owner>,
+    /// Endpoints with something that nobody has been told of.
+    ready: BTreeSet<SocketAddr>,
     /// Each group ordered by worker.
     listeners: HashMap<SocketAddr, Vec<Listener>>,
     drivers: Vec<DriverState>,
@@ -98,6 +100,7 @@ impl Network {
             answers_unreachable: true,
             ports_left: usize::MAX,
             owners: HashMap::new(),
+            ready: BTreeSet::new(),
             listeners: HashMap::new(),
             drivers: Vec::new(),
             in_flight: BTreeMap::new(),
@@ -272,6 +275,10 @@ impl Network {
         }
     }
 
+    pub(super) fn take_ready(&mut self) -> BTreeSet<SocketAddr> {
+        std::mem::take(&mut self.ready)
+    }
+
     pub(super) fn send(
         &mut self,
         from: SocketAddr,
@@ -378,6 +385,7 @@ impl Network {
         match self.owners.get_mut(&to) {
             Some(Owner::Endpoint(inbox)) if inbox.len() < MAX_INBOX => {
                 inbox.push_back(arrival);
+                self.ready.insert(to);
                 self.counters.delivered += 1;
             }
             Some(Owner::Endpoint(_)) => self.counters.overflowed += 1,

@@ -309,3 +309,17 @@ fn what_no_socket_could_send_is_counted() {
     assert_eq!(driver.counters().send_failed, 2);
     assert_eq!(network.counters().sent, 0);
 }
+
+#[test]
+fn endpoints_with_something_new_are_told_once() {
+    let network = SimNetwork::new(15, Impairment::NONE);
+    let client = network.endpoint(addr("198.51.100.1:1000"));
+    let peer = network.endpoint(addr("203.0.113.1:2000"));
+    client.send_to(peer.address(), b"x", 0);
+    client.send_to(peer.address(), b"y", 0);
+    assert_eq!(network.take_ready(), [peer.address()]);
+    assert!(network.take_ready().is_empty());
+    assert!(peer.recv().is_some());
+    client.send_to(peer.address(), b"z", 0);
+    assert_eq!(network.take_ready(), [peer.address()]);
+}

@@ -188,7 +188,11 @@ fn same_server_same_flags_same_counts_as_turnutils_uclient() {
     let port = free_port();
     let _server = start_turnserver(port, folder.path());
     let port = port.to_string();
-    for flags in [&["-y", "-c", "-m", "6", "-n", "100", "-z", "5"][..], &["-ycs", "-m2", "-n50", "-l200"]] {
+    for flags in [
+        &["-y", "-c", "-m", "6", "-n", "100", "-z", "5"][..],
+        &["-ycs", "-m2", "-n50", "-l200"],
+        &["-y", "-m3", "-n20"],
+    ] {
         let mut all = flags.to_vec();
         all.extend(["-u", USER, "-w", PASSWORD, "-p", &port, "127.0.0.1"]);
         let theirs = Command::new("turnutils_uclient").args(&all).output().expect("it starts");

@@ -155,7 +155,7 @@ impl Worker {
         let flows = mine.iter().map(|&global| new_flow(&plan, global, &local)).collect();
         let largest = plan.groups.iter().map(|group| group.payload_bytes).max().unwrap_or(0);
         Self {
-            recv: Some(Box::new(RecvBatch::new((largest + FRAMING_ROOM).next_multiple_of(64)))),
+            recv: Some(Box::new(RecvBatch::connected((largest + FRAMING_ROOM).next_multiple_of(64)))),
             stats: vec![GroupStats::default(); plan.groups.len()],
             plan,
             live,

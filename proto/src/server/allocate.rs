@@ -269,7 +269,11 @@ impl Server {
 
     pub(super) fn handle_port_failed(&mut self, now: Now, relay: RelaySocket, error: PortError) {
         // The failed port stays leased until another one is found, or the same one would be found again.
-        let Some((id, family, _failed)) = self.table.half_failed(relay) else { return };
+        let Some((id, family, _failed)) = self.table.half_failed(relay) else {
+            // Its allocation has ended meanwhile. There is no socket that ClosePort could have closed, so
+            // nobody else gives the port back.
+            return self.table.relay_closed(relay);
+        };
         self.counts.ports_failed += 1;
         match self.find_replacement(now, id, family, error) {
             Some(Found { relay, lease }) => self.open_half(id, relay, lease),

@@ -2,8 +2,24 @@
 //! without meaning harm. Row ids (Q4, Q6, ...) are those of `docs/threat-model.md`.
 
 mod aioice;
+mod anything;
 #[path = "../conformance/lab.rs"]
 #[allow(dead_code)]
 mod lab;
 mod limits;
 mod logins;
+
+/// A datagram from an address to the first worker.
+fn send_from(lab: &mut lab::Lab, address: std::net::SocketAddr, bytes: &[u8]) {
+    lab.from_client(0, address, bytes, 0);
+}
+
+/// A datagram from a peer to a relayed address.
+fn send_to_relayed(
+    lab: &mut lab::Lab,
+    peer: std::net::SocketAddr,
+    relayed: std::net::SocketAddr,
+    bytes: &[u8],
+) {
+    lab.from_peer(peer, relayed, bytes, 0);
+}

@@ -134,10 +134,6 @@ impl Allocation {
         self.halves().all(|half| half.open)
     }
 
-    pub(crate) fn permissions(&self) -> &[IpAddr] {
-        &self.permitted
-    }
-
     pub(crate) fn channels(&self) -> &[u16] {
         &self.bound
     }
@@ -476,6 +472,19 @@ impl Table {
         }
     }
 
+    /// Takes back the permissions that `keep` doesn't name, in one pass over them.
+    pub(crate) fn retain_permissions(&mut self, id: AllocationId, keep: impl Fn(IpAddr) -> bool) {
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
+        let Some(allocation) = slot.and_then(|slot| slot.allocation.as_mut()) else { return };
+        allocation.permitted.retain(|&ip| {
+            let stays = keep(ip);
+            if !stays && let Some(expiry) = self.permissions.remove(&(id.index, ip)) {
+                self.timers.remove(expiry.timer_ns, Timed::Permission(id, ip));
+            }
+            stays
+        });
+    }
+
     // Channels
 
     /// Creates or refreshes a channel binding (RFC 8656 s. 12.2: 600 s).
@@ -506,11 +515,6 @@ impl Table {
         self.channels.get(&(id.index, number)).filter(|channel| channel.expiry.ends_ns > now_ns)
     }
 
-    /// A channel binding, live or about to be taken away.
-    pub(crate) fn channel_any(&self, id: AllocationId, number: u16) -> Option<&Channel> {
-        self.channels.get(&(id.index, number))
-    }
-
     pub(crate) fn channel_of(&self, id: AllocationId, peer: PeerAddr, now_ns: u64) -> Option<&Channel> {
         self.channel_peers.get(&(id.index, peer)).filter(|channel| channel.expiry.ends_ns > now_ns)
     }
@@ -530,6 +534,22 @@ impl Table {
         if let Some(allocation) = self.get_mut(id) {
             allocation.bound.retain(|bound| *bound != number);
         }
+    }
+
+    /// Takes back the channels to peers that `keep` doesn't name, in one pass over them.
+    pub(crate) fn retain_channels(&mut self, id: AllocationId, keep: impl Fn(PeerAddr) -> bool) {
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
+        let Some(allocation) = slot.and_then(|slot| slot.allocation.as_mut()) else { return };
+        allocation.bound.retain(|&number| {
+            let Some(channel) = self.channels.get(&(id.index, number)).copied() else { return false };
+            let stays = keep(channel.peer);
+            if !stays {
+                self.channels.remove(&(id.index, number));
+                self.channel_peers.remove(&(id.index, channel.peer));
+                self.timers.remove(channel.expiry.timer_ns, Timed::Channel(id, number));
+            }
+            stays
+        });
     }
 }
 

@@ -74,25 +74,8 @@ impl Server {
     pub(super) fn revoke_refused(&mut self) {
         let policy = self.shared.policy();
         for id in self.table.ids() {
-            let Some(allocation) = self.table.get(id) else { continue };
-            let refused_ips: Vec<_> =
-                allocation.permissions().iter().copied().filter(|ip| policy.check_ip(*ip).is_err()).collect();
-            let refused_channels: Vec<u16> = allocation
-                .channels()
-                .iter()
-                .copied()
-                .filter(|number| {
-                    self.table
-                        .channel_any(id, *number)
-                        .is_some_and(|channel| policy.check(channel.peer.0).is_err())
-                })
-                .collect();
-            for ip in refused_ips {
-                self.table.revoke(id, ip);
-            }
-            for number in refused_channels {
-                self.table.unbind(id, number);
-            }
+            self.table.retain_permissions(id, |ip| policy.check_ip(ip).is_ok());
+            self.table.retain_channels(id, |peer| policy.check(peer.0).is_ok());
         }
     }
 }

@@ -178,6 +178,34 @@ fn q5_spoofed_sources_leave_no_state() {
     Client::new("203.0.113.5:1000").allocate(&mut lab);
 }
 
+// Q1: a stricter policy has to hold within a second, however much users have piled up: that takes one pass.
+#[test]
+fn q1_revoking_everything_takes_one_pass() {
+    let mut lab = Lab::new();
+    let mut client = Client::new("203.0.113.5:1000");
+    client.allocate(&mut lab);
+    for part in 0..8u8 {
+        let answer = client.request(&mut lab, method::CREATE_PERMISSION, |builder| {
+            (0..64).fold(builder, |builder, host| {
+                builder.xor_address(attr::XOR_PEER_ADDRESS, addr(&format!("8.8.{part}.{host}:1")))
+            })
+        });
+        answer.expect_success();
+    }
+    for number in 0..1024u16 {
+        client.bind(&mut lab, 0x4000 + number, &format!("8.8.0.1:{}", 10_000 + number)).expect_success();
+    }
+    let before = lab.workers[0].table_counts();
+    assert_eq!((before.permissions, before.channels), (512, 1024));
+    lab.shared.replace_policy(Setup { deny: vec!["8.0.0.0/8"], ..Setup::default() }.policy());
+    lab.input(0, turnpike_proto::Input::PolicyChanged);
+    let after = lab.workers[0].table_counts();
+    // The allocation's own deadline stays, no other one does.
+    assert_eq!((after.permissions, after.channels, after.timers), (0, 0, 1));
+    client.refresh(&mut lab, 0).expect_success();
+    lab.assert_empty();
+}
+
 // A request that no client needs to send is not hashed.
 #[test]
 fn q12_oversized_requests_are_malformed() {

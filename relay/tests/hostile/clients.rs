@@ -31,7 +31,7 @@ fn natdiscovery_learns_its_address() {
     command.args(["-m", "-L", &CLIENT_V4.to_string(), "-l", "40123", &RELAY_V4.to_string()]);
     let Outcome { output, .. } = Process::start(command).wait(Duration::from_secs(20));
     let log = server.stop();
-    assert!(output.contains(&format!("{CLIENT_V4}:40123")), "{output}");
+    assert!(output.contains(&format!("UDP reflexive addr: {CLIENT_V4}:40123")), "{output}");
     assert!(log.count("answered") >= 1, "{}", log.0);
 }
 

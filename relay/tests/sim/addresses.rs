@@ -138,7 +138,7 @@ fn an_unreachable_peer_is_reported_and_harms_nothing() {
         world.with_client(client, |client, _| client.send_data(closed, b"knock", 0));
         world.settle();
         let report = Received::Icmp { peer: closed, icmp_type, icmp_code };
-        assert_eq!(world.clients[client].inbox, [report.clone()], "by a Send indication");
+        assert_eq!(world.clients[client].inbox, std::slice::from_ref(&report), "by a Send indication");
         world.clients[client].inbox.clear();
 
         let number = CHANNEL + u16::from(icmp_type);

@@ -1,12 +1,12 @@
 //! What the operator says to the workers while traffic goes on.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 use std::time::Duration;
 
-use tracing_subscriber::fmt::MakeWriter;
 use turnpike::control::Command;
 
 use super::client::{Call, Outcome, Received};
@@ -45,13 +45,17 @@ fn draining_refuses_newcomers_and_lets_the_others_talk() {
     assert_eq!(world.call(newcomer, Call::allocate()), Outcome::Success);
 }
 
-/// Takes the log of one thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// This thread's log, while a test wants it.
+    static LOG: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
 
-impl Write for Log {
+/// Writes to its thread's log.
+struct ThreadLog;
+
+impl Write for ThreadLog {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no panic while writing").extend_from_slice(bytes);
+        LOG.with_borrow_mut(|log| log.as_mut().map(|log| log.extend_from_slice(bytes)));
         Ok(bytes.len())
     }
 
@@ -60,31 +64,27 @@ impl Write for Log {
     }
 }
 
-impl MakeWriter<'_> for Log {
-    type Writer = Log;
-
-    fn make_writer(&self) -> Log {
-        self.clone()
-    }
-}
-
-impl Log {
-    /// The clients named in the final records, each with the reason given.
-    fn final_records(&self) -> Vec<(String, String)> {
-        let text = String::from_utf8(self.0.lock().expect("no panic while writing").clone()).expect("UTF-8");
-        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
-        let ended = lines.filter(|line| line["fields"]["message"] == "allocation ended");
-        let field = |line: &serde_json::Value, name: &str| line["fields"][name].as_str().map(str::to_owned);
-        ended.filter_map(|line| Some((field(&line, "client")?, field(&line, "reason")?))).collect()
-    }
+/// Runs a scenario; gives the clients named in its final records, each with the reason given.
+///
+/// The subscriber is the whole program's: one for a single thread may miss what another thread was the
+/// first to log, since whether anybody wants a record is remembered for all threads together.
+fn final_records_of(scenario: impl FnOnce()) -> Vec<(String, String)> {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| tracing_subscriber::fmt().json().with_writer(|| ThreadLog).init());
+    LOG.set(Some(Vec::new()));
+    scenario();
+    let text = String::from_utf8(LOG.take().expect("set above")).expect("UTF-8");
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let ended = lines.filter(|line| line["fields"]["message"] == "allocation ended");
+    let field = |line: &serde_json::Value, name: &str| line["fields"][name].as_str().map(str::to_owned);
+    ended.filter_map(|line| Some((field(&line, "client")?, field(&line, "reason")?))).collect()
 }
 
 #[test]
 fn stopping_amid_traffic_closes_everything_and_records_every_allocation() {
     for_each_seed(&[72], |seed| {
-        let log = Log::default();
-        let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || {
+        let mut ended_on_workers = 0;
+        let records = final_records_of(|| {
             let mut world = World::with(seed, Setup { workers: 4, impairment: rough(), ..Setup::default() });
             let peer = in_call(&mut world, 50);
             for client in 0..50 {
@@ -99,13 +99,13 @@ fn stopping_amid_traffic_closes_everything_and_records_every_allocation() {
             assert!(world.workers.iter().all(|worker| worker.shard.is_done()));
             let (created, ended) = world.created_and_ended();
             assert!(created >= 50 && created == ended, "{created} created, {ended} ended");
-            let records = log.final_records();
-            assert_eq!(records.len() as u64, ended);
-            assert!(records.iter().all(|(_, reason)| reason == "shutdown"), "{records:?}");
-            let clients: HashSet<&String> = records.iter().map(|(client, _)| client).collect();
-            assert_eq!(clients.len(), records.len(), "one for each");
             world.assert_nothing_left();
+            ended_on_workers = ended;
         });
+        assert_eq!(records.len() as u64, ended_on_workers);
+        assert!(records.iter().all(|(_, reason)| reason == "shutdown"), "{records:?}");
+        let clients: HashSet<&String> = records.iter().map(|(client, _)| client).collect();
+        assert_eq!(clients.len(), records.len(), "one for each");
     });
 }
 

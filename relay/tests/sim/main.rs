@@ -12,6 +12,7 @@
 mod abuse;
 mod addresses;
 mod calls;
+mod churn;
 mod client;
 mod commands;
 mod crowd;

@@ -74,7 +74,7 @@ fn it_works_over_ipv6() {
     let stub = Stub::start_at("[::1]:0", Spoil::default());
     let (status, report, _) = measured(&["loss", &stub.address.to_string(), "-c", "2", "-d", "0.5"]);
     assert_eq!((status, count(&report, "lost")), (Some(0), 0));
-    assert!(count(&report, "received") > 20);
+    assert!(count(&report, "received") > 0);
 }
 
 #[test]

@@ -9,6 +9,9 @@ use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, channel
 use super::lab::{CLIENT_V4, CLIENT_V6, Namespace};
 use super::server::{PASSWORD, REALM, USER};
 
+/// How often a request is sent before its sender gives up.
+const TRIES: u32 = 4;
+
 /// How long an answer is waited for; it comes within milliseconds, or never.
 pub const ANSWER: Duration = Duration::from_secs(2);
 /// REQUESTED-TRANSPORT: UDP.
@@ -116,14 +119,20 @@ impl Talker {
         Some(buffer[..length].to_vec())
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request until it is answered, as clients do (RFC 8489 s. 6.2.1).
     #[track_caller]
     pub fn ask(&self, bytes: &[u8]) -> Answer {
-        self.say(bytes);
-        let answer = self.hear().unwrap_or_else(|| panic!("{} was not answered", self.user));
-        let answer = Answer::of(answer);
-        assert_eq!(answer.message().transaction_id().0, bytes[8..20], "an answer to something else");
-        answer
+        for _ in 0..TRIES {
+            self.say(bytes);
+            while let Some(heard) = self.hear() {
+                let answer = Answer::of(heard);
+                // Another one is the answer to an earlier request that was sent twice.
+                if answer.message().transaction_id().0 == bytes[8..20] {
+                    return answer;
+                }
+            }
+        }
+        panic!("{} was not answered", self.user)
     }
 
     /// A signed request.

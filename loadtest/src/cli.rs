@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::modes::{EXIT_FAILED, allocate, loss, ndr, stun};
-use crate::uclient;
+use crate::{peer, reflect, uclient};
 
 /// Load tests for TURN servers, with honest statistics
 #[derive(Debug, Parser)]
@@ -30,6 +30,11 @@ enum Mode {
     /// turnutils_uclient's flags, output and exit status
     #[command(disable_help_flag = true)]
     Uclient(Raw),
+    /// turnutils_peer: a UDP echo server
+    #[command(disable_help_flag = true)]
+    Peer(Raw),
+    /// Stand-in server that sends ChannelData straight back, to measure the generator itself
+    Reflect(reflect::ReflectArgs),
 }
 
 /// Arguments that another parser reads.
@@ -47,11 +52,16 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     if name == "turnutils_uclient" {
         return uclient::main(&rest());
     }
+    if name == "turnutils_peer" {
+        return peer::main(&rest());
+    }
     let result = match Cli::parse_from(arguments).command {
         Mode::Loss(args) => loss::execute(&args),
         Mode::Ndr(args) => ndr::execute(&args),
         Mode::Allocate(args) => allocate::execute(&args),
         Mode::Stun(args) => stun::execute(&args),
+        Mode::Peer(raw) => return peer::main(&raw.arguments),
+        Mode::Reflect(args) => reflect::execute(&args),
         Mode::Uclient(raw) => return uclient::main(&raw.arguments),
     };
     result.unwrap_or_else(|fault| {

@@ -11,6 +11,8 @@ pub mod cli;
 pub mod credentials;
 pub mod engine;
 pub mod modes;
+pub mod peer;
+pub mod reflect;
 pub mod report;
 pub mod session;
 pub mod stats;

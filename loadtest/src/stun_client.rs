@@ -280,8 +280,15 @@ fn error(message: &Message<'_>) -> Outcome {
     let usable = |text: &String| text.len() <= MAX_NONCE_BYTES;
     Outcome::Error {
         code: error.as_ref().map_or(0, ErrorCode::code),
-        reason: error.as_ref().map_or_else(String::new, |e| e.reason().to_owned()),
+        reason: error.as_ref().map_or_else(String::new, |e| printable(e.reason())),
         challenge: realm.filter(usable).zip(nonce.filter(usable)),
         alternate: message.attribute::<AlternateServer>().ok().map(|a| a.server()),
     }
+}
+
+/// A server's text for a terminal: no control characters, no trailing space, not long.
+fn printable(text: &str) -> String {
+    const MAX_CHARACTERS: usize = 128;
+    let clean: String = text.chars().filter(|c| !c.is_control()).take(MAX_CHARACTERS).collect();
+    clean.trim().to_owned()
 }

@@ -249,6 +249,8 @@ pub struct RecvBatch {
     parts: Vec<libc::iovec>,
     names: Vec<libc::sockaddr_storage>,
     headers: Vec<libc::mmsghdr>,
+    replies: Vec<libc::mmsghdr>,
+    dropped: [bool; BATCH],
     len: usize,
 }
 
@@ -263,8 +265,15 @@ impl RecvBatch {
             parts: vec![empty_iovec(); BATCH],
             names: vec![name; BATCH],
             headers: vec![empty_header(); BATCH],
+            replies: vec![empty_header(); BATCH],
+            dropped: [false; BATCH],
             len: 0,
         }
+    }
+
+    /// Says whether [`Self::send_back`] sends datagram `index`; after a receive it sends all.
+    pub fn keep(&mut self, index: usize, keep: bool) {
+        self.dropped[index] = !keep;
     }
 
     /// Receives what waits on the socket, at most [`BATCH`] datagrams, without blocking.
@@ -292,6 +301,7 @@ impl RecvBatch {
             )
         };
         self.len = usize::try_from(count).unwrap_or(0);
+        self.dropped = [false; BATCH];
         if count < 0 { Err(io::Error::last_os_error()) } else { Ok(self.len) }
     }
 
@@ -336,18 +346,23 @@ impl RecvBatch {
 
     /// Sends the received datagrams back to their senders; returns how many the kernel took.
     pub fn send_back(&mut self, fd: BorrowedFd<'_>) -> usize {
+        let mut wanted = 0;
         for index in 0..self.len {
-            self.parts[index].iov_len = self.datagram_len(index);
+            if !self.dropped[index] {
+                self.parts[index].iov_len = self.datagram_len(index);
+                self.replies[wanted] = self.headers[index];
+                wanted += 1;
+            }
         }
         let mut sent = 0;
-        while sent < self.len {
-            // SAFETY: headers[sent..len] were filled by the last recvmmsg and point to buffers, lengths
-            // and names of this struct.
+        while sent < wanted {
+            // SAFETY: replies[sent..wanted] are copies of headers that the last recvmmsg filled: they
+            // point to buffers, lengths and names of this struct.
             let count = unsafe {
                 libc::sendmmsg(
                     fd.as_raw_fd(),
-                    self.headers[sent..].as_mut_ptr(),
-                    (self.len - sent) as libc::c_uint,
+                    self.replies[sent..].as_mut_ptr(),
+                    (wanted - sent) as libc::c_uint,
                     0,
                 )
             };

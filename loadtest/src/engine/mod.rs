@@ -337,6 +337,8 @@ impl Engine {
                 add_failure(&mut report.failures, error, count);
             }
         });
+        // Causes before consequences.
+        report.failures.sort_by_key(|(error, _)| matches!(error, SetupError::Partner | SetupError::Deadline));
         report.elapsed = Duration::from_nanos(mmsg::mono_ns() - started_ns);
         report
     }

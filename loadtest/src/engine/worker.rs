@@ -33,6 +33,8 @@ const VISITS_PER_TURN: usize = 64;
 const MAX_ATTEMPTS: u32 = 3;
 /// First packets tried when the time to the first byte is measured, and the time between them, ns.
 const FIRST_BYTE_RETRY_NS: u64 = 200_000_000;
+/// Longest wait for packets under way after a signal, ns.
+const INTERRUPTED_DRAIN_NS: u64 = 500_000_000;
 /// Seconds of packets in which duplicates are recognised.
 const WINDOW_SECS: f64 = 2.0;
 /// Room around the payload in a receive buffer: STUN header, attributes, padding.
@@ -433,13 +435,14 @@ impl Worker {
     fn trial(&mut self, trial: &Trial, start_ns: u64) -> TrialReport {
         self.begin_trial(trial, start_ns);
         let cpu_ns = thread_cpu_ns();
-        let drain_ns = trial.drain.as_nanos() as u64;
+        let mut drain_ns = trial.drain.as_nanos() as u64;
         let mut last_sent_ns = start_ns;
         let mut interrupted = false;
         loop {
             let now_ns = mono_ns();
             if !interrupted && self.is_stopping() {
                 interrupted = true;
+                drain_ns = drain_ns.min(INTERRUPTED_DRAIN_NS);
                 self.due.clear();
                 last_sent_ns = now_ns;
             }

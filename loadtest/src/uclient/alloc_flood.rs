@@ -18,6 +18,9 @@ use crate::session::{Session, SessionConfig, SetupError, State};
 /// Peers of the synthetic permissions: the benchmarking range (RFC 2544), and documentation's for IPv6.
 const SYNTHETIC_V4: [u8; 2] = [198, 18];
 const SYNTHETIC_V6: u16 = 0x2001;
+/// Local ports are taken in order from here up, so that none is used again while the server still
+/// remembers its 5-tuple.
+const FIRST_PORT: u16 = 49_152;
 /// Longest wait for one datagram.
 const WAIT: Duration = Duration::from_millis(20);
 
@@ -31,6 +34,7 @@ struct Flood<'a> {
     sent: u64,
     received: u64,
     allocations: u64,
+    next_port: u16,
     shown: (Instant, u64, u64),
 }
 
@@ -53,6 +57,7 @@ pub fn run(
         sent: 0,
         received: 0,
         allocations: 0,
+        next_port: FIRST_PORT,
         shown: (start, 0, 0),
     };
     let total = flags.messages.map_or(u64::MAX, |n| n.saturating_mul(flags.clients as u64));
@@ -89,9 +94,17 @@ impl Flood<'_> {
         Ok(())
     }
 
-    fn open(&self) -> io::Result<UdpSocket> {
-        let local = self.flags.local.map_or_else(|| any_address(self.server), |ip| SocketAddr::new(ip, 0));
-        let socket = UdpSocket::bind(local)?;
+    fn open(&mut self) -> io::Result<UdpSocket> {
+        let local = self.flags.local.unwrap_or_else(|| any_address(self.server).ip());
+        let mut attempts = u16::MAX - FIRST_PORT;
+        let socket = loop {
+            let port = self.next_port;
+            self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
+            match UdpSocket::bind((local, port)) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts > 0 => attempts -= 1,
+                bound => break bound?,
+            }
+        };
         socket.connect(self.server)?;
         socket.set_read_timeout(Some(WAIT))?;
         Ok(socket)

@@ -98,7 +98,10 @@ pub fn prepare() -> Result<(), Fault> {
         return Err("network namespaces need root: run this as root".into());
     }
     if let Some(missing) = PROGRAMS.iter().find(|program| find(program).is_none()) {
-        return Err(format!("{missing} is not installed: apt-get install iproute2 ethtool util-linux procps").into());
+        return Err(format!(
+            "{missing} is not installed: apt-get install iproute2 ethtool util-linux procps"
+        )
+        .into());
     }
     remove_leftovers();
     Ok(())

@@ -230,7 +230,11 @@ pub fn idle_traffic(clients: usize) -> Traffic {
 fn session(framing: Framing) -> SessionConfig {
     SessionConfig {
         credentials: Some(Credentials::new(USER, PASSWORD)),
-        allocate: AllocateOptions { lifetime_secs: 600, family: Family::Unspecified, ..AllocateOptions::default() },
+        allocate: AllocateOptions {
+            lifetime_secs: 600,
+            family: Family::Unspecified,
+            ..AllocateOptions::default()
+        },
         channel: framing == Framing::Channel,
         random_channel: false,
         permission: framing != Framing::Channel,

@@ -111,7 +111,9 @@ impl Programs {
         let turnserver = turnserver.or_else(|| lab::find("turnserver")).filter(|path| path.is_file());
         let turnserver = turnserver.ok_or(match named {
             true => "--turnserver: no such file",
-            false => "no turnserver to compare with: apt-get install coturn, or name it with --turnserver PATH",
+            false => {
+                "no turnserver to compare with: apt-get install coturn, or name it with --turnserver PATH"
+            }
         })?;
         Ok(Programs { turnpike, turnserver, cpus, threads })
     }

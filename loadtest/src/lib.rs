@@ -14,6 +14,7 @@ pub mod modes;
 pub mod peer;
 pub mod reflect;
 pub mod report;
+pub mod scenario;
 pub mod session;
 pub mod stats;
 pub mod stun_client;

@@ -178,11 +178,6 @@ impl Delays {
         }
         QUANTILES.iter().map(|&q| (q, self.0.value_at_quantile(q) as f64 / 1000.0)).collect()
     }
-
-    /// Value at a quantile (0 to 1), ns; 0 without values.
-    pub fn at(&self, quantile: f64) -> u64 {
-        self.0.value_at_quantile(quantile)
-    }
 }
 
 /// Percentiles of a delay, µs.
@@ -328,7 +323,12 @@ impl GroupStats {
         percent(self.lost(), self.sent)
     }
 
-    /// Whether the generator, not the server, spoilt the trial, and how. One line per reason.
+    /// Whether the generator failed to offer the load: it left out more than 1 % of the packets.
+    pub fn is_generator_bottleneck(&self) -> bool {
+        (self.skipped + self.send_dropped) * 100 > self.scheduled
+    }
+
+    /// What the generator itself did wrong. One line per reason.
     pub fn generator_faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if self.skipped > 0 {
@@ -417,5 +417,13 @@ mod tests {
         let stats = GroupStats { sent: 100, received: 90, own_drops: 7, ..GroupStats::default() };
         assert_eq!((stats.lost(), stats.lost_elsewhere()), (10, 3));
         assert_eq!(stats.generator_faults().len(), 1);
+    }
+
+    #[test]
+    fn a_generator_that_leaves_out_more_than_a_percent_is_the_bottleneck() {
+        let left_out = |skipped| GroupStats { scheduled: 1000, skipped, ..GroupStats::default() };
+        assert!(!left_out(10).is_generator_bottleneck());
+        assert!(left_out(11).is_generator_bottleneck());
+        assert_eq!(left_out(10).generator_faults().len(), 1, "but it is said");
     }
 }

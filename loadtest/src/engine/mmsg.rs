@@ -248,6 +248,7 @@ pub struct RecvBatch {
     buffer_bytes: usize,
     parts: Vec<libc::iovec>,
     names: Vec<libc::sockaddr_storage>,
+    with_sources: bool,
     headers: Vec<libc::mmsghdr>,
     replies: Vec<libc::mmsghdr>,
     dropped: [bool; BATCH],
@@ -255,7 +256,13 @@ pub struct RecvBatch {
 }
 
 impl RecvBatch {
-    /// Buffers for datagrams of up to `buffer_bytes`; longer ones are reported as truncated.
+    /// Buffers for a connected socket's datagrams of up to `buffer_bytes`; longer ones are reported as
+    /// truncated. Nobody's address is asked for, which saves the kernel a copy.
+    pub fn connected(buffer_bytes: usize) -> Self {
+        Self { with_sources: false, ..Self::new(buffer_bytes) }
+    }
+
+    /// As [`Self::connected`], for any socket: sources are known, and [`Self::send_back`] works.
     pub fn new(buffer_bytes: usize) -> Self {
         // SAFETY: sockaddr_storage is plain data for which all zeroes is a valid value.
         let name: libc::sockaddr_storage = unsafe { mem::zeroed() };
@@ -264,6 +271,7 @@ impl RecvBatch {
             buffer_bytes,
             parts: vec![empty_iovec(); BATCH],
             names: vec![name; BATCH],
+            with_sources: true,
             headers: vec![empty_header(); BATCH],
             replies: vec![empty_header(); BATCH],
             dropped: [false; BATCH],
@@ -285,8 +293,10 @@ impl RecvBatch {
             let header = &mut self.headers[index].msg_hdr;
             header.msg_iov = &raw mut self.parts[index];
             header.msg_iovlen = 1;
-            header.msg_name = (&raw mut self.names[index]).cast();
-            header.msg_namelen = size_of::<libc::sockaddr_storage>() as _;
+            if self.with_sources {
+                header.msg_name = (&raw mut self.names[index]).cast();
+                header.msg_namelen = size_of::<libc::sockaddr_storage>() as _;
+            }
             header.msg_flags = 0;
         }
         // SAFETY: each header points to a buffer and a name of its own inside this struct, with their

@@ -68,7 +68,7 @@ fn indication_prefix(group: &Group, peer: SocketAddr, id: u128) -> Vec<u8> {
     prefix
 }
 
-/// Sends what is due for a flow, at most one batch, and counts it.
+/// Sends what is due for a flow, at most one batch, and counts it. Returns how many were due.
 pub(super) fn send_due(
     flow: &mut Flow,
     group: &Group,
@@ -76,14 +76,14 @@ pub(super) fn send_due(
     stats: &mut GroupStats,
     visit: &Visit,
     rng: &mut ChaCha8Rng,
-) {
+) -> u64 {
     if let Some(max_lag) = visit.max_lag_ns.filter(|_| !flow.pace.is_flood()) {
         let skipped = flow.pace.skip_before(visit.now_ns.saturating_sub(max_lag));
         stats.skipped += skipped;
         stats.scheduled += skipped;
     }
     let (first, count) = flow.pace.take_due(visit.now_ns, BATCH as u64);
-    let Some(socket) = flow.socket.as_ref().filter(|_| count > 0) else { return };
+    let Some(socket) = flow.socket.as_ref().filter(|_| count > 0) else { return 0 };
     let sent_ns = mono_ns();
     for number in first..first + count {
         push_packet(
@@ -107,6 +107,7 @@ pub(super) fn send_due(
     stats.scheduled += count;
     stats.sent += sent;
     stats.send_dropped += count - sent;
+    count
 }
 
 /// Sends one packet outside any timetable.

@@ -13,7 +13,9 @@ use std::time::Duration;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::mmsg::{Poller, RecvBatch, SendBatch, mono_ns, receive_drops, set_precise_timers, thread_cpu_ns};
+use super::mmsg::{
+    BATCH, Poller, RecvBatch, SendBatch, mono_ns, receive_drops, set_precise_timers, thread_cpu_ns,
+};
 use super::payload::{Header, tag};
 use super::receiver::{Clock, Received, accept_header, accept_payload, classify};
 use super::schedule::Pace;
@@ -27,8 +29,12 @@ use crate::stats::{GroupStats, Tracker};
 
 /// Longest wait between looks at commands and the stop flag, ns.
 const TURN_NS: u64 = 5_000_000;
-/// Flows served before the sockets are looked at again, so that sending can't starve receiving.
+/// Packets and flows served before the sockets are looked at again, so that sending can't starve
+/// receiving.
+const PACKETS_PER_TURN: u64 = 256;
 const VISITS_PER_TURN: usize = 64;
+/// Batches taken from one socket before the next one's turn.
+const RECEIVES_PER_TURN: usize = 8;
 /// New sockets tried for a client whose 5-tuple the server still knows (437).
 const MAX_ATTEMPTS: u32 = 3;
 /// First packets tried when the time to the first byte is measured, and the time between them, ns.
@@ -149,7 +155,7 @@ impl Worker {
         let flows = mine.iter().map(|&global| new_flow(&plan, global, &local)).collect();
         let largest = plan.groups.iter().map(|group| group.payload_bytes).max().unwrap_or(0);
         Self {
-            recv: Some(Box::new(RecvBatch::new((largest + FRAMING_ROOM).next_multiple_of(64)))),
+            recv: Some(Box::new(RecvBatch::connected((largest + FRAMING_ROOM).next_multiple_of(64)))),
             stats: vec![GroupStats::default(); plan.groups.len()],
             plan,
             live,
@@ -219,9 +225,20 @@ impl Worker {
 
     fn receive(&mut self, index: usize) {
         let Some(mut recv) = self.recv.take() else { return };
+        for _ in 0..RECEIVES_PER_TURN {
+            if !self.receive_batch(index, &mut recv) {
+                break;
+            }
+        }
+        self.recv = Some(recv);
+    }
+
+    /// Returns whether more may wait.
+    fn receive_batch(&mut self, index: usize, recv: &mut RecvBatch) -> bool {
         let count = self.flows[index].socket.as_ref().map(|socket| recv.recv(socket.as_fd()));
         let now_ns = mono_ns();
         let mut control = false;
+        let full = matches!(count, Some(Ok(BATCH)));
         match count {
             Some(Ok(count)) => {
                 for datagram in 0..count {
@@ -236,10 +253,10 @@ impl Worker {
             }
             _ => {}
         }
-        self.recv = Some(recv);
         if control {
             self.settle(index);
         }
+        full
     }
 
     /// Returns whether the session has changed.
@@ -500,7 +517,11 @@ impl Worker {
             gso: self.plan.gso,
             disrupt: self.plan.disrupt,
         };
+        let mut packets = 0;
         for _ in 0..VISITS_PER_TURN {
+            if packets >= PACKETS_PER_TURN {
+                return true;
+            }
             let Some(&Reverse((due_ns, index))) = self.due.peek() else { return false };
             if due_ns > now_ns {
                 return false;
@@ -508,7 +529,8 @@ impl Worker {
             self.due.pop();
             let flow = &mut self.flows[index as usize];
             let group = &self.plan.groups[flow.group];
-            send_due(flow, group, &mut self.send, &mut self.stats[flow.group], &visit, &mut self.rng);
+            packets +=
+                send_due(flow, group, &mut self.send, &mut self.stats[flow.group], &visit, &mut self.rng);
             if let Some(next_ns) = flow.pace.due_ns() {
                 let at_ns = next_ns.next_multiple_of(self.plan.tick_ns.max(1));
                 // A flow without a clock takes turns with the others.

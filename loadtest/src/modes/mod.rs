@@ -101,7 +101,7 @@ pub struct Common {
     #[arg(long, default_value_t = 100, value_name = "US")]
     pub tick: u64,
     /// A packet that could not be sent this long after its time is skipped and counted, ms
-    #[arg(long, default_value_t = 10, value_name = "MS")]
+    #[arg(long, default_value_t = 50, value_name = "MS")]
     pub max_lag: u64,
     /// Receive and send buffer of each client socket, KiB
     #[arg(long, default_value_t = 1024, value_name = "KIB")]

@@ -111,7 +111,6 @@ impl Search<'_, '_> {
             if passed {
                 best = Some(seen);
                 low = next;
-                // A generator that stumbled above doesn't limit a search that goes on above.
             } else {
                 generator_limit = seen.limited_by_generator;
                 high = next;
@@ -119,22 +118,13 @@ impl Search<'_, '_> {
             if (passed && next >= max_rate) || (!passed && next <= min_rate) {
                 break;
             }
-            if best.is_none()
-                && low == min_rate
-                && next != min_rate
-                && high / min_rate < 1.0 + resolution / 100.0
-            {
-                next = min_rate;
-                continue;
-            }
-            if (high - low) / high * 100.0 <= resolution {
-                if best.is_none() && next != min_rate {
-                    next = min_rate;
-                    continue;
-                }
-                break;
-            }
-            next = (low * high).sqrt();
+            let narrow = (high - low) / high * 100.0 <= resolution;
+            next = match (narrow, best) {
+                (false, _) => (low * high).sqrt(),
+                // The lower end itself is tried only when nothing above it passed.
+                (true, None) => min_rate,
+                (true, Some(_)) => break,
+            };
         }
         let at_top = best.is_some_and(|seen| seen.rate >= max_rate);
         SearchResult {

@@ -11,9 +11,9 @@ use crate::stats::DelaySummary;
 /// Light and dark by the reader's preference; series colours differ in lightness too.
 const STYLE: &str = "\
 :root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--dim:#59636e;--grid:#d9dee3;--card:#f6f8fa;--warn:#9a3412;\
---c0:#0b6bcb;--c1:#c2410c;--c2:#15803d;--c3:#7e22ce;--c4:#b45309;--c5:#0e7490}\
+--c0:#0b6bcb;--c1:#c2410c;--c2:#15803d;--c3:#7e22ce;--c4:#be185d;--c5:#57606a}\
 @media(prefers-color-scheme:dark){:root{--bg:#101418;--fg:#e6e9ec;--dim:#98a2ad;--grid:#2b333b;--card:#181e24;--warn:#fdba74;\
---c0:#66b2ff;--c1:#ff9a5c;--c2:#5fd38a;--c3:#cf9bff;--c4:#f2c14e;--c5:#5cd0e0}}\
+--c0:#66b2ff;--c1:#ff9a5c;--c2:#5fd38a;--c3:#cf9bff;--c4:#ff8ac2;--c5:#aab4be}}\
 *{box-sizing:border-box}body{margin:0 auto;padding:1.5rem;max-width:82rem;background:var(--bg);color:var(--fg);font:15px/1.5 system-ui,sans-serif}\
 h1{font-size:1.5rem;margin:0 0 .25rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}p{margin:.25rem 0;color:var(--dim)}\
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr));gap:1rem}\

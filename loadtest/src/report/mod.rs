@@ -194,7 +194,7 @@ pub struct TrialSummary {
 /// How well the generator did.
 #[derive(Debug, Clone, Serialize)]
 pub struct GeneratorSummary {
-    /// Whether it, not the server, limited the trial.
+    /// Whether it, not the server, limited the trial: more than 1 % of the packets were not sent.
     pub is_bottleneck: bool,
     /// One line per reason.
     pub faults: Vec<String>,
@@ -321,7 +321,7 @@ impl TrialSummary {
             ),
             groups: if plan.groups.len() > 1 { groups.collect() } else { Vec::new() },
             generator: GeneratorSummary {
-                is_bottleneck: !faults.is_empty(),
+                is_bottleneck: total.is_generator_bottleneck(),
                 faults,
                 cpu_secs: report.cpu_secs,
                 cpu_us_per_packet: report.cpu_secs * 1e6 / packets,

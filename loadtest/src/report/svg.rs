@@ -93,7 +93,11 @@ fn axes(chart: &Chart<'_>, points: &[(f64, f64)]) -> (Axis, Axis) {
     };
     let (x_from, x_to) = (bound(|p| p.0, f64::MAX, f64::min), bound(|p| p.0, f64::MIN, f64::max));
     let y_top = bound(|p| p.1, 0.0, f64::max);
-    let x_axis = Axis { from: if x_from > x_to { 0.0 } else { x_from }, to: x_to.max(x_from), log: false };
+    let x_axis = if x_from > x_to {
+        Axis { from: 0.0, to: 1.0, log: false }
+    } else {
+        Axis { from: x_from, to: x_to, log: false }
+    };
     let y_axis = if chart.log_y {
         let lowest = points.iter().map(|p| p.1).filter(|y| *y > 0.0).fold(f64::MAX, f64::min);
         let from = if lowest == f64::MAX { 1.0 } else { 10f64.powf(lowest.log10().floor()) };

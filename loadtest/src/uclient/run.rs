@@ -266,7 +266,7 @@ fn transmit(flags: &Flags, out: Output, engine: &mut Engine) -> TrialReport {
         } else {
             flags.messages
         },
-        drain: if invalid || flags.drop_sockets { Duration::ZERO } else { DRAIN },
+        drain: if invalid { Duration::ZERO } else { DRAIN },
         spread: None,
     };
     let mut lines = Lines { flags, out, next: Duration::from_secs(1), last: Snapshot::default() };

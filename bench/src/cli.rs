@@ -19,6 +19,8 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_INTERRUPTED: u8 = 130;
 /// Longest trial, seconds: together with rounds and scenarios it bounds the run.
 const MAX_TRIAL_SECS: f64 = 60.0;
+/// Shortest trial, seconds: in less, clients with thin traffic would send nothing.
+const MIN_TRIAL_SECS: f64 = 1.0;
 
 /// Turnpike against coturn, measured in one interleaved run
 #[derive(Debug, Parser)]
@@ -128,8 +130,8 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn compare(args: &CompareArgs) -> Result<(), Fault> {
-    if !(0.1..=MAX_TRIAL_SECS).contains(&args.seconds) {
-        return Err(format!("--seconds is between 0.1 and {MAX_TRIAL_SECS}").into());
+    if !(MIN_TRIAL_SECS..=MAX_TRIAL_SECS).contains(&args.seconds) {
+        return Err(format!("--seconds is between {MIN_TRIAL_SECS} and {MAX_TRIAL_SECS}").into());
     }
     let results = compare::run(&compare::Options {
         turnpike: args.turnpike.clone(),

@@ -3,6 +3,7 @@
 //! Rounds go over everything (A B C, A B C, ...), so that a machine that gets slower or busier with time
 //! treats all alike; and a run that is over its budget ends with whole rounds.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -62,6 +63,7 @@ pub fn run(options: &Options) -> Result<Results, Fault> {
         split.server_threads,
     )?;
     lab::prepare()?;
+    affinity::go_first();
     affinity::keep_to(&split.generator_list)?;
     let labs = Labs { plain: Lab::new("plain", Link::Plain)?, merging: Lab::new("merging", Link::Merging)? };
     let folder = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
@@ -109,7 +111,7 @@ pub fn run(options: &Options) -> Result<Results, Fault> {
 const NOTES: &[&str] = &[
     "Client, server and peer are in network namespaces of their own, joined by veth. The senders' transmit offloads are off (`ethtool -K DEV tx off`).",
     "In the scenarios where receive interfaces merge, both interfaces of the server's namespace have `ethtool -K DEV gro on rx-udp-gro-forwarding on`, `gro_flush_timeout` 50000 and `napi_defer_hard_irqs` 2: without them veth merges nothing, where a network card does. It is so for all servers and for the direct path. The generator sends datagrams one by one, without GSO.",
-    "Server and load generator have processors of their own, and each server as many threads for its clients as it has processors. Interrupt work of the server's namespace may run on either.",
+    "Server and load generator have processors of their own, go before other processes there (nice −15), and each server has as many threads for its clients as it has processors. Interrupt work of the server's namespace may run on either.",
     "System CPU is the busy time of the whole machine (/proc/stat), less that of processes that have nothing to do with the measurement, less that of the idle machine: the kernel's work for the server counts, and so does the load generator's, which is the same for all. Without the direct path's it is what the server adds.",
     "A hop is one datagram in and out of the server. Echoed packets make two hops, packets from one relayed address to another as well.",
     "Each server starts anew for each sample. Logs go to a file at the default level. Turnpike's limit on unauthenticated answers, which coturn lacks by default, is off.",
@@ -183,15 +185,16 @@ fn all_rounds(
 ) -> Result<(u32, Vec<Sample>), Fault> {
     let mut samples = Vec::new();
     let mut done = 0;
-    let mut longest = Duration::ZERO;
+    let mut took: BTreeMap<&str, Duration> = BTreeMap::new();
     for round in 1..=options.rounds {
         let due: Vec<_> = scenarios.iter().filter(|scenario| round <= scenario.max_rounds).collect();
-        if due.is_empty() || (round > 1 && begun.elapsed() + longest > options.budget) {
+        let expected: Duration = due.iter().filter_map(|scenario| took.get(scenario.name)).sum();
+        if due.is_empty() || (round > 1 && begun.elapsed() + expected > options.budget) {
             break;
         }
-        let round_begun = Instant::now();
         for scenario in due {
             let mut group = Vec::new();
+            let scenario_begun = Instant::now();
             for target in targets(scenario, servers) {
                 let sample = context.measure(labs.of(scenario), scenario, target, round)?;
                 eprintln!("round {round}/{}  {}", options.rounds, progress(&sample));
@@ -199,8 +202,8 @@ fn all_rounds(
             }
             subtract_direct_path(&mut group);
             samples.append(&mut group);
+            took.insert(scenario.name, scenario_begun.elapsed());
         }
-        longest = longest.max(round_begun.elapsed());
         done = round;
     }
     Ok((done, samples))

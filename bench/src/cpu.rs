@@ -19,8 +19,8 @@ pub struct Reading {
     at_ns: u64,
     /// Idle, waiting for disks and stolen by the host, all processors, ticks.
     unused_ticks: u64,
-    /// User and system time of the server, ticks.
-    server_ticks: u64,
+    /// Time that the server's threads ran, ns.
+    server_ns: u64,
     /// The same of processes that aren't part of the measurement, ticks.
     foreign_ticks: u64,
 }
@@ -42,16 +42,16 @@ impl Reading {
     /// Reads everything at the start of a measurement: what takes long comes first, outside of it.
     pub fn begin(server: Option<u32>) -> Reading {
         let foreign_ticks = foreign_ticks(server);
-        let server_ticks = server.and_then(process_ticks).unwrap_or(0);
-        Reading { foreign_ticks, server_ticks, unused_ticks: unused_ticks(), at_ns: mono_ns() }
+        let server_ns = server.map_or(0, process_ns);
+        Reading { foreign_ticks, server_ns, unused_ticks: unused_ticks(), at_ns: mono_ns() }
     }
 
     /// What was used since [`Reading::begin`] with the same server.
     pub fn end(&self, server: Option<u32>) -> Used {
         let at_ns = mono_ns();
         let unused_ticks = unused_ticks();
-        let server_ticks = server.and_then(process_ticks).unwrap_or(0);
-        let now = Reading { at_ns, unused_ticks, server_ticks, foreign_ticks: foreign_ticks(server) };
+        let server_ns = server.map_or(0, process_ns);
+        let now = Reading { at_ns, unused_ticks, server_ns, foreign_ticks: foreign_ticks(server) };
         self.until(&now, processors())
     }
 
@@ -63,7 +63,7 @@ impl Reading {
         Used {
             wall_secs,
             system_secs: (busy_secs - foreign_secs).max(0.0),
-            server_secs: secs(self.server_ticks, now.server_ticks),
+            server_secs: now.server_ns.saturating_sub(self.server_ns) as f64 / 1e9,
             foreign_secs,
         }
     }
@@ -116,9 +116,27 @@ fn unused_of(stat: &str) -> u64 {
     [3, 4, 7].iter().filter_map(|&column: &usize| numbers.get(column)).sum()
 }
 
-fn process_ticks(pid: u32) -> Option<u64> {
-    let times = Times::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
-    Some(times.own_ticks)
+/// Time that a process's threads ran, in the scheduler's own nanoseconds (the first number of schedstat):
+/// the ticks of /proc/PID/stat are too coarse for a second of light load. A thread that has ended is
+/// forgotten; the servers keep theirs.
+fn process_ns(pid: u32) -> u64 {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let of_thread = |path: std::path::PathBuf| {
+        fs::read_to_string(path.join("schedstat")).ok()?.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    threads.flatten().filter_map(|entry| of_thread(entry.path())).sum()
+}
+
+/// Datagrams that the kernel dropped before any socket because a processor's backlog was full, on the whole
+/// machine since it started: the second number of each line, hexadecimal.
+pub fn backlog_drops() -> u64 {
+    let text = fs::read_to_string("/proc/net/softnet_stat").unwrap_or_default();
+    backlog_drops_of(&text)
+}
+
+fn backlog_drops_of(text: &str) -> u64 {
+    let dropped = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok();
+    text.lines().filter_map(dropped).sum()
 }
 
 /// Time of all processes but the kernel's, the server and this program. Children that have ended count at
@@ -179,11 +197,18 @@ mod tests {
 
     #[test]
     fn what_others_use_is_not_ours() {
-        let begin = Reading { at_ns: 0, unused_ticks: 0, server_ticks: 10, foreign_ticks: 100 };
-        let end = Reading { at_ns: 2_000_000_000, unused_ticks: 250, server_ticks: 60, foreign_ticks: 150 };
+        let begin = Reading { at_ns: 0, unused_ticks: 0, server_ns: 10, foreign_ticks: 100 };
+        let end =
+            Reading { at_ns: 2_000_000_000, unused_ticks: 250, server_ns: 500_000_010, foreign_ticks: 150 };
         let used = begin.until(&end, 2);
         assert_eq!((used.wall_secs, used.system_secs), (2.0, 1.0), "4 s, less 2.5 unused, less 0.5 foreign");
         assert_eq!((used.server_secs, used.foreign_secs), (0.5, 0.5));
+    }
+
+    #[test]
+    fn backlog_drops_are_hexadecimal_and_summed_over_processors() {
+        assert_eq!(backlog_drops_of("0000ffff 0000001f 00000000\n00000001 00000001 0\n"), 32);
+        assert_eq!(backlog_drops_of(""), 0);
     }
 
     #[test]

@@ -23,6 +23,17 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 /// Receive queue of the reflector, bytes.
 const REFLECTOR_BUFFER_BYTES: usize = 8 << 20;
 
+/// Who is at the other end of the clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// Nobody: there is no data, or clients talk to each other.
+    Nobody,
+    /// A peer that echoes and counts.
+    Peer,
+    /// The [`Reflector`], which is the server and the peer at once.
+    Reflector,
+}
+
 /// Clients and peers for one run.
 pub struct Generator {
     engine: Engine,
@@ -44,7 +55,7 @@ pub struct Load {
 }
 
 impl Generator {
-    /// Opens the sockets; nothing is sent yet. Without `echo` no peer is started.
+    /// Opens the sockets; nothing is sent yet.
     ///
     /// # Errors
     /// If sockets or threads can't be had.
@@ -52,18 +63,21 @@ impl Generator {
         lab: &Lab,
         traffic: &Traffic,
         server: SocketAddr,
-        echo: bool,
+        ends: Ends,
         threads: usize,
         stop: &Arc<AtomicBool>,
     ) -> Result<Generator, Fault> {
-        let peer = if echo {
-            let plan = traffic.plan(server, &[], threads);
-            let host = lab.peer.enter(|| PeerHost::start(&plan)).map_err(|error| format!("peer: {error}"))?;
-            Some(host)
-        } else {
-            None
+        let (peer, addresses) = match ends {
+            Ends::Nobody => (None, Vec::new()),
+            Ends::Reflector => (None, vec![server]),
+            Ends::Peer => {
+                let plan = traffic.plan(server, &[], threads);
+                let host = lab.peer.enter(|| PeerHost::start(&plan));
+                let host = host.map_err(|error| format!("peer: {error}"))?;
+                let addresses = host.addresses();
+                (Some(host), addresses)
+            }
         };
-        let addresses = peer.as_ref().map_or_else(Vec::new, PeerHost::addresses);
         let plan = traffic.plan(server, &addresses, threads);
         let engine = lab.client.enter(|| Engine::start(plan, Arc::clone(stop)));
         let engine = engine.map_err(|error| format!("load generator: {error}"))?;

@@ -9,7 +9,7 @@ use turnpike_loadtest::stats::percent;
 
 use crate::cpu::{self, Reading, Used};
 use crate::fault::Fault;
-use crate::generator::{Generator, Load, Reflector};
+use crate::generator::{Ends, Generator, Load, Reflector};
 use crate::lab::{Lab, SERVER};
 use crate::results::{DIRECT, Sample};
 use crate::scenario::{Path, Scenario, Traffic, Work, idle_traffic};
@@ -105,7 +105,7 @@ impl Context<'_> {
         let traffic = Traffic { path: Path::Channel, ..*traffic };
         let kernel_before = cpu::kernel_kib();
         let mut generator =
-            Generator::start(lab, &traffic, reflector.address, false, self.threads, &self.stop)?;
+            Generator::start(lab, &traffic, reflector.address, Ends::Reflector, self.threads, &self.stop)?;
         generator.setup()?;
         std::thread::sleep(SETTLE);
         note_kernel_memory(sample, &traffic, kernel_before);
@@ -115,7 +115,7 @@ impl Context<'_> {
     }
 
     fn serve(&self, lab: &Lab, variant: &Variant, work: Work, sample: &mut Sample) -> Result<(), Fault> {
-        let queue_drops = lab.relay_queue_drops();
+        let (queue_drops, backlog_drops) = (lab.relay_queue_drops(), cpu::backlog_drops());
         let server = Running::start(lab, self.programs, variant, self.folder)?;
         let pid = server.pid();
         note_resident(sample, "rss_start_mib", pid);
@@ -130,16 +130,21 @@ impl Context<'_> {
             if variant.program == Program::Turnpike {
                 sample.set("overload_server_counted_percent", percent(counted_drops(&log).min(lost), lost));
             }
-            let in_queues = lab.relay_queue_drops() - queue_drops;
-            sample.set("overload_kernel_counted_percent", percent(in_queues.min(lost), lost));
+            let in_queues = lab.relay_queue_drops().saturating_sub(queue_drops);
+            sample.set("overload_queue_counted_percent", percent(in_queues.min(lost), lost));
+            let in_backlog = cpu::backlog_drops().saturating_sub(backlog_drops);
+            sample.set("overload_backlog_counted_percent", percent(in_backlog.min(lost), lost));
         }
         Ok(())
     }
 
     fn paced(&self, lab: &Lab, traffic: &Traffic, pid: u32, sample: &mut Sample) -> Result<(), Fault> {
-        let echo = matches!(traffic.path, Path::Channel | Path::Indication);
+        let ends = match traffic.path {
+            Path::Channel | Path::Indication => Ends::Peer,
+            Path::RelayToRelay | Path::Binding => Ends::Nobody,
+        };
         let kernel_before = cpu::kernel_kib();
-        let mut generator = Generator::start(lab, traffic, SERVER, echo, self.threads, &self.stop)?;
+        let mut generator = Generator::start(lab, traffic, SERVER, ends, self.threads, &self.stop)?;
         let setup = generator.setup()?;
         std::thread::sleep(SETTLE);
         note_kernel_memory(sample, traffic, kernel_before);
@@ -162,7 +167,8 @@ impl Context<'_> {
         let begun = Instant::now();
         let begin = Reading::begin(Some(pid));
         for _ in 0..CHURN_CYCLES {
-            let mut generator = Generator::start(lab, &traffic, SERVER, false, self.threads, &self.stop)?;
+            let mut generator =
+                Generator::start(lab, &traffic, SERVER, Ends::Nobody, self.threads, &self.stop)?;
             let setup = generator.setup()?;
             made += setup.ready;
             making += setup.elapsed;
@@ -183,7 +189,7 @@ impl Context<'_> {
 
     /// Returns how many packets were lost in all trials together.
     fn search(&self, lab: &Lab, traffic: &Traffic, pid: u32, sample: &mut Sample) -> Result<u64, Fault> {
-        let mut generator = Generator::start(lab, traffic, SERVER, true, self.threads, &self.stop)?;
+        let mut generator = Generator::start(lab, traffic, SERVER, Ends::Peer, self.threads, &self.stop)?;
         generator.setup()?;
         let mut lost = 0;
         let mut fault = None;
@@ -231,7 +237,7 @@ impl Context<'_> {
         sample.set("offered_pps", stats.sent as f64 / secs);
         sample.set("delivered_pps", stats.received as f64 / secs);
         sample.set("loss_percent", outcome(load).loss_percent);
-        let each = |secs: f64| secs * 1e6 / (*hops).max(1) as f64;
+        let each = |secs: f64| secs * 1e6 / *hops as f64;
         sample.set("system_cpu_us", each(self.without_idle(used)));
         if sample.server != DIRECT {
             sample.set("server_cpu_us", each(used.server_secs));

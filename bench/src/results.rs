@@ -185,15 +185,16 @@ pub const METRICS: &[Metric] = &[
     metric("overload_offered_pps", "overload: offered, packets/s", Better::Neither, 0),
     metric("overload_delivered_pps", "overload: delivered, packets/s", Better::Higher, 0),
     metric("overload_loss_percent", "overload: lost, %", Better::Neither, 1),
+    metric("overload_server_counted_percent", "losses that the server itself counted, %", Better::Neither, 1),
     metric(
-        "overload_server_counted_percent",
-        "overload: losses counted by the server, %",
+        "overload_queue_counted_percent",
+        "losses in the queues of its sockets, as the kernel counts, %",
         Better::Neither,
         1,
     ),
     metric(
-        "overload_kernel_counted_percent",
-        "overload: losses counted by its kernel's socket queues, %",
+        "overload_backlog_counted_percent",
+        "losses in the processors' backlogs, as the kernel counts, %",
         Better::Neither,
         1,
     ),
@@ -240,7 +241,8 @@ fn summary(samples: &[&Sample], metric: &Metric, server: &str, reference: &[&str
     let ratios = own.iter().filter_map(|sample| {
         let value = sample.value(metric.key)?;
         let best = best_reference(samples, metric, sample.round, reference)?;
-        (best > 0.0).then_some(value / best)
+        // A difference can be negative where noise is larger than it: no ratio then.
+        (best > 0.0 && value >= 0.0).then_some(value / best)
     });
     let ratios = if server == DIRECT { Vec::new() } else { ratios.collect() };
     Some(Summary {

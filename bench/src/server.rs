@@ -207,10 +207,7 @@ impl Running {
             Ok(()) => Ok(running),
             Err(why) => {
                 running.kill();
-                let log = running.log_text();
-                let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-                let shown = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("; ");
-                Err(format!("{} {why}: {shown}", variant.name).into())
+                Err(format!("{} {why}: {}", variant.name, cause(&running.log_text())).into())
             }
         }
     }
@@ -274,6 +271,16 @@ impl Drop for Running {
     }
 }
 
+/// What a log says about a failed start: the first line that sounds like it, else the last ones.
+fn cause(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let telling = |line: &&&str| ["unrecognized", "rror", "annot"].iter().any(|word| line.contains(word));
+    match lines.iter().find(telling) {
+        Some(line) => (*line).to_owned(),
+        None => lines[lines.len().saturating_sub(SHOWN_LINES)..].join("; "),
+    }
+}
+
 /// Whether a Binding request is answered within 100 ms (RFC 8489 section 2).
 fn answers() -> io::Result<bool> {
     const BINDING: [u8; 20] = *b"\x00\x01\x00\x00\x21\x12\xa4\x42turnpike-be\x00";
@@ -309,6 +316,13 @@ mod tests {
         let log = "INFO ready\nINFO allocations_created=1 datagrams=\"answered=3 drop_stale=2 drop_send_failed=40\" stopped\n";
         assert_eq!(counted_drops(log), 42);
         assert_eq!(counted_drops("nothing"), 0);
+    }
+
+    #[test]
+    fn a_failed_start_is_explained_by_the_line_that_says_why() {
+        let log = "0: : started\nturnserver: unrecognized option '--udp-gso'\nUsage: turnserver [options]\n-h Help\n";
+        assert_eq!(cause(log), "turnserver: unrecognized option '--udp-gso'");
+        assert_eq!(cause("a\n\nb\nc\nd\n"), "b; c; d");
     }
 
     #[test]

@@ -46,11 +46,36 @@ pub fn split(processors: usize) -> Split {
     }
 }
 
-/// Lets this thread, and what it will start, go before other processes: on a shared machine their bursts
-/// would be measured, too. The servers inherit it, all alike.
-pub fn go_first() {
-    // A refusal makes the numbers noisier, not wrong.
-    let _ = rustix::process::nice(PRIORITY);
+/// Lets this thread, and what it will start, go before other processes until it is dropped: on a shared
+/// machine their bursts would be measured, too. The servers inherit it, all alike.
+pub struct Precedence {
+    session_before: Option<String>,
+}
+
+/// Where the kernel keeps the nice value of this session; without such groups there is no file.
+const SESSION: &str = "/proc/self/autogroup";
+
+impl Precedence {
+    /// A refusal makes the numbers noisier, not wrong.
+    pub fn take() -> Precedence {
+        let _ = rustix::process::nice(PRIORITY);
+        let before = std::fs::read_to_string(SESSION).ok();
+        let session_before =
+            before.and_then(|text| text.rsplit_once("nice ").map(|(_, nice)| nice.trim().to_owned()));
+        if session_before.is_some() {
+            // Processes are weighed within their session only, and sessions against each other.
+            let _ = std::fs::write(SESSION, PRIORITY.to_string());
+        }
+        Precedence { session_before }
+    }
+}
+
+impl Drop for Precedence {
+    fn drop(&mut self) {
+        if let Some(nice) = &self.session_before {
+            let _ = std::fs::write(SESSION, nice);
+        }
+    }
 }
 
 /// Keeps this thread, and the threads that it will start, to some processors.

@@ -148,7 +148,14 @@ fn compare(args: &CompareArgs) -> Result<(), Fault> {
         results.write(path)?;
     }
     let source = kept.or_else(|| args.json.clone()).unwrap_or_default();
-    publish(&results, &args.pages, &source)
+    publish(&results, &args.pages, &source)?;
+    match results.failures() {
+        0 => Ok(()),
+        some => {
+            Err(format!("{some} of {} measurements failed: see the doubts above", results.samples.len())
+                .into())
+        }
+    }
 }
 
 fn publish(results: &Results, pages: &Pages, source: &Path) -> Result<(), Fault> {

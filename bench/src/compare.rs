@@ -63,7 +63,7 @@ pub fn run(options: &Options) -> Result<Results, Fault> {
         split.server_threads,
     )?;
     lab::prepare()?;
-    affinity::go_first();
+    let _precedence = affinity::Precedence::take();
     affinity::keep_to(&split.generator_list)?;
     let labs = Labs { plain: Lab::new("plain", Link::Plain)?, merging: Lab::new("merging", Link::Merging)? };
     let folder = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
@@ -196,7 +196,11 @@ fn all_rounds(
             let mut group = Vec::new();
             let scenario_begun = Instant::now();
             for target in targets(scenario, servers) {
-                let sample = context.measure(labs.of(scenario), scenario, target, round)?;
+                let sample = match context.measure(labs.of(scenario), scenario, target, round) {
+                    Err(Fault::Interrupted) => return Err(Fault::Interrupted),
+                    Err(fault) => Sample::failed(scenario.name, target.name(), round, &fault),
+                    Ok(sample) => sample,
+                };
                 eprintln!("round {round}/{}  {}", options.rounds, progress(&sample));
                 group.push(sample);
             }

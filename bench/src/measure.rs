@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use turnpike_loadtest::engine::SetupReport;
 use turnpike_loadtest::stats::percent;
 
 use crate::cpu::{self, Reading, Used};
@@ -70,7 +71,7 @@ impl Context<'_> {
     /// Measures a scenario once.
     ///
     /// # Errors
-    /// If the server or the generator fails; the message says which scenario and server it was.
+    /// If the server or the generator fails.
     pub fn measure(
         &self,
         lab: &Lab,
@@ -95,7 +96,7 @@ impl Context<'_> {
         match outcome {
             Ok(()) => Ok(sample),
             Err(Fault::Interrupted) => Err(Fault::Interrupted),
-            Err(fault) => Err(format!("{}, {}: {fault}", scenario.name, target.name()).into()),
+            Err(fault) => Err(fault),
         }
     }
 
@@ -146,6 +147,7 @@ impl Context<'_> {
         let kernel_before = cpu::kernel_kib();
         let mut generator = Generator::start(lab, traffic, SERVER, ends, self.threads, &self.stop)?;
         let setup = generator.setup()?;
+        note_refusals(sample, &setup);
         std::thread::sleep(SETTLE);
         note_kernel_memory(sample, traffic, kernel_before);
         if traffic.clients >= MANY {
@@ -170,6 +172,7 @@ impl Context<'_> {
             let mut generator =
                 Generator::start(lab, &traffic, SERVER, Ends::Nobody, self.threads, &self.stop)?;
             let setup = generator.setup()?;
+            note_refusals(sample, &setup);
             made += setup.ready;
             making += setup.elapsed;
             note_resident(sample, "rss_mib", pid);
@@ -282,6 +285,12 @@ fn note_resident(sample: &mut Sample, key: &str, pid: u32) {
 fn note_kernel_memory(sample: &mut Sample, traffic: &Traffic, before_kib: Option<u64>) {
     if let (true, Some(before), Some(now)) = (traffic.clients >= MANY, before_kib, cpu::kernel_kib()) {
         sample.set("kernel_kib_per_allocation", (now as f64 - before as f64) / traffic.clients as f64);
+    }
+}
+
+fn note_refusals(sample: &mut Sample, setup: &SetupReport) {
+    for (reason, count) in &setup.failures {
+        sample.doubts.push(format!("{count} of {} allocations failed: {reason}", setup.wanted));
     }
 }
 

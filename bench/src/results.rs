@@ -104,6 +104,17 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// The place of a measurement that came to nothing: one server's fault must not cost all others' samples.
+    pub fn failed(scenario: &str, server: &str, round: u32, fault: &Fault) -> Sample {
+        Sample {
+            scenario: scenario.to_owned(),
+            server: server.to_owned(),
+            round,
+            doubts: vec![format!("failed: {fault}")],
+            ..Sample::default()
+        }
+    }
+
     /// Sets a value; not a number is left out.
     pub fn set(&mut self, key: &str, value: f64) {
         debug_assert!(METRICS.iter().any(|metric| metric.key == key), "{key} is in no report");
@@ -303,6 +314,11 @@ impl Results {
     pub fn write(&self, path: &Path) -> Result<(), Fault> {
         let text = serde_json::to_string_pretty(self).expect("maps have string keys, numbers are finite");
         write_file(path, &(text + "\n"))
+    }
+
+    /// How many measurements came to nothing.
+    pub fn failures(&self) -> usize {
+        self.samples.iter().filter(|sample| sample.values.is_empty()).count()
     }
 
     /// The summary of one value.

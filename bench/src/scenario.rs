@@ -214,7 +214,7 @@ impl Traffic {
             gso: false,
             disrupt: false,
             first_byte: false,
-            keep_going: false,
+            keep_going: true,
             no_setup: self.path == Path::Binding,
             peer_bind: Some(PEER),
             socket_buffer_bytes: 1 << 20,

@@ -36,7 +36,10 @@ fn assert_refused(arguments: &[&str], wanted: &str) {
 #[test]
 fn unknown_names_are_answered_with_the_known_ones() {
     assert_refused(&["compare", "--scenario", "smal"], "no scenario is called smal: there are small");
-    assert_refused(&["compare", "--server", "apache"], "no server is called apache: there are turnpike-epoll");
+    assert_refused(
+        &["compare", "--server", "apache"],
+        "no server is called apache: there are turnpike-epoll",
+    );
 }
 
 #[test]
@@ -49,7 +52,10 @@ fn impossible_lengths_are_refused() {
 fn missing_programs_are_named() {
     let this = env!("CARGO_BIN_EXE_turnpike-bench");
     assert_refused(&["compare", "--turnpike", "/nowhere"], "no turnpike binary");
-    assert_refused(&["compare", "--turnpike", this, "--turnserver", "/nowhere"], "--turnserver: no such file");
+    assert_refused(
+        &["compare", "--turnpike", this, "--turnserver", "/nowhere"],
+        "--turnserver: no such file",
+    );
 }
 
 #[test]

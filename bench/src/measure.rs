@@ -3,7 +3,7 @@
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use turnpike_loadtest::engine::SetupReport;
 use turnpike_loadtest::stats::percent;
@@ -25,10 +25,10 @@ const SEARCH_TRIAL: Duration = Duration::from_millis(700);
 const SEARCH_FROM: f64 = 5_000.0;
 /// A generator that sends less than this share of its schedule is the bottleneck.
 const KEPT_UP: f64 = 0.98;
-/// Churn goes on for so long, or so many cycles.
-const CHURN_CYCLES: u32 = 8;
 /// Clients from which on memory per allocation is more than noise.
 const MANY: usize = 1_000;
+/// The same for the kernel's memory, which others use, too.
+const VERY_MANY: usize = 5_000;
 /// Processor time of others, per second, that casts doubt on a sample.
 const FOREIGN_LIMIT: f64 = 0.1;
 
@@ -162,28 +162,19 @@ impl Context<'_> {
         generator.release().map(drop)
     }
 
-    /// Allocations alone: no permission, no channel, no data.
+    /// Allocations alone: no permission, no channel, no data. Once per server's life: coturn answers 437 to
+    /// clients whose address and port had an allocation that ended a moment ago.
     fn churn(&self, lab: &Lab, clients: usize, pid: u32, sample: &mut Sample) -> Result<(), Fault> {
         let traffic = idle_traffic(clients);
-        let (mut made, mut making) = (0, Duration::ZERO);
-        let begun = Instant::now();
+        let mut generator = Generator::start(lab, &traffic, SERVER, Ends::Nobody, self.threads, &self.stop)?;
         let begin = Reading::begin(Some(pid));
-        for _ in 0..CHURN_CYCLES {
-            let mut generator =
-                Generator::start(lab, &traffic, SERVER, Ends::Nobody, self.threads, &self.stop)?;
-            let setup = generator.setup()?;
-            note_refusals(sample, &setup);
-            made += setup.ready;
-            making += setup.elapsed;
-            note_resident(sample, "rss_mib", pid);
-            generator.release()?;
-            if begun.elapsed() >= self.trial {
-                break;
-            }
-        }
+        let setup = generator.setup()?;
+        note_resident(sample, "rss_mib", pid);
+        generator.release()?;
         let used = begin.end(Some(pid));
-        let each = |secs: f64| secs * 1e6 / made.max(1) as f64;
-        sample.set("allocations_per_sec", made as f64 / making.as_secs_f64());
+        note_refusals(sample, &setup);
+        let each = |secs: f64| secs * 1e6 / setup.ready as f64;
+        sample.set("allocations_per_sec", setup.ready as f64 / setup.elapsed.as_secs_f64());
         sample.set("server_cpu_us_per_allocation", each(used.server_secs));
         sample.set("system_cpu_us_per_allocation", each(self.without_idle(&used)));
         note_foreign(sample, &used);
@@ -283,7 +274,7 @@ fn note_resident(sample: &mut Sample, key: &str, pid: u32) {
 }
 
 fn note_kernel_memory(sample: &mut Sample, traffic: &Traffic, before_kib: Option<u64>) {
-    if let (true, Some(before), Some(now)) = (traffic.clients >= MANY, before_kib, cpu::kernel_kib()) {
+    if let (true, Some(before), Some(now)) = (traffic.clients >= VERY_MANY, before_kib, cpu::kernel_kib()) {
         sample.set("kernel_kib_per_allocation", (now as f64 - before as f64) / traffic.clients as f64);
     }
 }

@@ -119,9 +119,9 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "churn",
-        title: "2000 allocations made as fast as they are answered, then deleted",
+        title: "4000 allocations made as fast as they are answered, then deleted",
         link: Link::Plain,
-        work: Work::Churn { clients: 2_000 },
+        work: Work::Churn { clients: 4_000 },
         max_rounds: 9,
     },
     Scenario {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{LEGEND, PICTURES, Table, cell, doubts, table};
+use super::{LEGEND, PICTURES, Table, cell, doubts, glance, table};
 use crate::fault::Fault;
 use crate::results::{Results, write_file};
 
@@ -34,6 +34,7 @@ pub fn page(results: &Results, folder: &str, source: &str, drawn: &[&str]) -> St
         out,
         "\n{LEGEND} Below 1 a cost is lower than coturn's, above 1 a rate is higher. On a shared virtual machine differences under 15 % mean little.\n"
     );
+    write_glance(&mut out, results);
     for picture in PICTURES.iter().filter(|picture| drawn.contains(&picture.name)) {
         let _ = writeln!(out, "![{}]({folder}/{}.svg)\n", picture.title, picture.name);
     }
@@ -72,6 +73,19 @@ fn write_facts(out: &mut String, results: &Results, source: &str) {
     for left_out in &results.left_out {
         let _ = writeln!(out, "| {} | left out: {} |", left_out.name, left_out.reason.replace('|', "/"));
     }
+}
+
+fn write_glance(out: &mut String, results: &Results) {
+    let (servers, rows) = glance(results);
+    if rows.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "## At a glance\n\nRatios to coturn.\n");
+    let _ = writeln!(out, "| | {} |\n| --- |{}", servers.join(" | "), " --- |".repeat(servers.len()));
+    rows.iter().for_each(|(title, cells)| {
+        let _ = writeln!(out, "| {title} | {} |", cells.join(" | "));
+    });
+    out.push('\n');
 }
 
 fn write_table(out: &mut String, table: &Table<'_>) {

@@ -98,6 +98,38 @@ fn server_names(results: &Results) -> Vec<String> {
     results.servers.iter().map(|server| server.name.clone()).chain(direct).collect()
 }
 
+/// The values that matter most: scenario, value, and how to say it.
+const GLANCE: &[(&str, &str, &str)] = &[
+    ("small", "system_cpu_us", "system CPU per hop, small packets evenly spaced"),
+    ("small", "added_cpu_us", "the same less the direct path"),
+    ("video", "system_cpu_us", "system CPU per hop, runs of 8 × 1200 B"),
+    ("video", "added_cpu_us", "the same less the direct path"),
+    ("relay-to-relay", "system_cpu_us", "system CPU per hop, relay to relay"),
+    ("small", "added_p99_us", "added delay p99, small packets"),
+    ("ndr-small", "ndr_pps", "highest rate without loss, small packets (more is better)"),
+    ("ndr-video", "ndr_pps", "highest rate without loss, runs (more is better)"),
+    ("ndr-small", "overload_delivered_pps", "delivered at twice its own highest rate (more is better)"),
+    ("churn", "server_cpu_us_per_allocation", "server process CPU per allocation"),
+    ("churn", "system_cpu_us_per_allocation", "system CPU per allocation"),
+    ("allocations-16k", "rss_kib_per_allocation", "resident memory per allocation"),
+];
+
+/// Ratios at a glance: the servers that are compared with the reference, and a row of text for each value.
+fn glance(results: &Results) -> (Vec<&str>, Vec<(&'static str, Vec<String>)>) {
+    let compared = results.servers.iter().filter(|server| !server.is_reference);
+    let servers: Vec<&str> = compared.map(|server| server.name.as_str()).collect();
+    let ratio = |scenario, metric, server| {
+        let ratio = results.summary(scenario, server, metric).and_then(|summary| summary.ratio);
+        ratio.map_or(String::new(), |ratio| format!("×{ratio:.2}"))
+    };
+    let row = |&(scenario, metric, title): &(&'static str, &'static str, &'static str)| {
+        (title, servers.iter().map(|server| ratio(scenario, metric, server)).collect::<Vec<_>>())
+    };
+    let rows =
+        GLANCE.iter().map(row).filter(|(_, cells)| cells.iter().any(|cell| !cell.is_empty())).collect();
+    (servers, rows)
+}
+
 /// One table: a scenario's values, a row each.
 struct Table<'a> {
     servers: Vec<String>,
@@ -170,6 +202,18 @@ mod tests {
                 assert!(SCENARIOS.iter().any(|scenario| scenario.name == *name), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn a_glance_shows_ratios_of_values_that_exist_and_leaves_out_the_reference() {
+        for (scenario, metric, _) in GLANCE {
+            assert!(SCENARIOS.iter().any(|known| known.name == *scenario), "{scenario}");
+            assert!(METRICS.iter().any(|known| known.key == *metric), "{metric}");
+        }
+        let results = example();
+        let (servers, rows) = glance(&results);
+        assert_eq!(servers, ["ours"]);
+        assert_eq!(rows, [(GLANCE[0].2, vec!["×0.50".to_owned()])]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 # Thin names for `cargo xtask`, which is the one way to run things here.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test
+.PHONY: help run test bench
 
 help: ## What there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,3 +13,7 @@ run: ## Build the relay and start it with invented credentials; it prints how to
 test: ## Install what the tests need, then run every check and test there is
 	cargo xtask setup
 	cargo xtask ci
+
+bench: ## Compare with coturn in network namespaces (root, under 10 minutes); writes docs/benchmarks.md
+	cargo build --release --locked --package turnpike --package turnpike-bench
+	./target/release/turnpike-bench compare --keep-in bench/results --markdown docs/benchmarks.md

@@ -10,6 +10,9 @@ struct Need {
 }
 
 const NEEDS: &[Need] = &[
+    Need { program: "ethtool", package: "ethtool" },
+    Need { program: "sysctl", package: "procps" },
+    Need { program: "taskset", package: "util-linux" },
     Need { program: "ip", package: "iproute2" },
     Need { program: "setpriv", package: "util-linux" },
     Need { program: "turnutils_uclient", package: "coturn" },

@@ -462,7 +462,7 @@ pub(crate) fn add_failure(failures: &mut Vec<(SetupError, usize)>, error: SetupE
 }
 
 /// A UDP socket with a large receive queue that doesn't block.
-pub(crate) fn open_socket(
+pub fn open_socket(
     local: SocketAddr,
     device: Option<&str>,
     buffer_bytes: usize,

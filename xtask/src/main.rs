@@ -9,9 +9,11 @@
 mod ci;
 mod deny;
 mod docs;
+mod fuzz;
 mod setup;
 mod step;
 mod tidy;
+mod tool;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -45,6 +47,14 @@ enum Chore {
     },
     /// Writes docs/configuration.md from the doc comments of the configuration.
     Docs,
+    /// Runs a fuzz target of the core.
+    Fuzz {
+        /// Which one.
+        target: fuzz::Target,
+        /// For how long.
+        #[arg(long, default_value_t = 10)]
+        minutes: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -57,6 +67,7 @@ fn main() -> ExitCode {
         Chore::Advisories => deny::advisories(&root),
         Chore::Interop { filter } => ci::interop(&root, filter.as_deref()),
         Chore::Docs => docs::run(&root),
+        Chore::Fuzz { target, minutes } => fuzz::run(&root, target, minutes),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -97,6 +97,8 @@ enum State {
     Opening,
     Open,
     Closing,
+    /// To be closed before it was opened.
+    Unopened,
 }
 
 /// A datagram that left the server.
@@ -295,8 +297,11 @@ impl World {
     pub fn icmp(&mut self, client: usize, peer: SocketAddr, kind: [u8; 2], data: u32) {
         self.shadow.expire(self.now.mono_ns);
         let Some((worker, relay)) = self.open_socket(client, Family::of(&peer.ip())) else { return };
-        let expected = self.expected_icmp(client, peer, kind, data);
         let [icmp_type, icmp_code] = kind;
+        // The driver gives the MTU of "too big" errors, else 0.
+        let too_big = matches!((peer.is_ipv4(), icmp_type, icmp_code), (true, 3, 4) | (false, 2, _));
+        let data = if too_big { data } else { 0 };
+        let expected = self.expected_icmp(client, peer, kind, data);
         let error = IcmpError { relay, peer: PeerAddr(peer), icmp_type, icmp_code, data };
         self.input(worker, Input::PeerIcmp(error));
         self.check_to_client(client, expected);
@@ -460,20 +465,26 @@ impl World {
         address: RelayedAddr,
         state: State,
     ) -> Input<'static> {
-        let failure = match state {
-            State::Closing => {
-                self.sockets.remove(&(worker, relay));
-                return Input::PortClosed(relay);
-            }
-            _ if self.host.exhausted => PortError::Exhausted,
-            _ if self.host.occupied >> (address.port() % 8) & 1 == 1 => PortError::InUse,
-            _ => {
-                self.sockets.insert((worker, relay), (address, State::Open));
-                return Input::PortOpened(relay);
-            }
+        let name = (worker, relay);
+        if state == State::Closing {
+            self.sockets.remove(&name);
+            return Input::PortClosed(relay);
+        }
+        let failure = match self.host {
+            Host { exhausted: true, .. } => Some(PortError::Exhausted),
+            Host { occupied, .. } if occupied >> (address.port() % 8) & 1 == 1 => Some(PortError::InUse),
+            _ => None,
         };
-        self.sockets.remove(&(worker, relay));
-        Input::PortFailed(relay, failure)
+        match (state, failure) {
+            // Nobody waits for it any more; closing it is the next thing to be done, opened or not.
+            (State::Unopened, _) => drop(self.sockets.insert(name, (address, State::Closing))),
+            (_, None) => drop(self.sockets.insert(name, (address, State::Open))),
+            (_, Some(_)) => drop(self.sockets.remove(&name)),
+        }
+        match failure {
+            Some(failure) => Input::PortFailed(relay, failure),
+            None => Input::PortOpened(relay),
+        }
     }
 
     fn handle_output(&mut self, worker: usize, output: Output) {
@@ -494,8 +505,11 @@ impl World {
             }
             Output::ClosePort(relay) => {
                 let socket = self.sockets.get_mut(&(worker, relay)).expect("only an open port is closed");
-                assert_ne!(socket.1, State::Closing, "closed once");
-                socket.1 = State::Closing;
+                socket.1 = match socket.1 {
+                    State::Opening => State::Unopened,
+                    State::Open => State::Closing,
+                    State::Closing | State::Unopened => panic!("{relay:?} is closed twice"),
+                };
             }
             Output::Ended(record) => assert!(!record.relayed.is_empty()),
             // The rest is for logs.

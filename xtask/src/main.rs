@@ -1,12 +1,13 @@
 //! Turnpike's chores, each a subcommand: `cargo xtask ci` runs what the CI runs.
 //!
 //! ```text
-//!   ci ──► format ► tidy ► deny ► clippy ► doc ► build ► test ► interop ──► table, `N passed, N failed`
+//!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► interop ──► table, `N passed, N failed`
 //! ```
 //!
 //! It decides nothing about the relay; it only starts cargo and reads the tree.
 
 mod ci;
+mod coverage;
 mod deny;
 mod docs;
 mod fuzz;
@@ -47,6 +48,8 @@ enum Chore {
     },
     /// Writes docs/configuration.md from the doc comments of the configuration.
     Docs,
+    /// Writes docs/rfc-coverage.md: which requirement is met where, and which test shows it.
+    Coverage,
     /// Runs a fuzz target of the core.
     Fuzz {
         /// Which one.
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Chore::Advisories => deny::advisories(&root),
         Chore::Interop { filter } => ci::interop(&root, filter.as_deref()),
         Chore::Docs => docs::run(&root),
+        Chore::Coverage => coverage::run(&root),
         Chore::Fuzz { target, minutes } => fuzz::run(&root, target, minutes),
     };
     match done {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::step::{Counts, Report, cargo};
-use crate::{deny, target_folder, tidy};
+use crate::{coverage, deny, target_folder, tidy};
 
 /// Runs all steps, also after one failed, and prints the summary.
 ///
@@ -13,6 +13,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     let mut reports = vec![
         cargo_step(root, "format", &["fmt", "--all", "--check"], &[]),
         Report::of("tidy", "cargo xtask tidy", || tidy::run(root).map(|()| Counts::default())),
+        Report::of("coverage", "cargo xtask coverage", || coverage::check(root).map(|()| Counts::default())),
         Report::of("deny", "cargo xtask deny", || deny::check(root).map(|()| Counts::default())),
         cargo_step(root, "clippy", CLIPPY, &[]),
         cargo_step(root, "doc", DOC, &[("RUSTDOCFLAGS", "-D warnings")]),

@@ -1,17 +1,20 @@
 //! Turnpike's chores, each a subcommand: `cargo xtask ci` runs what the CI runs.
 //!
 //! ```text
-//!   ci ──► format ► tidy ► deny ► clippy ► doc ► build ► test ► interop ──► table, `N passed, N failed`
+//!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► interop ──► table, `N passed, N failed`
 //! ```
 //!
 //! It decides nothing about the relay; it only starts cargo and reads the tree.
 
 mod ci;
+mod coverage;
 mod deny;
 mod docs;
+mod fuzz;
 mod setup;
 mod step;
 mod tidy;
+mod tool;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -45,6 +48,16 @@ enum Chore {
     },
     /// Writes docs/configuration.md from the doc comments of the configuration.
     Docs,
+    /// Writes docs/rfc-coverage.md: which requirement is met where, and which test shows it.
+    Coverage,
+    /// Runs a fuzz target of the core.
+    Fuzz {
+        /// Which one.
+        target: fuzz::Target,
+        /// For how long.
+        #[arg(long, default_value_t = 10)]
+        minutes: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -57,6 +70,8 @@ fn main() -> ExitCode {
         Chore::Advisories => deny::advisories(&root),
         Chore::Interop { filter } => ci::interop(&root, filter.as_deref()),
         Chore::Docs => docs::run(&root),
+        Chore::Coverage => coverage::run(&root),
+        Chore::Fuzz { target, minutes } => fuzz::run(&root, target, minutes),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

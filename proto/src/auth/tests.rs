@@ -203,8 +203,9 @@ fn s18_features_are_offered_only_if_every_source_has_them() {
     }
 }
 
+// RFC 8656 s. 6: a password isn't needed once its key is known.
 #[test]
-fn s18_a_user_known_by_md5_key_only_can_log_in() {
+fn t4_s18_a_user_known_by_md5_key_only_can_log_in() {
     let mut credentials = credentials(&[], &[]);
     let key = Key::md5("bob", REALM, "pw").unwrap();
     credentials.add_user_md5("bob", key.bytes().try_into().unwrap()).unwrap();

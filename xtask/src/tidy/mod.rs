@@ -58,7 +58,10 @@ fn show(kind: &str, findings: &[Finding]) {
 }
 
 /// Tracked files, and new ones that are not ignored: what the next commit may hold.
-fn tracked_files(root: &Path) -> Result<Vec<String>, String> {
+///
+/// # Errors
+/// When git can't be asked.
+pub fn tracked_files(root: &Path) -> Result<Vec<String>, String> {
     let output = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root)

@@ -129,7 +129,7 @@ impl Driver for SimDriver {
         let start = segment_start + route.payload_start as usize;
         let data = &self.bytes(datagram)[start..start + route.payload_len as usize];
         let payload = route.header.iter().flatten().chain(data).copied().collect();
-        self.transmit(route.egress, route.to, payload, route.tos, false);
+        self.transmit(route.egress, route.to, payload, route.tos, route.dont_fragment);
     }
 
     fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool) {

@@ -186,6 +186,7 @@ fn a_route_is_sent_with_its_header_and_tos() {
         payload_start: 1,
         payload_len: 4,
         tos: 0x2e,
+        dont_fragment: true,
         verdict: Verdict::ChannelToClient,
     };
     driver.forward(&datagram, 1, &route);
@@ -194,6 +195,7 @@ fn a_route_is_sent_with_its_header_and_tos() {
     assert_eq!(client.recv(), Some((addr(SERVER), b"\x40\0\0\x04data".to_vec(), 0x2e)));
     let last = network.trace().last().copied().expect("two were sent");
     assert_eq!((last.from, last.to, last.len, last.tos), (addr(SERVER), client.address(), 8, 0x2e));
+    assert!(last.dont_fragment);
 }
 
 #[test]

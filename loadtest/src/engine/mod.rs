@@ -462,11 +462,7 @@ pub(crate) fn add_failure(failures: &mut Vec<(SetupError, usize)>, error: SetupE
 }
 
 /// A UDP socket with a large receive queue that doesn't block.
-pub fn open_socket(
-    local: SocketAddr,
-    device: Option<&str>,
-    buffer_bytes: usize,
-) -> io::Result<UdpSocket> {
+pub fn open_socket(local: SocketAddr, device: Option<&str>, buffer_bytes: usize) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
     if let Some(device) = device {
         socket.bind_device(Some(device.as_bytes()))?;

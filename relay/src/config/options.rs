@@ -185,10 +185,16 @@ options! {
     "workers" Number("N") workers: NonZeroUsize = parse::cores(),
     shown "one per core", parse::workers;
 
-    /// How datagrams reach the process: `auto` or `epoll`. `io-uring` is refused: this version has
-    /// only epoll, which is therefore what `auto` uses.
+    /// How datagrams reach the process: `io-uring` (Linux 6.1, and where no sandbox forbids it), `epoll`,
+    /// or `auto` for io_uring where it works and epoll elsewhere. `turnpike probe` says what works.
     "io" Text("auto|epoll|io-uring") io: IoBackend = IoBackend::Auto,
     shown "`auto`", parse::io;
+
+    /// Microseconds for which a worker waits for more datagrams before it handles those that are there, 0 to
+    /// 1000; 0 never waits. It waits only while datagrams come so fast that at least one is expected
+    /// meanwhile: fewer wake-ups then cost less CPU, for a delay of at most this time.
+    "coalesce" Number("US") coalesce: Duration = Duration::from_micros(150),
+    shown "`150`", parse::coalesce;
 
     /// Whether the kernel may forward ChannelData by itself (XDP): `auto` or `off`. `require` is
     /// refused: this version has no XDP program, so `auto` forwards in userspace and says so.

@@ -129,6 +129,8 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
     ("default-address-family", r#""keep""#, "keep", "default_address_family: Keep"),
     ("workers", "0x10", "16", "workers: 16"),
     ("io", r#""epoll""#, "epoll", "io: Epoll"),
+    ("io", r#""io-uring""#, "io-uring", "io: IoUring"),
+    ("coalesce", "200", "200", "coalesce: 200µs"),
     ("offload", r#""off""#, "off", "offload: Off"),
     ("max-bitrate", r#""2M""#, "2M", "max_bitrate: Some(2000000)"),
     ("max-bitrate", "64_000", "64k", "max_bitrate: Some(64000)"),
@@ -255,7 +257,8 @@ const REFUSED: &[(&str, &str)] = &[
     (r#"workers = 0"#, r#"11: workers: "0": is outside 1-1024"#),
     (r#"workers = -1"#, r#"11: workers: "-1": is not a whole number of at most 20 digits"#),
     (r#"workers = 1.5"#, "11: workers: has a value of type float: write a whole number"),
-    (r#"io = "io-uring""#, r#"6: io: "io-uring": this version has only epoll: write auto or epoll"#),
+    (r#"io = "uring""#, r#"6: io: "uring": is none of auto, io-uring, epoll"#),
+    (r#"coalesce = 1001"#, r#"12: coalesce: "1001": is outside 0-1000 microseconds"#),
     (
         r#"offload = "require""#,
         r#"11: offload: "require": this version has no XDP program: write auto or off"#,

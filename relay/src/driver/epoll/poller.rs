@@ -1,12 +1,8 @@
-//! epoll and the eventfd that wakes it.
+//! epoll itself.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
-
-use crate::driver::Waker;
 
 /// An epoll instance; level-triggered, so what one turn leaves behind is reported by the next.
 pub(super) struct Poller {
@@ -73,52 +69,6 @@ fn timeout_millis(timeout: Option<Duration>) -> i32 {
     i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
 }
 
-/// Wakes a [`Poller`] that watches it; several wakes before the next turn cost one system call.
-pub(super) struct EventFd {
-    file: File,
-    pending: AtomicBool,
-}
-
-impl EventFd {
-    pub(super) fn new() -> io::Result<EventFd> {
-        // SAFETY: no pointers; the result is checked.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a fresh descriptor that nobody else owns.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(EventFd { file: File::from(fd), pending: AtomicBool::new(false) })
-    }
-
-    /// Takes back all wakes so far; whether there was one.
-    pub(super) fn take(&self) -> bool {
-        let mut count = [0; 8];
-        let was_woken = (&self.file).read(&mut count).is_ok();
-        // Cleared after reading and before the owner looks at its queue: whoever still finds
-        // it set has queued its command before this line, so the owner will see it.
-        if was_woken {
-            self.pending.swap(false, Ordering::AcqRel);
-        }
-        was_woken
-    }
-}
-
-impl AsFd for EventFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-impl Waker for EventFd {
-    fn wake(&self) {
-        if !self.pending.swap(true, Ordering::AcqRel) {
-            // It fails only if 2^64 - 2 wakes are pending, and then the poller is awake.
-            let _ = (&self.file).write(&1u64.to_ne_bytes());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,17 +80,5 @@ mod tests {
         assert_eq!(timeout_millis(Some(Duration::from_nanos(1))), 1);
         assert_eq!(timeout_millis(Some(Duration::from_micros(1001))), 2);
         assert_eq!(timeout_millis(Some(Duration::MAX)), i32::MAX);
-    }
-
-    #[test]
-    fn wakes_are_coalesced_and_never_lost() {
-        let event = EventFd::new().expect("an eventfd");
-        assert!(!event.take());
-        event.wake();
-        event.wake();
-        assert!(event.take());
-        assert!(!event.take());
-        event.wake();
-        assert!(event.take(), "the next wake counts again");
     }
 }

@@ -1,14 +1,101 @@
-//! On real loopback sockets, with ports that the system chooses.
+//! The same tests for both drivers of a real kernel, on loopback sockets with ports that the system chooses.
 
 mod netns;
+mod pitfalls;
+mod runs;
 
 use std::net::UdpSocket;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use turnpike_proto::Verdict;
+use socket2::Socket;
+use turnpike_proto::{ClientSocket, Verdict};
 
+use super::epoll::EpollDriver;
+use super::uring::UringDriver;
 use super::*;
-use crate::sockets::{bind_listener, bind_listeners};
+use crate::sockets::{ListenerSocket, SocketOptions, bind_listener, bind_listeners};
+
+/// A driver under test.
+trait Rig: Driver + Send + Sized + 'static {
+    fn make(listeners: Vec<ListenerSocket>, options: SocketOptions) -> io::Result<Self>;
+    fn relay_socket(&self, relay: RelaySocket) -> Option<&Socket>;
+}
+
+impl Rig for EpollDriver {
+    fn make(listeners: Vec<ListenerSocket>, options: SocketOptions) -> io::Result<Self> {
+        EpollDriver::new(listeners, options)
+    }
+
+    fn relay_socket(&self, relay: RelaySocket) -> Option<&Socket> {
+        EpollDriver::relay_socket(self, relay)
+    }
+}
+
+impl Rig for UringDriver {
+    fn make(listeners: Vec<ListenerSocket>, options: SocketOptions) -> io::Result<Self> {
+        UringDriver::new(listeners, options)
+    }
+
+    fn relay_socket(&self, relay: RelaySocket) -> Option<&Socket> {
+        UringDriver::relay_socket(self, relay)
+    }
+}
+
+/// Makes a test of each generic function for each driver.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod on_epoll {
+            $(#[test] fn $test() { super::$test::<crate::driver::epoll::EpollDriver>() })+
+        }
+
+        mod on_io_uring {
+            $(#[test] fn $test() {
+                if crate::driver::tests::has_io_uring() {
+                    super::$test::<crate::driver::uring::UringDriver>()
+                }
+            })+
+        }
+    };
+}
+use on_both;
+
+/// Says so if there is none, and fails where CI=true promises that everything runs.
+fn has_io_uring() -> bool {
+    match crate::backend::io_uring() {
+        Ok(()) => true,
+        Err(why) => {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "no io_uring: {why}");
+            eprintln!("NOT TESTED: no io_uring: {why}");
+            false
+        }
+    }
+}
+
+on_both!(
+    every_size_comes_back_whole,
+    an_empty_datagram_is_an_event,
+    a_route_takes_a_part_and_puts_a_header_in_front,
+    dscp_and_ecn_survive_both_directions_in_both_families,
+    a_wildcard_listener_answers_from_the_address_that_was_asked,
+    a_datagram_longer_than_the_buffer_is_marked,
+    an_icmp_error_is_reported_and_hurts_no_other_peer,
+    a_pending_error_fails_neither_the_next_send_nor_the_next_receive,
+    an_occupied_port_is_in_use_and_a_foreign_address_is_exhausted,
+    relay_ports_are_never_shared,
+    a_closed_port_is_free_and_its_old_name_means_nothing,
+    more_than_a_batch_arrives_and_leaves_in_order,
+    more_than_the_queue_holds_is_sent_all_the_same,
+    one_refused_datagram_does_not_hold_up_the_rest,
+    df_holds_for_one_datagram_only,
+    wakers_wake_from_other_threads,
+    a_driver_may_be_made_in_one_thread_and_used_in_another,
+    too_many_listeners_are_refused,
+    answers_to_commands_do_not_wait,
+    a_group_of_listeners_shares_clients_and_keeps_each_on_one,
+    many_ports_opened_and_closed_leave_no_descriptor,
+    no_socket_starves_beside_busy_ones,
+);
 
 /// How long an event may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,14 +113,14 @@ fn relay(index: u32) -> RelaySocket {
 }
 
 /// A driver with one listener, and the listener's address.
-fn driver(listen: &str) -> (EpollDriver, SocketAddr) {
+fn driver<D: Rig>(listen: &str) -> (D, SocketAddr) {
     driver_with(listen, SocketOptions::default())
 }
 
-fn driver_with(listen: &str, options: SocketOptions) -> (EpollDriver, SocketAddr) {
+fn driver_with<D: Rig>(listen: &str, options: SocketOptions) -> (D, SocketAddr) {
     let listener = bind_listener(addr(listen), &options).expect("a free port");
     let local = listener.local_addr();
-    (EpollDriver::new(vec![listener], options).expect("a driver"), local)
+    (D::make(vec![listener], options).expect("a driver"), local)
 }
 
 fn client(bind: &str) -> UdpSocket {
@@ -47,21 +134,21 @@ fn local(socket: &UdpSocket) -> SocketAddr {
 }
 
 /// Opens a relay socket; returns its address.
-fn open(driver: &mut EpollDriver, name: RelaySocket, bind: &str) -> SocketAddr {
+fn open(driver: &mut impl Rig, name: RelaySocket, bind: &str) -> SocketAddr {
     driver.open_port(name, RelayedAddr(addr(bind)));
     let events = turn(driver, PATIENCE);
     assert!(events.iter().any(|event| matches!(event, Event::PortOpened(of) if *of == name)), "{events:?}");
-    let socket = driver.sockets.relay(name).expect("just opened");
+    let socket = driver.relay_socket(name).expect("just opened");
     socket.local_addr().ok().and_then(|local| local.as_socket()).expect("a bound socket")
 }
 
-fn turn(driver: &mut EpollDriver, timeout: Duration) -> Vec<Event> {
+fn turn(driver: &mut impl Rig, timeout: Duration) -> Vec<Event> {
     let count = driver.wait(Some(timeout)).expect("waiting is possible");
     (0..count).map(|index| driver.event(index)).collect()
 }
 
 /// Turns until an event gives a value.
-fn await_event<T>(driver: &mut EpollDriver, pick: impl Fn(&EpollDriver, &Event) -> Option<T>) -> T {
+fn await_event<D: Rig, T>(driver: &mut D, pick: impl Fn(&D, &Event) -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         for event in turn(driver, SILENCE) {
@@ -73,7 +160,7 @@ fn await_event<T>(driver: &mut EpollDriver, pick: impl Fn(&EpollDriver, &Event) 
     panic!("it did not happen within {PATIENCE:?}");
 }
 
-fn await_datagram(driver: &mut EpollDriver) -> Datagram {
+fn await_datagram(driver: &mut impl Rig) -> Datagram {
     await_event(driver, |_, event| match event {
         Event::Datagram(datagram) => Some(*datagram),
         _ => None,
@@ -98,7 +185,7 @@ fn echo_route(datagram: &Datagram) -> Route {
 }
 
 /// Sends back whatever comes until `count` datagrams were.
-fn echo(driver: &mut EpollDriver, count: usize) {
+fn echo(driver: &mut impl Rig, count: usize) {
     let deadline = Instant::now() + PATIENCE;
     let mut echoed = 0;
     while echoed < count && Instant::now() < deadline {
@@ -114,10 +201,9 @@ fn echo(driver: &mut EpollDriver, count: usize) {
 }
 
 // RFC 8656 s. 11.2: payload of any size, 0 to the largest that UDP carries.
-#[test]
-fn every_size_comes_back_whole() {
+fn every_size_comes_back_whole<D: Rig>() {
     for bind in [V4, V6] {
-        let (mut driver, server) = driver(bind);
+        let (mut driver, server) = driver::<D>(bind);
         let relayed = open(&mut driver, relay(0), bind);
         let client = client(bind);
         let mut buffer = vec![0; 70_000];
@@ -135,9 +221,8 @@ fn every_size_comes_back_whole() {
     }
 }
 
-#[test]
-fn an_empty_datagram_is_an_event() {
-    let (mut driver, server) = driver(V4);
+fn an_empty_datagram_is_an_event<D: Rig>() {
+    let (mut driver, server) = driver::<D>(V4);
     let client = client(V4);
     client.send_to(&[], server).expect("sent");
     let datagram = await_datagram(&mut driver);
@@ -146,9 +231,8 @@ fn an_empty_datagram_is_an_event() {
     assert_eq!(datagram.from, local(&client));
 }
 
-#[test]
-fn a_route_takes_a_part_and_puts_a_header_in_front() {
-    let (mut driver, server) = driver(V4);
+fn a_route_takes_a_part_and_puts_a_header_in_front<D: Rig>() {
+    let (mut driver, server) = driver::<D>(V4);
     let client = client(V4);
     client.send_to(b"skip|pre|payload|post", server).expect("sent");
     let datagram = await_datagram(&mut driver);
@@ -162,11 +246,10 @@ fn a_route_takes_a_part_and_puts_a_header_in_front() {
 }
 
 // RFC 8656 s. 14: DSCP and ECN are copied.
-#[test]
-fn dscp_and_ecn_survive_both_directions_in_both_families() {
+fn dscp_and_ecn_survive_both_directions_in_both_families<D: Rig>() {
     for bind in [V4, V6] {
-        let (mut near, server) = driver(bind);
-        let (mut far, _) = driver(bind);
+        let (mut near, server) = driver::<D>(bind);
+        let (mut far, _) = driver::<D>(bind);
         let relayed = open(&mut far, relay(0), bind);
         for tos in [0x00, 0x01, 0x02, 0x03, 0xb8, 0xbb, 0xff] {
             far.transmit(Egress::Relay(relay(0)), server, vec![1], tos, false);
@@ -181,9 +264,8 @@ fn dscp_and_ecn_survive_both_directions_in_both_families() {
     }
 }
 
-#[test]
-fn a_wildcard_listener_answers_from_the_address_that_was_asked() {
-    let (mut v4, wildcard) = driver("0.0.0.0:0");
+fn a_wildcard_listener_answers_from_the_address_that_was_asked<D: Rig>() {
+    let (mut v4, wildcard) = driver::<D>("0.0.0.0:0");
     let client_v4 = client("127.0.0.1:0");
     let asked = SocketAddr::new(addr("127.0.0.2:0").ip(), wildcard.port());
     client_v4.send_to(b"x", asked).expect("sent");
@@ -194,7 +276,7 @@ fn a_wildcard_listener_answers_from_the_address_that_was_asked() {
     v4.flush();
     assert_eq!(client_v4.recv_from(&mut [0; 10]).expect("an answer").1, asked);
 
-    let (mut v6, wildcard) = driver("[::]:0");
+    let (mut v6, wildcard) = driver::<D>("[::]:0");
     let client_v6 = client("[::1]:0");
     let asked = SocketAddr::new(addr("[::1]:0").ip(), wildcard.port());
     client_v6.send_to(b"x", asked).expect("sent");
@@ -205,10 +287,9 @@ fn a_wildcard_listener_answers_from_the_address_that_was_asked() {
     assert_eq!(client_v6.recv_from(&mut [0; 10]).expect("an answer").1, asked);
 }
 
-#[test]
-fn a_datagram_longer_than_the_buffer_is_marked() {
+fn a_datagram_longer_than_the_buffer_is_marked<D: Rig>() {
     let (mut driver, server) =
-        driver_with(V4, SocketOptions { datagram_bytes: 100, ..SocketOptions::default() });
+        driver_with::<D>(V4, SocketOptions { datagram_bytes: 100, ..SocketOptions::default() });
     let client = client(V4);
     client.send_to(&[7; 100], server).expect("sent");
     client.send_to(&[8; 101], server).expect("sent");
@@ -216,14 +297,20 @@ fn a_datagram_longer_than_the_buffer_is_marked() {
     assert_eq!(seen, [(100, false), (100, true)]);
 }
 
+/// The lengths of the datagrams of a run.
+fn segments(run: &Datagram) -> impl Iterator<Item = u32> + use<> {
+    let (len, size) = (run.len, run.segment_size.max(1));
+    (0..len.max(1)).step_by(size as usize).map(move |start| size.min(len - start))
+}
+
 /// Length and truncation of the next datagrams, until there were `count` or the time is over.
-fn datagrams(driver: &mut EpollDriver, count: usize, patience: Duration) -> Vec<(u32, bool)> {
+fn datagrams(driver: &mut impl Rig, count: usize, patience: Duration) -> Vec<(u32, bool)> {
     let deadline = Instant::now() + patience;
     let mut seen = Vec::new();
     while seen.len() < count && Instant::now() < deadline {
         for event in turn(driver, SILENCE) {
             if let Event::Datagram(datagram) = event {
-                seen.push((datagram.len, datagram.truncated));
+                seen.extend(segments(&datagram).map(|len| (len, datagram.truncated)));
             }
         }
     }
@@ -231,10 +318,9 @@ fn datagrams(driver: &mut EpollDriver, count: usize, patience: Duration) -> Vec<
 }
 
 // RFC 8656 s. 11.5
-#[test]
-fn an_icmp_error_is_reported_and_hurts_no_other_peer() {
+fn an_icmp_error_is_reported_and_hurts_no_other_peer<D: Rig>() {
     for (bind, icmp_type, icmp_code) in [(V4, 3, 3), (V6, 1, 4)] {
-        let (mut driver, _) = driver(bind);
+        let (mut driver, _) = driver::<D>(bind);
         open(&mut driver, relay(0), bind);
         let alive = client(bind);
         let dead = local(&client(bind));
@@ -267,19 +353,18 @@ fn an_icmp_error_is_reported_and_hurts_no_other_peer() {
     }
 }
 
-fn driver_address(driver: &EpollDriver) -> SocketAddr {
-    let socket = driver.sockets.relay(relay(0)).expect("it is open");
+fn driver_address(driver: &impl Rig) -> SocketAddr {
+    let socket = driver.relay_socket(relay(0)).expect("it is open");
     socket.local_addr().ok().and_then(|local| local.as_socket()).expect("a bound socket")
 }
 
 // With IP_RECVERR a pending ICMP error fails the socket's next call, whoever that is for.
-#[test]
-fn a_pending_error_fails_neither_the_next_send_nor_the_next_receive() {
-    let (mut driver, _) = driver(V4);
+fn a_pending_error_fails_neither_the_next_send_nor_the_next_receive<D: Rig>() {
+    let (mut driver, _) = driver::<D>(V4);
     let relayed = open(&mut driver, relay(0), V4);
     let dead = local(&client(V4));
     let alive = client(V4);
-    let send = |driver: &mut EpollDriver, to| {
+    let send = |driver: &mut D, to| {
         driver.transmit(Egress::Relay(relay(0)), to, vec![1], 0, false);
         driver.flush();
     };
@@ -290,13 +375,11 @@ fn a_pending_error_fails_neither_the_next_send_nor_the_next_receive() {
 
     send(&mut driver, dead);
     alive.send_to(b"data", relayed).expect("sent");
-    driver.next_buffer = 0;
-    assert_eq!(driver.receive_from_relay(relay(0), BATCH), 1, "without draining the error first");
+    assert_eq!(await_datagram(&mut driver).len, 4, "in spite of the error in front of it");
 }
 
-#[test]
-fn an_occupied_port_is_in_use_and_a_foreign_address_is_exhausted() {
-    let (mut driver, server) = driver(V4);
+fn an_occupied_port_is_in_use_and_a_foreign_address_is_exhausted<D: Rig>() {
+    let (mut driver, server) = driver::<D>(V4);
     let occupant = client(V4);
     let failures = [
         (local(&occupant), PortError::InUse),
@@ -316,17 +399,15 @@ fn an_occupied_port_is_in_use_and_a_foreign_address_is_exhausted() {
     assert_eq!(driver.open_ports(), 0);
 }
 
-#[test]
-fn relay_ports_are_never_shared() {
-    let (mut driver, _) = driver(V4);
+fn relay_ports_are_never_shared<D: Rig>() {
+    let (mut driver, _) = driver::<D>(V4);
     let relayed = open(&mut driver, relay(0), V4);
     driver.open_port(relay(1), RelayedAddr(relayed));
     assert!(matches!(turn(&mut driver, PATIENCE)[..], [Event::PortFailed(_, PortError::InUse)]));
 }
 
-#[test]
-fn a_closed_port_is_free_and_its_old_name_means_nothing() {
-    let (mut driver, _) = driver(V4);
+fn a_closed_port_is_free_and_its_old_name_means_nothing<D: Rig>() {
+    let (mut driver, _) = driver::<D>(V4);
     let relayed = open(&mut driver, relay(0), V4);
     let peer = client(V4);
     driver.transmit(Egress::Relay(relay(0)), local(&peer), b"last".to_vec(), 0, false);
@@ -346,10 +427,9 @@ fn a_closed_port_is_free_and_its_old_name_means_nothing() {
     assert_eq!(driver.open_ports(), 1);
 }
 
-#[test]
-fn more_than_a_batch_arrives_and_leaves_in_order() {
+fn more_than_a_batch_arrives_and_leaves_in_order<D: Rig>() {
     const COUNT: usize = 500;
-    let (mut driver, server) = driver(V4);
+    let (mut driver, server) = driver::<D>(V4);
     let client = client(V4);
     let peers = [self::client(V4), self::client(V4)];
     for (index, peer) in peers.iter().enumerate() {
@@ -383,14 +463,13 @@ fn more_than_a_batch_arrives_and_leaves_in_order() {
     }
 }
 
-#[test]
-fn more_than_the_queue_holds_is_sent_all_the_same() {
-    let (mut driver, _) = driver(V4);
+fn more_than_the_queue_holds_is_sent_all_the_same<D: Rig>() {
+    let (mut driver, _) = driver::<D>(V4);
     open(&mut driver, relay(0), V4);
     let peer = bind_listener(addr(V4), &SocketOptions::default()).expect("a large receive buffer");
-    let mut sink = EpollDriver::new(vec![peer], SocketOptions::default()).expect("a driver");
-    let to = sink.sockets.listeners[0].local_addr();
-    let count = send::MAX_QUEUED + 100;
+    let to = peer.local_addr();
+    let mut sink = D::make(vec![peer], SocketOptions::default()).expect("a driver");
+    let count = batch::MAX_QUEUED + 100;
     for _ in 0..count {
         driver.transmit(Egress::Relay(relay(0)), to, vec![0; 100], 0, false);
     }
@@ -398,9 +477,8 @@ fn more_than_the_queue_holds_is_sent_all_the_same() {
     assert_eq!(datagrams(&mut sink, count, PATIENCE).len(), count);
 }
 
-#[test]
-fn one_refused_datagram_does_not_hold_up_the_rest() {
-    let (mut driver, _) = driver(V4);
+fn one_refused_datagram_does_not_hold_up_the_rest<D: Rig>() {
+    let (mut driver, _) = driver::<D>(V4);
     open(&mut driver, relay(0), V4);
     let peer = client(V4);
     let egress = Egress::Relay(relay(0));
@@ -414,16 +492,15 @@ fn one_refused_datagram_does_not_hold_up_the_rest() {
         let len = peer.recv(&mut buffer).expect("it arrives");
         assert_eq!(&buffer[..len], expected);
     }
-    assert_eq!(driver.counters(), DriverCounters { send_failed: 1, send_too_large: 1 });
+    assert_eq!(driver.counters(), DriverCounters { send_failed: 1, send_too_large: 1, socket_overflow: 0 });
 }
 
 // RFC 8656 s. 14: DF only for Send with DONT-FRAGMENT.
-#[test]
-fn df_holds_for_one_datagram_only() {
-    let (mut driver, _) = driver(V4);
+fn df_holds_for_one_datagram_only<D: Rig>() {
+    let (mut driver, _) = driver::<D>(V4);
     open(&mut driver, relay(0), V4);
     let peer = client(V4);
-    let mode = |driver: &EpollDriver| mtu_discovery(driver.sockets.relay(relay(0)).expect("open").as_fd());
+    let mode = |driver: &D| mtu_discovery(driver.relay_socket(relay(0)).expect("open").as_fd());
     assert_eq!(mode(&driver), libc::IP_PMTUDISC_OMIT);
     for (byte, dont_fragment) in [(b'a', false), (b'b', true), (b'c', false)] {
         driver.transmit(Egress::Relay(relay(0)), local(&peer), vec![byte], 0, dont_fragment);
@@ -450,9 +527,8 @@ fn mtu_discovery(socket: BorrowedFd<'_>) -> i32 {
     value
 }
 
-#[test]
-fn wakers_wake_from_other_threads() {
-    let (mut driver, _) = driver(V4);
+fn wakers_wake_from_other_threads<D: Rig>() {
+    let (mut driver, _) = driver::<D>(V4);
     let waker = driver.waker();
     let thread = std::thread::spawn(move || {
         std::thread::sleep(SILENCE);
@@ -465,26 +541,18 @@ fn wakers_wake_from_other_threads() {
     assert!(turn(&mut driver, SILENCE).is_empty(), "once");
 }
 
-#[test]
-fn a_driver_may_be_made_in_one_thread_and_used_in_another() {
-    let (mut driver, server) = driver(V4);
-    client(V4).send_to(b"x", server).expect("sent");
-    assert_eq!(turn(&mut driver, PATIENCE).len(), 1);
-    let mut driver = std::thread::spawn(move || {
-        client(V4).send_to(b"xy", server).expect("sent");
-        assert_eq!(await_datagram(&mut driver).len, 2);
-        driver
-    })
-    .join()
-    .expect("the thread ends");
-    assert!(turn(&mut driver, SILENCE).is_empty());
+fn a_driver_may_be_made_in_one_thread_and_used_in_another<D: Rig>() {
+    let (mut driver, server) = driver::<D>(V4);
+    client(V4).send_to(b"xy", server).expect("sent");
+    let thread = std::thread::spawn(move || await_datagram(&mut driver).len);
+    assert_eq!(thread.join().expect("the thread ends"), 2);
 }
 
-#[test]
-fn too_many_listeners_are_refused() {
+fn too_many_listeners_are_refused<D: Rig>() {
     let options = SocketOptions::default();
-    let listeners = (0..=MAX_LISTENERS).map(|_| bind_listener(addr(V4), &options).expect("a free port"));
-    let error = EpollDriver::new(listeners.collect(), options).err().expect("there is a limit");
+    let listeners =
+        (0..=kernel::MAX_LISTENERS).map(|_| bind_listener(addr(V4), &options).expect("a free port"));
+    let error = D::make(listeners.collect(), options).err().expect("there is a limit");
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
 }
 
@@ -495,9 +563,8 @@ fn an_address_of_another_host_is_named_in_the_error() {
     assert!(error.to_string().contains("192.0.2.1:3478"), "{error}");
 }
 
-#[test]
-fn answers_to_commands_do_not_wait() {
-    let (mut driver, _) = driver(V4);
+fn answers_to_commands_do_not_wait<D: Rig>() {
+    let (mut driver, _) = driver::<D>(V4);
     driver.open_port(relay(0), RelayedAddr(addr(V4)));
     assert_eq!(driver.wait(None).expect("it does not sleep"), 1);
     assert!(matches!(driver.event(0), Event::PortOpened(_)));
@@ -516,14 +583,13 @@ fn a_held_listener_port_is_refused_even_if_it_would_be_shared() {
     assert!(bind_listeners(everywhere, 1, &options).is_err(), "a wildcard does not hide a narrower holder");
 }
 
-#[test]
-fn a_group_of_listeners_shares_clients_and_keeps_each_on_one() {
+fn a_group_of_listeners_shares_clients_and_keeps_each_on_one<D: Rig>() {
     let group = bind_listeners(addr(V4), 3, &SocketOptions::default()).expect("a free port");
     let server = group[0].local_addr();
     assert!(group.iter().all(|listener| listener.local_addr() == server));
-    let mut drivers: Vec<EpollDriver> = group
+    let mut drivers: Vec<D> = group
         .into_iter()
-        .map(|listener| EpollDriver::new(vec![listener], SocketOptions::default()).expect("a driver"))
+        .map(|listener| D::make(vec![listener], SocketOptions::default()).expect("a driver"))
         .collect();
     let clients: Vec<UdpSocket> = (0..60).map(|_| client(V4)).collect();
     let mut rounds = Vec::new();
@@ -531,7 +597,7 @@ fn a_group_of_listeners_shares_clients_and_keeps_each_on_one() {
         clients.iter().for_each(|client| {
             client.send_to(b"x", server).expect("sent");
         });
-        let shares: Vec<Vec<SocketAddr>> = drivers.iter_mut().map(senders).collect();
+        let shares: Vec<Vec<SocketAddr>> = drivers.iter_mut().map(|driver| senders(driver)).collect();
         assert_eq!(shares.iter().map(Vec::len).sum::<usize>(), clients.len());
         assert!(shares.iter().all(|share| !share.is_empty()), "each worker has a share: {shares:?}");
         rounds.push(shares);
@@ -540,15 +606,23 @@ fn a_group_of_listeners_shares_clients_and_keeps_each_on_one() {
 }
 
 /// Who has sent something that waits at the listener.
-fn senders(driver: &mut EpollDriver) -> Vec<SocketAddr> {
-    let datagrams = turn(driver, SILENCE).into_iter();
-    datagrams.filter_map(|event| if let Event::Datagram(d) = event { Some(d.from) } else { None }).collect()
+fn senders(driver: &mut impl Rig) -> Vec<SocketAddr> {
+    let mut senders = Vec::new();
+    loop {
+        let events = turn(driver, SILENCE);
+        if events.is_empty() {
+            return senders;
+        }
+        senders.extend(events.iter().filter_map(|event| match event {
+            Event::Datagram(datagram) => Some(datagram.from),
+            _ => None,
+        }));
+    }
 }
 
-#[test]
-fn many_ports_opened_and_closed_leave_no_descriptor() {
+fn many_ports_opened_and_closed_leave_no_descriptor<D: Rig>() {
     const PORTS: u32 = 2000;
-    let (mut driver, _) = driver(V4);
+    let (mut driver, _) = driver::<D>(V4);
     (0..PORTS).for_each(|index| driver.open_port(relay(index), RelayedAddr(addr(V4))));
     let opened = turn(&mut driver, PATIENCE);
     assert_eq!(opened.iter().filter(|event| matches!(event, Event::PortOpened(_))).count(), PORTS as usize);
@@ -557,7 +631,12 @@ fn many_ports_opened_and_closed_leave_no_descriptor() {
     let held = sockets_of_process();
     assert_eq!(descriptors.iter().filter(|link| held.contains(*link)).count(), PORTS as usize);
     (0..PORTS).for_each(|index| driver.close_port(relay(index)));
-    assert_eq!(turn(&mut driver, PATIENCE).len(), PORTS as usize);
+    let mut closed = 0;
+    while closed < PORTS as usize {
+        let events = turn(&mut driver, PATIENCE);
+        assert!(!events.is_empty() && events.iter().all(|event| matches!(event, Event::PortClosed(_))));
+        closed += events.len();
+    }
     assert_eq!(driver.open_ports(), 0);
     let held = sockets_of_process();
     let leaked = descriptors.iter().filter(|link| held.contains(*link)).count();
@@ -566,10 +645,10 @@ fn many_ports_opened_and_closed_leave_no_descriptor() {
 
 /// The sockets behind the open relay ports, as /proc names them. Other tests open and close
 /// descriptors at the same time, so counting the process's would prove nothing.
-fn relay_descriptors(driver: &EpollDriver) -> Vec<String> {
+fn relay_descriptors(driver: &impl Rig) -> Vec<String> {
     use std::os::fd::AsRawFd;
-    let open = driver.sockets.relays.iter().flatten();
-    open.map(|relay| socket_name(&format!("/proc/self/fd/{}", relay.socket.as_raw_fd()))).collect()
+    let open = (0..driver.open_ports() as u32).filter_map(|index| driver.relay_socket(relay(index)));
+    open.map(|socket| socket_name(&format!("/proc/self/fd/{}", socket.as_raw_fd()))).collect()
 }
 
 fn socket_name(path: &str) -> String {
@@ -581,9 +660,10 @@ fn sockets_of_process() -> std::collections::HashSet<String> {
     entries.flatten().map(|entry| socket_name(&entry.path().to_string_lossy())).collect()
 }
 
-#[test]
-fn no_socket_starves_beside_busy_ones() {
-    let (mut driver, server) = driver(V4);
+fn no_socket_starves_beside_busy_ones<D: Rig>() {
+    /// io_uring handles about twenty sockets at once.
+    const TURNS: usize = 40;
+    let (mut driver, server) = driver::<D>(V4);
     let client = client(V4);
     let ports: Vec<SocketAddr> = (0..300).map(|index| open(&mut driver, relay(index), V4)).collect();
     for _ in 0..4 {
@@ -592,19 +672,19 @@ fn no_socket_starves_beside_busy_ones() {
         });
     }
     client.send_to(b"client", server).expect("sent");
-    let first = turn(&mut driver, PATIENCE);
     let is_listener =
         |event: &Event| matches!(event, Event::Datagram(Datagram { ingress: Ingress::Client { .. }, .. }));
-    assert!(first.iter().any(is_listener), "the listener is served in the first turn");
-    let mut served = std::collections::HashSet::new();
-    let mut note = |events: Vec<Event>| {
-        for event in events {
+    let (mut served, mut listener_served) = (std::collections::HashSet::new(), false);
+    for _ in 0..TURNS {
+        for event in turn(&mut driver, PATIENCE) {
+            listener_served |= is_listener(&event);
             if let Event::Datagram(Datagram { ingress: Ingress::Relay(name), .. }) = event {
                 served.insert(name);
             }
         }
-        served.len()
-    };
-    note(first);
-    assert_eq!(note(turn(&mut driver, PATIENCE)), 300, "two turns reach every relay socket");
+        if listener_served && served.len() == 300 {
+            return;
+        }
+    }
+    panic!("{TURNS} turns served {} relay sockets; the listener: {listener_served}", served.len());
 }

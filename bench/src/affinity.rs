@@ -49,7 +49,7 @@ pub fn split(processors: usize) -> Split {
 /// Lets this thread, and what it will start, go before other processes until it is dropped: on a shared
 /// machine their bursts would be measured, too. The servers inherit it, all alike.
 pub struct Precedence {
-    session_before: Option<String>,
+    changed_session: bool,
 }
 
 /// Where the kernel keeps the nice value of this session; without such groups there is no file.
@@ -59,21 +59,17 @@ impl Precedence {
     /// A refusal makes the numbers noisier, not wrong.
     pub fn take() -> Precedence {
         let _ = rustix::process::nice(PRIORITY);
-        let before = std::fs::read_to_string(SESSION).ok();
-        let session_before =
-            before.and_then(|text| text.rsplit_once("nice ").map(|(_, nice)| nice.trim().to_owned()));
-        if session_before.is_some() {
-            // Processes are weighed within their session only, and sessions against each other.
-            let _ = std::fs::write(SESSION, PRIORITY.to_string());
-        }
-        Precedence { session_before }
+        // Processes are weighed within their session only, and sessions against each other. One that is not
+        // at 0 is somebody else's choice, perhaps that of another run of this program.
+        let is_usual = std::fs::read_to_string(SESSION).is_ok_and(|text| text.trim_end().ends_with("nice 0"));
+        Precedence { changed_session: is_usual && std::fs::write(SESSION, PRIORITY.to_string()).is_ok() }
     }
 }
 
 impl Drop for Precedence {
     fn drop(&mut self) {
-        if let Some(nice) = &self.session_before {
-            let _ = std::fs::write(SESSION, nice);
+        if self.changed_session {
+            let _ = std::fs::write(SESSION, "0");
         }
     }
 }

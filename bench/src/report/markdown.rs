@@ -28,7 +28,7 @@ pub fn write(results: &Results, path: &Path, source: &Path) -> Result<(), Fault>
 /// The page; `drawn` are the pictures that exist in `folder`.
 pub fn page(results: &Results, folder: &str, source: &str, drawn: &[&str]) -> String {
     let mut out = String::from("# Benchmarks\n\n");
-    out.push_str("Turnpike against coturn, measured in one run by `make bench` (`turnpike-bench compare`), which also writes this page.\n\n");
+    out.push_str("Turnpike against coturn, measured in one run by `make bench` (`turnpike-bench compare`), which also writes this page. The core by itself: [microbenchmarks.md](microbenchmarks.md).\n\n");
     write_facts(&mut out, results, source);
     let _ = writeln!(
         out,

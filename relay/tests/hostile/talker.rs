@@ -1,6 +1,7 @@
 //! A client that says exactly what a test wants it to say, made of the core's codec and a real socket.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use turnpike_proto::auth::Key;
@@ -9,6 +10,8 @@ use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, channel
 use super::lab::{CLIENT_V4, CLIENT_V6, Namespace};
 use super::server::{PASSWORD, REALM, USER};
 
+/// Clients so far: keeps their transaction ids apart.
+static TALKERS: AtomicU64 = AtomicU64::new(1);
 /// How often a request is sent before its sender gives up.
 const TRIES: u32 = 4;
 
@@ -81,7 +84,8 @@ impl Talker {
         let own: IpAddr = if server.is_ipv4() { CLIENT_V4 } else { CLIENT_V6 };
         let socket = namespace.enter(|| UdpSocket::bind((own, 0))).expect("a port is free");
         socket.set_read_timeout(Some(ANSWER)).expect("a timeout that is not zero");
-        let next_id = u64::from(socket.local_addr().expect("it is bound").port()) << 32;
+        // A port comes back before the server has forgotten the transactions of who had it before.
+        let next_id = TALKERS.fetch_add(1, Ordering::Relaxed) << 32;
         Talker {
             socket,
             server,

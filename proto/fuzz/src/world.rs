@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use turnpike_proto::addr::{ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, Transport};
 use turnpike_proto::auth::{Authenticator, Credentials, Key, rest_password};
-use turnpike_proto::limits::SECOND_NS;
+use turnpike_proto::limits::{RESERVATION_LIFETIME_SECS, SECOND_NS};
 use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
 use turnpike_proto::quota::Quotas;
 use turnpike_proto::shared::{DefaultFamily, RelayAddress, ServerConfig, Shared};
@@ -127,9 +127,11 @@ pub struct World {
     sockets: HashMap<(usize, RelaySocket), (RelayedAddr, State)>,
     asked: HashMap<(usize, u16, [u8; 12]), Vec<u8>>,
     sent: Vec<Sent>,
-    /// The last RESERVATION-TOKEN that anybody was given.
-    token: [u8; 8],
+    /// RESERVATION-TOKENs with user and end, in the order in which they were given.
+    tokens: Vec<([u8; 8], Vec<u8>, u64)>,
     limited: bool,
+    /// What is opened now was asked for earlier.
+    late_opening: bool,
 }
 
 impl World {
@@ -183,8 +185,9 @@ impl World {
             sockets: HashMap::new(),
             asked: HashMap::new(),
             sent: Vec::new(),
-            token: [0; 8],
+            tokens: Vec::new(),
             limited,
+            late_opening: false,
         };
         (0..world.clients.len()).for_each(|client| world.challenge(client));
         world
@@ -206,7 +209,7 @@ impl World {
 
     /// The last RESERVATION-TOKEN that anybody was given.
     pub fn token(&self) -> [u8; 8] {
-        self.token
+        self.tokens.last().map_or([0; 8], |(token, ..)| *token)
     }
 
     /// A new transaction id for a client; `repeat` gives its last one again.
@@ -351,12 +354,14 @@ impl World {
     /// Opens and closes what was held back.
     pub fn release_held(&mut self) {
         let hold = std::mem::take(&mut self.host.hold);
+        self.late_opening = true;
         (0..self.workers.len()).for_each(|worker| self.settle(worker));
         for sent in self.take_sent() {
             let client = self.client_of(&sent);
             self.check_answer(client, &sent.payload);
         }
         self.host.hold = hold;
+        self.late_opening = false;
     }
 
     /// The workers' tables hold exactly what the clients were promised.
@@ -611,15 +616,17 @@ impl World {
         let ends_ns = now_ns + u64::from(lifetime.unwrap_or(0)) * SECOND_NS;
         let mapped = answer.addresses(attr::XOR_MAPPED_ADDRESS);
         let peers = request.addresses(attr::XOR_PEER_ADDRESS);
+        if let Some(allocation) = self.shadow.get(client).filter(|_| answer.integrity) {
+            // RFC 8656 s. 5; a retransmitted deletion may meet a younger allocation, and does nothing to it.
+            let owner = request.get(attr::USERNAME).is_none_or(|user| user == allocation.owner);
+            assert!(owner || self.shadow.was_deletion(client, answer.transaction), "441 for another user");
+        }
         match answer.method {
             method::BINDING => assert_eq!(mapped, [self.five_tuple(client).client.0]),
             method::ALLOCATE => {
                 assert_eq!(mapped, [self.five_tuple(client).client.0]);
                 assert!(lifetime.is_some_and(|lifetime| (600..=3600).contains(&lifetime)));
-                if let Some(token) = answer.get(attr::RESERVATION_TOKEN) {
-                    self.token = token.try_into().expect("eight bytes");
-                }
-                self.note_allocation(client, answer, ends_ns);
+                self.note_allocation(client, request, answer, ends_ns);
             }
             method::REFRESH => {
                 let only = request.get(attr::REQUESTED_ADDRESS_FAMILY);
@@ -647,21 +654,35 @@ impl World {
         }
     }
 
-    fn note_allocation(&mut self, client: usize, answer: &Stun<'_>, ends_ns: u64) {
+    fn note_allocation(&mut self, client: usize, request: &Stun<'_>, answer: &Stun<'_>, ends_ns: u64) {
+        let owner = request.get(attr::USERNAME).unwrap_or_default();
         let relayed = answer.addresses(attr::XOR_RELAYED_ADDRESS);
         let halves: Vec<_> = relayed
             .iter()
             .map(|public| Half { local: self.to_local(*public), public: *public, ends_ns })
             .collect();
         for half in &halves {
-            let owner = self.sockets.iter().find(|(_, (address, _))| address.0 == half.local);
-            let ((worker, _), (_, state)) = owner.expect("a relayed address has its socket");
+            let socket = self.sockets.iter().find(|(_, (address, _))| address.0 == half.local);
+            let ((worker, _), (_, state)) = socket.expect("a relayed address has its socket");
             assert_eq!((*worker, *state), (self.clients[client].worker, State::Open));
         }
-        if !self.shadow.create(client, &halves) {
+        if !self.shadow.create(client, owner, &halves) {
             let held = self.shadow.get(client).expect("refused, so it exists");
             let same = held.halves.iter().flatten().map(|half| half.public).eq(relayed);
-            assert!(same, "the same Allocate gets the same answer (RFC 8489 s. 6.3.1)");
+            return assert!(same, "the same Allocate gets the same answer (RFC 8489 s. 6.3.1)");
+        }
+        if let Some(token) = request.get(attr::RESERVATION_TOKEN) {
+            // RFC 8656 s. 7.2: known, in time, once, and for its user only (conformance A4, Q9).
+            let found = self.tokens.iter().position(|(known, ..)| known == token).expect("508 for others");
+            let (_, user, ends_ns) = self.tokens.remove(found);
+            assert_eq!(user, owner);
+            // Held ports are asked for in time, and opened when the host likes.
+            assert!(ends_ns > self.now.mono_ns || self.late_opening, "508 after its end");
+        }
+        if let Some(token) = answer.get(attr::RESERVATION_TOKEN) {
+            let ends_ns = self.now.mono_ns + u64::from(RESERVATION_LIFETIME_SECS) * SECOND_NS;
+            let token = token.try_into().expect("eight bytes");
+            self.tokens.push((token, owner.to_vec(), ends_ns));
         }
     }
 }

@@ -125,7 +125,12 @@ pub struct World {
     clients: Vec<Client>,
     now: Now,
     sockets: HashMap<(usize, RelaySocket), (RelayedAddr, State)>,
-    asked: HashMap<(usize, u16, [u8; 12]), Vec<u8>>,
+    /// The request that is being answered.
+    asked: Vec<u8>,
+    /// The Allocate of each client whose ports were asked for last: it may be answered late.
+    opening: HashMap<usize, Vec<u8>>,
+    /// Ports were asked for.
+    opens: bool,
     sent: Vec<Sent>,
     /// RESERVATION-TOKENs with user and end, in the order in which they were given.
     tokens: Vec<([u8; 8], Vec<u8>, u64)>,
@@ -183,7 +188,9 @@ impl World {
             clients: clients(bit(4)),
             now: Now { mono_ns: 5 * SECOND_NS, unix_secs: START_UNIX_SECS },
             sockets: HashMap::new(),
-            asked: HashMap::new(),
+            asked: Vec::new(),
+            opening: HashMap::new(),
+            opens: false,
             sent: Vec::new(),
             tokens: Vec::new(),
             limited,
@@ -261,10 +268,8 @@ impl World {
         let (path, worker) = (self.clients[client].path, self.clients[client].worker);
         self.clients[client].last = bytes.to_vec();
         let message = reference::parse(bytes).ok();
-        if let Some(request) = message.as_ref().filter(|message| message.class == Class::Request) {
-            let key = (client, request.method, request.transaction);
-            self.asked.insert(key, bytes.to_vec());
-        }
+        self.asked = bytes.to_vec();
+        self.opens = false;
         let expected = self.expected_to_peer(client, bytes, message.as_ref(), tos);
         match self.workers[worker].forward_client(self.now, &path.five_tuple, bytes, tos) {
             Forward::Route(route) => self.send_route(&route, bytes),
@@ -274,6 +279,9 @@ impl World {
                 self.settle(worker);
             }
             Forward::Drop(_) => {}
+        }
+        if self.opens {
+            self.opening.insert(client, bytes.to_vec());
         }
         let (to_clients, to_peers): (Vec<_>, Vec<_>) =
             self.take_sent().into_iter().partition(|sent| matches!(sent.egress, Egress::Client { .. }));
@@ -502,6 +510,7 @@ impl World {
                 self.sent.push(Sent { egress, to, payload, tos, dont_fragment });
             }
             Output::OpenPort { relay, address } => {
+                self.opens = true;
                 assert!(PORTS.contains(&address.port()));
                 assert!(self.relays.iter().any(|relay| relay.local == address.ip()));
                 let twice = self.sockets.values().any(|(other, _)| *other == address);
@@ -576,7 +585,6 @@ impl World {
         for sent in sent {
             assert_eq!(self.client_of(sent), client);
             let answer = reference::parse(&sent.payload).expect("answers are well-formed");
-            assert_eq!((answer.method, answer.transaction), (request.method, request.transaction));
             // The same Allocate again gets the first one's answer, whatever else it says by now.
             let first = request.method != method::ALLOCATE || answer.class == Class::Error;
             assert!(!first || answer.fingerprint == request.fingerprint);
@@ -588,9 +596,9 @@ impl World {
         let answer = reference::parse(bytes).expect("answers are well-formed");
         assert!(answer.clean_padding && bytes.len() <= MAX_ANSWER);
         assert!(answer.integrity || bytes.len() <= MAX_UNAUTHENTICATED_ANSWER);
-        let key = (client, answer.method, answer.transaction);
-        let request = self.asked.get(&key).expect("an answer has a request").clone();
-        let request = reference::parse(&request).expect("parsed when it was sent");
+        let request = if self.late_opening { self.opening[&client].clone() } else { self.asked.clone() };
+        let request = reference::parse(&request).expect("what is answered is well-formed");
+        assert_eq!((answer.method, answer.transaction), (request.method, request.transaction));
         if answer.integrity {
             assert!(self.users.iter().any(|user| is_signed(bytes, user)), "signed with somebody's key");
         }

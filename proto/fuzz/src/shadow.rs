@@ -25,6 +25,8 @@ pub struct Half {
 /// What one client holds.
 #[derive(Debug, Default)]
 pub struct Allocation {
+    /// USERNAME of the Allocate.
+    pub owner: Vec<u8>,
     /// IPv4 and IPv6.
     pub halves: [Option<Half>; 2],
     /// End of each permission.
@@ -94,11 +96,11 @@ impl Shadow {
     }
 
     /// An Allocate has succeeded; `false` if the client had an allocation already.
-    pub fn create(&mut self, client: usize, halves: &[Half]) -> bool {
+    pub fn create(&mut self, client: usize, owner: &[u8], halves: &[Half]) -> bool {
         if self.allocations.contains_key(&client) {
             return false;
         }
-        let mut allocation = Allocation::default();
+        let mut allocation = Allocation { owner: owner.to_vec(), ..Allocation::default() };
         for half in halves {
             let place = &mut allocation.halves[slot(Family::of(&half.local.ip()))];
             assert!(place.is_none(), "one relayed address of each family");
@@ -118,7 +120,7 @@ impl Shadow {
 
     /// A Refresh with LIFETIME 0 has succeeded; repeated within 40 s it has no effect (RFC 8489 s. 6.3.1).
     pub fn delete(&mut self, client: usize, transaction: [u8; 12], only: Option<Family>, now_ns: u64) {
-        if self.deletions.iter().any(|(by, id, _)| (*by, *id) == (client, transaction)) {
+        if self.was_deletion(client, transaction) {
             return;
         }
         let ends_ns = now_ns + u64::from(RETRANSMISSION_SECS) * SECOND_NS;
@@ -130,6 +132,11 @@ impl Shadow {
             }
         }
         self.forget_empty();
+    }
+
+    /// Whether a transaction deleted something within the last 40 s.
+    pub fn was_deletion(&self, client: usize, transaction: [u8; 12]) -> bool {
+        self.deletions.iter().any(|(by, id, _)| (*by, *id) == (client, transaction))
     }
 
     /// A permission was given or refreshed (RFC 8656 s. 9).

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use turnpike_proto::addr::{ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, Transport};
 use turnpike_proto::auth::{Authenticator, Credentials, Key, rest_password};
-use turnpike_proto::limits::SECOND_NS;
+use turnpike_proto::limits::{RESERVATION_LIFETIME_SECS, SECOND_NS};
 use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
 use turnpike_proto::quota::Quotas;
 use turnpike_proto::shared::{DefaultFamily, RelayAddress, ServerConfig, Shared};
@@ -125,11 +125,18 @@ pub struct World {
     clients: Vec<Client>,
     now: Now,
     sockets: HashMap<(usize, RelaySocket), (RelayedAddr, State)>,
-    asked: HashMap<(usize, u16, [u8; 12]), Vec<u8>>,
+    /// The request that is being answered.
+    asked: Vec<u8>,
+    /// The Allocate of each client whose ports were asked for last: it may be answered late.
+    opening: HashMap<usize, Vec<u8>>,
+    /// Ports were asked for.
+    opens: bool,
     sent: Vec<Sent>,
-    /// The last RESERVATION-TOKEN that anybody was given.
-    token: [u8; 8],
+    /// RESERVATION-TOKENs with user and end, in the order in which they were given.
+    tokens: Vec<([u8; 8], Vec<u8>, u64)>,
     limited: bool,
+    /// What is opened now was asked for earlier.
+    late_opening: bool,
 }
 
 impl World {
@@ -181,10 +188,13 @@ impl World {
             clients: clients(bit(4)),
             now: Now { mono_ns: 5 * SECOND_NS, unix_secs: START_UNIX_SECS },
             sockets: HashMap::new(),
-            asked: HashMap::new(),
+            asked: Vec::new(),
+            opening: HashMap::new(),
+            opens: false,
             sent: Vec::new(),
-            token: [0; 8],
+            tokens: Vec::new(),
             limited,
+            late_opening: false,
         };
         (0..world.clients.len()).for_each(|client| world.challenge(client));
         world
@@ -206,7 +216,7 @@ impl World {
 
     /// The last RESERVATION-TOKEN that anybody was given.
     pub fn token(&self) -> [u8; 8] {
-        self.token
+        self.tokens.last().map_or([0; 8], |(token, ..)| *token)
     }
 
     /// A new transaction id for a client; `repeat` gives its last one again.
@@ -258,10 +268,8 @@ impl World {
         let (path, worker) = (self.clients[client].path, self.clients[client].worker);
         self.clients[client].last = bytes.to_vec();
         let message = reference::parse(bytes).ok();
-        if let Some(request) = message.as_ref().filter(|message| message.class == Class::Request) {
-            let key = (client, request.method, request.transaction);
-            self.asked.insert(key, bytes.to_vec());
-        }
+        self.asked = bytes.to_vec();
+        self.opens = false;
         let expected = self.expected_to_peer(client, bytes, message.as_ref(), tos);
         match self.workers[worker].forward_client(self.now, &path.five_tuple, bytes, tos) {
             Forward::Route(route) => self.send_route(&route, bytes),
@@ -271,6 +279,9 @@ impl World {
                 self.settle(worker);
             }
             Forward::Drop(_) => {}
+        }
+        if self.opens {
+            self.opening.insert(client, bytes.to_vec());
         }
         let (to_clients, to_peers): (Vec<_>, Vec<_>) =
             self.take_sent().into_iter().partition(|sent| matches!(sent.egress, Egress::Client { .. }));
@@ -351,12 +362,14 @@ impl World {
     /// Opens and closes what was held back.
     pub fn release_held(&mut self) {
         let hold = std::mem::take(&mut self.host.hold);
+        self.late_opening = true;
         (0..self.workers.len()).for_each(|worker| self.settle(worker));
         for sent in self.take_sent() {
             let client = self.client_of(&sent);
             self.check_answer(client, &sent.payload);
         }
         self.host.hold = hold;
+        self.late_opening = false;
     }
 
     /// The workers' tables hold exactly what the clients were promised.
@@ -497,6 +510,7 @@ impl World {
                 self.sent.push(Sent { egress, to, payload, tos, dont_fragment });
             }
             Output::OpenPort { relay, address } => {
+                self.opens = true;
                 assert!(PORTS.contains(&address.port()));
                 assert!(self.relays.iter().any(|relay| relay.local == address.ip()));
                 let twice = self.sockets.values().any(|(other, _)| *other == address);
@@ -571,7 +585,6 @@ impl World {
         for sent in sent {
             assert_eq!(self.client_of(sent), client);
             let answer = reference::parse(&sent.payload).expect("answers are well-formed");
-            assert_eq!((answer.method, answer.transaction), (request.method, request.transaction));
             // The same Allocate again gets the first one's answer, whatever else it says by now.
             let first = request.method != method::ALLOCATE || answer.class == Class::Error;
             assert!(!first || answer.fingerprint == request.fingerprint);
@@ -583,9 +596,9 @@ impl World {
         let answer = reference::parse(bytes).expect("answers are well-formed");
         assert!(answer.clean_padding && bytes.len() <= MAX_ANSWER);
         assert!(answer.integrity || bytes.len() <= MAX_UNAUTHENTICATED_ANSWER);
-        let key = (client, answer.method, answer.transaction);
-        let request = self.asked.get(&key).expect("an answer has a request").clone();
-        let request = reference::parse(&request).expect("parsed when it was sent");
+        let request = if self.late_opening { self.opening[&client].clone() } else { self.asked.clone() };
+        let request = reference::parse(&request).expect("what is answered is well-formed");
+        assert_eq!((answer.method, answer.transaction), (request.method, request.transaction));
         if answer.integrity {
             assert!(self.users.iter().any(|user| is_signed(bytes, user)), "signed with somebody's key");
         }
@@ -611,15 +624,17 @@ impl World {
         let ends_ns = now_ns + u64::from(lifetime.unwrap_or(0)) * SECOND_NS;
         let mapped = answer.addresses(attr::XOR_MAPPED_ADDRESS);
         let peers = request.addresses(attr::XOR_PEER_ADDRESS);
+        if let Some(allocation) = self.shadow.get(client).filter(|_| answer.integrity) {
+            // RFC 8656 s. 5; a retransmitted deletion may meet a younger allocation, and does nothing to it.
+            let owner = request.get(attr::USERNAME).is_none_or(|user| user == allocation.owner);
+            assert!(owner || self.shadow.was_deletion(client, answer.transaction), "441 for another user");
+        }
         match answer.method {
             method::BINDING => assert_eq!(mapped, [self.five_tuple(client).client.0]),
             method::ALLOCATE => {
                 assert_eq!(mapped, [self.five_tuple(client).client.0]);
                 assert!(lifetime.is_some_and(|lifetime| (600..=3600).contains(&lifetime)));
-                if let Some(token) = answer.get(attr::RESERVATION_TOKEN) {
-                    self.token = token.try_into().expect("eight bytes");
-                }
-                self.note_allocation(client, answer, ends_ns);
+                self.note_allocation(client, request, answer, ends_ns);
             }
             method::REFRESH => {
                 let only = request.get(attr::REQUESTED_ADDRESS_FAMILY);
@@ -647,21 +662,35 @@ impl World {
         }
     }
 
-    fn note_allocation(&mut self, client: usize, answer: &Stun<'_>, ends_ns: u64) {
+    fn note_allocation(&mut self, client: usize, request: &Stun<'_>, answer: &Stun<'_>, ends_ns: u64) {
+        let owner = request.get(attr::USERNAME).unwrap_or_default();
         let relayed = answer.addresses(attr::XOR_RELAYED_ADDRESS);
         let halves: Vec<_> = relayed
             .iter()
             .map(|public| Half { local: self.to_local(*public), public: *public, ends_ns })
             .collect();
         for half in &halves {
-            let owner = self.sockets.iter().find(|(_, (address, _))| address.0 == half.local);
-            let ((worker, _), (_, state)) = owner.expect("a relayed address has its socket");
+            let socket = self.sockets.iter().find(|(_, (address, _))| address.0 == half.local);
+            let ((worker, _), (_, state)) = socket.expect("a relayed address has its socket");
             assert_eq!((*worker, *state), (self.clients[client].worker, State::Open));
         }
-        if !self.shadow.create(client, &halves) {
+        if !self.shadow.create(client, owner, &halves) {
             let held = self.shadow.get(client).expect("refused, so it exists");
             let same = held.halves.iter().flatten().map(|half| half.public).eq(relayed);
-            assert!(same, "the same Allocate gets the same answer (RFC 8489 s. 6.3.1)");
+            return assert!(same, "the same Allocate gets the same answer (RFC 8489 s. 6.3.1)");
+        }
+        if let Some(token) = request.get(attr::RESERVATION_TOKEN) {
+            // RFC 8656 s. 7.2: known, in time, once, and for its user only (conformance A4, Q9).
+            let found = self.tokens.iter().position(|(known, ..)| known == token).expect("508 for others");
+            let (_, user, ends_ns) = self.tokens.remove(found);
+            assert_eq!(user, owner);
+            // Held ports are asked for in time, and opened when the host likes.
+            assert!(ends_ns > self.now.mono_ns || self.late_opening, "508 after its end");
+        }
+        if let Some(token) = answer.get(attr::RESERVATION_TOKEN) {
+            let ends_ns = self.now.mono_ns + u64::from(RESERVATION_LIFETIME_SECS) * SECOND_NS;
+            let token = token.try_into().expect("eight bytes");
+            self.tokens.push((token, owner.to_vec(), ends_ns));
         }
     }
 }

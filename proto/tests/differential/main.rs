@@ -475,7 +475,10 @@ fn allocations(pair: &mut Pair) {
     (client.user, client.password) = ("alice", "wonder");
     pair.request("delete", &mut client, method::REFRESH, |b| b.lifetime(0));
     pair.request("refresh after delete", &mut client, method::REFRESH, |b| b);
+}
 
+// RFC 8656 s. 7.2, 8.2: ADDITIONAL-ADDRESS-FAMILY
+fn dual_allocations(pair: &mut Pair) {
     let mut dual = Dialog::new("203.0.113.7:1000");
     pair.plain("challenge", &mut dual, MessageBuilder::request(method::ALLOCATE, TransactionId([2; 12])));
     pair.request("allocate both", &mut dual, method::ALLOCATE, |b| {
@@ -614,6 +617,7 @@ fn both_servers_say_the_same_except_where_the_list_says_why() {
     let mut pair = Pair::new();
     credentials(&mut pair);
     allocations(&mut pair);
+    dual_allocations(&mut pair);
     permissions(&mut pair);
     channels(&mut pair);
     data(&mut pair);

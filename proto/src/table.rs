@@ -15,6 +15,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -181,6 +182,8 @@ type Map<K, V> = HashMap<K, V, FixedState>;
 /// All state of one worker.
 pub(crate) struct Table {
     next_number: u64,
+    /// Generation of new slots: above that of every name that was ever given, also when the slots are gone.
+    first_generation: u32,
     slots: Vec<Slot>,
     free_slots: Vec<u32>,
     relays: Vec<RelaySlot>,
@@ -199,6 +202,7 @@ impl Table {
         let hasher = || FixedState::with_seed(seed);
         Self {
             next_number: first_number,
+            first_generation: 0,
             slots: Vec::new(),
             free_slots: Vec::new(),
             relays: Vec::new(),
@@ -263,7 +267,7 @@ impl Table {
     /// Adds an allocation that is not answered yet; its 5-tuple is taken from now on.
     pub(crate) fn insert(&mut self, new: NewAllocation) -> AllocationId {
         let index = self.free_slots.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
+            self.slots.push(Slot { generation: self.first_generation, allocation: None });
             (self.slots.len() - 1) as u32
         });
         let slot = &mut self.slots[index as usize];
@@ -295,7 +299,7 @@ impl Table {
         let family = Family::of(&local);
         let relayed = RelayedAddr(SocketAddr::new(local, lease.port()));
         let index = self.free_relays.pop().unwrap_or_else(|| {
-            self.relays.push(RelaySlot::default());
+            self.relays.push(RelaySlot { generation: self.first_generation, ..RelaySlot::default() });
             (self.relays.len() - 1) as u32
         });
         let slot = &mut self.relays[index as usize];
@@ -408,12 +412,31 @@ impl Table {
         slot.generation = slot.generation.wrapping_add(1);
         self.free_slots.push(id.index);
         self.five_tuples.remove(&allocation.path.five_tuple);
+        self.shrink();
         Some(allocation)
     }
 
     /// The driver has closed a relay socket: its port may be taken again.
     pub(crate) fn relay_closed(&mut self, relay: RelaySocket) {
         drop(self.free_relay(relay));
+        self.shrink();
+    }
+
+    /// Gives memory back when most of what it was for is gone: a crowd that left must not cost for ever.
+    fn shrink(&mut self) {
+        shrink_map(&mut self.five_tuples);
+        shrink_map(&mut self.permissions);
+        shrink_map(&mut self.channels);
+        shrink_map(&mut self.channel_peers);
+        let is_empty = self.five_tuples.is_empty() && self.relays.len() == self.free_relays.len();
+        if is_empty && self.slots.len().max(self.relays.len()) > SMALL {
+            let allocations = self.slots.iter().map(|slot| slot.generation);
+            let relays = self.relays.iter().map(|slot| slot.generation);
+            let highest = allocations.chain(relays).max().unwrap_or(self.first_generation);
+            self.first_generation = highest.wrapping_add(1);
+            (self.slots, self.free_slots) = (Vec::new(), Vec::new());
+            (self.relays, self.free_relays) = (Vec::new(), Vec::new());
+        }
     }
 
     fn free_relay(&mut self, relay: RelaySocket) -> Option<PortLease> {
@@ -553,6 +576,16 @@ impl Table {
     }
 }
 
+/// Tables up to this size are kept whatever they hold.
+const SMALL: usize = 1024;
+
+/// Each shrinking pays for itself: the map has to lose seven of eight entries before the next one.
+fn shrink_map<K: Eq + Hash, V>(map: &mut Map<K, V>) {
+    if map.capacity() > SMALL && map.len() < map.capacity() / 8 {
+        map.shrink_to(map.capacity() / 4);
+    }
+}
+
 /// Called when a timer entry has been taken out: `true` if the thing has ended, else the entry goes back
 /// to where the thing ends now.
 fn rearm(expiry: &mut Expiry, now_ns: u64, what: Timed, timers: &mut Timers) -> bool {
@@ -562,4 +595,25 @@ fn rearm(expiry: &mut Expiry, now_ns: u64, what: Timed, timers: &mut Timers) -> 
     expiry.timer_ns = expiry.ends_ns;
     timers.add(expiry.ends_ns, what);
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_gives_memory_back_when_most_of_it_is_gone() {
+        let mut map: Map<u32, u32> = Map::with_hasher(FixedState::with_seed(1));
+        (0..100_000).for_each(|key| {
+            map.insert(key, key);
+        });
+        let full = map.capacity();
+        for key in 0..99_990 {
+            map.remove(&key);
+            shrink_map(&mut map);
+        }
+        assert!(map.capacity() <= 8 * SMALL, "{} of {full}", map.capacity());
+        assert_eq!(map.len(), 10);
+        assert!((99_990..100_000).all(|key| map.get(&key) == Some(&key)));
+    }
 }

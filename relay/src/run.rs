@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 use turnpike_proto::Server;
@@ -73,6 +74,7 @@ impl StartError {
 /// If the relay can't start or can't go on.
 pub fn run(config: Config, loader: &Loader) -> Result<(), StartError> {
     let signals = signals::listen().map_err(StartError::system("signals"))?;
+    raise_descriptor_limit();
     let addresses = resolve::resolve_here(&config)?;
     for warning in &addresses.warnings {
         warn!("{warning}");
@@ -87,6 +89,15 @@ pub fn run(config: Config, loader: &Loader) -> Result<(), StartError> {
     notify(&[NotifyState::Stopping]);
     relay.stop();
     outcome
+}
+
+/// Each relayed address needs a descriptor: as many as the system lets us have without asking.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!("the limit on open files stays at {:?}: {error}", limit.current);
+    }
 }
 
 /// Tells systemd, if it listens; nobody else minds.

@@ -98,7 +98,7 @@ pub fn bind_listeners(
 ) -> io::Result<Vec<ListenerSocket>> {
     // The first is bound without SO_REUSEPORT, so another holder of the port is an error. Only
     // then it is opened for the others: at no moment can a stranger come in between unnoticed.
-    let first = open_listener(address, false, options)?;
+    let first = open_patiently(address, options)?;
     if workers > 1 {
         first.socket.set_reuse_port(true)?;
     }
@@ -108,6 +108,20 @@ pub fn bind_listeners(
         group.push(open_listener(address, true, options)?);
     }
     Ok(group)
+}
+
+/// After a process that used io_uring has ended its ports stay busy for some 30 ms, until the kernel has let
+/// go of its requests: a restart must not fail by that.
+fn open_patiently(address: SocketAddr, options: &SocketOptions) -> io::Result<ListenerSocket> {
+    const ATTEMPTS: u32 = 8;
+    const PAUSE: Duration = Duration::from_millis(25);
+    for _ in 1..ATTEMPTS {
+        match open_listener(address, false, options) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(PAUSE),
+            outcome => return outcome,
+        }
+    }
+    open_listener(address, false, options)
 }
 
 fn open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -> io::Result<ListenerSocket> {

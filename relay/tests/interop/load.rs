@@ -111,3 +111,44 @@ fn time_limited_credentials() {
     let arguments = ["-u", "bob", "-W", SECRET, "-y", "-c"];
     load_with("time_limited_credentials", &options, RELAY_V4, &arguments);
 }
+
+/// Each I/O backend with more workers than cores. Without `-c` the port pairs of RFC 8656 s. 7.2 are
+/// reserved by one worker and often redeemed from another.
+fn port_pairs_among_workers(name: &str, io: &'static str, workers: usize) {
+    let options = Options { io, workers, ..Options::default() };
+    load_with(name, &options, RELAY_V4, &["-u", USER, "-w", PASSWORD, "-y"]);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask interop"]
+fn port_pairs_among_two_workers_on_io_uring() {
+    port_pairs_among_workers("port_pairs_among_two_workers_on_io_uring", "io-uring", 2);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask interop"]
+fn port_pairs_among_four_workers_on_io_uring() {
+    port_pairs_among_workers("port_pairs_among_four_workers_on_io_uring", "io-uring", 4);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask interop"]
+fn port_pairs_among_two_workers_on_epoll() {
+    port_pairs_among_workers("port_pairs_among_two_workers_on_epoll", "epoll", 2);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask interop"]
+fn port_pairs_among_four_workers_on_epoll() {
+    port_pairs_among_workers("port_pairs_among_four_workers_on_epoll", "epoll", 4);
+}
+
+/// What `auto` does not choose works all the same, also over IPv6 and with indications.
+#[test]
+#[ignore = "needs root: cargo xtask interop"]
+fn indications_to_a_peer_on_epoll() {
+    let options = Options { io: "epoll", ..Options::default() };
+    let peer = PEER_V6.to_string();
+    let arguments = ["-u", USER, "-w", PASSWORD, "-s", "-x", "-e", &peer, "-r", PEER_PORT, "-c"];
+    load_with("indications_to_a_peer_on_epoll", &options, RELAY_V6, &arguments);
+}

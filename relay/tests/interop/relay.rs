@@ -43,6 +43,10 @@ pub struct Options {
     pub allow_peers: bool,
     /// Public and local address.
     pub external: Option<(IpAddr, IpAddr)>,
+    /// How it moves datagrams: `auto`, `io-uring` or `epoll`.
+    pub io: &'static str,
+    /// Worker threads; 0 for the default.
+    pub workers: usize,
 }
 
 impl Default for Options {
@@ -54,6 +58,8 @@ impl Default for Options {
             secret: false,
             allow_peers: true,
             external: None,
+            io: "auto",
+            workers: 0,
         }
     }
 }
@@ -160,6 +166,10 @@ pub fn turnpike_arguments(options: &Options) -> Vec<String> {
     }
     if let Some((public, local)) = options.external {
         arguments.push(format!("--external-address={public}={local}"));
+    }
+    arguments.push(format!("--io={}", options.io));
+    if options.workers > 0 {
+        arguments.push(format!("--workers={}", options.workers));
     }
     // uclient 4.6.1 binds channels up to 0x7FFF, which RFC 8656 s. 12 no longer allows.
     arguments.push("--rfc5766-channel-numbers".into());

@@ -31,7 +31,8 @@ use super::eventfd::EventFd;
 use super::kernel::errors::drain_errors;
 use super::kernel::send::{SendQueue, Senders, source_of};
 use super::kernel::{
-    Losses, MAX_RELAY_SOCKETS, check_listeners, port_error, relay_of, relay_token, sending_relay,
+    Losses, MAX_RELAY_SOCKETS, check_listeners, port_error, relay_of, relay_token, release_heap,
+    sending_relay, sleep_briefly,
 };
 use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
 use crate::buffers::BufferPool;
@@ -294,7 +295,7 @@ impl EpollDriver {
             && let Some(pause) = self.coalescer.pause(clock::monotonic_ns())
         {
             // Sleeping outside of epoll, so that what arrives meanwhile doesn't wake this thread.
-            std::thread::sleep(pause);
+            sleep_briefly(pause);
         }
         if !self.pool_used {
             return self.poller.wait(timeout);
@@ -303,6 +304,8 @@ impl EpollDriver {
         self.poller.wait(Some(longest))?;
         if self.poller.ready().next().is_none() && longest == IDLE_BEFORE_RELEASE {
             self.pool.release_memory();
+            (self.events, self.answers) = (Vec::new(), Vec::new());
+            release_heap();
             self.pool_used = false;
         }
         Ok(())

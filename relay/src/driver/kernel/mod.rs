@@ -6,8 +6,10 @@ pub(super) mod cmsg;
 pub(super) mod errors;
 pub(super) mod send;
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use turnpike_proto::{PortError, RelaySocket};
 
@@ -108,6 +110,28 @@ pub(super) fn port_error(error: &io::Error) -> PortError {
         io::ErrorKind::AddrInUse => PortError::InUse,
         _ => PortError::Exhausted,
     }
+}
+
+/// Sleeps for much less than a millisecond. By default the kernel lets such a sleep end 50 µs late.
+pub(super) fn sleep_briefly(duration: Duration) {
+    const SLACK_NS: libc::c_ulong = 5_000;
+    thread_local! {
+        static SLACK_SET: Cell<bool> = const { Cell::new(false) };
+    }
+    if !SLACK_SET.replace(true) {
+        // SAFETY: no pointers; it concerns this thread's timers. An error leaves them as they were.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, SLACK_NS) };
+    }
+    std::thread::sleep(duration);
+}
+
+/// Gives the heap's free pages back to the system; it takes milliseconds.
+pub(super) fn release_heap() {
+    // SAFETY: no pointers; it moves nothing.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 /// A message header without any pointer, address or control message.

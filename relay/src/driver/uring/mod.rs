@@ -40,7 +40,8 @@ use super::kernel::cmsg::{CONTROL_BYTES, RawAddr};
 use super::kernel::errors::drain_errors;
 use super::kernel::send::{SendQueue, Senders, source_of};
 use super::kernel::{
-    Ancillary, MAX_RELAY_SOCKETS, check_listeners, empty_header, port_error, relay_of, sending_relay,
+    Ancillary, MAX_RELAY_SOCKETS, check_listeners, empty_header, port_error, relay_of, release_heap,
+    sending_relay, sleep_briefly,
 };
 use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
 use crate::buffers::BufferPool;
@@ -324,7 +325,7 @@ impl UringDriver {
         {
             self.ring.submit()?;
             // Nothing wakes this thread outside of the ring.
-            std::thread::sleep(pause);
+            sleep_briefly(pause);
             return self.ring.submit_and_wait(Waiting { timeout, gather: None });
         }
         if !self.pool_used {
@@ -335,6 +336,9 @@ impl UringDriver {
         if !self.ring.has_completions() && longest == IDLE_BEFORE_RELEASE {
             // The buffers are in the ring, but the kernel writes to them within system calls only.
             self.pool.release_memory();
+            (self.events, self.answers) = (Vec::new(), Vec::new());
+            (self.ended, self.more_errors) = (Vec::new(), Vec::new());
+            release_heap();
             self.pool_used = false;
         }
         Ok(())

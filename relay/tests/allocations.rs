@@ -1,0 +1,271 @@
+//! Allocations in numbers, by a worker on real sockets: nothing is left of those that ended, and a whole
+//! port range can be used at once.
+//!
+//! In network namespaces of their own, for which they need root; else they say so, and fail where CI=true
+//! promises that everything runs.
+#![allow(unsafe_code)]
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use turnpike::config::resolve::{Addresses, RelayAddress};
+use turnpike::config::{Config, Hidden, PortRange, Secret, User};
+use turnpike::control::{Command as Order, Status};
+use turnpike::driver::Driver;
+use turnpike::driver::epoll::EpollDriver;
+use turnpike::driver::uring::{self, UringDriver};
+use turnpike::shard::Shard;
+use turnpike::sockets::{SocketOptions, bind_listener};
+use turnpike::{clock, setup};
+use turnpike_proto::Server;
+use turnpike_proto::auth::Key;
+use turnpike_proto::limits::MAX_RECENT_TRANSACTIONS;
+use turnpike_proto::shared::Shared;
+use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, method};
+use zeroize::Zeroizing;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const RELAY: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Another address, so that no client's own port is in the way of a relayed one.
+const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const FIRST_CLIENT_PORT: u16 = 10_000;
+/// As many ports as the test of a full range opens.
+const RANGE: PortRange = PortRange { first: 40_000, last: 55_999 };
+
+/// A worker that this thread turns whenever it wants something from it.
+struct Worker<D> {
+    shard: Shard<D>,
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    orders: SyncSender<Order>,
+}
+
+impl<D: Driver> Worker<D> {
+    fn new(make: impl FnOnce(Vec<turnpike::sockets::ListenerSocket>, SocketOptions) -> D) -> Self {
+        let options = SocketOptions::default();
+        let listener = bind_listener((RELAY, 0).into(), &options).expect("a free port");
+        let address = listener.local_addr();
+        let user =
+            User { name: "alice".to_owned(), password: Secret::new(Zeroizing::new("wonder".to_owned())) };
+        let config = Config { users: Hidden(vec![user]), port_range: RANGE, ..Config::default() };
+        let relay = RelayAddress { local: RELAY.into(), public: RELAY.into() };
+        let addresses = Addresses { listen: vec![address], relay: vec![relay], warnings: Vec::new() };
+        let shared = setup::shared(&config, &addresses, &[address], [7; 32]).expect("a good user");
+        let server = Server::new(Arc::clone(&shared), 0, [9; 32]);
+        let (orders, receiver) = sync_channel(1);
+        let driver = make(vec![listener], options);
+        let shard = Shard::new(driver, server, receiver, Arc::new(Status::default()));
+        Worker { shard, shared, address, orders }
+    }
+
+    fn turn(&mut self) {
+        let events = self.shard.driver().wait(Some(Duration::from_millis(1))).expect("waiting is possible");
+        self.shard.turn(clock::now(), events);
+        self.shard.driver().flush();
+    }
+
+    /// Sends a request and turns the worker until it has answered.
+    fn exchange(&mut self, client: &UdpSocket, request: &[u8]) -> Vec<u8> {
+        client.send_to(request, self.address).expect("sent");
+        let deadline = Instant::now() + PATIENCE;
+        let mut buffer = [0; 2048];
+        while Instant::now() < deadline {
+            self.turn();
+            if let Ok(len) = client.recv(&mut buffer) {
+                return buffer[..len].to_vec();
+            }
+        }
+        panic!("no answer within {PATIENCE:?}");
+    }
+
+    fn until_closed(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.shard.server().table_counts().relay_sockets > 0 && Instant::now() < deadline {
+            self.turn();
+        }
+    }
+
+    fn assert_empty(&mut self) {
+        self.until_closed();
+        assert_eq!(self.shard.server().table_counts(), Default::default());
+        assert_eq!((self.shared.ports_taken(), self.shard.driver().open_ports()), (0, 0));
+    }
+}
+
+/// A client with one socket.
+struct Client {
+    socket: UdpSocket,
+    nonce: Vec<u8>,
+    transaction: u64,
+}
+
+impl Client {
+    fn new(address: SocketAddr) -> Client {
+        let socket = UdpSocket::bind(address).expect("a free port");
+        socket.set_nonblocking(true).expect("an option of every socket");
+        Client { socket, nonce: Vec::new(), transaction: 0 }
+    }
+
+    fn request<D: Driver>(
+        &mut self,
+        worker: &mut Worker<D>,
+        method: u16,
+        attribute: (u16, [u8; 4]),
+    ) -> Vec<u8> {
+        if self.nonce.is_empty() {
+            let bare = MessageBuilder::request(method::ALLOCATE, self.next_transaction());
+            let answer = worker
+                .exchange(&self.socket, &bare.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]).finish());
+            let message = Message::parse(&answer).expect("an answer");
+            self.nonce = message.attribute(attr::NONCE).expect("a nonce").to_vec();
+        }
+        let request = MessageBuilder::request(method, self.next_transaction())
+            .attribute(attribute.0, &attribute.1)
+            .attribute(attr::USERNAME, b"alice")
+            .attribute(attr::REALM, b"turnpike")
+            .attribute(attr::NONCE, &self.nonce)
+            .finish_signed(&Key::md5("alice", "turnpike", "wonder").expect("good credentials"));
+        worker.exchange(&self.socket, &request)
+    }
+
+    fn next_transaction(&mut self) -> TransactionId {
+        self.transaction += 1;
+        let mut id = [0; 12];
+        id[4..].copy_from_slice(&self.transaction.to_be_bytes());
+        TransactionId(id)
+    }
+
+    /// The relayed port.
+    fn allocate<D: Driver>(&mut self, worker: &mut Worker<D>) -> u16 {
+        let answer = self.request(worker, method::ALLOCATE, (attr::REQUESTED_TRANSPORT, [17, 0, 0, 0]));
+        let message = Message::parse(&answer).expect("an answer");
+        let code = message.attribute(attr::ERROR_CODE);
+        assert_eq!(message.class(), Class::Success, "{code:?}");
+        match message.xor_address(attr::XOR_RELAYED_ADDRESS) {
+            Some(Ok(relayed)) => relayed.port(),
+            _ => panic!("no relayed address"),
+        }
+    }
+
+    /// RFC 8656 s. 8: lifetime 0 deletes.
+    fn delete<D: Driver>(&mut self, worker: &mut Worker<D>) {
+        let answer = self.request(worker, method::REFRESH, (attr::LIFETIME, [0; 4]));
+        assert_eq!(Message::parse(&answer).expect("an answer").class(), Class::Success);
+    }
+}
+
+fn epoll() -> Worker<EpollDriver> {
+    Worker::new(|listeners, options| EpollDriver::new(listeners, options).expect("a driver"))
+}
+
+fn io_uring() -> Option<Worker<UringDriver>> {
+    match thread::spawn(uring::probe).join().expect("no panic") {
+        Ok(()) => Some(Worker::new(|own, options| UringDriver::new(own, options).expect("a driver"))),
+        Err(why) => {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "no io_uring: {why}");
+            eprintln!("NOT TESTED: no io_uring: {why}");
+            None
+        }
+    }
+}
+
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let body = move || {
+        // SAFETY: no pointers; it concerns the calling thread alone.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            let error = std::io::Error::last_os_error();
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "no network namespace: {error}");
+            eprintln!("NOT TESTED: this needs CAP_SYS_ADMIN for a network namespace: {error}");
+            return;
+        }
+        let status = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+        assert!(status.expect("iproute2 is installed").success());
+        test();
+    };
+    if let Err(panic) = thread::spawn(body).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Opens and deletes one allocation after the other; descriptors, ports and memory are back at the start.
+fn churn<D: Driver>(worker: &mut Worker<D>, count: usize) {
+    let mut client = Client::new((CLIENT, 0).into());
+    let mut once = |worker: &mut Worker<D>| {
+        client.allocate(worker);
+        client.delete(worker);
+    };
+    // Transactions are remembered, up to a bound.
+    (0..MAX_RECENT_TRANSACTIONS + 500).for_each(|_| once(worker));
+    worker.assert_empty();
+    let (descriptors, resident) = (own_sockets(), resident_bytes());
+    (0..count).for_each(|_| once(worker));
+    worker.assert_empty();
+    assert_eq!(own_sockets(), descriptors, "sockets of this namespace");
+    // A bounded hash table may grow by a step; 40 bytes lost per allocation would be too much.
+    let grown = resident_bytes().saturating_sub(resident);
+    assert!(grown < 4 << 20, "{grown} bytes more after {count} allocations");
+}
+
+/// UDP sockets of this thread's namespace: other tests of the process have their own.
+fn own_sockets() -> usize {
+    std::fs::read_to_string("/proc/thread-self/net/udp").expect("Linux has /proc").lines().count()
+}
+
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux has /proc");
+    4096 * statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("second field")
+}
+
+/// Takes every port of the range, is refused one more, and gives all back.
+fn fill<D: Driver>(worker: &mut Worker<D>, count: usize) {
+    let mut ports = HashSet::new();
+    for number in 0..count {
+        // Not by the system's choice: it would soon give a port again whose allocation still lives.
+        let mut client = Client::new((CLIENT, FIRST_CLIENT_PORT + number as u16).into());
+        assert!(ports.insert(client.allocate(worker)), "each port once");
+        // The socket goes, the allocation stays.
+        assert_eq!(worker.shard.server().table_counts().allocations, number + 1);
+    }
+    assert!(ports.iter().all(|port| (RANGE.first..=RANGE.last).contains(port)));
+    assert_eq!(worker.shard.driver().open_ports(), count);
+    worker.orders.send(Order::Stop).expect("the worker takes one order");
+    worker.shard.driver().waker().wake();
+    worker.assert_empty();
+}
+
+/// The same on both drivers: one after the other, since the memory is that of the whole process.
+fn churn_on_both(count: usize) {
+    in_namespace(move || {
+        churn(&mut epoll(), count);
+        if let Some(mut worker) = io_uring() {
+            churn(&mut worker, count);
+        }
+    });
+}
+
+#[test]
+fn allocations_leave_nothing_behind() {
+    churn_on_both(2000);
+}
+
+#[test]
+#[ignore = "takes a minute: cargo test --release --test allocations -- --ignored --test-threads 1"]
+fn a_hundred_thousand_allocations_leave_nothing_behind() {
+    churn_on_both(100_000);
+}
+
+#[test]
+#[ignore = "takes a minute: cargo test --release --test allocations -- --ignored --test-threads 1"]
+fn sixteen_thousand_allocations_on_one_address() {
+    in_namespace(|| {
+        fill(&mut epoll(), 16_000);
+        if let Some(mut worker) = io_uring() {
+            fill(&mut worker, 16_000);
+        }
+    });
+}

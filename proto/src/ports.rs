@@ -135,7 +135,8 @@ impl Drop for PortLease {
 }
 
 /// Every interleaving of two workers: `RUSTFLAGS="--cfg loom" cargo test -p turnpike-proto --lib ports`.
-#[cfg(all(test, loom))]
+#[cfg(loom)]
+#[cfg(test)]
 mod interleavings {
     use super::*;
 
@@ -183,7 +184,8 @@ mod interleavings {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 

@@ -49,7 +49,8 @@ struct Worker<D> {
 impl<D: Driver> Worker<D> {
     fn new(make: impl FnOnce(Vec<turnpike::sockets::ListenerSocket>, SocketOptions) -> D) -> Self {
         let options = SocketOptions::default();
-        let listener = bind_listener((RELAY, 0).into(), &options).expect("a free port");
+        // Not in the range of relayed ports, all of which a test wants to have.
+        let listener = bind_listener((RELAY, 3478).into(), &options).expect("the namespace is ours");
         let address = listener.local_addr();
         let user =
             User { name: "alice".to_owned(), password: Secret::new(Zeroizing::new("wonder".to_owned())) };

@@ -169,7 +169,8 @@ impl Word for Cell<u64> {
 }
 
 /// Every interleaving of several workers: `RUSTFLAGS="--cfg loom" cargo test -p turnpike-abi --lib`.
-#[cfg(all(test, loom))]
+#[cfg(loom)]
+#[cfg(test)]
 mod interleavings {
     extern crate std;
 
@@ -213,6 +214,7 @@ mod interleavings {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 #[path = "bucket_tests.rs"]
 mod tests;

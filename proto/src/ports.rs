@@ -6,6 +6,10 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Which ports may be taken.
@@ -130,6 +134,57 @@ impl Drop for PortLease {
     }
 }
 
+/// Every interleaving of two workers: `RUSTFLAGS="--cfg loom" cargo test -p turnpike-proto --lib ports`.
+#[cfg(loom)]
+#[cfg(test)]
+mod interleavings {
+    use super::*;
+
+    #[test]
+    fn two_workers_never_get_the_same_port() {
+        loom::model(|| {
+            let pool = PortPool::new(50_000..=50_001);
+            let other = Arc::clone(&pool);
+            let thread = loom::thread::spawn(move || other.take(Parity::Any, 0));
+            let mine = pool.take(Parity::Any, 0);
+            let theirs = thread.join().expect("no panic");
+            let (mine, theirs) = (mine.expect("two are free"), theirs.expect("two are free"));
+            assert_ne!(mine.port(), theirs.port());
+            drop((mine, theirs));
+            assert_eq!(pool.taken(), 0);
+        });
+    }
+
+    #[test]
+    fn a_pair_is_taken_whole_or_not_at_all() {
+        loom::model(|| {
+            let pool = PortPool::new(50_000..=50_001);
+            let other = Arc::clone(&pool);
+            let thread = loom::thread::spawn(move || other.take(Parity::Any, 1));
+            let pair = pool.take_pair(0);
+            let single = thread.join().expect("no panic");
+            assert!(pair.is_some() != single.is_some(), "one of them was first");
+            drop((pair, single));
+            assert_eq!(pool.taken(), 0);
+        });
+    }
+
+    #[test]
+    fn a_port_given_back_can_be_taken_again() {
+        loom::model(|| {
+            let pool = PortPool::new(50_000..=50_000);
+            let lease = pool.take(Parity::Any, 0).expect("free");
+            let other = Arc::clone(&pool);
+            let thread = loom::thread::spawn(move || other.take(Parity::Any, 0).map(|lease| lease.port()));
+            drop(lease);
+            let taken = thread.join().expect("no panic");
+            assert!(matches!(taken, None | Some(50_000)));
+            assert_eq!(pool.taken(), 0);
+        });
+    }
+}
+
+#[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

@@ -19,6 +19,8 @@ pub fn run(root: &Path) -> Result<(), String> {
         cargo_step(root, "doc", DOC, &[("RUSTDOCFLAGS", "-D warnings")]),
         cargo_step(root, "build", &["build", "--release", "--locked"], &[]),
         cargo_step(root, "test", &["test", "--workspace", "--locked", "--no-fail-fast"], &[]),
+        cargo_step(root, "worker", WORKER, &[]),
+        cargo_step(root, "loom", LOOM, &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")]),
     ];
     let mut counts = Counts::default();
     let mut report = Report::of("interop", "cargo xtask interop", || {
@@ -39,6 +41,12 @@ pub fn interop(root: &Path, filter: Option<&str>) -> Result<(), String> {
 }
 
 const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+/// What takes a minute: allocations by the ten thousands.
+const WORKER: &[&str] =
+    &["test", "-p", "turnpike", "--test", "worker", "--locked", "--", "--ignored", "--test-threads", "1"];
+/// What workers share, under every interleaving.
+const LOOM: &[&str] =
+    &["test", "-p", "turnpike-abi", "-p", "turnpike-proto", "--lib", "--locked", "interleavings"];
 const DOC: &[&str] = &["doc", "--workspace", "--no-deps", "--locked"];
 
 /// The tests wait for the clients' timers most of the time: more at once than there are cores.

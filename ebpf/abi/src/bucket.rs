@@ -168,6 +168,53 @@ impl Word for Cell<u64> {
     }
 }
 
+/// Every interleaving of several workers: `RUSTFLAGS="--cfg loom" cargo test -p turnpike-abi --lib`.
+#[cfg(loom)]
+#[cfg(test)]
+mod interleavings {
+    extern crate std;
+
+    use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use std::sync::Arc;
+
+    use super::{Rate, Word, charge};
+
+    struct Shared(AtomicU64);
+
+    impl Word for Shared {
+        fn load(&self) -> u64 {
+            self.0.load(Relaxed)
+        }
+
+        fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
+            self.0.compare_exchange(current, new, Relaxed, Relaxed)
+        }
+
+        fn fetch_add(&self, value: u64) -> u64 {
+            self.0.fetch_add(value, Relaxed)
+        }
+    }
+
+    /// A burst of two packets admits two of three, whoever comes first.
+    #[test]
+    fn races_admit_neither_more_nor_less_than_the_burst() {
+        loom::model(|| {
+            let rate = Rate::new(1_000_000, 0);
+            assert_eq!(rate.burst_ns(), 24_000_000, "two packets of 1500 bytes at 1 Mbit/s");
+            let word = Arc::new(Shared(AtomicU64::new(0)));
+            let threads = [0, 1].map(|_| {
+                let word = Arc::clone(&word);
+                loom::thread::spawn(move || charge(&*word, &rate, 1_000_000_000, 1500))
+            });
+            let mine = charge(&*word, &rate, 1_000_000_000, 1500);
+            let theirs = threads.map(|thread| thread.join().expect("no panic"));
+            let admitted = [mine, theirs[0], theirs[1]].iter().filter(|admitted| **admitted).count();
+            assert_eq!(admitted, 2);
+        });
+    }
+}
+
+#[cfg(not(loom))]
 #[cfg(test)]
 #[path = "bucket_tests.rs"]
 mod tests;

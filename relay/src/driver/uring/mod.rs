@@ -147,6 +147,8 @@ pub struct UringDriver {
     /// Buffers were used since their memory was given back.
     pool_used: bool,
     counters: DriverCounters,
+    /// The ring failed outside of waiting; the next wait says so.
+    failure: Option<io::Error>,
 }
 
 // SAFETY: the only pointers are null ones in `shape`; everything else may be sent by itself. The ring
@@ -205,6 +207,7 @@ impl UringDriver {
             refused: Vec::new(),
             pool_used: false,
             counters: DriverCounters::default(),
+            failure: None,
         })
     }
 
@@ -457,6 +460,10 @@ impl UringDriver {
         if self.queue.batch.is_full() {
             self.flush();
         }
+        if self.failure.is_some() {
+            self.counters.send_failed += 1;
+            return;
+        }
         self.queue.push(envelope, header, payload);
     }
 
@@ -488,8 +495,14 @@ impl UringDriver {
 
 impl Driver for UringDriver {
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
         if !self.ended.is_empty() {
             self.flush();
+            if let Some(error) = self.failure.take() {
+                return Err(error);
+            }
             self.give_back();
             self.arm_ended()?;
         }
@@ -562,16 +575,18 @@ impl Driver for UringDriver {
         let request = opcode::AsyncCancel::new(Kind::relay(relay)).build().user_data(Kind::Cancel.tag(0));
         // SAFETY: it points to nothing.
         let pushed = unsafe { self.ring.push(&request.flags(squeue::Flags::SKIP_SUCCESS)) };
-        pushed.expect("submitting works, or waiting would have failed before");
+        self.failure = self.failure.take().or(pushed.err());
     }
 
     fn flush(&mut self) {
         if self.queue.batch.is_empty() {
             return;
         }
-        let sent = self.push_sends().and_then(|()| self.ring.submit());
-        sent.expect("submitting works, or waiting would have failed before");
-        self.finish_sends();
+        match self.push_sends().and_then(|()| self.ring.submit()) {
+            Ok(()) => self.finish_sends(),
+            // What was queued stays where it is: the kernel may still look at it.
+            Err(error) => self.failure = Some(error),
+        }
     }
 
     fn waker(&self) -> Arc<dyn Waker> {

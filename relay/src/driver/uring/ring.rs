@@ -108,15 +108,23 @@ impl Ring {
         Ok(())
     }
 
-    /// Submits what is queued, without waiting: requests that need not wait are carried out.
+    /// Submits all that is queued, without waiting: requests that need not wait are carried out.
     pub(super) fn submit(&mut self) -> io::Result<()> {
         self.enable()?;
-        let outcome = self.ring.submit().map(|_| ());
-        self.collect();
-        tolerate(outcome)
+        loop {
+            let outcome = self.ring.submit().map(|_| ());
+            self.collect();
+            tolerate(outcome)?;
+            // Whoever queued a request relies on its being gone: what it points to is used again.
+            if self.ring.submission().is_empty() {
+                return Ok(());
+            }
+            // The kernel had no memory for all of them.
+            std::thread::yield_now();
+        }
     }
 
-    /// Submits what is queued and waits for completions.
+    /// Submits all that is queued and waits for completions.
     pub(super) fn submit_and_wait(&mut self, waiting: Waiting) -> io::Result<()> {
         self.enable()?;
         let timespec = waiting.timeout.map(Timespec::from);
@@ -130,7 +138,8 @@ impl Ring {
         let wanted = if waiting.gather.is_some() { GATHERED } else { 1 };
         let outcome = self.ring.submitter().submit_with_args(wanted, &args).map(|_| ());
         self.collect();
-        tolerate(outcome)
+        tolerate(outcome)?;
+        if self.ring.submission().is_empty() { Ok(()) } else { self.submit() }
     }
 
     /// The next completion, oldest first.

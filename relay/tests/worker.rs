@@ -1,5 +1,5 @@
-//! Allocations in numbers, by a worker on real sockets: nothing is left of those that ended, and a whole
-//! port range can be used at once.
+//! One worker on real sockets: nothing is left of allocations that ended, a whole port range can be used
+//! at once, and merged runs are taken apart as if they had come one by one.
 //!
 //! In network namespaces of their own, for which they need root; else they say so, and fail where CI=true
 //! promises that everything runs.
@@ -22,17 +22,18 @@ use turnpike::driver::uring::{self, UringDriver};
 use turnpike::shard::Shard;
 use turnpike::sockets::{SocketOptions, bind_listener};
 use turnpike::{clock, setup};
-use turnpike_proto::Server;
 use turnpike_proto::auth::Key;
 use turnpike_proto::limits::MAX_RECENT_TRANSACTIONS;
 use turnpike_proto::shared::Shared;
-use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, method};
+use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
+use turnpike_proto::{Server, Verdict};
 use zeroize::Zeroizing;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const RELAY: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// Another address, so that no client's own port is in the way of a relayed one.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const PEER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 const FIRST_CLIENT_PORT: u16 = 10_000;
 /// As many ports as the test of a full range opens.
 const RANGE: PortRange = PortRange { first: 40_000, last: 55_999 };
@@ -48,11 +49,17 @@ struct Worker<D> {
 impl<D: Driver> Worker<D> {
     fn new(make: impl FnOnce(Vec<turnpike::sockets::ListenerSocket>, SocketOptions) -> D) -> Self {
         let options = SocketOptions::default();
-        let listener = bind_listener((RELAY, 0).into(), &options).expect("a free port");
+        // Not in the range of relayed ports, all of which a test wants to have.
+        let listener = bind_listener((RELAY, 3478).into(), &options).expect("the namespace is ours");
         let address = listener.local_addr();
         let user =
             User { name: "alice".to_owned(), password: Secret::new(Zeroizing::new("wonder".to_owned())) };
-        let config = Config { users: Hidden(vec![user]), port_range: RANGE, ..Config::default() };
+        let config = Config {
+            users: Hidden(vec![user]),
+            port_range: RANGE,
+            allow_loopback_peers: true,
+            ..Config::default()
+        };
         let relay = RelayAddress { local: RELAY.into(), public: RELAY.into() };
         let addresses = Addresses { listen: vec![address], relay: vec![relay], warnings: Vec::new() };
         let shared = setup::shared(&config, &addresses, &[address], [7; 32]).expect("a good user");
@@ -115,7 +122,7 @@ impl Client {
         &mut self,
         worker: &mut Worker<D>,
         method: u16,
-        attribute: (u16, [u8; 4]),
+        build: impl FnOnce(MessageBuilder) -> MessageBuilder,
     ) -> Vec<u8> {
         if self.nonce.is_empty() {
             let bare = MessageBuilder::request(method::ALLOCATE, self.next_transaction());
@@ -124,8 +131,7 @@ impl Client {
             let message = Message::parse(&answer).expect("an answer");
             self.nonce = message.attribute(attr::NONCE).expect("a nonce").to_vec();
         }
-        let request = MessageBuilder::request(method, self.next_transaction())
-            .attribute(attribute.0, &attribute.1)
+        let request = build(MessageBuilder::request(method, self.next_transaction()))
             .attribute(attr::USERNAME, b"alice")
             .attribute(attr::REALM, b"turnpike")
             .attribute(attr::NONCE, &self.nonce)
@@ -142,7 +148,8 @@ impl Client {
 
     /// The relayed port.
     fn allocate<D: Driver>(&mut self, worker: &mut Worker<D>) -> u16 {
-        let answer = self.request(worker, method::ALLOCATE, (attr::REQUESTED_TRANSPORT, [17, 0, 0, 0]));
+        let answer = self
+            .request(worker, method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]));
         let message = Message::parse(&answer).expect("an answer");
         let code = message.attribute(attr::ERROR_CODE);
         assert_eq!(message.class(), Class::Success, "{code:?}");
@@ -154,7 +161,18 @@ impl Client {
 
     /// RFC 8656 s. 8: lifetime 0 deletes.
     fn delete<D: Driver>(&mut self, worker: &mut Worker<D>) {
-        let answer = self.request(worker, method::REFRESH, (attr::LIFETIME, [0; 4]));
+        let answer = self.request(worker, method::REFRESH, |b| b.attribute(attr::LIFETIME, &[0; 4]));
+        assert_eq!(Message::parse(&answer).expect("an answer").class(), Class::Success);
+    }
+}
+
+impl Client {
+    /// RFC 8656 s. 12.2
+    fn bind<D: Driver>(&mut self, worker: &mut Worker<D>, number: u16, peer: SocketAddr) {
+        let [high, low] = number.to_be_bytes();
+        let answer = self.request(worker, method::CHANNEL_BIND, |b| {
+            b.attribute(attr::CHANNEL_NUMBER, &[high, low, 0, 0]).xor_address(attr::XOR_PEER_ADDRESS, peer)
+        });
         assert_eq!(Message::parse(&answer).expect("an answer").class(), Class::Success);
     }
 }
@@ -238,6 +256,78 @@ fn fill<D: Driver>(worker: &mut Worker<D>, count: usize) {
     worker.assert_empty();
 }
 
+/// Sends datagrams of `size` bytes, the last one perhaps shorter, as one message (UDP_SEGMENT): over
+/// loopback they arrive as one merged run.
+fn send_run(socket: &UdpSocket, to: SocketAddr, size: usize, bytes: &[u8]) {
+    use std::os::fd::AsRawFd;
+    let size = size as libc::c_int;
+    // SAFETY: the kernel reads one int from a live local.
+    let result = unsafe {
+        let (value, len) = ((&raw const size).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, value, len)
+    };
+    assert_eq!(result, 0, "Linux 4.18 has it");
+    assert_eq!(socket.send_to(bytes, to).expect("sent"), bytes.len());
+}
+
+fn channel_data(number: u16, payload: &[u8]) -> Vec<u8> {
+    [&channel::header(number, payload.len() as u16)[..], payload].concat()
+}
+
+/// What a socket receives while the worker turns.
+fn receive<D: Driver>(worker: &mut Worker<D>, socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut received = Vec::new();
+    let mut buffer = [0; 2048];
+    while received.len() < count && Instant::now() < deadline {
+        worker.turn();
+        while let Ok(len) = socket.recv(&mut buffer) {
+            received.push(buffer[..len].to_vec());
+        }
+    }
+    received
+}
+
+/// A run that mixes channels, with an unbound one and noise in between: each segment goes its own way.
+fn mix<D: Driver>(worker: &mut Worker<D>) {
+    let peers = [0, 1].map(|_| Client::new((PEER, 0).into()).socket);
+    let mut client = Client::new((CLIENT, 0).into());
+    let relayed = SocketAddr::from((RELAY, client.allocate(worker)));
+    for (peer, number) in peers.iter().zip(0x4000..) {
+        client.bind(worker, number, peer.local_addr().expect("bound"));
+    }
+    let to = worker.address;
+    let mut run: Vec<u8> = Vec::new();
+    for (number, byte) in [(0x4000, 1), (0x4001, 2), (0x4000, 3), (0x4002, 4), (0x4001, 5)] {
+        run.extend(channel_data(number, &[byte; 96]));
+    }
+    run.extend([0xff; 100]);
+    run.extend(channel_data(0x4000, &[6; 20]));
+    send_run(&client.socket, to, 100, &run);
+    assert_eq!(receive(worker, &peers[0], 3), [vec![1; 96], vec![3; 96], vec![6; 20]]);
+    assert_eq!(receive(worker, &peers[1], 2), [[2; 96], [5; 96]]);
+    let verdicts = &worker.shard.server().counts().verdicts;
+    assert_eq!(verdicts.of(Verdict::ChannelToPeer), 5);
+    assert_eq!((verdicts.of(Verdict::DropUnboundChannel), verdicts.of(Verdict::DropNotTurn)), (1, 1));
+
+    let back: Vec<u8> =
+        (0..50u8).flat_map(|number| vec![number; if number < 49 { 300 } else { 7 }]).collect();
+    send_run(&peers[1], relayed, 300, &back);
+    let expected: Vec<Vec<u8>> = back.chunks(300).map(|segment| channel_data(0x4001, segment)).collect();
+    assert_eq!(receive(worker, &client.socket, 50), expected);
+    assert_eq!(worker.shard.server().counts().verdicts.of(Verdict::ChannelToClient), 50);
+}
+
+#[test]
+fn a_merged_run_of_several_channels_is_taken_apart() {
+    in_namespace(|| {
+        mix(&mut epoll());
+        if let Some(mut worker) = io_uring() {
+            mix(&mut worker);
+        }
+    });
+}
+
 /// The same on both drivers: one after the other, since the memory is that of the whole process.
 fn churn_on_both(count: usize) {
     in_namespace(move || {
@@ -254,13 +344,13 @@ fn allocations_leave_nothing_behind() {
 }
 
 #[test]
-#[ignore = "takes a minute: cargo test --release --test allocations -- --ignored --test-threads 1"]
+#[ignore = "takes a minute: cargo test --release --test worker -- --ignored --test-threads 1"]
 fn a_hundred_thousand_allocations_leave_nothing_behind() {
     churn_on_both(100_000);
 }
 
 #[test]
-#[ignore = "takes a minute: cargo test --release --test allocations -- --ignored --test-threads 1"]
+#[ignore = "takes a minute: cargo test --release --test worker -- --ignored --test-threads 1"]
 fn sixteen_thousand_allocations_on_one_address() {
     in_namespace(|| {
         fill(&mut epoll(), 16_000);

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use turnpike_proto::stats::ServerCounts;
 use turnpike_proto::Server;
+use turnpike_proto::stats::ServerCounts;
 
 use crate::driver::Waker;
 

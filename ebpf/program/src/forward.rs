@@ -181,4 +181,3 @@ fn police<'l, 'm, M: Maps>(
 fn identification<W: Word>(leg: &Leg<'_, W>) -> u16 {
     (leg.direction.packets.load() as u16).wrapping_add((leg.route.allocation as u16).wrapping_mul(0x9e37))
 }
-

@@ -1,0 +1,1 @@
+//! Can an interface be offloaded, and if not, why?

@@ -4,7 +4,7 @@ use turnpike_abi::{Direction, NextHop, Route, RouteFlags, RouteKey, Verdict, Wor
 
 use crate::frame::Frame;
 use crate::maps::Maps;
-use crate::packet::{self, Data, Packet};
+use crate::packet::{self, Packet};
 use crate::rewrite::{self, Headers};
 
 /// What the kernel shall do with the frame.
@@ -30,113 +30,73 @@ pub fn handle<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Action {
     }
 }
 
-/// A route with the direction of the allocation that pays for it.
-struct Leg<'m, W> {
-    route: &'m Route,
-    direction: &'m Direction<W>,
-}
-
-/// All that has to be known before anything is changed.
-struct Plan<'m, W> {
-    first: Leg<'m, W>,
-    /// The way back to a client, if the peer was a relayed address of ours.
-    second: Option<Leg<'m, W>>,
-    next_hop: &'m NextHop,
-    headers: Headers,
-    now_ns: u64,
-}
+/// What a datagram is counted as when it is sent, and when the limit drops it.
+const TO_PEER: [Verdict; 2] = [Verdict::ChannelToPeer, Verdict::DropRateToPeer];
+const TO_CLIENT: [Verdict; 2] = [Verdict::ChannelToClient, Verdict::DropRateToClient];
 
 /// Largest IP packet, bytes: lengths have sixteen bits, whatever a device's MTU is.
 const MAX_PACKET: u32 = 65_535;
 
+// Parts are handed on one by one: what is gathered in an aggregate ends up in pieces on the stack,
+// where the verifier loses track of pointers.
 #[inline(always)]
 fn forward<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Result<u32, Verdict> {
     let config = maps.config().filter(|config| config.enabled != 0).ok_or(Verdict::PassNotOurs)?;
     let packet = packet::read(frame, config)?;
     let data = packet::classify(frame, &packet, config)?;
-    let plan = plan(maps, &packet, &data)?;
+    let first = maps.route(&packet.key(data.channel)).ok_or(Verdict::PassNoRoute)?;
+    check_ingress(first, &packet)?;
+    let now_ns = maps.now_ns();
+    let payer = leased(maps, first, data.channel != 0, now_ns)?;
+    // A datagram from one relayed address of ours to another: what does the other allocation do with it?
+    let is_hairpin = first.flags.has(RouteFlags::HAIRPIN);
+    let (mut last, mut last_payer) = (first, payer);
+    if is_hairpin {
+        last = maps.route(&arriving(first)).ok_or(Verdict::PassNoRoute)?;
+        last_payer = leased(maps, last, false, now_ns)?;
+    }
+    let headers = Headers::new(&packet, &data, first, last, is_hairpin);
+    check_packet(&packet, last)?;
+    let next_hop = way_out(maps, last, &headers)?;
     // The last thing that can fail without having changed anything.
-    if !frame.move_start(plan.headers.shift(&packet, &data)) {
+    if !frame.move_start(headers.shift(&packet, &data)) {
         return Err(Verdict::PassHeadroom);
     }
-    let last = match &plan.second {
-        None if data.channel == 0 => police(maps, &plan.first, TO_CLIENT, &plan, data.len)?,
-        None => police(maps, &plan.first, TO_PEER, &plan, data.len)?,
-        Some(second) => {
-            police(maps, &plan.first, TO_PEER, &plan, data.len)?;
-            police(maps, second, TO_CLIENT, &plan, data.len)?
-        }
-    };
-    let identification = identification(last);
-    rewrite::write(frame, last.route, plan.next_hop, &plan.headers, identification)?;
-    Ok(plan.next_hop.ifindex)
+    let direction = if data.channel == 0 { TO_CLIENT } else { TO_PEER };
+    police(maps, payer, direction, now_ns, data.len)?;
+    if is_hairpin {
+        police(maps, last_payer, TO_CLIENT, now_ns, data.len)?;
+    }
+    rewrite::write(frame, last, next_hop, &headers, identification(last, last_payer))?;
+    Ok(next_hop.ifindex)
 }
 
-/// What a datagram is counted as when it is sent, and when the limit drops it.
-const TO_PEER: [Verdict; 2] = [Verdict::ChannelToPeer, Verdict::DropRateToPeer];
-const TO_CLIENT: [Verdict; 2] = [Verdict::ChannelToClient, Verdict::DropRateToClient];
-
+/// Whether a route may be used by what came in on this interface.
 #[inline(always)]
-fn plan<'m, M: Maps>(maps: &'m M, packet: &Packet, data: &Data) -> Result<Plan<'m, M::Word>, Verdict> {
-    let first_route = maps.route(&packet.key(data.channel)).ok_or(Verdict::PassNoRoute)?;
-    if first_route.flags.has(RouteFlags::INTERNAL) {
+fn check_ingress(route: &Route, packet: &Packet) -> Result<(), Verdict> {
+    if route.flags.has(RouteFlags::INTERNAL) {
         return Err(Verdict::PassInternal);
     }
-    if first_route.ingress & packet.ingress == 0 {
+    if route.ingress & packet.ingress == 0 {
         return Err(Verdict::PassInterface);
     }
-    let now_ns = maps.now_ns();
-    let first = leg(maps, first_route, data.channel != 0, now_ns)?;
-    let second = hairpin(maps, first_route, now_ns)?;
-    let last = second.as_ref().map_or(first_route, |second| second.route);
-    let to_v6 = last.flags.has(RouteFlags::TO_V6);
-    if packet.ttl <= 1 {
-        return Err(Verdict::PassTtl);
-    }
-    // RFC 8200 s. 8.1: IPv6 has no UDP without a checksum, and there is nothing to update here.
-    if packet.checksum == 0 && (to_v6 || packet.is_v6) {
-        return Err(Verdict::PassNoChecksum);
-    }
-    let headers = Headers::new(packet, data, first_route, second.as_ref().map(|leg| leg.route));
-    let next_hop = maps.next_hop(last.next_hop as u32).ok_or(Verdict::PassNextHop)?;
-    if next_hop.ifindex == 0 {
-        return Err(Verdict::PassNextHop);
-    }
-    if headers.packet_size(to_v6) > next_hop.mtu || headers.packet_size(to_v6) > MAX_PACKET {
-        return Err(Verdict::PassMtu);
-    }
-    Ok(Plan { first, second, next_hop, headers, now_ns })
+    Ok(())
 }
 
-/// What the other allocation does with a datagram that comes from one relayed address of ours to another.
+/// How a datagram that `route` sends looks where it arrives.
 #[inline(always)]
-fn hairpin<'m, M: Maps>(
-    maps: &'m M,
-    first: &Route,
-    now_ns: u64,
-) -> Result<Option<Leg<'m, M::Word>>, Verdict> {
-    if !first.flags.has(RouteFlags::HAIRPIN) {
-        return Ok(None);
-    }
-    let key = RouteKey {
-        remote: first.source,
-        local: first.destination,
-        ports: first.ports,
-        channel: 0,
-        reserved: 0,
-    };
-    let route = maps.route(&key).ok_or(Verdict::PassNoRoute)?;
-    leg(maps, route, false, now_ns).map(Some)
+fn arriving(route: &Route) -> RouteKey {
+    RouteKey { remote: route.source, local: route.destination, ports: route.ports, channel: 0, reserved: 0 }
 }
 
-/// Checks that a route may be used at this time.
+/// The direction of the allocation that pays for a route, if the route may be used at this time.
 #[inline(always)]
-fn leg<'m, M: Maps>(
+fn leased<'m, M: Maps>(
     maps: &'m M,
-    route: &'m Route,
+    route: &Route,
     to_peer: bool,
     now_ns: u64,
-) -> Result<Leg<'m, M::Word>, Verdict> {
+) -> Result<&'m Direction<M::Word>, Verdict> {
     let binding = maps.binding(route.binding).ok_or(Verdict::PassGeneration)?;
     if !binding.is_of(route.binding_generation) {
         return Err(Verdict::PassGeneration);
@@ -152,32 +112,58 @@ fn leg<'m, M: Maps>(
     if !direction.is_leased(now_ns) {
         return Err(Verdict::PassLease);
     }
-    Ok(Leg { route, direction })
+    Ok(direction)
 }
 
-/// Charges a leg's allocation and counts the datagram; gives the leg back.
+/// What about a packet forbids sending it on.
 #[inline(always)]
-fn police<'l, 'm, M: Maps>(
+fn check_packet(packet: &Packet, last: &Route) -> Result<(), Verdict> {
+    if packet.ttl <= 1 {
+        return Err(Verdict::PassTtl);
+    }
+    // RFC 8200 s. 8.1: IPv6 has no UDP without a checksum, and there is nothing to update here.
+    if packet.checksum == 0 && (packet.is_v6 || last.flags.has(RouteFlags::TO_V6)) {
+        return Err(Verdict::PassNoChecksum);
+    }
+    Ok(())
+}
+
+/// The next hop, if it is known and takes packets of this size.
+#[inline(always)]
+fn way_out<'m, M: Maps>(maps: &'m M, last: &Route, headers: &Headers) -> Result<&'m NextHop, Verdict> {
+    let next_hop = maps.next_hop(last.next_hop as u32).ok_or(Verdict::PassNextHop)?;
+    if next_hop.ifindex == 0 {
+        return Err(Verdict::PassNextHop);
+    }
+    let size = headers.packet_size(last.flags.has(RouteFlags::TO_V6));
+    if size > next_hop.mtu || size > MAX_PACKET {
+        return Err(Verdict::PassMtu);
+    }
+    Ok(next_hop)
+}
+
+/// Charges an allocation and counts the datagram.
+#[inline(always)]
+fn police<M: Maps>(
     maps: &M,
-    leg: &'l Leg<'m, M::Word>,
+    direction: &Direction<M::Word>,
     [sent, over]: [Verdict; 2],
-    plan: &Plan<'m, M::Word>,
+    now_ns: u64,
     payload: u16,
-) -> Result<&'l Leg<'m, M::Word>, Verdict> {
-    let direction = leg.direction;
-    if !charge(&direction.bucket, &direction.rate(), plan.now_ns, payload as u64) {
+) -> Result<(), Verdict> {
+    if !charge(&direction.bucket, &direction.rate(), now_ns, payload as u64) {
         direction.rate_drops.fetch_add(1);
         return Err(over);
     }
     direction.packets.fetch_add(1);
     direction.bytes.fetch_add(payload as u64);
     maps.count(sent);
-    Ok(leg)
+    Ok(())
 }
 
 /// An IPv4 identification: DF is 0, so a later router may fragment, and the datagrams of a pair of
 /// addresses should differ (RFC 6864 s. 4.3). Counts within an allocation, spreads the allocations.
 #[inline(always)]
-fn identification<W: Word>(leg: &Leg<'_, W>) -> u16 {
-    (leg.direction.packets.load() as u16).wrapping_add((leg.route.allocation as u16).wrapping_mul(0x9e37))
+fn identification<W: Word>(route: &Route, payer: &Direction<W>) -> u16 {
+    (payer.packets.load() as u16).wrapping_add((route.allocation as u16).wrapping_mul(0x9e37))
 }

@@ -28,14 +28,19 @@ pub(crate) struct Headers {
 }
 
 impl Headers {
-    /// The headers that `first` makes of a packet, or `first` and then `second`.
+    /// The headers that `first` makes of a packet, or in a hairpin `first` and then `last`.
     #[inline(always)]
-    pub(crate) fn new(packet: &Packet, data: &Data, first: &Route, second: Option<&Route>) -> Headers {
-        let last = second.unwrap_or(first);
+    pub(crate) fn new(
+        packet: &Packet,
+        data: &Data,
+        first: &Route,
+        last: &Route,
+        is_hairpin: bool,
+    ) -> Headers {
         let channel = if last.channel == 0 { 0 } else { at::CHANNEL_SIZE };
         let ip = if last.flags.has(RouteFlags::TO_V6) { at::V6_UDP } else { at::V4_UDP };
         let udp_length = data.len as u32 + (at::UDP_SIZE + channel) as u32;
-        let constant = first.checksum as u64 + second.map_or(0, |route| route.checksum as u64);
+        let constant = first.checksum as u64 + if is_hairpin { last.checksum as u64 } else { 0 };
         let checksum = update_checksum(packet, data, udp_length as u16, last.channel != 0, constant);
         Headers {
             payload: data.len,

@@ -6,6 +6,9 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use turnpike_ebpf::Frame;
 
+/// Larger than any frame in one piece, bytes, and small enough for the verifier's arithmetic.
+const LARGEST: usize = 0x7fff;
+
 /// The frame that the program was called for.
 pub struct XdpFrame {
     context: *mut xdp_md,
@@ -56,10 +59,19 @@ macro_rules! store {
     }};
 }
 
+/// A value that the compiler knows nothing about.
+#[inline(always)]
+fn hidden(mut value: usize) -> usize {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(reg) value, options(pure, nomem, nostack, preserves_flags)) };
+    value
+}
+
 impl Frame for XdpFrame {
     #[inline(always)]
     fn has(&self, bytes: usize) -> bool {
-        self.start + bytes <= self.end
+        // Hidden, or the compiler concludes one comparison from another, which the verifier can't.
+        hidden(self.start + bytes) <= self.end
     }
 
     #[inline(always)]
@@ -84,10 +96,12 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn byte(&self, at: usize) -> Option<u8> {
-        let mut pointer = self.start + at;
-        // The verifier knows only the pointer that was compared: it must not be computed again.
-        // SAFETY: no instruction at all.
-        unsafe { asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags)) };
+        // The verifier knows only the values that were compared: they must not be computed again.
+        let at = hidden(at);
+        if at > LARGEST {
+            return None;
+        }
+        let pointer = hidden(self.start + at);
         if pointer + 1 > self.end {
             return None;
         }

@@ -140,5 +140,6 @@ fn may_load() -> bool {
     const NEEDED: u64 = 1 << 12 | 1 << 39;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    held.and_then(|held| u64::from_str_radix(held.trim(), 16).ok()).is_some_and(|held| held & NEEDED == NEEDED)
+    held.and_then(|held| u64::from_str_radix(held.trim(), 16).ok())
+        .is_some_and(|held| held & NEEDED == NEEDED)
 }

@@ -68,7 +68,7 @@ impl<T: InSharedMemory> Mapped<T> {
     /// Maps all entries of an array map that was made with `BPF_F_MMAPABLE`.
     pub(super) fn new(map: impl AsFd, entries: u32) -> io::Result<Mapped<T>> {
         // The kernel keeps entries at multiples of eight bytes.
-        const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() == 8) };
+        const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) };
         let entries = entries as usize;
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
         let fd = map.as_fd().as_raw_fd();

@@ -72,12 +72,17 @@ impl Xdp {
     /// # Errors
     /// Without the privileges for it, on kernels before 5.15, and if memory is short.
     pub fn load(sizes: Sizes) -> Result<Xdp, XdpError> {
+        Xdp::load_object(OBJECT, sizes)
+    }
+
+    /// The same for an object that was built apart, for tests of other toolchains.
+    pub fn load_object(object: &[u8], sizes: Sizes) -> Result<Xdp, XdpError> {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("ROUTES", sizes.routes())
             .map_max_entries("BINDINGS", sizes.bindings)
             .map_max_entries("ALLOCATIONS", sizes.allocations)
             .map_max_entries("NEXT_HOPS", sizes.next_hops)
-            .load(OBJECT)?;
+            .load(object)?;
         program(&mut ebpf)?.load().map_err(|error| XdpError::Refused { name: PROGRAM, error })?;
         let maps = Maps::take(&mut ebpf, sizes)?;
         Ok(Xdp { ebpf, links: HashMap::new(), maps })

@@ -31,7 +31,13 @@ impl Kernel {
 
     /// Loads the object with maps of these sizes.
     pub fn with(sizes: Sizes) -> Option<Kernel> {
-        match Xdp::load(sizes) {
+        let loaded = match std::env::var_os("TURNPIKE_EBPF_OBJECT") {
+            Some(path) => {
+                Xdp::load_object(&std::fs::read(path).expect("the object named can be read"), sizes)
+            }
+            None => Xdp::load(sizes),
+        };
+        match loaded {
             Ok(mut xdp) => {
                 xdp.maps.add_device(LOOPBACK).expect("loopback is a device");
                 Some(Kernel { xdp, next_hops: Vec::new() })

@@ -2,6 +2,7 @@
 //!
 //! The same tables run over the host build in `ebpf/program/tests`. Needs CAP_BPF and CAP_NET_ADMIN.
 
+mod attach;
 mod bench;
 mod kernel;
 

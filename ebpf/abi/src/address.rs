@@ -70,7 +70,8 @@ fn halves(ip: Ipv6Addr) -> [u64; 2] {
     [u64::from_ne_bytes(half(0)), u64::from_ne_bytes(half(8))]
 }
 
-const fn sum_words(word: u64) -> u64 {
+/// The sum of a word's 16-bit words, not folded.
+pub(crate) const fn sum_words(word: u64) -> u64 {
     (word & 0xffff) + (word >> 16 & 0xffff) + (word >> 32 & 0xffff) + (word >> 48)
 }
 

@@ -71,10 +71,20 @@ pub struct NextHop {
     pub ifindex: u32,
     /// Largest IP packet on the way, bytes.
     pub mtu: u32,
-    /// Destination MAC address, network order.
-    pub to_mac: [u16; 3],
-    /// Source MAC address, network order.
-    pub from_mac: [u16; 3],
+    /// Destination and source MAC address, as they lie at the start of a frame.
+    pub macs: [u32; 3],
+}
+
+impl NextHop {
+    /// A known next hop.
+    pub const fn new(ifindex: u32, mtu: u32, to: [u8; 6], from: [u8; 6]) -> NextHop {
+        let macs = [
+            u32::from_ne_bytes([to[0], to[1], to[2], to[3]]),
+            u32::from_ne_bytes([to[4], to[5], from[0], from[1]]),
+            u32::from_ne_bytes([from[2], from[3], from[4], from[5]]),
+        ];
+        NextHop { ifindex, mtu, macs }
+    }
 }
 
 const _: () = {

@@ -86,7 +86,7 @@ fn check_ingress(route: &Route, packet: &Packet) -> Result<(), Verdict> {
 /// How a datagram that `route` sends looks where it arrives.
 #[inline(always)]
 fn arriving(route: &Route) -> RouteKey {
-    RouteKey { remote: route.source, local: route.destination, ports: route.ports, channel: 0, reserved: 0 }
+    RouteKey::from_wire(route.source, route.destination, route.ports, 0)
 }
 
 /// The direction of the allocation that pays for a route, if the route may be used at this time.

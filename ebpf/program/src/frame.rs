@@ -40,7 +40,6 @@ pub trait Frame {
 /// Offsets and sizes in a frame, bytes.
 pub(crate) mod at {
     pub(crate) const TO_MAC: usize = 0;
-    pub(crate) const FROM_MAC: usize = 6;
     pub(crate) const ETHER_TYPE: usize = 12;
     /// Ethernet header.
     pub(crate) const IP: usize = 14;

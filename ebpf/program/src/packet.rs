@@ -53,7 +53,7 @@ pub(crate) struct Data {
 
 impl Packet {
     pub(crate) fn key(&self, channel: u16) -> RouteKey {
-        RouteKey { remote: self.remote, local: self.local, ports: self.ports, channel, reserved: 0 }
+        RouteKey::from_wire(self.remote, self.local, self.ports, channel)
     }
 }
 

@@ -103,10 +103,10 @@ pub(crate) fn write<F: Frame>(
     if !frame.has(udp + at::UDP_SIZE) {
         return Err(Verdict::DropRewrite);
     }
-    for word in [0, 1, 2] {
-        frame.set_u16(at::TO_MAC + 2 * word, next_hop.to_mac[word]);
-        frame.set_u16(at::FROM_MAC + 2 * word, next_hop.from_mac[word]);
-    }
+    let [to, both, from] = next_hop.macs;
+    frame.set_u32(at::TO_MAC, to);
+    frame.set_u32(at::TO_MAC + 4, both);
+    frame.set_u32(at::TO_MAC + 8, from);
     if is_v6 {
         write_v6(frame, route, headers);
     } else {

@@ -105,6 +105,7 @@ struct Line {
 #[ignore = "takes a minute and wants a quiet machine"]
 fn bench_nanoseconds_per_packet() {
     let Some(mut kernel) = Kernel::new() else { return };
+    println!("load average {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
     let mut wrapper = Wrapper::new();
     let mut lines = Vec::new();
     for (client_v6, relay_v6) in [(false, false), (true, true), (false, true), (true, false)] {

@@ -19,8 +19,8 @@ struct Template {
     field: u32,
     /// Ones for the bits that are random; their number plus one is the number of flows.
     mask: u32,
-    /// Zero.
-    reserved: u32,
+    /// By how much [`shift`] moves the start of the frame.
+    shift: i32,
     /// The headers.
     headers: [u64; HEADERS / 8],
 }
@@ -65,6 +65,15 @@ pub fn restore(context: XdpContext) -> u32 {
 /// The program to compare with.
 #[xdp]
 pub fn nothing(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// Moves the start of the frame, which makes the wrapper move it back: both cost the same.
+#[xdp]
+pub fn shift(context: XdpContext) -> u32 {
+    let Some(template) = TEMPLATE.get(0) else { return XDP_ABORTED };
+    // SAFETY: the context is the program's own, and the packet is not looked at.
+    unsafe { bpf_xdp_adjust_head(context.ctx, template.shift) };
     XDP_PASS
 }
 

@@ -6,7 +6,8 @@ use crate::{Rate, Word};
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Binding<W> {
-    /// The lease ends at this time of the coarse monotonic clock, nanoseconds; 0 withdraws.
+    /// The lease ends at this time of the coarse monotonic clock, nanoseconds; 0 withdraws. The program's
+    /// clock may be two ticks late, so a lease is written that much early.
     pub lease_ns: W,
     /// Who has the slot.
     pub generation: W,

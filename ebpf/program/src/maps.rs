@@ -17,7 +17,7 @@ pub trait Maps {
     fn allocation(&self, slot: u32) -> Option<&Allocation<Self::Word>>;
     /// An entry of `NEXT_HOPS`.
     fn next_hop(&self, slot: u32) -> Option<&NextHop>;
-    /// The coarse monotonic clock, nanoseconds.
+    /// The coarse monotonic clock, nanoseconds; may be two ticks late, never early.
     fn now_ns(&self) -> u64;
     /// Adds one to a verdict's count.
     fn count(&self, verdict: Verdict);

@@ -136,7 +136,8 @@ fn set_direction(slot: &Direction<AtomicU64>, state: &AllocationState, limit: Li
     }
 }
 
-fn monotonic_ns() -> u64 {
+/// The clock that leases are in, nanoseconds.
+pub fn monotonic_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -21,6 +21,23 @@ fn every_fixture_is_treated_as_written() {
 }
 
 #[test]
+fn a_lease_ends_by_itself() {
+    let Some(mut kernel) = Kernel::new() else { return };
+    let scene = Scene { client_v6: false, relay_v6: false, other_v6: false };
+    let frame = scene.from_client(Scene::TO_PEER, b"data").bytes();
+    let mut world = scene.world();
+    world.bindings[0].lease_ns = kernel::monotonic_ns() + 2_000_000_000;
+    assert!(kernel.run(&world, &frame).redirected);
+    // The program's clock may be two ticks late, 20 ms at most.
+    while kernel::monotonic_ns() < world.bindings[0].lease_ns + 20_000_000 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let outcome = kernel.run(&world, &frame);
+    assert!(outcome.passed);
+    assert_eq!(outcome.verdicts[Verdict::PassLease as usize], 1);
+}
+
+#[test]
 fn a_device_that_is_not_known_is_a_counted_drop() {
     let Some(mut kernel) = Kernel::new() else { return };
     let scene = Scene { client_v6: false, relay_v6: false, other_v6: false };

@@ -18,6 +18,7 @@ pub mod addr;
 pub mod auth;
 mod error;
 mod io;
+mod limiter;
 pub mod limits;
 pub mod policy;
 mod ports;

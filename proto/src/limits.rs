@@ -20,6 +20,29 @@ pub const RETRANSMISSION_SECS: u32 = 40;
 /// How long a nonce is accepted, seconds (RFC 8656 s. 5: at most one hour).
 pub const NONCE_LIFETIME_SECS: u64 = 3600;
 
+/// Unauthenticated answers per second and source, unless configured (Q4): a carrier-grade NAT's clients need
+/// one per call, a reflected flood of them is 12 kB/s.
+pub const UNAUTHENTICATED_PER_SEC: u32 = 100;
+/// Unauthenticated answers at once, milliseconds' worth at the rate: 1000 by default.
+pub const UNAUTHENTICATED_BURST_MS: u32 = 10_000;
+/// Binding answers per second and source: browsers behind one NAT ask several at a time, and an answer is
+/// hardly larger than its request.
+pub const BINDINGS_PER_SEC: u32 = 10_000;
+/// Binding answers at once, milliseconds' worth at the rate: 20,000.
+pub const BINDINGS_BURST_MS: u32 = 2000;
+/// Failed logins per second answered to one source, and about one user name (Q7): more than people mistype.
+pub const FAILED_LOGINS_PER_SEC: u32 = 5;
+/// Failed logins answered at once, milliseconds' worth at the rate: 50.
+pub const FAILED_LOGINS_BURST_MS: u32 = 10_000;
+/// Above these rates one in so many is still answered, so that who shares an address with a flood gets
+/// through by the retransmissions that each client makes (RFC 8489 s. 6.2.1).
+pub const ONE_IN: u32 = 8;
+/// Buckets for sources, 8 bytes each, two arrays. A flood from random sources has to bring this many times
+/// the rate before it empties one that an honest source uses: 6.5 million requests per second.
+pub const SOURCE_BUCKETS: usize = 1 << 16;
+/// Buckets for failed logins, 8 bytes each, two arrays: failing takes a valid nonce, so it can't be spoofed.
+pub const FAILED_LOGIN_BUCKETS: usize = 1 << 14;
+
 /// Allocations per worker: bounds the table's memory at about 1 GB.
 pub const MAX_ALLOCATIONS: usize = 1 << 20;
 /// Permissions per allocation (Q8): more than any client needs, little memory.
@@ -34,13 +57,17 @@ pub const MAX_RESERVATIONS_PER_USER: usize = 64;
 pub const MAX_PEERS_PER_REQUEST: usize = 64;
 /// Ports tried before an Allocate is answered with 508, when the driver finds them occupied.
 pub const MAX_PORT_ATTEMPTS: u32 = 16;
-/// Remembered answers to deletions, so that a repeated Refresh 0 gets the same success (R3).
-pub const MAX_TOMBSTONES: usize = 4096;
-/// Commands waiting for the driver; control messages only, drained after each input.
+/// Transactions of each kind kept per worker, so that their repetition doesn't take effect twice (S26, R3).
+pub const MAX_RECENT_TRANSACTIONS: usize = 4096;
+/// Commands that endings may leave waiting for the driver: what is due beyond them ends at the next tick.
+/// Everything else adds a handful for each input, and the driver takes them after each.
 pub const MAX_OUTPUTS: usize = 65_536;
 
 /// Largest STUN message that a server has to understand, bytes: a Send indication around a full datagram.
 pub const MAX_MESSAGE: usize = 65_535;
+/// Largest request, bytes: more than the longest USERNAME, REALM and NONCE with all peers that a request may
+/// name. Bounds what has to be hashed for somebody whose credentials turn out wrong.
+pub const MAX_REQUEST: usize = 4096;
 /// Longest USERNAME, bytes (RFC 8489 s. 14.3).
 pub const MAX_USERNAME: usize = 508;
 /// Unknown attributes listed in a 420 answer (Q4: bounds the answer).

@@ -20,7 +20,7 @@ pub enum Parity {
 /// The ports of one relay address. A set bit is a port that is taken, or not ours to give.
 #[derive(Debug)]
 pub struct PortPool {
-    first_word: usize,
+    first_port: u16,
     words: Box<[AtomicU64]>,
     capacity: usize,
 }
@@ -38,7 +38,7 @@ impl PortPool {
                 AtomicU64::new(taken.fold(0, |bits, bit| bits | 1 << bit))
             })
             .collect();
-        Arc::new(Self { first_word, words, capacity: range.count() })
+        Arc::new(Self { first_port: *range.start(), words, capacity: range.count() })
     }
 
     /// Takes a free port, searching from a random place (RFC 6056 s. 3.3).
@@ -68,7 +68,7 @@ impl PortPool {
 
     /// Looks at each word once, from a random one, and claims `pattern` at a candidate's place.
     fn search(&self, random: u32, candidates: impl Fn(u64) -> u64, pattern: u64) -> Option<u16> {
-        let start = random as usize % (self.words.len() * 64);
+        let start = self.first_port as usize % 64 + random as usize % self.capacity.max(1);
         let (first, bit) = (start / 64, start % 64);
         let above = u64::MAX << bit;
         // The first word comes twice: above the random bit at the beginning, below it at the end.
@@ -94,14 +94,18 @@ impl PortPool {
             let bit = found.trailing_zeros();
             let wanted = current | pattern << bit;
             match word.compare_exchange_weak(current, wanted, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return Some(((self.first_word + index) * 64) as u16 + bit as u16),
+                Ok(_) => return Some(((self.first_word() + index) * 64) as u16 + bit as u16),
                 Err(actual) => current = actual,
             }
         }
     }
 
+    fn first_word(&self) -> usize {
+        self.first_port as usize / 64
+    }
+
     fn release(&self, port: u16) {
-        let index = port as usize / 64 - self.first_word;
+        let index = port as usize / 64 - self.first_word();
         self.words[index].fetch_and(!(1 << (port % 64)), Ordering::AcqRel);
     }
 }

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 
 use crate::addr::{Family, PeerAddr, RelayedAddr};
 use crate::auth::Authenticator;
+use crate::limiter::Limiter;
 use crate::limits::{MAX_RESERVATIONS, MAX_RESERVATIONS_PER_USER};
 use crate::policy::PeerPolicy;
 use crate::ports::{Parity, PortLease, PortPool};
@@ -45,6 +46,8 @@ pub struct ServerConfig {
     pub max_bitrate_bits: u64,
     /// How much may be sent at once under the limit, milliseconds' worth.
     pub burst_ms: u32,
+    /// Answers per second to each source that has not authenticated; 0 lifts this limit and that of Binding.
+    pub unauthenticated_per_sec: u32,
 }
 
 impl Default for ServerConfig {
@@ -56,6 +59,7 @@ impl Default for ServerConfig {
             software: Some("Turnpike".into()),
             max_bitrate_bits: 0,
             burst_ms: 100,
+            unauthenticated_per_sec: crate::limits::UNAUTHENTICATED_PER_SEC,
         }
     }
 }
@@ -87,6 +91,7 @@ pub struct Shared {
     relay_ports: RangeInclusive<u16>,
     /// Allocations per user and in total.
     pub quotas: Arc<Quotas>,
+    pub(crate) limiter: Limiter,
     pub(crate) reservations: Reservations,
 }
 
@@ -105,6 +110,7 @@ impl Shared {
             .map(|&address| Relay { address, ports: PortPool::new(relay_ports.clone()) })
             .collect();
         let policy = ArcSwap::from_pointee(policy);
+        let limiter = Limiter::new(auth.derive_key(b"turnpike limiter key"), config.unauthenticated_per_sec);
         Arc::new(Self {
             config,
             auth,
@@ -112,6 +118,7 @@ impl Shared {
             relays,
             relay_ports,
             quotas,
+            limiter,
             reservations: Reservations::default(),
         })
     }
@@ -121,9 +128,21 @@ impl Shared {
         self.policy.load_full()
     }
 
+    /// Asks the policy in force about one destination: for the data path, where taking a share of the policy
+    /// for each packet would make the workers fight over its count.
+    pub(crate) fn permits(&self, peer: PeerAddr) -> bool {
+        self.policy.load().check(peer.0).is_ok()
+    }
+
     /// Puts another peer policy in force; each worker has to be told by `Input::PolicyChanged`.
     pub fn replace_policy(&self, policy: PeerPolicy) {
         self.policy.store(Arc::new(policy));
+    }
+
+    /// Changes the rate of answers to each source that has not authenticated; 0 lifts this limit and that of
+    /// Binding.
+    pub fn set_unauthenticated_rate(&self, per_sec: u32) {
+        self.limiter.set_unauthenticated_rate(per_sec);
     }
 
     /// Relay ports taken on all addresses: 0 when there is neither allocation nor reservation.
@@ -263,9 +282,10 @@ impl Reservations {
         held.take(token)
     }
 
-    /// Gives a port back that nobody asked for in time, or whose allocation failed.
-    pub(crate) fn release(&self, token: [u8; 8]) {
-        drop(self.lock().take(token));
+    /// Gives a port back that nobody asked for in time, or whose allocation failed; gives the time
+    /// at which it would have ended, if it was still held.
+    pub(crate) fn release(&self, token: [u8; 8]) -> Option<u64> {
+        self.lock().take(token).map(|reservation| reservation.expires_ns)
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {

@@ -25,7 +25,7 @@ use crate::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use crate::auth::Identity;
 use crate::error::ErrorCode;
 use crate::io::{ClientPath, RelaySocket};
-use crate::limits::{CHANNEL_LIFETIME_SECS, PERMISSION_LIFETIME_SECS, SECOND_NS};
+use crate::limits::{CHANNEL_LIFETIME_SECS, MAX_PERMISSIONS, PERMISSION_LIFETIME_SECS, SECOND_NS};
 use crate::ports::PortLease;
 use crate::quota::QuotaSlot;
 use crate::stats::Traffic;
@@ -63,6 +63,13 @@ pub(crate) struct Half {
     expiry: Expiry,
 }
 
+impl Half {
+    /// Its end has not come, whether or not its timer has fired yet.
+    pub(crate) fn lives(&self, now_ns: u64) -> bool {
+        self.expiry.ends_ns > now_ns
+    }
+}
+
 /// A channel binding (RFC 8656 s. 12).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Channel {
@@ -95,9 +102,14 @@ pub(crate) struct Allocation {
     /// When it was answered; `None` while its ports are being opened.
     pub(crate) live_since_ns: Option<u64>,
     pub(crate) halves: [Option<Half>; 2],
+    /// What its client was told, also after one half of it has ended; empty until it is live.
+    pub(crate) relayed: Vec<RelayedAddr>,
     pub(crate) rate: Rate,
     pub(crate) to_peer: Direction,
     pub(crate) to_client: Direction,
+    /// Ports that somebody else on the host has, kept while another one is looked for: it must be a new one.
+    /// At most `MAX_PORT_ATTEMPTS` of them.
+    occupied: Vec<PortLease>,
     /// Given back when the allocation goes.
     _quota: QuotaSlot,
     permitted: Vec<IpAddr>,
@@ -120,10 +132,6 @@ impl Allocation {
     /// Every socket it asked for is open.
     pub(crate) fn all_open(&self) -> bool {
         self.halves().all(|half| half.open)
-    }
-
-    pub(crate) fn permissions(&self) -> &[IpAddr] {
-        &self.permitted
     }
 
     pub(crate) fn channels(&self) -> &[u16] {
@@ -243,6 +251,13 @@ impl Table {
         slot.owner.filter(|_| slot.generation == relay.generation)
     }
 
+    /// [`Table::owner`], unless the relayed address has come to its end: data must not outlive it by the
+    /// time a tick is late (RFC 8656 s. 6).
+    pub(crate) fn live_owner(&self, relay: RelaySocket, now_ns: u64) -> Option<(AllocationId, Family)> {
+        let (id, family) = self.owner(relay)?;
+        self.get(id)?.half(family).filter(|half| half.lives(now_ns)).map(|_| (id, family))
+    }
+
     // Allocations
 
     /// Adds an allocation that is not answered yet; its 5-tuple is taken from now on.
@@ -262,9 +277,11 @@ impl Table {
             request: new.request,
             live_since_ns: None,
             halves: [None, None],
+            relayed: Vec::new(),
             rate: new.rate,
             to_peer: Direction::default(),
             to_client: Direction::default(),
+            occupied: Vec::new(),
             _quota: new.quota,
             permitted: Vec::new(),
             bound: Vec::new(),
@@ -298,23 +315,22 @@ impl Table {
         Some(id)
     }
 
-    /// The driver could not open a half's socket: the half is gone, its port is returned to be dropped.
-    pub(crate) fn half_failed(
-        &mut self,
-        relay: RelaySocket,
-    ) -> Option<(AllocationId, Family, Option<PortLease>)> {
+    /// The driver could not open a half's socket: the half is gone.
+    pub(crate) fn half_failed(&mut self, relay: RelaySocket) -> Option<(AllocationId, Family)> {
         let (id, family) = self.owner(relay)?;
-        if let Some(allocation) = self.get_mut(id) {
-            allocation.halves[slot_of(family)] = None;
-        }
         let lease = self.free_relay(relay);
-        Some((id, family, lease))
+        let allocation = self.get_mut(id)?;
+        allocation.halves[slot_of(family)] = None;
+        allocation.occupied.extend(lease);
+        Some((id, family))
     }
 
     /// The allocation is answered: its lifetime begins.
     pub(crate) fn go_live(&mut self, id: AllocationId, now_ns: u64) {
         let Some(allocation) = self.get_mut(id) else { return };
         allocation.live_since_ns = Some(now_ns);
+        allocation.occupied = Vec::new();
+        allocation.relayed = allocation.halves().map(|half| half.relayed).collect();
         let ends_ns = now_ns + u64::from(allocation.request.lifetime_secs) * SECOND_NS;
         let families: Vec<Family> = allocation.halves().map(|half| Family::of(&half.relayed.ip())).collect();
         for half in allocation.halves.iter_mut().flatten() {
@@ -358,20 +374,28 @@ impl Table {
     /// Takes a half away with the permissions and channels of its family; its port stays leased until
     /// [`Table::relay_closed`].
     pub(crate) fn remove_half(&mut self, id: AllocationId, family: Family) -> Option<RelaySocket> {
-        let allocation = self.get_mut(id)?;
+        // Straight into the fields: the lists are walked while the maps change.
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        let allocation = slot.allocation.as_mut()?;
         let half = allocation.halves[slot_of(family)].take()?;
-        let permitted: Vec<IpAddr> =
-            allocation.permitted.iter().copied().filter(|ip| Family::of(ip) == family).collect();
-        let bound = allocation.bound.clone();
         self.timers.remove(half.expiry.timer_ns, Timed::Relay(id, family));
-        for ip in permitted {
-            self.revoke(id, ip);
-        }
-        for number in bound {
-            if self.channels.get(&(id.index, number)).is_some_and(|c| Family::of(&c.peer.ip()) == family) {
-                self.unbind(id, number);
+        allocation.permitted.retain(|ip| {
+            let stays = Family::of(ip) != family;
+            if !stays && let Some(expiry) = self.permissions.remove(&(id.index, *ip)) {
+                self.timers.remove(expiry.timer_ns, Timed::Permission(id, *ip));
             }
-        }
+            stays
+        });
+        allocation.bound.retain(|number| {
+            let Some(channel) = self.channels.get(&(id.index, *number)).copied() else { return false };
+            let stays = Family::of(&channel.peer.ip()) != family;
+            if !stays {
+                self.channels.remove(&(id.index, *number));
+                self.channel_peers.remove(&(id.index, channel.peer));
+                self.timers.remove(channel.expiry.timer_ns, Timed::Channel(id, *number));
+            }
+            stays
+        });
         self.relays[half.socket.index as usize].owner = None;
         Some(half.socket)
     }
@@ -416,6 +440,14 @@ impl Table {
         self.timers.add(ends_ns, Timed::Permission(id, ip));
     }
 
+    /// Whether there is room for permissions to these addresses besides those that exist.
+    pub(crate) fn has_room(&self, id: AllocationId, peers: &[IpAddr]) -> bool {
+        let Some(allocation) = self.get(id) else { return false };
+        let is_new = |ip: &IpAddr| !self.permissions.contains_key(&(id.index, *ip));
+        let new = peers.iter().enumerate().filter(|(i, ip)| is_new(ip) && !peers[..*i].contains(ip)).count();
+        allocation.permitted.len() + new <= MAX_PERMISSIONS
+    }
+
     pub(crate) fn has_permission(&self, id: AllocationId, ip: IpAddr, now_ns: u64) -> bool {
         self.permissions.get(&(id.index, ip)).is_some_and(|expiry| expiry.ends_ns > now_ns)
     }
@@ -438,6 +470,19 @@ impl Table {
         if let Some(allocation) = self.get_mut(id) {
             allocation.permitted.retain(|permitted| *permitted != ip);
         }
+    }
+
+    /// Takes back the permissions that `keep` doesn't name, in one pass over them.
+    pub(crate) fn retain_permissions(&mut self, id: AllocationId, keep: impl Fn(IpAddr) -> bool) {
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
+        let Some(allocation) = slot.and_then(|slot| slot.allocation.as_mut()) else { return };
+        allocation.permitted.retain(|&ip| {
+            let stays = keep(ip);
+            if !stays && let Some(expiry) = self.permissions.remove(&(id.index, ip)) {
+                self.timers.remove(expiry.timer_ns, Timed::Permission(id, ip));
+            }
+            stays
+        });
     }
 
     // Channels
@@ -470,11 +515,6 @@ impl Table {
         self.channels.get(&(id.index, number)).filter(|channel| channel.expiry.ends_ns > now_ns)
     }
 
-    /// A channel binding, live or about to be taken away.
-    pub(crate) fn channel_any(&self, id: AllocationId, number: u16) -> Option<&Channel> {
-        self.channels.get(&(id.index, number))
-    }
-
     pub(crate) fn channel_of(&self, id: AllocationId, peer: PeerAddr, now_ns: u64) -> Option<&Channel> {
         self.channel_peers.get(&(id.index, peer)).filter(|channel| channel.expiry.ends_ns > now_ns)
     }
@@ -494,6 +534,22 @@ impl Table {
         if let Some(allocation) = self.get_mut(id) {
             allocation.bound.retain(|bound| *bound != number);
         }
+    }
+
+    /// Takes back the channels to peers that `keep` doesn't name, in one pass over them.
+    pub(crate) fn retain_channels(&mut self, id: AllocationId, keep: impl Fn(PeerAddr) -> bool) {
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
+        let Some(allocation) = slot.and_then(|slot| slot.allocation.as_mut()) else { return };
+        allocation.bound.retain(|&number| {
+            let Some(channel) = self.channels.get(&(id.index, number)).copied() else { return false };
+            let stays = keep(channel.peer);
+            if !stays {
+                self.channels.remove(&(id.index, number));
+                self.channel_peers.remove(&(id.index, channel.peer));
+                self.timers.remove(channel.expiry.timer_ns, Timed::Channel(id, number));
+            }
+            stays
+        });
     }
 }
 

@@ -10,8 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
 
+use crate::backend::Choice;
 use crate::config::resolve::RelayAddress;
-use crate::config::{Config, IoBackend, Offload, PortRange};
+use crate::config::{Config, Offload, PortRange};
 use crate::credentials;
 
 /// How long the credential that a trial makes from a configured secret is valid, seconds.
@@ -28,8 +29,8 @@ pub struct Ready {
     pub port_range: PortRange,
     /// Worker threads.
     pub workers: usize,
-    /// The I/O backend.
-    pub io: &'static str,
+    /// What moves the datagrams, and why.
+    pub io: Choice,
     /// Where ChannelData is forwarded, and why there.
     pub data_path: DataPath,
 }
@@ -52,22 +53,15 @@ pub fn data_path(offload: Offload) -> DataPath {
     DataPath { name: "userspace", why }
 }
 
-/// The I/O backend that a setting leads to.
-pub fn io_backend(io: IoBackend) -> &'static str {
-    match io {
-        IoBackend::Auto | IoBackend::Epoll => "epoll",
-    }
-}
-
 impl Ready {
     /// What a configuration leads to with these addresses.
-    pub fn new(config: &Config, listen: Vec<SocketAddr>, relay: Vec<RelayAddress>) -> Self {
+    pub fn new(config: &Config, listen: Vec<SocketAddr>, relay: Vec<RelayAddress>, io: Choice) -> Self {
         Ready {
             listen,
             relay,
             port_range: config.port_range,
             workers: config.workers.get(),
-            io: io_backend(config.io),
+            io,
             data_path: data_path(config.offload),
         }
     }
@@ -220,6 +214,7 @@ fn shell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Backend;
     use crate::config::{Hidden, Quickstart, Secret, User};
 
     fn ready(listen: &[&str], relay: &[(&str, &str)]) -> Ready {
@@ -232,7 +227,8 @@ mod tests {
             })
             .collect();
         let config = Config { workers: 2.try_into().unwrap(), ..Config::default() };
-        Ready::new(&config, listen, relay)
+        let io = Choice { backend: Backend::Epoll, why: "as configured".to_owned() };
+        Ready::new(&config, listen, relay, io)
     }
 
     fn trial() -> Config {
@@ -249,7 +245,8 @@ mod tests {
         assert_eq!(
             ready.to_string(),
             "turnpike ready: listen=0.0.0.0:3478,[::]:3478 relay=203.0.113.9=10.0.0.5,2001:db8::5 \
-             ports=49152-65535 workers=2 io=epoll data-path=userspace (this version has no XDP program)"
+             ports=49152-65535 workers=2 io=epoll (as configured) \
+             data-path=userspace (this version has no XDP program)"
         );
         assert_eq!(data_path(Offload::Off).why, "offload is off");
     }

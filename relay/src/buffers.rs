@@ -9,7 +9,11 @@
 //!   | headroom | payload, up to `capacity` bytes ... | gap | headroom | payload ...
 //! ```
 
+#![allow(unsafe_code)]
+
 use std::ops::Range;
+use std::ptr::{self, NonNull};
+use std::slice;
 
 /// Free bytes in front of each payload: room to put a header there without a copy.
 pub const HEADROOM: usize = 64;
@@ -18,26 +22,48 @@ pub const HEADROOM: usize = 64;
 /// (RFC 8200 s. 4.5) is 65,527; the IPv4 one is smaller.
 pub const MAX_DATAGRAM: usize = 65_535;
 
+/// Bytes of a buffer beyond the largest payload: what the kernel may put in front of it.
+pub const MAX_PREFIX: usize = 256;
+
 /// Distance between buffers beyond their size, bytes. An odd number of cache lines, so that
 /// the first bytes of neighbours fall into different cache sets, which multiples of 4 KiB would not.
 const STAGGER: usize = 192;
 
 /// Fixed buffers of one size in one piece of memory.
+///
+/// The kernel writes to it, but only within a system call of the thread that owns the pool: never while
+/// somebody reads a slice of it.
 pub struct BufferPool {
-    memory: Box<[u8]>,
+    memory: NonNull<u8>,
+    bytes: usize,
     capacity: usize,
     stride: usize,
 }
+
+// SAFETY: the pool owns its memory like a box does, and nothing in it depends on a thread.
+unsafe impl Send for BufferPool {}
 
 impl BufferPool {
     /// `count` buffers for payloads of up to `capacity` bytes each.
     ///
     /// # Panics
-    /// If `capacity` is 0 or above [`MAX_DATAGRAM`]: a fault of the caller.
+    /// If `count` or `capacity` is 0, or `capacity` above [`MAX_PREFIX`] + [`MAX_DATAGRAM`]: a fault of
+    /// the caller.
     pub fn new(count: usize, capacity: usize) -> BufferPool {
-        assert!((1..=MAX_DATAGRAM).contains(&capacity), "capacity {capacity} is not 1 to {MAX_DATAGRAM}");
+        let most = MAX_PREFIX + MAX_DATAGRAM;
+        assert!((1..=most).contains(&capacity), "capacity {capacity} is not 1 to {most}");
         let stride = (HEADROOM + capacity).next_multiple_of(64) + STAGGER;
-        BufferPool { memory: vec![0; count * stride].into_boxed_slice(), capacity, stride }
+        let bytes = count * stride;
+        assert!(bytes > 0, "a pool has buffers");
+        // SAFETY: a fresh mapping at an address that the system chooses; the result is checked.
+        let memory = unsafe {
+            let (access, kind) =
+                (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            libc::mmap(ptr::null_mut(), bytes, access, kind | libc::MAP_NORESERVE, -1, 0)
+        };
+        let memory = NonNull::new(memory.cast()).filter(|_| memory != libc::MAP_FAILED);
+        let memory = memory.expect("address space for the buffers");
+        BufferPool { memory, bytes, capacity, stride }
     }
 
     /// Bytes that a payload may have.
@@ -47,7 +73,7 @@ impl BufferPool {
 
     /// How many buffers there are.
     pub fn count(&self) -> usize {
-        self.memory.len() / self.stride
+        self.bytes / self.stride
     }
 
     /// Where buffer `index`'s payload starts within the pool.
@@ -57,12 +83,38 @@ impl BufferPool {
 
     /// A range of the pool's bytes; `None` if it lies outside.
     pub fn slice(&self, range: Range<usize>) -> Option<&[u8]> {
-        self.memory.get(range)
+        if range.start > range.end || range.end > self.bytes {
+            return None;
+        }
+        // SAFETY: the range lies within the memory, all of which is initialised, and nobody writes to it
+        // while the pool is borrowed: the kernel does so within system calls, before which the drivers
+        // take the pool by `&mut`.
+        Some(unsafe { slice::from_raw_parts(self.memory.as_ptr().add(range.start), range.len()) })
     }
 
-    /// All of the pool's memory, to be handed to the system together with [`Self::payload_offset`].
-    pub fn memory_mut(&mut self) -> &mut [u8] {
-        &mut self.memory
+    /// Where the kernel may write buffer `index`'s payload, up to [`Self::capacity`] bytes.
+    ///
+    /// # Panics
+    /// If there is no such buffer.
+    pub fn payload_pointer(&mut self, index: usize) -> *mut u8 {
+        assert!(index < self.count(), "there is no buffer {index}");
+        // SAFETY: the buffer lies within the memory.
+        unsafe { self.memory.as_ptr().add(self.payload_offset(index)) }
+    }
+
+    /// Gives the memory behind all buffers back to the system. What was in them is gone; they can be used
+    /// as before.
+    pub fn release_memory(&mut self) {
+        // SAFETY: it concerns memory that this pool owns, which reads as zeros afterwards; an error
+        // changes nothing.
+        unsafe { libc::madvise(self.memory.as_ptr().cast(), self.bytes, libc::MADV_DONTNEED) };
+    }
+}
+
+impl Drop for BufferPool {
+    fn drop(&mut self) {
+        // SAFETY: mapped with this size, and not unmapped before.
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.bytes) };
     }
 }
 
@@ -100,6 +152,23 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_was_given_back_can_be_used_again() {
+        let mut pool = BufferPool::new(3, 10_000);
+        for _ in 0..2 {
+            for index in 0..3 {
+                let pointer = pool.payload_pointer(index);
+                // SAFETY: the payload has 10,000 bytes.
+                unsafe { pointer.write_bytes(7, 10_000) };
+                let start = pool.payload_offset(index);
+                assert_eq!(pool.slice(start..start + 10_000), Some(&[7; 10_000][..]));
+            }
+            pool.release_memory();
+            let start = pool.payload_offset(1);
+            assert_eq!(pool.slice(start..start + 10_000), Some(&[0; 10_000][..]));
+        }
+    }
+
+    #[test]
     fn an_untouched_pool_costs_no_memory() {
         let resident = || {
             let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux has /proc");
@@ -107,9 +176,10 @@ mod tests {
             pages * 4096
         };
         let before = resident();
-        let pool = BufferPool::new(1024, MAX_DATAGRAM);
+        let pool = BufferPool::new(4096, MAX_DATAGRAM);
         let grown = resident().saturating_sub(before);
-        assert!(grown < 32 << 20, "64 MiB of buffers took {grown} bytes at once");
+        // Half of it, since other tests of this process use memory at the same time.
+        assert!(grown < 128 << 20, "256 MiB of buffers took {grown} bytes at once");
         assert_eq!(pool.slice(0..1), Some(&[0][..]));
     }
 }

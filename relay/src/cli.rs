@@ -87,7 +87,7 @@ fn option_flags() -> impl Iterator<Item = Arg> {
 fn option_flag(spec: &'static Spec) -> Arg {
     let doc: Vec<_> = spec.doc.lines().map(str::trim).collect();
     let doc = doc.join(" ");
-    let short = doc.split(". ").next().unwrap_or_default().trim_end_matches('.').to_owned();
+    let short = first_sentence(&doc);
     let default = spec.default.replace('`', "");
     let argument = Arg::new(spec.key)
         .long(spec.key)
@@ -99,6 +99,13 @@ fn option_flag(spec: &'static Spec) -> Arg {
         Kind::List | Kind::Secrets => argument.action(ArgAction::Append),
         Kind::Text | Kind::Number => argument,
     }
+}
+
+/// The first sentence without its full stop; the one in "s. 12" doesn't end any.
+fn first_sentence(doc: &str) -> &str {
+    let ends = |(at, _): &(usize, &str)| doc[at + 2..].starts_with(|next: char| next.is_uppercase());
+    let end = doc.match_indices(". ").find(ends).map_or(doc.len(), |(at, _)| at);
+    doc[..end].trim_end_matches('.')
 }
 
 fn credentials_command() -> Command {
@@ -159,7 +166,7 @@ fn config_file(matches: &ArgMatches) -> Option<PathBuf> {
 fn check_config(matches: &ArgMatches) -> ExitCode {
     let file = matches.get_one::<PathBuf>("file").expect("clap requires it").clone();
     let name = file.display().to_string();
-    match Loader::new(Some(file), std::env::vars_os()).load() {
+    match Loader::new(Some(file), std::env::vars_os()).with_examples_allowed().load() {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 eprintln!("warning: {warning}");

@@ -7,7 +7,12 @@ use turnpike_proto::Now;
 
 /// CLOCK_MONOTONIC and the seconds since 1970.
 pub fn now() -> Now {
-    let monotonic = clock_gettime(ClockId::Monotonic);
     let unix_secs = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-    Now { mono_ns: monotonic.tv_sec as u64 * 1_000_000_000 + monotonic.tv_nsec as u64, unix_secs }
+    Now { mono_ns: monotonic_ns(), unix_secs }
+}
+
+/// CLOCK_MONOTONIC, nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    let monotonic = clock_gettime(ClockId::Monotonic);
+    monotonic.tv_sec as u64 * 1_000_000_000 + monotonic.tv_nsec as u64
 }

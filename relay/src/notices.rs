@@ -27,7 +27,8 @@ impl Notices {
         let Traffic { packets, bytes, rate_drops } = record.to_peer;
         info!(
             allocation = record.id,
-            user = %record.user,
+            // As a string, not by `Display`: the text form quotes it then, so that a name can't pass for fields.
+            user = &*record.user,
             client = %record.five_tuple.client,
             server = %record.five_tuple.server,
             transport = record.five_tuple.transport.name(),

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use crate::banner::{data_path, io_backend};
+use crate::backend;
+use crate::banner::data_path;
 use crate::config::resolve::{Host, resolve};
 use crate::config::{Config, IoBackend, Offload};
 
@@ -14,6 +15,8 @@ struct Facts {
     release: Option<String>,
     /// `kernel.io_uring_disabled`: 0 for all, 1 for a group, 2 for nobody; exists since Linux 6.6.
     io_uring_disabled: Option<String>,
+    /// Whether io_uring did what is needed when it was tried.
+    io_uring: Result<(), String>,
     /// Whether `/proc/sys/net/core/bpf_jit_enable` is there: BPF programs are compiled.
     bpf_jit: bool,
     /// The effective capabilities of this process.
@@ -26,6 +29,7 @@ impl Facts {
         Facts {
             release: line("/proc/sys/kernel/osrelease"),
             io_uring_disabled: line("/proc/sys/kernel/io_uring_disabled"),
+            io_uring: backend::io_uring(),
             bpf_jit: fs::exists("/proc/sys/net/core/bpf_jit_enable").unwrap_or(false),
             capabilities: line("/proc/self/status").and_then(|status| effective(&status)),
         }
@@ -43,25 +47,34 @@ fn describe(facts: &Facts) -> String {
     let path = data_path(Offload::Auto);
     format!(
         "kernel     Linux {}\n\
-         epoll      yes: this version uses {} for all traffic\n\
-         io_uring   {}; not used: this version has only epoll\n\
+         epoll      yes\n\
+         io_uring   {}\n\
+         default    {}\n\
          XDP        {}; not used: this version has no XDP program\n\
          data path  {}: {}\n",
         facts.release.as_deref().unwrap_or("of unknown release"),
-        io_backend(IoBackend::Auto),
         io_uring(facts),
+        default_backend(facts),
         xdp(facts),
         path.name,
         path.why,
     )
 }
 
-fn io_uring(facts: &Facts) -> &'static str {
+fn io_uring(facts: &Facts) -> String {
+    let Err(why) = &facts.io_uring else { return "yes: tried with a datagram over loopback".to_owned() };
     match facts.io_uring_disabled.as_deref() {
-        Some("0") => "offered by the kernel, unless a sandbox forbids it",
-        Some("1") => "offered by the kernel to one group only (kernel.io_uring_disabled = 1)",
-        Some(_) => "switched off (kernel.io_uring_disabled)",
-        None => "the kernel doesn't say (before Linux 6.6, or built without it)",
+        Some("0") | None => format!("no: {why}"),
+        Some("1") => format!("no: {why}; kernel.io_uring_disabled = 1 leaves it to one group"),
+        Some(_) => format!("no: {why}; kernel.io_uring_disabled switches it off"),
+    }
+}
+
+/// What `io = "auto"` means here.
+fn default_backend(facts: &Facts) -> String {
+    match backend::decide(IoBackend::Auto, facts.io_uring.clone()) {
+        Ok(choice) => choice.to_string(),
+        Err(why) => why,
     }
 }
 
@@ -114,12 +127,15 @@ mod tests {
         let facts = Facts {
             release: Some("6.12.1".to_owned()),
             io_uring_disabled: Some("2".to_owned()),
+            io_uring: Err("not permitted".to_owned()),
             bpf_jit: true,
             capabilities: Some(1 << 12),
         };
         let report = describe(&facts);
         assert!(report.contains("Linux 6.12.1\n"), "{report}");
-        assert!(report.contains("io_uring   switched off (kernel.io_uring_disabled); not used"), "{report}");
+        let expected = "io_uring   no: not permitted; kernel.io_uring_disabled switches it off\n";
+        assert!(report.contains(expected), "{report}");
+        assert!(report.contains("default    epoll (no io_uring: not permitted)\n"), "{report}");
         assert!(report.contains("may not load them (it lacks CAP_BPF)"), "{report}");
         assert!(!xdp(&Facts { capabilities: Some(u64::MAX), ..facts }).contains("lacks"));
     }

@@ -18,12 +18,14 @@ use turnpike_proto::auth::BadCredential;
 use turnpike_proto::shared::Shared;
 use turnpike_proto::stats::VerdictCounts;
 
+use crate::backend::{self, Backend, Choice};
 use crate::banner::{self, Ready};
 use crate::config::resolve::{self, Addresses};
 use crate::config::{Config, Loaded, Loader, Problems};
 use crate::control::{Command, WorkerHandle};
 use crate::driver::Driver;
 use crate::driver::epoll::EpollDriver;
+use crate::driver::uring::UringDriver;
 use crate::shard::Shard;
 use crate::signals::{self, Signal};
 use crate::sockets::{ListenerSocket, SocketOptions, bind_listeners};
@@ -76,7 +78,8 @@ pub fn run(config: Config, loader: &Loader) -> Result<(), StartError> {
         warn!("{warning}");
     }
     let mut relay = Relay::start(config, addresses)?;
-    let ready = Ready::new(&relay.config, relay.listeners.clone(), relay.addresses.relay.clone());
+    let (listen, relayed) = (relay.listeners.clone(), relay.addresses.relay.clone());
+    let ready = Ready::new(&relay.config, listen, relayed, relay.io.clone());
     banner::announce(&ready, &relay.config).map_err(StartError::system("stdout"))?;
     info!("{ready}");
     notify(&[NotifyState::Ready]);
@@ -98,6 +101,7 @@ struct Relay {
     config: Config,
     addresses: Addresses,
     listeners: Vec<SocketAddr>,
+    io: Choice,
     shared: Arc<Shared>,
     workers: Vec<Worker>,
 }
@@ -109,7 +113,10 @@ struct Worker {
 
 impl Relay {
     fn start(config: Config, addresses: Addresses) -> Result<Self, StartError> {
-        let options = SocketOptions::default();
+        let io = backend::choose(config.io)
+            .map_err(io::Error::other)
+            .map_err(StartError::system("io = \"io-uring\""))?;
+        let options = SocketOptions { coalesce: config.coalesce, ..SocketOptions::default() };
         let sockets = bind_all(&addresses.listen, config.workers.get(), &options)?;
         let listeners: Vec<SocketAddr> = sockets
             .first()
@@ -120,10 +127,9 @@ impl Relay {
         let mut workers = Vec::with_capacity(sockets.len());
         for (number, own) in sockets.into_iter().enumerate() {
             let server = Server::new(Arc::clone(&shared), number as u16, seed()?);
-            let driver = EpollDriver::new(own, options).map_err(StartError::system("epoll"))?;
-            workers.push(Worker::start(number, driver, server)?);
+            workers.push(Worker::open(io.backend, number, own, options, server)?);
         }
-        Ok(Self { config, addresses, listeners, shared, workers })
+        Ok(Self { config, addresses, listeners, io, shared, workers })
     }
 
     /// Until a signal says stop and, if so configured, the last allocation has gone.
@@ -167,7 +173,8 @@ impl Relay {
         }
     }
 
-    /// Users, secrets, peer policy and quotas as the configuration says now; the rest needs a restart.
+    /// Users, secrets, peer policy, quotas and the rate of unauthenticated answers as the configuration says
+    /// now; the rest needs a restart.
     fn reload(&mut self, loader: &Loader) {
         let Loaded { config, warnings } = match loader.load() {
             Ok(loaded) => loaded,
@@ -185,9 +192,13 @@ impl Relay {
         self.shared.replace_policy(setup::peer_policy(&config, &self.addresses, &self.listeners));
         let (per_user, total) = setup::quota_limits(&config);
         self.shared.quotas.set_limits(per_user, total);
+        self.shared.set_unauthenticated_rate(setup::unauthenticated_rate(&config));
         self.tell(Command::PolicyChanged);
         self.config.drain_timeout = config.drain_timeout;
-        info!("reloaded users, secrets, peer policy, quotas and drain timeout; other options need a restart");
+        info!(
+            "reloaded users, secrets, peer policy, quotas, unauthenticated rate and drain timeout; \
+             other options need a restart"
+        );
     }
 
     fn allocations(&self) -> usize {
@@ -247,7 +258,30 @@ fn bind_all(
 }
 
 impl Worker {
-    fn start(number: usize, driver: EpollDriver, server: Server) -> Result<Self, StartError> {
+    fn open(
+        backend: Backend,
+        number: usize,
+        listeners: Vec<ListenerSocket>,
+        options: SocketOptions,
+        server: Server,
+    ) -> Result<Self, StartError> {
+        match backend {
+            Backend::IoUring => {
+                let driver = UringDriver::new(listeners, options).map_err(StartError::system("io_uring"))?;
+                Self::start(number, driver, server)
+            }
+            Backend::Epoll => {
+                let driver = EpollDriver::new(listeners, options).map_err(StartError::system("epoll"))?;
+                Self::start(number, driver, server)
+            }
+        }
+    }
+
+    fn start(
+        number: usize,
+        driver: impl Driver + Send + 'static,
+        server: Server,
+    ) -> Result<Self, StartError> {
         let (handle, commands, status) = WorkerHandle::new(driver.waker());
         let mut shard = Shard::new(driver, server, commands, status);
         let thread = thread::Builder::new()

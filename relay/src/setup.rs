@@ -87,6 +87,11 @@ pub fn quota_limits(config: &Config) -> (u32, u32) {
     (config.user_quota.map_or(0, u32::from), config.total_quota.map_or(0, u32::from))
 }
 
+/// Answers per second to each source that has not authenticated; 0 is no limit.
+pub fn unauthenticated_rate(config: &Config) -> u32 {
+    config.unauthenticated_rate.map_or(0, u32::from)
+}
+
 fn server_config(config: &Config) -> ServerConfig {
     ServerConfig {
         default_family: match config.default_address_family {
@@ -99,6 +104,7 @@ fn server_config(config: &Config) -> ServerConfig {
         software: config.software.clone(),
         max_bitrate_bits: config.max_bitrate.map_or(0, u64::from),
         burst_ms: u32::try_from(config.burst.as_millis()).unwrap_or(u32::MAX),
+        unauthenticated_per_sec: unauthenticated_rate(config),
     }
 }
 

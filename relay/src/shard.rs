@@ -198,6 +198,8 @@ impl<D: Driver> Shard<D> {
         let counters = self.driver.counters();
         self.server.count(Verdict::DropSendFailed, counters.send_failed - self.counted.send_failed);
         self.server.count(Verdict::DropTooLarge, counters.send_too_large - self.counted.send_too_large);
+        let overflowed = counters.socket_overflow - self.counted.socket_overflow;
+        self.server.count(Verdict::DropSocketOverflow, overflowed);
         self.counted = counters;
         self.status.publish(&self.server);
     }

@@ -9,12 +9,14 @@ use std::ffi::c_int;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::buffers::MAX_DATAGRAM;
 
-/// Sizes of a worker's sockets and buffers.
+/// Sizes of a worker's sockets and buffers, and how they are used. Those of socket buffers are as asked of the kernel,
+/// which doubles them for its own overhead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
     /// Receive buffer of a listener, bytes. It absorbs bursts of all clients of a worker.
@@ -28,6 +30,10 @@ pub struct SocketOptions {
     pub relay_send_bytes: usize,
     /// Longest datagram received whole, bytes; longer ones arrive truncated, and marked so.
     pub datagram_bytes: usize,
+    /// Let the kernel merge datagrams of one flow where their run fits into a buffer (UDP_GRO).
+    pub merge: bool,
+    /// How long a driver may wait for more at moderate load; zero never waits.
+    pub coalesce: Duration,
 }
 
 impl Default for SocketOptions {
@@ -38,6 +44,8 @@ impl Default for SocketOptions {
             relay_receive_bytes: 256 << 10,
             relay_send_bytes: 256 << 10,
             datagram_bytes: MAX_DATAGRAM,
+            merge: true,
+            coalesce: Duration::ZERO,
         }
     }
 }
@@ -75,7 +83,8 @@ pub fn bind_listener(address: SocketAddr, options: &SocketOptions) -> io::Result
     open_listener(address, false, options)
 }
 
-/// Binds one listener per worker to the same address, in the workers' order. With port 0 all get the same free port.
+/// Binds one listener per worker (0 counts as 1) to the same address, in the workers' order. With
+/// port 0 all get the same free port.
 ///
 /// The whole group is bound before this returns: a socket that joins later would move
 /// clients from one worker to another.
@@ -90,7 +99,9 @@ pub fn bind_listeners(
     // The first is bound without SO_REUSEPORT, so another holder of the port is an error. Only
     // then it is opened for the others: at no moment can a stranger come in between unnoticed.
     let first = open_listener(address, false, options)?;
-    first.socket.set_reuse_port(true)?;
+    if workers > 1 {
+        first.socket.set_reuse_port(true)?;
+    }
     let address = first.local;
     let mut group = vec![first];
     for _ in 1..workers {
@@ -100,11 +111,16 @@ pub fn bind_listeners(
 }
 
 fn open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -> io::Result<ListenerSocket> {
+    try_open_listener(address, join, options).map_err(|error| explain(address, error))
+}
+
+fn try_open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -> io::Result<ListenerSocket> {
     let socket = open_udp(address)?;
     if join {
         socket.set_reuse_port(true)?;
     }
     set_buffers(&socket, options.listener_receive_bytes, options.listener_send_bytes)?;
+    set_merging(&socket, options);
     if address.ip().is_unspecified() {
         let (level, name) = match address {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
@@ -112,12 +128,13 @@ fn open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -> io
         };
         set_option(socket.as_fd(), level, name, 1)?;
     }
-    socket.bind(&address.into()).map_err(|error| explain_bind(address, error))?;
+    socket.bind(&address.into())?;
     let local = local_address(&socket)?;
     Ok(ListenerSocket { socket, local })
 }
 
-fn explain_bind(address: SocketAddr, error: io::Error) -> io::Error {
+/// Says in one line which listener failed, and why.
+fn explain(address: SocketAddr, error: io::Error) -> io::Error {
     let text = match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!("udp {address}: address already in use (another process has this port)")
@@ -138,6 +155,7 @@ fn explain_bind(address: SocketAddr, error: io::Error) -> io::Error {
 pub fn bind_relay(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
     let socket = open_udp(address)?;
     set_buffers(&socket, options.relay_receive_bytes, options.relay_send_bytes)?;
+    set_merging(&socket, options);
     // ICMP errors of peers are wanted (RFC 8656 s. 11.5); without this the kernel drops them.
     let (level, name) = match address {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
@@ -148,7 +166,16 @@ pub fn bind_relay(address: SocketAddr, options: &SocketOptions) -> io::Result<So
     Ok(socket)
 }
 
-/// What all sockets have in common: non-blocking, closed on exec, one family, TOS reported, DF clear.
+/// Asks for merged runs. A kernel before 5.0 doesn't know them and goes on as before; a run that is
+/// longer than a buffer would be cut short.
+fn set_merging(socket: &Socket, options: &SocketOptions) {
+    if options.merge && options.datagram_bytes >= MAX_DATAGRAM {
+        let _ = set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
+    }
+}
+
+/// What all sockets have in common: non-blocking, closed on exec, one family, TOS and losses reported,
+/// DF clear.
 fn open_udp(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
@@ -160,6 +187,7 @@ fn open_udp(address: SocketAddr) -> io::Result<Socket> {
         }
     }
     set_dont_fragment(socket.as_fd(), address.is_ipv6(), false)?;
+    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
     Ok(socket)
 }
 
@@ -196,6 +224,21 @@ fn set_buffers(socket: &Socket, receive_bytes: usize, send_bytes: usize) -> io::
         socket.set_send_buffer_size(send_bytes)?;
     }
     Ok(())
+}
+
+/// How many datagrams the kernel has dropped at a socket since it was opened, because its buffer was full or
+/// a checksum wrong; the count wraps. `None` on kernels before 4.12.
+pub fn lost_datagrams(socket: BorrowedFd<'_>) -> Option<u32> {
+    // The ninth value is SK_MEMINFO_DROPS (linux/sock_diag.h).
+    let mut values = [0u32; 9];
+    let mut len = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: the descriptor is open while it is borrowed; the kernel writes at most `len` bytes to a
+    // live local of that size.
+    let result = unsafe {
+        let place = values.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, place, &raw mut len)
+    };
+    (result == 0 && len as usize == size_of_val(&values)).then_some(values[8])
 }
 
 fn local_address(socket: &Socket) -> io::Result<SocketAddr> {

@@ -27,6 +27,10 @@ const COMMITTED: &str = "ebpf/object";
 const REBUILT: &str = "target/bpf/check";
 const STAMP: &str = "ebpf/object/stamp";
 
+/// Cargo's arguments for the frame tests: the object in the kernel, without the benchmark among them.
+pub const FRAME_TESTS: &[&str] =
+    &["test", "--package", "turnpike", "--test", "frames", "--locked", "--", "--ignored", "--skip", "bench_"];
+
 /// What objects were built from and with.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp {
@@ -114,7 +118,7 @@ fn compare_bytes(root: &Path) -> Result<(), String> {
 fn test_rebuilt(root: &Path) -> Result<(), String> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command
-        .args(["test", "--package", "turnpike", "--test", "frames", "--locked"])
+        .args(FRAME_TESTS)
         .env("TURNPIKE_EBPF_OBJECT", root.join(REBUILT).join(OBJECTS[0]))
         .current_dir(root);
     run(&mut command, "the frame tests over the rebuilt object")

@@ -1,17 +1,89 @@
-//! Turnpike's chores.
+//! Turnpike's chores, each a subcommand: `cargo xtask ci` runs what the CI runs.
+//!
+//! ```text
+//!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► frames ► interop ──► table, `N passed, N failed`
+//! ```
+//!
+//! It decides nothing about the relay; it only starts cargo and reads the tree.
 
+mod ci;
+mod coverage;
+mod deny;
+mod docs;
 mod ebpf;
+mod fuzz;
+mod setup;
+mod step;
+mod tidy;
+mod tool;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
+
+/// Turnpike's chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Every check and test; ends with a table of steps and the line `N passed, N failed`.
+    Ci,
+    /// Installs the Debian packages that the tests use, if they are missing.
+    Setup,
+    /// Rules that no compiler checks: purity of the core, places of `unsafe`, secrets, leftovers.
+    Tidy,
+    /// Bans, licenses and sources of the dependencies.
+    Deny,
+    /// Known vulnerabilities of the dependencies; downloads the advisory database.
+    Advisories,
+    /// Tests of the committed eBPF object in this kernel; needs root.
+    Frames,
+    /// Tests of the release binary with real clients in network namespaces; needs root.
+    Interop {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// Writes docs/configuration.md from the doc comments of the configuration.
+    Docs,
+    /// Writes docs/rfc-coverage.md: which requirement is met where, and which test shows it.
+    Coverage,
+    /// Builds the committed eBPF objects and their stamp; `ebpf/README.md` says which tools it needs.
+    Ebpf {
+        /// Only says whether the committed objects are what their sources give.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Runs a fuzz target of the core.
+    Fuzz {
+        /// Which one.
+        target: fuzz::Target,
+        /// For how long.
+        #[arg(long, default_value_t = 10)]
+        minutes: u32,
+    },
+}
+
 fn main() -> ExitCode {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["ebpf"] => ebpf::build(root),
-        ["ebpf", "--check"] => ebpf::check(root),
-        _ => Err("chores: ebpf, ebpf --check".to_owned()),
+    let root = repository_root();
+    let done = match Cli::parse().chore {
+        Chore::Ci => ci::run(&root),
+        Chore::Setup => setup::run(),
+        Chore::Tidy => tidy::run(&root),
+        Chore::Deny => deny::check(&root),
+        Chore::Advisories => deny::advisories(&root),
+        Chore::Frames => ci::frames(&root),
+        Chore::Interop { filter } => ci::interop(&root, filter.as_deref()),
+        Chore::Docs => docs::run(&root),
+        Chore::Coverage => coverage::run(&root),
+        Chore::Ebpf { check: true } => ebpf::check(&root),
+        Chore::Ebpf { check: false } => ebpf::build(&root),
+        Chore::Fuzz { target, minutes } => fuzz::run(&root, target, minutes),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -20,4 +92,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Where cargo builds.
+fn target_folder(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder))
+}
+
+/// The folder of the workspace: this package's parent.
+fn repository_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
 }

@@ -105,7 +105,7 @@ impl Rate {
 /// Charges `bytes` to a bucket at `now_ns` of the monotonic clock; `false` if they have to be dropped.
 ///
 /// Callers may disagree about the time by some milliseconds. A refused packet isn't charged, except
-/// after `MAX_TRIES` lost races: then the charge comes first, so that no race admits anything for free.
+/// after four lost races: then the charge comes first, so that no race admits anything for free.
 #[inline(always)]
 pub fn charge<W: Word>(word: &W, rate: &Rate, now_ns: u64, bytes: u64) -> bool {
     if rate.is_unlimited() {

@@ -158,21 +158,29 @@ fn a_refused_packet_costs_nothing() {
     assert_eq!(word.get(), spent);
 }
 
-/// Loses every race: somebody else always changes the word first.
-struct Contended(Cell<u64>);
+/// Loses every race: somebody else always charges the word first.
+struct Contended {
+    word: Cell<u64>,
+    /// What the others charge in each race.
+    per_race: u64,
+    /// What they charge just before the forced charge.
+    at_last: u64,
+}
 
 impl Word for Contended {
     fn load(&self) -> u64 {
-        self.0.get()
+        self.word.get()
     }
 
     fn compare_exchange(&self, current: u64, _new: u64) -> Result<u64, u64> {
-        self.0.set(current + 1);
-        Err(current + 1)
+        self.word.set(current + self.per_race);
+        Err(self.word.get())
     }
 
     fn fetch_add(&self, value: u64) -> u64 {
-        self.0.replace(self.0.get() + value)
+        let before = self.word.get() + self.at_last;
+        self.word.replace(before + value);
+        before
     }
 }
 
@@ -180,11 +188,28 @@ impl Word for Contended {
 fn after_four_lost_races_the_charge_is_forced() {
     let rate = Rate::new(1_000_000, 100);
     let now = SECOND_NS * TICKS_PER_NS;
-    let word = Contended(Cell::new(now));
+    let word = Contended { word: Cell::new(now), per_race: 1, at_last: 0 };
     assert!(charge(&word, &rate, SECOND_NS, 1000));
-    assert_eq!(word.0.get(), now + u64::from(MAX_TRIES) + rate.cost(1000));
-    word.0.set(now + rate.burst);
+    assert_eq!(word.word.get(), now + u64::from(MAX_TRIES) + rate.cost(1000));
+}
+
+#[test]
+fn who_sees_the_bucket_empty_while_losing_races_charges_nothing() {
+    let rate = Rate::new(1_000_000, 100);
+    let now = SECOND_NS * TICKS_PER_NS;
+    let per_race = (rate.burst - rate.cost(1000)) / 4 + 1;
+    let word = Contended { word: Cell::new(now), per_race, at_last: 0 };
     assert!(!charge(&word, &rate, SECOND_NS, 1000));
+    assert_eq!(word.word.get(), now + 4 * per_race);
+}
+
+#[test]
+fn a_forced_charge_beyond_the_burst_is_kept_and_the_packet_refused() {
+    let rate = Rate::new(1_000_000, 100);
+    let now = SECOND_NS * TICKS_PER_NS;
+    let word = Contended { word: Cell::new(now), per_race: 0, at_last: rate.burst };
+    assert!(!charge(&word, &rate, SECOND_NS, 1000));
+    assert_eq!(word.word.get(), now + rate.burst + rate.cost(1000));
 }
 
 #[test]

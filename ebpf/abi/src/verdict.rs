@@ -82,6 +82,8 @@ verdicts! {
     DropTooLarge = "drop_too_large",
     /// The operating system refused to send (buffer full, unreachable, ...).
     DropSendFailed = "drop_send_failed",
+    /// The operating system dropped it before we saw it: the socket's receive buffer was full.
+    DropSocketOverflow = "drop_socket_overflow",
     /// The kernel program had made room for a header and then found the frame too short to write it.
     DropRewrite = "drop_rewrite",
     /// The kernel knew no device for a redirected frame, or refused it.

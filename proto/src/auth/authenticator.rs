@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use zeroize::Zeroizing;
 
 use super::claims::{Claims, PASSWORD_ALGORITHMS};
 use super::credentials::{Credentials, Identity};
@@ -115,6 +116,11 @@ impl Authenticator {
         } else {
             reply
         }
+    }
+
+    /// A secret key for another purpose, made from the seed.
+    pub(crate) fn derive_key(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
+        self.nonces.derive_key(purpose)
     }
 
     fn identify(

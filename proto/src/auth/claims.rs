@@ -1,6 +1,8 @@
 //! What a request says about its sender, before any of it is believed.
 
-use super::key::Algorithm;
+use std::borrow::Cow;
+
+use super::key::{Algorithm, opaque};
 use super::nonce::Features;
 use crate::ErrorCode;
 use crate::wire::integrity::Mechanism;
@@ -20,8 +22,9 @@ pub(super) struct Claims<'a> {
 
 /// How the sender names itself.
 pub(super) enum Name<'a> {
-    /// USERNAME.
-    Plain(&'a [u8]),
+    /// USERNAME as it is compared: UTF-8 in the form of OpaqueString; `None` if it isn't that, for instance
+    /// because of control characters (Q17). Then it is nobody's name, and gets the same answer as any unknown one.
+    Plain(Option<Cow<'a, str>>),
     /// USERHASH: SHA-256 of `user:realm` (RFC 8489 s. 14.4).
     Hashed(&'a [u8]),
 }
@@ -41,7 +44,7 @@ impl<'a> Claims<'a> {
     /// The second and third check of RFC 8489 s. 9.2.4; the first, that there is any integrity, is the caller's.
     pub fn read(request: &Message<'a>) -> Result<Claims<'a>, ErrorCode> {
         let name = match (request.attribute(attr::USERNAME), request.attribute(attr::USERHASH)) {
-            (Some(name), _) => Name::Plain(name),
+            (Some(name), _) => Name::Plain(read_name(name)),
             (None, Some(hash)) => Name::Hashed(hash),
             (None, None) => return Err(ErrorCode::BadRequest),
         };
@@ -49,6 +52,10 @@ impl<'a> Claims<'a> {
         let nonce = request.attribute(attr::NONCE).ok_or(ErrorCode::BadRequest)?;
         Ok(Claims { name, realm, nonce, choice: choose(request, nonce)? })
     }
+}
+
+fn read_name(name: &[u8]) -> Option<Cow<'_, str>> {
+    opaque(std::str::from_utf8(name).ok()?).ok()
 }
 
 /// Protection against bidding down (RFC 8489 s. 9.2.4, third check, and s. 16.1).

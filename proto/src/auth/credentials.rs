@@ -82,7 +82,7 @@ impl Identity {
 
     pub(super) fn is_named(&self, name: &Name<'_>) -> bool {
         match name {
-            Name::Plain(name) => read_name(name).as_deref() == Some(&*self.user),
+            Name::Plain(name) => name.as_deref() == Some(&*self.user),
             Name::Hashed(hash) => *hash == self.keys.userhash,
         }
     }
@@ -145,8 +145,13 @@ impl Credentials {
     }
 
     /// Adds a REST secret. With several, any may have made a password: secrets can be rotated.
+    ///
+    /// An empty one isn't added: everybody knows it.
     pub fn add_secret(&mut self, secret: impl Into<Zeroizing<String>>) {
-        self.secrets.push(secret.into());
+        let secret = secret.into();
+        if !secret.is_empty() {
+            self.secrets.push(secret);
+        }
     }
 
     /// Whether nobody could ever authenticate.
@@ -187,9 +192,9 @@ impl Credentials {
     }
 
     fn verify_account(&self, request: &Message<'_>, claims: &Claims<'_>) -> Option<Identity> {
-        let account = match claims.name {
-            Name::Plain(name) => read_name(name).and_then(|name| self.accounts.get(&*name)),
-            Name::Hashed(hash) if self.enumerable() => self.by_userhash.get(hash),
+        let account = match &claims.name {
+            Name::Plain(name) => name.as_deref().and_then(|name| self.accounts.get(name)),
+            Name::Hashed(hash) if self.enumerable() => self.by_userhash.get(*hash),
             Name::Hashed(_) => None,
         };
         let key = account.and_then(|account| account.keys.get(claims.choice.algorithm));
@@ -205,21 +210,22 @@ impl Credentials {
     }
 
     fn verify_secrets(&self, request: &Message<'_>, claims: &Claims<'_>) -> Option<Identity> {
-        let name = match claims.name {
-            Name::Plain(name) => read_name(name),
+        let name = match &claims.name {
+            Name::Plain(name) => name.as_deref(),
             Name::Hashed(_) => None,
         };
         let mut found = None;
         for secret in &self.secrets {
-            let password = rest_password(secret, name.as_deref().unwrap_or_default());
-            let user = name.as_deref().unwrap_or("-");
+            // Without a usable name the same is done for another one.
+            let user = name.unwrap_or("-");
+            let password = rest_password(secret, user);
             let key = Key::derive(claims.choice.algorithm, user, &self.realm, &password).ok();
             let key = key.as_ref().unwrap_or(&self.dummy);
             if black_box(verify(request, claims.choice.request, key)) {
                 found = Some(password);
             }
         }
-        self.rest_identity(&name?, &found?, claims.choice)
+        self.rest_identity(name?, &found?, claims.choice)
     }
 
     fn rest_identity(&self, name: &str, password: &str, choice: Choice) -> Option<Identity> {
@@ -263,12 +269,6 @@ impl Keys {
 /// USERHASH of a name that has been through OpaqueString (RFC 8489 s. 14.4).
 fn userhash(name: &str, realm: &str) -> [u8; 32] {
     Sha256::new().chain_update(name).chain_update(":").chain_update(realm).finalize().into()
-}
-
-/// A USERNAME as it is compared: UTF-8 in the form of OpaqueString, no control characters (Q17).
-fn read_name(name: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(name).ok()?;
-    Some(opaque(text).ok()?.into_owned())
 }
 
 /// Expiry and user part of a REST name: `expiry`, `expiry:user` or `user:expiry`; digits only, seconds since 1970.

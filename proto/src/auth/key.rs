@@ -60,8 +60,7 @@ impl Key {
     /// # Errors
     /// If one of the three is no OpaqueString.
     pub fn sha256(user: &str, realm: &str, password: &str) -> Result<Key, BadCredential> {
-        let bytes = digest::<Sha256>(user, realm, password)?.into();
-        Ok(Key { bytes, algorithm: Algorithm::Sha256, mechanism: Mechanism::Sha256 })
+        Ok(Self::from_sha256_bytes(digest::<Sha256>(user, realm, password)?.into()))
     }
 
     /// A key that was made before, as user databases store it.
@@ -76,16 +75,32 @@ impl Key {
         self.algorithm
     }
 
+    /// A short-term credential's key: the password itself, as RFC 5769 uses it. HMAC pads keys with zeros.
+    #[cfg(test)]
+    pub(crate) fn short_term(password: &str) -> Key {
+        let mut bytes = [0; 32];
+        bytes[..password.len()].copy_from_slice(password.as_bytes());
+        Key { bytes, algorithm: Algorithm::Sha256, mechanism: Mechanism::Sha1 }
+    }
+
+    /// The key of a user whose name has been through OpaqueString already. That is the costly part for a name
+    /// that a stranger chose, and it isn't done again for each secret.
     pub(super) fn derive(
         algorithm: Algorithm,
         user: &str,
         realm: &str,
         password: &str,
     ) -> Result<Key, BadCredential> {
-        match algorithm {
-            Algorithm::Md5 => Key::md5(user, realm, password),
-            Algorithm::Sha256 => Key::sha256(user, realm, password),
-        }
+        Ok(match algorithm {
+            Algorithm::Md5 => Self::from_md5_bytes(digest_of_prepared::<Md5>(user, realm, password)?.into()),
+            Algorithm::Sha256 => {
+                Self::from_sha256_bytes(digest_of_prepared::<Sha256>(user, realm, password)?.into())
+            }
+        })
+    }
+
+    fn from_sha256_bytes(bytes: [u8; 32]) -> Key {
+        Key { bytes, algorithm: Algorithm::Sha256, mechanism: Mechanism::Sha256 }
     }
 
     /// The same key for answers that the other attribute protects: a client of RFC 8489 that chose MD5
@@ -135,8 +150,17 @@ fn digest<D: Digest>(
     realm: &str,
     password: &str,
 ) -> Result<hmac::digest::Output<D>, BadCredential> {
+    digest_of_prepared::<D>(&opaque(user)?, realm, password)
+}
+
+/// [`digest`] of a name that is in the form of OpaqueString.
+fn digest_of_prepared<D: Digest>(
+    user: &str,
+    realm: &str,
+    password: &str,
+) -> Result<hmac::digest::Output<D>, BadCredential> {
     let mut digest = D::new();
-    digest.update(opaque(user)?.as_bytes());
+    digest.update(user.as_bytes());
     digest.update(b":");
     digest.update(opaque(realm)?.as_bytes());
     digest.update(b":");

@@ -14,6 +14,8 @@ mod claims;
 mod credentials;
 mod key;
 mod nonce;
+#[cfg(test)]
+mod tests;
 
 pub use authenticator::{Authenticator, Rejection};
 pub use credentials::{Credentials, Identity, rest_password};

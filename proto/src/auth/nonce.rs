@@ -100,6 +100,13 @@ impl Nonces {
         fresh && ours
     }
 
+    /// A key for another purpose: nothing about nonces follows from it, nor the other way round.
+    pub fn derive_key(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
+        let mut mac = hmac(&*self.seed);
+        mac.update(purpose);
+        Zeroizing::new(mac.finalize().into_bytes().into())
+    }
+
     fn mac(&self, client: &FiveTuple, prefix: &[u8], stamp: &[u8], timestamp: u32) -> Hmac<Sha256> {
         let mut mac = hmac(&*self.epoch_key(timestamp / KEY_EPOCH_SECS));
         match client.client.ip() {

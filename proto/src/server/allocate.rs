@@ -47,6 +47,11 @@ impl Server {
         if let Some(id) = request.allocation {
             return self.repeat_allocate(now, request, id);
         }
+        let transaction = request.message.transaction_id();
+        if self.ended_allocates.contains(now, request.path.five_tuple, transaction) {
+            self.discard(Verdict::DropRetransmission);
+            return Ok(());
+        }
         let wish = self.allocate_wish(request)?;
         let lifetime_secs = self.granted_lifetime(request.message)?;
         if self.draining || self.table.len() >= MAX_ALLOCATIONS {
@@ -268,8 +273,10 @@ impl Server {
     }
 
     pub(super) fn handle_port_failed(&mut self, now: Now, relay: RelaySocket, error: PortError) {
-        // The failed port stays leased until another one is found, or the same one would be found again.
-        let Some((id, family, _failed)) = self.table.half_failed(relay) else { return };
+        let Some((id, family)) = self.table.half_failed(relay) else {
+            // Its allocation ended meanwhile; a socket that never opened is closed already.
+            return self.table.relay_closed(relay);
+        };
         self.counts.ports_failed += 1;
         match self.find_replacement(now, id, family, error) {
             Some(Found { relay, lease }) => self.open_half(id, relay, lease),
@@ -294,8 +301,10 @@ impl Server {
         let parity = if state.even { Parity::Even } else { Parity::Any };
         // The odd port of a pair is of no use without its even one.
         let pair = state.token.take();
-        if let Some(token) = pair {
-            self.shared.reservations.release(token);
+        if let Some(token) = pair
+            && let Some(expires_ns) = self.shared.reservations.release(token)
+        {
+            self.table.timers.remove(expires_ns, Timed::Reservation(token));
         }
         if !retry {
             return None;

@@ -1,6 +1,5 @@
 //! ChannelBind (RFC 8656 s. 12.2).
 
-use super::permission::has_room;
 use super::{Request, Server};
 use crate::addr::{Family, PeerAddr};
 use crate::error::ErrorCode;
@@ -16,7 +15,7 @@ impl Server {
         let known = self.check_binding(now, id, number, peer)?;
         let relay = self.check_peer(request, id, peer)?;
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
-        if !known && allocation.channels().len() >= MAX_CHANNELS || !has_room(allocation, &[peer.ip()]) {
+        if !known && allocation.channels().len() >= MAX_CHANNELS || !self.table.has_room(id, &[peer.ip()]) {
             return Err(ErrorCode::InsufficientCapacity);
         }
         self.table.bind(id, number, peer, relay, now.mono_ns);

@@ -5,7 +5,7 @@
 //! allocate nothing and copy nothing; what they can't say as a [`Route`] is `Slow` and comes back
 //! through `handle_input`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use rand_chacha::rand_core::RngCore;
@@ -16,7 +16,7 @@ use crate::addr::{Family, FiveTuple, PeerAddr};
 use crate::io::{ClientPath, Egress, Forward, IcmpError, Now, Output, RelaySocket, Route};
 use crate::limits::{MAX_UDP_PAYLOAD, MAX_UDP_PAYLOAD_V6};
 use crate::table::{AllocationId, Direction};
-use crate::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
+use crate::wire::{Class, HEADER_LEN, Message, MessageBuilder, TransactionId, attr, channel, method};
 
 /// The first two bytes of a Send indication (RFC 8489 s. 5: method 6, class indication).
 const SEND_INDICATION: [u8; 2] = [0x00, 0x16];
@@ -45,7 +45,7 @@ impl Server {
         bytes: &[u8],
         tos: u8,
     ) -> Forward {
-        let Some((id, _)) = self.table.owner(relay) else {
+        let Some((id, _)) = self.table.live_owner(relay, now.mono_ns) else {
             return self.count_forward(Err(Verdict::DropStale));
         };
         let Some(channel) = self.table.channel_of(id, peer, now.mono_ns) else {
@@ -97,7 +97,13 @@ impl Server {
         if channel::HEADER_LEN + usize::from(length) > bytes.len() {
             return Err(Verdict::DropChannelLength);
         }
+        if usize::from(length) > max_payload(channel.peer.ip()) {
+            return Err(Verdict::DropTooLarge);
+        }
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
+        if !allocation.half(Family::of(&channel.peer.ip())).is_some_and(|half| half.lives(now.mono_ns)) {
+            return Err(Verdict::DropStale);
+        }
         if !admit(&mut allocation.to_peer, &allocation.rate, now, usize::from(length)) {
             return Err(Verdict::DropRateToPeer);
         }
@@ -134,9 +140,14 @@ impl Server {
         };
         let data = message.data().ok_or(Verdict::DropBadSend)?;
         let peer = self.shared.to_local(peer);
-        let dont_fragment = message.has(attr::DONT_FRAGMENT);
+        // Between the families DONT-FRAGMENT is ignored: there is no DF in IPv6 (RFC 8656 s. 13).
+        let dont_fragment =
+            message.has(attr::DONT_FRAGMENT) && peer.ip().is_ipv4() == five_tuple.client.ip().is_ipv4();
         let (start, len) = (offset_within(bytes, data), data.len());
         let relay = self.check_send(now, id, peer)?;
+        if len > max_payload(peer.ip()) {
+            return Err(Verdict::DropTooLarge);
+        }
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
         if !admit(&mut allocation.to_peer, &allocation.rate, now, len) {
             return Err(Verdict::DropRateToPeer);
@@ -158,11 +169,16 @@ impl Server {
     fn check_send(&self, now: Now, id: AllocationId, peer: PeerAddr) -> Result<RelaySocket, Verdict> {
         let allocation = self.table.get(id).ok_or(Verdict::DropStale)?;
         let half = allocation.half(Family::of(&peer.ip())).ok_or(Verdict::DropBadSend)?;
+        if !half.lives(now.mono_ns) {
+            return Err(Verdict::DropStale);
+        }
         if !self.table.admits(id, peer, now.mono_ns) {
             return Err(Verdict::DropNoPermissionToPeer);
         }
-        self.shared.policy().check(peer.0).map_err(|_| Verdict::DropPeerDenied)?;
-        Ok(half.socket)
+        match self.shared.permits(peer) {
+            true => Ok(half.socket),
+            false => Err(Verdict::DropPeerDenied),
+        }
     }
 
     // RFC 8656 s. 12.7
@@ -197,7 +213,7 @@ impl Server {
     /// A peer without a channel: permission by IP (RFC 8656 s. 11.4), and the policy for the port, since
     /// other services of our own addresses are not to be reached through a relayed one.
     fn admits_unbound(&self, now: Now, id: AllocationId, peer: PeerAddr) -> bool {
-        self.table.has_permission(id, peer.ip(), now.mono_ns) && self.shared.policy().check(peer.0).is_ok()
+        self.table.has_permission(id, peer.ip(), now.mono_ns) && self.shared.permits(peer)
     }
 
     /// A peer's datagram that has no channel goes as a Data indication (RFC 8656 s. 11.4).
@@ -226,7 +242,7 @@ impl Server {
         peer: PeerAddr,
         bytes: &[u8],
     ) -> Result<(ClientPath, Vec<u8>), Verdict> {
-        let (id, _) = self.table.owner(relay).ok_or(Verdict::DropStale)?;
+        let (id, _) = self.table.live_owner(relay, now.mono_ns).ok_or(Verdict::DropStale)?;
         if !self.admits_unbound(now, id, peer) {
             return Err(Verdict::DropNoPermissionFromPeer);
         }
@@ -234,9 +250,7 @@ impl Server {
         let public = self.shared.to_public(peer);
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
         let path = allocation.path;
-        let limit = max_payload(path.five_tuple.client.ip());
-        // The indication's own header, addresses and padding take at most 52 bytes.
-        if bytes.len() + 52 > limit {
+        if data_indication_len(public, bytes.len()) > max_payload(path.five_tuple.client.ip()) {
             return Err(Verdict::DropTooLarge);
         }
         if !admit(&mut allocation.to_client, &allocation.rate, now, bytes.len()) {
@@ -261,7 +275,7 @@ impl Server {
 
     /// An ICMP error about a permitted peer goes to the client (RFC 8656 s. 11.5, 11.6, 18.13).
     pub(super) fn handle_icmp(&mut self, now: Now, error: &IcmpError) {
-        let Some((id, family)) = self.table.owner(error.relay) else {
+        let Some((id, family)) = self.table.live_owner(error.relay, now.mono_ns) else {
             return self.discard(Verdict::DropStale);
         };
         let relevant = match family {
@@ -277,7 +291,10 @@ impl Server {
         let mut value = [0; 8];
         value[2..4]
             .copy_from_slice(&(u16::from(error.icmp_type) << 9 | u16::from(error.icmp_code)).to_be_bytes());
-        value[4..].copy_from_slice(&error.data.to_be_bytes());
+        // RFC 8656 s. 18.13: error data is for "too big" alone, whatever else the quoted header held.
+        let too_big =
+            matches!((family, error.icmp_type, error.icmp_code), (Family::V4, 3, 4) | (Family::V6, 2, _));
+        value[4..].copy_from_slice(&if too_big { error.data } else { 0 }.to_be_bytes());
         let transaction = self.transaction_id();
         let indication = MessageBuilder::indication(method::DATA, transaction)
             .xor_address(attr::XOR_PEER_ADDRESS, self.shared.to_public(error.peer))
@@ -310,6 +327,12 @@ fn max_payload(to: IpAddr) -> usize {
         IpAddr::V4(_) => MAX_UDP_PAYLOAD,
         IpAddr::V6(_) => MAX_UDP_PAYLOAD_V6,
     }
+}
+
+/// Bytes of a Data indication: header, XOR-PEER-ADDRESS, DATA with its padding.
+fn data_indication_len(peer: SocketAddr, payload_len: usize) -> usize {
+    let address_len = if peer.is_ipv4() { 8 } else { 20 };
+    HEADER_LEN + (4 + address_len) + 4 + payload_len.next_multiple_of(4)
 }
 
 /// Where `part` begins within `whole`, of which it is a part.

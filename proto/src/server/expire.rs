@@ -3,14 +3,16 @@
 use super::Server;
 use crate::addr::Family;
 use crate::io::{Now, Output};
+use crate::limits::{MAX_OUTPUTS, RETRANSMISSION_SECS, SECOND_NS};
 use crate::stats::{AllocationRecord, EndReason};
 use crate::table::AllocationId;
 use crate::timer::Timed;
 
 impl Server {
-    /// Ends everything whose time has come.
+    /// Ends everything whose time has come, as far as the driver can take it at once.
     pub(super) fn expire(&mut self, now: Now) {
-        while let Some(what) = self.table.timers.pop_due(now.mono_ns) {
+        while self.outputs.len() < MAX_OUTPUTS {
+            let Some(what) = self.table.timers.pop_due(now.mono_ns) else { return };
             match what {
                 Timed::Relay(id, family) => {
                     if self.table.half_due(id, family, now.mono_ns) {
@@ -27,15 +29,15 @@ impl Server {
                         self.table.unbind(id, number);
                     }
                 }
-                Timed::Reservation(token) => self.shared.reservations.release(token),
+                Timed::Reservation(token) => {
+                    self.shared.reservations.release(token);
+                }
             }
         }
     }
 
     /// Ends one relayed address, and the allocation with its last one.
     pub(super) fn end_half(&mut self, now: Now, id: AllocationId, family: Family, reason: EndReason) {
-        let Some(before) = self.table.get(id) else { return };
-        let relayed: Vec<_> = before.halves().map(|half| half.relayed).collect();
         let Some(socket) = self.table.remove_half(id, family) else { return };
         self.outputs.push_back(Output::ClosePort(socket));
         if self.table.get(id).is_some_and(|allocation| allocation.halves().next().is_some()) {
@@ -43,12 +45,16 @@ impl Server {
         }
         let Some(allocation) = self.table.remove(id) else { return };
         let Some(since_ns) = allocation.live_since_ns else { return };
+        if now.mono_ns < since_ns + u64::from(RETRANSMISSION_SECS) * SECOND_NS {
+            let (path, request) = (&allocation.path, &allocation.request);
+            self.ended_allocates.insert(now, path.five_tuple, request.reply_to.transaction());
+        }
         self.counts.allocations_ended += 1;
         self.outputs.push_back(Output::Ended(Box::new(AllocationRecord {
             id: allocation.number,
             user: allocation.identity.user.clone(),
             five_tuple: allocation.path.five_tuple,
-            relayed,
+            relayed: allocation.relayed,
             duration_ns: now.mono_ns.saturating_sub(since_ns),
             to_peer: allocation.to_peer.traffic,
             to_client: allocation.to_client.traffic,
@@ -68,25 +74,8 @@ impl Server {
     pub(super) fn revoke_refused(&mut self) {
         let policy = self.shared.policy();
         for id in self.table.ids() {
-            let Some(allocation) = self.table.get(id) else { continue };
-            let refused_ips: Vec<_> =
-                allocation.permissions().iter().copied().filter(|ip| policy.check_ip(*ip).is_err()).collect();
-            let refused_channels: Vec<u16> = allocation
-                .channels()
-                .iter()
-                .copied()
-                .filter(|number| {
-                    self.table
-                        .channel_any(id, *number)
-                        .is_some_and(|channel| policy.check(channel.peer.0).is_err())
-                })
-                .collect();
-            for ip in refused_ips {
-                self.table.revoke(id, ip);
-            }
-            for number in refused_channels {
-                self.table.unbind(id, number);
-            }
+            self.table.retain_permissions(id, |ip| policy.check_ip(ip).is_ok());
+            self.table.retain_channels(id, |peer| policy.check(peer.0).is_ok());
         }
     }
 }

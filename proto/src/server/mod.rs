@@ -15,6 +15,7 @@ mod channel;
 mod data;
 mod expire;
 mod permission;
+mod recent;
 mod refresh;
 
 use std::collections::VecDeque;
@@ -25,9 +26,10 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use turnpike_abi::{Rate, Verdict};
 
 use crate::addr::PeerAddr;
-use crate::auth::Identity;
+use crate::auth::{Identity, Rejection};
 use crate::error::ErrorCode;
 use crate::io::{ClientPath, Egress, Input, Now, Output, Reason};
+use crate::limits::MAX_REQUEST;
 use crate::policy::Refused;
 use crate::shared::Shared;
 use crate::stats::{EndReason, ServerCounts};
@@ -59,7 +61,7 @@ const KNOWN_ATTRIBUTES: &[u16] = &[
     attr::RESERVATION_TOKEN,
 ];
 
-use refresh::Deletion;
+use recent::Recent;
 
 /// One worker's server. See [`crate::Input`] and [`crate::Output`] for its contract.
 pub struct Server {
@@ -68,8 +70,10 @@ pub struct Server {
     rng: ChaCha12Rng,
     rate: Rate,
     outputs: VecDeque<Output>,
-    /// Recent deletions, so that a repeated Refresh 0 gets the same answer.
-    deletions: VecDeque<Deletion>,
+    /// Refreshes that deleted something: repeated, they get the same answer and delete nothing else.
+    deletions: Recent,
+    /// Allocates whose allocation was deleted already: a late repetition must not bring it back.
+    ended_allocates: Recent,
     draining: bool,
     counts: ServerCounts,
 }
@@ -95,7 +99,8 @@ impl Server {
             rng,
             rate,
             outputs: VecDeque::new(),
-            deletions: VecDeque::new(),
+            deletions: Recent::new(hash_seed),
+            ended_allocates: Recent::new(hash_seed),
             draining: false,
             counts: ServerCounts::default(),
         }
@@ -114,7 +119,10 @@ impl Server {
             Input::Tick => {}
             Input::PolicyChanged => self.revoke_refused(),
             Input::Drain(on) => self.draining = on,
-            Input::Shutdown => self.end_all(now, EndReason::Shutdown),
+            Input::Shutdown => {
+                self.draining = true;
+                self.end_all(now, EndReason::Shutdown);
+            }
         }
     }
 
@@ -148,8 +156,11 @@ impl Server {
             Ok(message) => message,
             Err(verdict) => return self.discard(verdict),
         };
+        if message.class() == Class::Request && bytes.len() > MAX_REQUEST {
+            return self.discard(Verdict::DropMalformed);
+        }
         match (message.class(), message.method()) {
-            (Class::Request, method::BINDING) => self.handle_binding(&path, &message),
+            (Class::Request, method::BINDING) => self.handle_binding(now, &path, &message),
             (
                 Class::Request,
                 method::ALLOCATE | method::REFRESH | method::CREATE_PERMISSION | method::CHANNEL_BIND,
@@ -164,13 +175,21 @@ impl Server {
     }
 
     // RFC 8489 s. 6.3.1, RFC 8489 s. 2: Binding needs no credentials.
-    fn handle_binding(&mut self, path: &ClientPath, message: &Message<'_>) {
+    fn handle_binding(&mut self, now: Now, path: &ClientPath, message: &Message<'_>) {
+        let (source, random) = (path.five_tuple.client.ip(), self.rng.next_u32());
         let unknown = message.unknown_required(KNOWN_ATTRIBUTES);
         if !unknown.is_empty() {
+            // The answer can be more than twice the request: it counts with the other errors.
+            if !self.shared.limiter.admits_unauthenticated(now, source, random) {
+                return self.discard(Verdict::DropUnauthenticatedRate);
+            }
             self.counts.errors.count(method::BINDING, ErrorCode::UnknownAttribute);
             let reply =
                 MessageBuilder::error(message, ErrorCode::UnknownAttribute).unknown_attributes(&unknown);
             return self.answer(path, reply.finish());
+        }
+        if !self.shared.limiter.admits_binding(now, source, random) {
+            return self.discard(Verdict::DropBindingRate);
         }
         let reply =
             MessageBuilder::success(message).xor_address(attr::XOR_MAPPED_ADDRESS, path.five_tuple.client.0);
@@ -183,7 +202,7 @@ impl Server {
         let held = allocation.and_then(|id| self.table.get(id)).map(|a| Arc::clone(&a.identity));
         let identity = match self.shared.auth.authenticate(now, &path.five_tuple, message, held.as_ref()) {
             Ok(identity) => identity,
-            Err(rejection) => return self.reject(now, &path, message, rejection.code, rejection.challenge),
+            Err(rejection) => return self.reject(now, &path, message, rejection),
         };
         let request = Request { path, message, identity: &identity, allocation };
         let unknown = message.unknown_required(KNOWN_ATTRIBUTES);
@@ -217,22 +236,43 @@ impl Server {
         }
     }
 
-    /// Answers a request that did not authenticate; the answer can't be signed.
-    fn reject(
-        &mut self,
-        now: Now,
-        path: &ClientPath,
-        message: &Message<'_>,
-        code: ErrorCode,
-        challenge: bool,
-    ) {
-        self.counts.errors.count(message.method(), code);
-        let mut reply = MessageBuilder::error(message, code);
-        if challenge {
+    /// Answers a request that did not authenticate, unless its source has had enough of them; the answer
+    /// can't be signed.
+    fn reject(&mut self, now: Now, path: &ClientPath, message: &Message<'_>, rejection: Rejection) {
+        if !self.admits_rejection(now, path, message, rejection) {
+            return self.discard(Verdict::DropUnauthenticatedRate);
+        }
+        self.counts.errors.count(message.method(), rejection.code);
+        let mut reply = MessageBuilder::error(message, rejection.code);
+        if rejection.challenge {
             let random = self.rng.next_u32();
             reply = self.shared.auth.challenge(now, &path.five_tuple, random, reply);
         }
         self.answer(path, reply.finish());
+    }
+
+    /// Who has credentials, or proves to receive what is sent to its address, does not compete with a
+    /// flood from the same address: a carrier-grade NAT's clients share one (Q4, Q7).
+    fn admits_rejection(
+        &mut self,
+        now: Now,
+        path: &ClientPath,
+        message: &Message<'_>,
+        rejection: Rejection,
+    ) -> bool {
+        // 438 is only said to somebody whose integrity was right.
+        if rejection.code == ErrorCode::StaleNonce {
+            return true;
+        }
+        let (source, random) = (path.five_tuple.client.ip(), self.rng.next_u32());
+        let Shared { limiter, auth, .. } = &*self.shared;
+        let has_valid_nonce = || auth.has_valid_nonce(now, &path.five_tuple, message);
+        if rejection.code == ErrorCode::Unauthenticated && message.has_integrity() && has_valid_nonce() {
+            let name = message.attribute(attr::USERNAME).or(message.attribute(attr::USERHASH));
+            return limiter.admits_failed_login(now, source, name.unwrap_or_default(), random);
+        }
+        // The bucket first: it costs less than checking a nonce.
+        limiter.admits_unauthenticated(now, source, random) || has_valid_nonce()
     }
 
     /// Answers an authenticated request with an error.

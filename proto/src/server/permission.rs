@@ -6,8 +6,7 @@ use super::{Request, Server};
 use crate::addr::{Family, PeerAddr};
 use crate::error::ErrorCode;
 use crate::io::Now;
-use crate::limits::{MAX_PEERS_PER_REQUEST, MAX_PERMISSIONS};
-use crate::table::Allocation;
+use crate::limits::MAX_PEERS_PER_REQUEST;
 use crate::wire::MessageBuilder;
 
 impl Server {
@@ -38,7 +37,7 @@ impl Server {
             return Err(ErrorCode::Forbidden);
         }
         let peers: Vec<IpAddr> = peers.into_iter().map(|ip| self.shared.to_local_ip(ip)).collect();
-        if !has_room(allocation, &peers) {
+        if !self.table.has_room(id, &peers) {
             return Err(ErrorCode::InsufficientCapacity);
         }
         for ip in peers {
@@ -47,12 +46,4 @@ impl Server {
         self.succeed(&request.path, request.identity, MessageBuilder::success(request.message));
         Ok(())
     }
-}
-
-/// Whether the allocation can hold these permissions besides those it has.
-pub(super) fn has_room(allocation: &Allocation, peers: &[IpAddr]) -> bool {
-    let held = allocation.permissions();
-    let new =
-        peers.iter().enumerate().filter(|(i, ip)| !held.contains(ip) && !peers[..*i].contains(ip)).count();
-    held.len() + new <= MAX_PERMISSIONS
 }

@@ -1,24 +1,18 @@
 //! Refresh (RFC 8656 s. 8.2): a longer life, or the end at once.
 
 use super::{Request, Server};
-use crate::addr::{Family, FiveTuple};
+use crate::addr::Family;
 use crate::error::ErrorCode;
 use crate::io::Now;
-use crate::limits::{MAX_TOMBSTONES, RETRANSMISSION_SECS, SECOND_NS};
+use crate::limits::SECOND_NS;
 use crate::stats::EndReason;
-use crate::wire::{Message, MessageBuilder, TransactionId};
-
-/// A deletion that was answered, kept so that its retransmission gets the same answer (RFC 8489 s. 6.3.1).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Deletion {
-    five_tuple: FiveTuple,
-    transaction: TransactionId,
-    at_ns: u64,
-}
+use crate::wire::{Message, MessageBuilder};
 
 impl Server {
     pub(super) fn handle_refresh(&mut self, now: Now, request: &Request<'_>) -> Result<(), ErrorCode> {
-        if request.allocation.is_none() && self.was_deleted_by(now, request) {
+        let (five_tuple, transaction) = (request.path.five_tuple, request.message.transaction_id());
+        // RFC 8489 s. 6.3.1: the same answer again, even if the 5-tuple has another allocation by now.
+        if self.deletions.contains(now, five_tuple, transaction) {
             self.answer_refresh(request, 0);
             return Ok(());
         }
@@ -30,7 +24,7 @@ impl Server {
             return Err(ErrorCode::PeerAddressFamilyMismatch);
         }
         if matches!(request.message.lifetime(), Some(Ok(0))) {
-            self.remember_deletion(now, request);
+            self.deletions.insert(now, five_tuple, transaction);
             for family in [Family::V4, Family::V6] {
                 if only.is_none_or(|only| only == family) {
                     self.end_half(now, id, family, EndReason::Deleted);
@@ -48,32 +42,6 @@ impl Server {
     fn answer_refresh(&mut self, request: &Request<'_>, lifetime_secs: u32) {
         let reply = MessageBuilder::success(request.message).lifetime(lifetime_secs);
         self.succeed(&request.path, request.identity, reply);
-    }
-
-    fn was_deleted_by(&self, now: Now, request: &Request<'_>) -> bool {
-        self.deletions.iter().rev().take_while(|deletion| deletion.is_fresh(now)).any(|deletion| {
-            deletion.five_tuple == request.path.five_tuple
-                && deletion.transaction == request.message.transaction_id()
-        })
-    }
-
-    fn remember_deletion(&mut self, now: Now, request: &Request<'_>) {
-        while self.deletions.len() >= MAX_TOMBSTONES
-            || self.deletions.front().is_some_and(|d| !d.is_fresh(now))
-        {
-            self.deletions.pop_front();
-        }
-        self.deletions.push_back(Deletion {
-            five_tuple: request.path.five_tuple,
-            transaction: request.message.transaction_id(),
-            at_ns: now.mono_ns,
-        });
-    }
-}
-
-impl Deletion {
-    fn is_fresh(&self, now: Now) -> bool {
-        now.mono_ns < self.at_ns + u64::from(RETRANSMISSION_SECS) * SECOND_NS
     }
 }
 

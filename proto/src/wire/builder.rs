@@ -112,7 +112,7 @@ impl MessageBuilder {
         self.attribute(attr::LIFETIME, &secs.to_be_bytes())
     }
 
-    /// Appends UNKNOWN-ATTRIBUTES: goes with error 420 (RFC 8489 s. 14.9).
+    /// Appends UNKNOWN-ATTRIBUTES: goes with error 420 (RFC 8489 s. 14.13).
     pub fn unknown_attributes(self, list: &UnknownAttributes) -> Self {
         let value: Vec<u8> = list.as_slice().iter().flat_map(|kind| kind.to_be_bytes()).collect();
         self.attribute(attr::UNKNOWN_ATTRIBUTES, &value)

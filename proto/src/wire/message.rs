@@ -33,7 +33,7 @@ struct Tail {
     fingerprint: bool,
 }
 
-/// Comprehension-required attributes that nobody here knows (RFC 8489 s. 14.9).
+/// Comprehension-required attributes that nobody here knows (RFC 8489 s. 14.13).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UnknownAttributes {
     kinds: [u16; MAX_UNKNOWN_ATTRIBUTES],
@@ -103,7 +103,7 @@ impl<'a> Message<'a> {
         self.attribute(kind).is_some()
     }
 
-    /// Whether it had a FINGERPRINT: then its answer has one too (RFC 8489 s. 7.3.1 leaves it to the server).
+    /// Whether it had a FINGERPRINT: then its answer has one too (RFC 8489 s. 7).
     pub fn has_fingerprint(&self) -> bool {
         self.tail.fingerprint
     }
@@ -305,10 +305,8 @@ impl<'a> Iterator for Attributes<'a> {
 impl<'a> Attributes<'a> {
     fn step(&mut self, rest: &'a [u8]) -> Result<Found<'a>, Malformed> {
         let raw = RawAttribute::from_bytes(rest).map_err(|_| Malformed)?;
-        if raw.padded_len() > rest.len() {
-            return Err(Malformed);
-        }
         let offset = self.offset;
+        // Never beyond the end: the message's length is a multiple of four like every attribute's.
         self.offset += raw.padded_len();
         let kind = raw.header.get_type().value();
         let Data::Borrowed(value) = raw.value else { return Err(Malformed) };

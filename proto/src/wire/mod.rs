@@ -13,6 +13,10 @@ mod builder;
 pub mod channel;
 pub(crate) mod integrity;
 mod message;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;
 
 pub use builder::{MessageBuilder, ReplyTo};
 pub use message::{Message, UnknownAttributes};

@@ -14,6 +14,7 @@ use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_proto::{
     ClientPath, ClientSocket, Egress, Forward, IcmpError, Input, Now, Output, PortError, RelaySocket, Server,
+    Verdict,
 };
 
 pub const REALM: &str = "example.org";
@@ -157,17 +158,49 @@ impl Lab {
         self.now.unix_secs += secs;
     }
 
-    fn sleep_ns(&mut self, nanos: u64) {
+    /// Like [`Lab::sleep`], in nanoseconds; the calendar stands still.
+    pub fn sleep_ns(&mut self, nanos: u64) {
         let end_ns = self.now.mono_ns + nanos;
-        for worker in 0..self.workers.len() {
-            while let Some((due_ns, _)) =
-                self.workers[worker].poll_timeout().filter(|(due, _)| *due <= end_ns)
-            {
-                self.now.mono_ns = due_ns.max(self.now.mono_ns);
-                self.input(worker, Input::Tick);
-            }
+        while let Some((due_ns, worker)) = self.next_timeout().filter(|(due, _)| *due <= end_ns) {
+            self.now.mono_ns = due_ns.max(self.now.mono_ns);
+            self.input(worker, Input::Tick);
         }
         self.now.mono_ns = end_ns;
+    }
+
+    fn next_timeout(&self) -> Option<(u64, usize)> {
+        let due = |(worker, server): (usize, &Server)| server.poll_timeout().map(|(due, _)| (due, worker));
+        self.workers.iter().enumerate().filter_map(due).min()
+    }
+
+    /// Lets time pass without any tick: the driver is late.
+    pub fn oversleep(&mut self, secs: u64) {
+        self.now.mono_ns += secs * 1_000_000_000;
+        self.now.unix_secs += secs;
+    }
+
+    pub fn input_all(&mut self, mut input: impl FnMut() -> Input<'static>) {
+        for worker in 0..self.workers.len() {
+            self.input(worker, input());
+        }
+    }
+
+    /// How often a verdict was counted, on all workers.
+    pub fn verdicts(&self, verdict: Verdict) -> u64 {
+        self.workers.iter().map(|server| server.counts().verdicts.of(verdict)).sum()
+    }
+
+    /// A peer's datagram; gives what left the server because of it.
+    pub fn peer_data(&mut self, peer: &str, relayed: SocketAddr, data: &[u8]) -> Vec<Sent> {
+        self.take_sent();
+        self.peer_sends(addr(peer), relayed, data, 0);
+        self.take_sent()
+    }
+
+    /// Permissions and channels of all workers.
+    pub fn held(&self) -> (usize, usize) {
+        let counts = self.workers.iter().map(Server::table_counts);
+        counts.fold((0, 0), |sum, counts| (sum.0 + counts.permissions, sum.1 + counts.channels))
     }
 
     pub fn input(&mut self, worker: usize, input: Input<'_>) {
@@ -175,9 +208,8 @@ impl Lab {
         self.drain(worker);
     }
 
-    /// A datagram from a client's address to the listener of its family.
-    pub fn from_client(&mut self, worker: usize, client: SocketAddr, bytes: &[u8], tos: u8) {
-        let path = path(client);
+    /// A datagram from a client on its 5-tuple.
+    pub fn client_sends(&mut self, worker: usize, path: ClientPath, bytes: &[u8], tos: u8) {
         match self.workers[worker].forward_client(self.now, &path.five_tuple, bytes, tos) {
             Forward::Route(route) => {
                 let start = route.payload_start as usize;
@@ -192,7 +224,7 @@ impl Lab {
     }
 
     /// A datagram from a peer to a relayed address.
-    pub fn from_peer(&mut self, peer: SocketAddr, relayed: SocketAddr, bytes: &[u8], tos: u8) {
+    pub fn peer_sends(&mut self, peer: SocketAddr, relayed: SocketAddr, bytes: &[u8], tos: u8) {
         let found = self.open.iter().find(|(_, address)| **address == relayed);
         let Some((&(worker, relay), _)) = found else { return };
         match self.workers[worker].forward_peer(self.now, relay, PeerAddr(peer), bytes, tos) {
@@ -228,6 +260,7 @@ impl Lab {
                 }
                 Output::ClosePort(relay) => {
                     self.open.remove(&(worker, relay));
+                    self.pending.retain(|(owner, pending, _)| (*owner, *pending) != (worker, relay));
                     self.workers[worker].handle_input(self.now, Input::PortClosed(relay));
                 }
                 Output::Ended(record) => self.ended.push(*record),
@@ -279,10 +312,25 @@ impl Lab {
     }
 }
 
-pub fn path(client: SocketAddr) -> ClientPath {
-    let server = addr(if client.is_ipv4() { SERVER_V4 } else { SERVER_V6 });
-    let five_tuple = FiveTuple { client: ClientAddr(client), server, transport: Transport::Udp };
-    ClientPath { five_tuple, socket: ClientSocket(0) }
+impl Sent {
+    /// Peer and data, if this is a Data indication to a client.
+    #[track_caller]
+    pub fn data_indication(&self) -> (SocketAddr, Vec<u8>) {
+        let message = Message::parse(&self.payload).expect("a well-formed indication");
+        assert_eq!((message.class(), message.method()), (Class::Indication, method::DATA));
+        let value = message.attribute(attr::XOR_PEER_ADDRESS).expect("XOR-PEER-ADDRESS");
+        let data = message.data().expect("DATA").to_vec();
+        (decode_xor(value, message.transaction_id()), data)
+    }
+
+    /// Channel number and data, if this is ChannelData to a client.
+    #[track_caller]
+    pub fn channel_data(&self) -> (u16, Vec<u8>) {
+        let (number, len) = channel::parse_header(&self.payload).expect("a header");
+        assert!((0x4000..=0x7fff).contains(&number), "not a channel: {number:#x}");
+        assert_eq!(usize::from(len), self.payload.len() - 4, "no padding over UDP");
+        (number, self.payload[4..].to_vec())
+    }
 }
 
 /// A client with its credentials, bound to one worker as the kernel's hash would do.
@@ -294,6 +342,7 @@ pub struct Client {
     pub password: String,
     pub realm: String,
     pub nonce: Vec<u8>,
+    pub transport: Transport,
     next_transaction: u64,
 }
 
@@ -376,6 +425,7 @@ impl Client {
             password: password.into(),
             realm: REALM.into(),
             nonce: Vec::new(),
+            transport: Transport::Udp,
             next_transaction: u64::from(addr(address).port()) << 32,
         }
     }
@@ -383,6 +433,17 @@ impl Client {
     pub fn on_worker(mut self, worker: usize) -> Self {
         self.worker = worker;
         self
+    }
+
+    pub fn over_tcp(mut self) -> Self {
+        self.transport = Transport::Tcp;
+        self
+    }
+
+    pub fn path(&self) -> ClientPath {
+        let server = addr(if self.address.is_ipv4() { SERVER_V4 } else { SERVER_V6 });
+        let five_tuple = FiveTuple { client: ClientAddr(self.address), server, transport: self.transport };
+        ClientPath { five_tuple, socket: ClientSocket(0) }
     }
 
     pub fn key(&self) -> Key {
@@ -400,7 +461,7 @@ impl Client {
     #[track_caller]
     pub fn exchange(&self, lab: &mut Lab, bytes: &[u8]) -> Answer {
         lab.take_sent();
-        lab.from_client(self.worker, self.address, bytes, 0);
+        lab.client_sends(self.worker, self.path(), bytes, 0);
         let sent = lab.take_one();
         assert_eq!(sent.to, self.address);
         Answer::of(sent.payload)
@@ -410,7 +471,7 @@ impl Client {
     #[track_caller]
     pub fn send_unanswered(&self, lab: &mut Lab, bytes: &[u8]) {
         lab.take_sent();
-        lab.from_client(self.worker, self.address, bytes, 0);
+        lab.client_sends(self.worker, self.path(), bytes, 0);
         assert!(lab.sent.is_empty(), "no answer was expected: {:?}", lab.sent);
     }
 
@@ -443,6 +504,23 @@ impl Client {
         let answer = self.exchange(lab, &bytes);
         answer.expect_error(401);
         self.nonce = answer.message().attribute(attr::NONCE).expect("a nonce").to_vec();
+    }
+
+    /// A request as a client of RFC 8489 signs it: SHA-256 for the password and for the message.
+    pub fn signed_sha256(
+        &mut self,
+        method: u16,
+        build: impl FnOnce(MessageBuilder) -> MessageBuilder,
+    ) -> Vec<u8> {
+        let key = Key::sha256(&self.user, &self.realm, &self.password).expect("good credentials");
+        let builder = MessageBuilder::request(method, self.transaction());
+        build(builder)
+            .attribute(attr::USERNAME, self.user.as_bytes())
+            .attribute(attr::REALM, self.realm.as_bytes())
+            .attribute(attr::NONCE, &self.nonce)
+            .attribute(attr::PASSWORD_ALGORITHMS, &[0, 2, 0, 0, 0, 1, 0, 0])
+            .attribute(attr::PASSWORD_ALGORITHM, &[0, 2, 0, 0])
+            .finish_signed(&key)
     }
 
     /// An authenticated request and its answer.
@@ -500,7 +578,7 @@ impl Client {
         let mut bytes = channel::header(number, data.len() as u16).to_vec();
         bytes.extend_from_slice(data);
         lab.take_sent();
-        lab.from_client(self.worker, self.address, &bytes, 0);
+        lab.client_sends(self.worker, self.path(), &bytes, 0);
         lab.take_sent()
     }
 
@@ -511,7 +589,23 @@ impl Client {
             .attribute(attr::DATA, data)
             .finish();
         lab.take_sent();
-        lab.from_client(self.worker, self.address, &bytes, 0);
+        lab.client_sends(self.worker, self.path(), &bytes, 0);
         lab.take_sent()
     }
+}
+
+/// Bytes of one attribute, padded.
+pub fn raw_attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = [kind.to_be_bytes(), (value.len() as u16).to_be_bytes()].concat();
+    bytes.extend_from_slice(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// A message with more attributes behind its last one, whatever that is.
+pub fn append(mut message: Vec<u8>, attributes: &[u8]) -> Vec<u8> {
+    message.extend_from_slice(attributes);
+    let len = (message.len() - 20) as u16;
+    message[2..4].copy_from_slice(&len.to_be_bytes());
+    message
 }

@@ -2,4 +2,17 @@
 //! `docs/rfc-coverage.md`.
 
 mod allocate;
+mod auth;
+mod channel;
+mod data;
+mod dual;
+mod expiry;
+mod external;
+mod header;
 mod lab;
+mod limits;
+mod permission;
+mod refresh;
+mod reservation;
+mod security;
+mod stun;

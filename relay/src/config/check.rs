@@ -6,10 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use super::layers::Settings;
 use super::options::Config;
 use super::report::{Place, Problem, Report};
-use super::types::{DefaultFamily, ExternalAddress};
+use super::resolve::{is_private, public_address};
+use super::types::{DefaultFamily, ExternalAddress, Secret};
 
-/// Adds what is wrong (faults) or probably not meant (warnings) to the report. An option that already
-/// has a fault isn't judged further.
+/// Adds what is wrong (faults) or probably not meant (warnings) to the report. Values that already are
+/// faults aren't in `config`, so what would depend on them isn't judged.
 pub(super) fn check(config: &Config, settings: &Settings, report: &mut Report) {
     check_credentials(config, settings, report);
     check_listeners(config, settings, report);
@@ -22,16 +23,22 @@ pub(super) fn check(config: &Config, settings: &Settings, report: &mut Report) {
 fn check_credentials(config: &Config, settings: &Settings, report: &mut Report) {
     let mut names = HashSet::new();
     for (index, user) in config.users.iter().enumerate() {
-        if !names.insert(user.name.as_str()) && !report.blames("user") {
+        if is_placeholder(&user.password) {
+            report.placeholder(settings.place("user", index), "user");
+        }
+        if !names.insert(user.name.as_str()) {
             let message = format!("the user {:?} is given twice", user.name);
             report.fault(Problem::new(settings.place("user", index), "user", message));
         }
     }
-    // After a fault in one of them, or in the file's syntax, nobody knows what is really missing.
-    let unclear = report.faults.iter().any(|fault| match fault.key {
-        None => true,
-        Some(key) => matches!(key, "user" | "user-file" | "auth-secret" | "auth-secret-file"),
-    });
+    for (index, secret) in config.auth_secrets.iter().enumerate() {
+        if is_placeholder(secret) {
+            report.placeholder(settings.place("auth-secret", index), "auth-secret");
+        }
+    }
+    // After a fault in one of them nobody knows whether anything is missing.
+    let sources = ["user", "user-file", "auth-secret", "auth-secret-file"];
+    let unclear = report.incomplete || sources.iter().any(|key| report.blames(key));
     if config.users.is_empty() && config.auth_secrets.is_empty() && !unclear {
         let message = match settings.home {
             Place::File(..) => {
@@ -47,24 +54,24 @@ fn check_credentials(config: &Config, settings: &Settings, report: &mut Report) 
     }
 }
 
+/// The passwords and secrets of the examples all start like this.
+fn is_placeholder(secret: &Secret) -> bool {
+    secret.expose().starts_with("change-me")
+}
+
 /// Two listeners that overlap would share clients by chance.
 fn check_listeners(config: &Config, settings: &Settings, report: &mut Report) {
-    if report.blames("listen") {
-        return;
-    }
-    if settings.has("listen") && config.listen.is_empty() {
+    if settings.has("listen") && config.listen.is_empty() && !report.blames("listen") {
         let message = "is empty: name at least one address, or leave it out for the default";
         report.fault(Problem::new(settings.home.clone(), "listen", message));
     }
     for (index, later) in config.listen.iter().enumerate() {
         let place = || settings.place("listen", index);
         if let Some(earlier) = config.listen[..index].iter().find(|earlier| overlap(earlier, later)) {
-            let what = if earlier == later { "is given twice" } else { "overlaps with" };
-            let message = match earlier == later {
-                true => format!("\"{later}\": {what}"),
-                false => {
-                    format!("\"{later}\": {what} {earlier}: a wildcard covers every address of its family")
-                }
+            let message = if earlier == later {
+                format!("\"{later}\": is given twice")
+            } else {
+                format!("\"{later}\": overlaps with {earlier}: a wildcard covers every address of its family")
             };
             report.fault(Problem::new(place(), "listen", message));
         }
@@ -84,35 +91,62 @@ fn overlap(a: &SocketAddr, b: &SocketAddr) -> bool {
 }
 
 fn check_relay_addresses(config: &Config, settings: &Settings, report: &mut Report) {
-    if report.blames("relay-address") {
-        return;
-    }
     for (index, ip) in config.relay_address.iter().enumerate() {
         if config.relay_address[..index].contains(ip) {
             let message = format!("\"{ip}\": is given twice");
             report.fault(Problem::new(settings.place("relay-address", index), "relay-address", message));
         }
     }
-    let has = |v4: bool| config.relay_address.iter().any(|ip| ip.is_ipv4() == v4);
-    let missing = match config.default_address_family {
-        _ if config.relay_address.is_empty() => None,
-        DefaultFamily::Ipv4 => (!has(true)).then_some("IPv4"),
-        DefaultFamily::Ipv6 => (!has(false)).then_some("IPv6"),
-        DefaultFamily::Keep => None,
-    };
-    if let Some(family) = missing {
-        let message = format!(
-            "no relay-address is {family}: clients that don't ask for a family get error 440 \
-             (RFC 8656 s. 7.2)"
-        );
+    if report.blames("relay-address") {
+        return;
+    }
+    if config.relay_address.is_empty() {
+        return;
+    }
+    for (index, local) in config.relay_address.iter().enumerate() {
+        if let Some(message) = reach_warning(config, *local) {
+            report.warn(Problem::new(settings.place("relay-address", index), "relay-address", message));
+        }
+    }
+    if let Some(message) = family_warning(config, &config.relay_address) {
         let place = settings.place("default-address-family", 0);
         report.warn(Problem::new(place, "default-address-family", message));
     }
 }
 
+/// Who can't reach a relay address, if anybody.
+pub(super) fn reach_warning(config: &Config, local: IpAddr) -> Option<String> {
+    if public_address(config, local) != local || config.quickstart.is_some() {
+        return None;
+    }
+    if local.is_loopback() {
+        return Some(format!("\"{local}\": is a loopback address: no other host can reach it"));
+    }
+    is_private(local).then(|| {
+        format!(
+            "\"{local}\": is private and has no external-address: only that network's clients and peers \
+             can reach it"
+        )
+    })
+}
+
+/// What happens to clients that don't ask for a family, if there is no relay address for them.
+pub(super) fn family_warning(config: &Config, relay: &[IpAddr]) -> Option<String> {
+    let has = |v4: bool| relay.iter().any(|ip| ip.is_ipv4() == v4);
+    let family = match config.default_address_family {
+        DefaultFamily::Ipv4 if !has(true) => "IPv4",
+        DefaultFamily::Ipv6 if !has(false) => "IPv6",
+        _ => return None,
+    };
+    Some(format!(
+        "no relay address is {family}: clients that don't ask for a family get error 440 (RFC 8656 s. 7.2)"
+    ))
+}
+
 fn check_external_addresses(config: &Config, settings: &Settings, report: &mut Report) {
     const KEY: &str = "external-address";
-    if report.blames(KEY) || report.blames("relay-address") {
+    // A relay address that wasn't understood may be the one that is missing here.
+    if report.blames("relay-address") {
         return;
     }
     for (index, external) in config.external_address.iter().enumerate() {
@@ -156,9 +190,6 @@ pub(super) fn external_fault(
 
 /// A tie is denied, so an equal allowance is without effect.
 fn check_peers(config: &Config, settings: &Settings, report: &mut Report) {
-    if report.blames("allow-peer") || report.blames("deny-peer") {
-        return;
-    }
     for (index, network) in config.allow_peer.iter().enumerate() {
         if config.deny_peer.contains(network) {
             let message = format!("\"{network}\": has no effect, deny-peer names the same prefix and wins");

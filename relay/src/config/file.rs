@@ -40,18 +40,11 @@ impl Source<'_> {
 pub(super) fn from_toml(path: Arc<PathBuf>, text: &str, report: &mut Report) -> Layer {
     let source = Source { path, text };
     let (table, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
-        // Only the message: the library's own rendering quotes the line, which may hold a secret.
-        let place = source.place(error.span().map_or(0, |span| span.start));
-        report.fault(Problem {
-            place,
-            key: None,
-            message: format!("not TOML: {}", one_line(error.message())),
-        });
-    }
-    // What was recovered from a broken file is only good for finding more faults.
+    // Behind the first error of syntax everything is guesswork.
+    let trusted = report_syntax(&source, &errors, report);
     let mut layer = Layer::new();
-    let mut entries: Vec<_> = table.get_ref().iter().collect();
+    let mut entries: Vec<_> =
+        table.get_ref().iter().filter(|(_, value)| value.span().end < trusted).collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     for (key, value) in entries {
         let Some(spec) = spec(key.get_ref()) else {
@@ -64,6 +57,26 @@ pub(super) fn from_toml(path: Arc<PathBuf>, text: &str, report: &mut Report) -> 
         }
     }
     layer
+}
+
+/// Reports the first error of each line; answers where the text stops being trustworthy.
+fn report_syntax(source: &Source<'_>, errors: &[toml::de::Error], report: &mut Report) -> usize {
+    let offset = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+    let mut errors: Vec<_> = errors.iter().collect();
+    errors.sort_by_key(|error| offset(error));
+    report.incomplete |= !errors.is_empty();
+    let mut last_line = 0;
+    for error in &errors {
+        let place = source.place(offset(error));
+        if let Place::File(_, line, _) = place
+            && line != std::mem::replace(&mut last_line, line)
+        {
+            // Only the message: the library's own rendering quotes the line, which may hold a secret.
+            let message = format!("not TOML: {}", one_line(error.message()));
+            report.fault(Problem { place, key: None, message });
+        }
+    }
+    errors.first().map_or(usize::MAX, |error| offset(error))
 }
 
 fn one_line(text: &str) -> String {

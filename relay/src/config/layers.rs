@@ -56,15 +56,23 @@ impl Settings {
         Settings { by_key, home }
     }
 
-    /// The values of a list, or `None` if it isn't set; each that can't be parsed is a fault.
+    /// The values of a list, or `None` if it isn't set. Each that can't be parsed is a fault and forgotten,
+    /// so that [`Settings::place`] counts what is left.
     pub(super) fn list<T>(
-        &self,
+        &mut self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
         report: &mut Report,
     ) -> Option<Vec<T>> {
-        let setting = self.by_key.get(key)?;
-        Some(setting.values.iter().filter_map(|value| parse_value(key, value, &parse, report)).collect())
+        let setting = self.by_key.get_mut(key)?;
+        let mut parsed = Vec::with_capacity(setting.values.len());
+        setting.values.retain(|value| {
+            let fine = parse_value(key, value, &parse, report);
+            let keep = fine.is_some();
+            parsed.extend(fine);
+            keep
+        });
+        Some(parsed)
     }
 
     /// The value of a single option, if it is set and can be parsed.

@@ -30,6 +30,7 @@ pub struct Loader {
     environment: Vec<(OsString, OsString)>,
     flags: Layer,
     quickstart: Option<Quickstart>,
+    examples_allowed: bool,
 }
 
 impl Loader {
@@ -41,7 +42,16 @@ impl Loader {
             environment: environment.into_iter().filter(ours).collect(),
             flags: Layer::new(),
             quickstart: None,
+            examples_allowed: false,
         }
+    }
+
+    /// Only warns of the placeholders that the examples have for passwords and secrets: for checking
+    /// a file, never for running with it.
+    #[must_use]
+    pub fn with_examples_allowed(mut self) -> Self {
+        self.examples_allowed = true;
+        self
     }
 
     /// Adds the flags of the command line.
@@ -69,10 +79,11 @@ impl Loader {
             quickstart.apply(&mut config, &settings);
         }
         check::check(&config, &settings, &mut report);
-        if report.faults.is_empty() {
-            Ok(Loaded { config, warnings: report.warnings })
-        } else {
-            Err(Problems(report.faults))
+        report.judge_placeholders(self.examples_allowed);
+        let warnings = report.warnings.clone();
+        match report.into_faults() {
+            Some(problems) => Err(problems),
+            None => Ok(Loaded { config, warnings }),
         }
     }
 
@@ -87,7 +98,10 @@ impl Loader {
             let message = "missing: no auth-secret or auth-secret-file is given";
             report.fault(Problem::new(settings.home.clone(), "auth-secret", message));
         }
-        if report.faults.is_empty() { Ok(config.auth_secrets.0) } else { Err(Problems(report.faults)) }
+        match report.into_faults() {
+            Some(problems) => Err(problems),
+            None => Ok(config.auth_secrets.0),
+        }
     }
 
     /// Puts the layers together and makes types of texts; whether they fit together is another matter.
@@ -98,8 +112,8 @@ impl Loader {
             Some(path) => Place::File(Arc::clone(path), 0, 0),
             None => Place::CommandLine,
         };
-        let settings = Settings::merge(home, [from_file, from_environment, self.flags.clone()]);
-        let mut config = assign(&settings, report);
+        let mut settings = Settings::merge(home, [from_file, from_environment, self.flags.clone()]);
+        let mut config = assign(&mut settings, report);
         secrets::load(&mut config, &settings, report);
         (config, settings)
     }
@@ -109,6 +123,7 @@ impl Loader {
         match secrets::read_text(path) {
             Ok(text) => file::from_toml(Arc::clone(path), &text, report),
             Err(error) => {
+                report.incomplete = true;
                 let place = Place::File(Arc::clone(path), 0, 0);
                 report.fault(Problem { place, key: None, message: format!("can't be read: {error}") });
                 Layer::new()

@@ -65,7 +65,8 @@ macro_rules! options {
         $key:literal $kind:ident($value:literal) $field:ident: $type:ty = $default:expr,
         shown $shown:literal, $parse:expr;
     )+) => {
-        /// Everything that can be configured, checked.
+        /// Everything that can be configured, checked. Where `listen` and `relay_address` are empty,
+        /// [`resolve`](super::resolve) tells what they mean on this host.
         #[derive(Clone, Debug)]
         pub struct Config {
             $($(#[doc = $doc])+ #[doc = concat!("\n\nDefault: ", $shown, ".")] pub $field: $type,)+
@@ -90,7 +91,7 @@ macro_rules! options {
         },)+];
 
         /// Turns texts into types; each that can't be is a fault, and its field keeps the default.
-        pub(super) fn assign(settings: &Settings, report: &mut Report) -> Config {
+        pub(super) fn assign(settings: &mut Settings, report: &mut Report) -> Config {
             let mut config = Config::default();
             $(options!(@store $kind settings, report, config.$field, $key, $parse);)+
             config
@@ -171,7 +172,7 @@ options! {
     shown "`false`", parse::switch;
 
     /// Accept channel numbers 0x5000 to 0x7FFF, which RFC 5766 allowed and RFC 8656 s. 12 reserves.
-    /// Old clients need it, for example `turnutils_uclient` before 4.16.
+    /// Old clients need it, for example `turnutils_uclient` 4.6.
     "rfc5766-channel-numbers" Switch("BOOL") rfc5766_channel_numbers: bool = false,
     shown "`false`", parse::switch;
 
@@ -184,10 +185,16 @@ options! {
     "workers" Number("N") workers: NonZeroUsize = parse::cores(),
     shown "one per core", parse::workers;
 
-    /// How datagrams reach the process: `auto` or `epoll`. `io-uring` is refused: this version has
-    /// only epoll, which is therefore what `auto` uses.
+    /// How datagrams reach the process: `io-uring` (Linux 6.1, and where no sandbox forbids it), `epoll`,
+    /// or `auto` for io_uring where it works and epoll elsewhere. `turnpike probe` says what works.
     "io" Text("auto|epoll|io-uring") io: IoBackend = IoBackend::Auto,
     shown "`auto`", parse::io;
+
+    /// Microseconds for which a worker waits for more datagrams before it handles those that are there, 0 to
+    /// 1000; 0 never waits. It waits only while datagrams come so fast that at least one is expected
+    /// meanwhile: fewer wake-ups then cost less CPU, for a delay of at most this time.
+    "coalesce" Number("US") coalesce: Duration = Duration::from_micros(150),
+    shown "`150`", parse::coalesce;
 
     /// Whether the kernel may forward ChannelData by itself (XDP): `auto` or `off`. `require` is
     /// refused: this version has no XDP program, so `auto` forwards in userspace and says so.

@@ -24,6 +24,8 @@ const MAX_REALM_BYTES: usize = 127;
 const SOFTWARE_CHARS: usize = 128;
 /// Longest password or secret, bytes: bounds what is kept per user.
 const MAX_SECRET_BYTES: usize = 1024;
+/// Longest wait for more datagrams, microseconds: what it saves, it saves with less.
+const MAX_COALESCE_US: u64 = 1000;
 /// Longest burst, milliseconds: beyond, a limit per second means nothing.
 const MAX_BURST_MS: u64 = 10_000;
 /// Longest time to drain, and longest lifetime of an allocation: one day.
@@ -164,9 +166,6 @@ pub(super) fn default_family(text: &str) -> Parsed<DefaultFamily> {
 }
 
 pub(super) fn io(text: &str) -> Parsed<IoBackend> {
-    if text == "io-uring" {
-        return Err("this version has only epoll: write auto or epoll".to_owned());
-    }
     word(text, IoBackend::WORDS)
 }
 
@@ -218,6 +217,13 @@ pub(super) fn burst(text: &str) -> Parsed<Duration> {
     match number(text)? {
         ms @ 1..=MAX_BURST_MS => Ok(Duration::from_millis(ms)),
         _ => Err(format!("is outside 1-{MAX_BURST_MS} milliseconds")),
+    }
+}
+
+pub(super) fn coalesce(text: &str) -> Parsed<Duration> {
+    match number(text)? {
+        us @ 0..=MAX_COALESCE_US => Ok(Duration::from_micros(us)),
+        _ => Err(format!("is outside 0-{MAX_COALESCE_US} microseconds")),
     }
 }
 

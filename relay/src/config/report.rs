@@ -7,6 +7,10 @@ use std::sync::Arc;
 /// Longest quoted value in a message, characters: a message stays one readable line.
 const MAX_QUOTED_CHARS: usize = 80;
 
+/// What is said of a placeholder for a secret.
+pub(super) const PLACEHOLDER: &str =
+    "is the placeholder of an example, which everybody knows: the relay won't run with it";
+
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -85,6 +89,9 @@ impl fmt::Display for Problems {
 pub(super) struct Report {
     pub(super) faults: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
+    placeholders: Vec<Problem>,
+    /// The file couldn't be read in full: nobody knows what is missing.
+    pub(super) incomplete: bool,
 }
 
 impl Report {
@@ -94,6 +101,32 @@ impl Report {
 
     pub(super) fn warn(&mut self, problem: Problem) {
         self.warnings.push(problem);
+    }
+
+    /// A placeholder for a secret: a fault when running, a warning when checking an example.
+    pub(super) fn placeholder(&mut self, place: Place, key: &'static str) {
+        self.placeholders.push(Problem::new(place, key, PLACEHOLDER));
+    }
+
+    /// Decides about placeholders.
+    pub(super) fn judge_placeholders(&mut self, allowed: bool) {
+        let target = if allowed { &mut self.warnings } else { &mut self.faults };
+        target.append(&mut self.placeholders);
+    }
+
+    /// All faults in the order of the file, then those of other places; or nothing.
+    pub(super) fn into_faults(self) -> Option<Problems> {
+        let mut faults = self.faults;
+        faults.sort_by_key(|fault| match fault.place {
+            Place::File(_, line, column) if line > 0 => (line, column),
+            _ => (usize::MAX, 0),
+        });
+        if faults.is_empty() {
+            return None;
+        }
+        // A mistyped variable is often why something is missing.
+        faults.extend(self.warnings.into_iter().filter(|warning| warning.key.is_none()));
+        Some(Problems(faults))
     }
 
     /// Whether an option already has a fault: then what depends on it isn't judged.

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use ipnet::IpNet;
 
-use super::check::external_fault;
+use super::check::{external_fault, family_warning, reach_warning};
 use super::interfaces;
 use super::options::Config;
 use super::report::{Place, Problem, Problems};
@@ -119,8 +119,11 @@ pub struct Addresses {
 /// Faults of the configuration that only this host can show.
 pub fn resolve_here(config: &Config) -> Result<Addresses, Problems> {
     let addresses = resolve(config, &Host::detect())?;
-    let foreign = |relay: &&RelayAddress| UdpSocket::bind((relay.local, 0)).is_err();
-    let faults: Vec<_> = addresses.relay.iter().filter(foreign).map(|relay| not_ours(relay.local)).collect();
+    let fault = |relay: &RelayAddress| {
+        let error = UdpSocket::bind((relay.local, 0)).err()?;
+        Some(at_start("relay-address", unusable(relay.local, &error)))
+    };
+    let faults: Vec<_> = addresses.relay.iter().filter_map(fault).collect();
     if faults.is_empty() { Ok(addresses) } else { Err(Problems(faults)) }
 }
 
@@ -144,7 +147,7 @@ pub fn resolve(config: &Config, host: &Host) -> Result<Addresses, Problems> {
         return Err(Problems(faults));
     }
     let relay: Vec<_> =
-        ips.into_iter().map(|local| RelayAddress { local, public: public(config, local) }).collect();
+        ips.into_iter().map(|local| RelayAddress { local, public: public_address(config, local) }).collect();
     let warnings = warnings(config, &relay);
     Ok(Addresses { listen, relay, warnings })
 }
@@ -183,7 +186,7 @@ pub(super) fn relay_ips(config: &Config, host: &Host) -> Vec<IpAddr> {
 }
 
 /// A mapping for exactly this address, else the one for all of its family, else itself.
-fn public(config: &Config, local: IpAddr) -> IpAddr {
+pub(super) fn public_address(config: &Config, local: IpAddr) -> IpAddr {
     let exact = config.external_address.iter().find(|external| external.local == Some(local));
     let general = || {
         let fits = |public: IpAddr| public.is_ipv4() == local.is_ipv4();
@@ -192,18 +195,15 @@ fn public(config: &Config, local: IpAddr) -> IpAddr {
     exact.or_else(general).map_or(local, |external| external.public)
 }
 
+/// What `check` couldn't see: configured relay addresses are judged there.
 fn warnings(config: &Config, relay: &[RelayAddress]) -> Vec<Problem> {
     let mut warnings = Vec::new();
-    for (index, address) in relay.iter().enumerate() {
-        let RelayAddress { local, public } = *address;
-        if local == public && is_private(local) && config.quickstart.is_none() {
-            let message = format!(
-                "{local} is private and has no external-address: only clients and peers in that \
-                 network can reach it"
-            );
+    let derived = config.relay_address.is_empty();
+    for (index, RelayAddress { local, public }) in relay.iter().enumerate() {
+        if let Some(message) = reach_warning(config, *local).filter(|_| derived) {
             warnings.push(at_start("relay-address", message));
         }
-        if let Some(other) = relay[..index].iter().find(|other| other.public == public) {
+        if let Some(other) = relay[..index].iter().find(|other| other.public == *public) {
             let message = format!(
                 "{public} stands for both {} and {local}: what arrives there goes to only one of them; \
                  write PUBLIC=LOCAL",
@@ -211,20 +211,22 @@ fn warnings(config: &Config, relay: &[RelayAddress]) -> Vec<Problem> {
             );
             warnings.push(at_start("external-address", message));
         }
-        if local.is_loopback() && config.quickstart.is_none() {
-            let message = format!("{local} is a loopback address: no other host can reach it");
-            warnings.push(at_start("relay-address", message));
-        }
+    }
+    let ips: Vec<_> = relay.iter().map(|relay| relay.local).collect();
+    if let Some(message) = family_warning(config, &ips).filter(|_| derived) {
+        warnings.push(at_start("default-address-family", message));
     }
     warnings
 }
 
-fn not_ours(ip: IpAddr) -> Problem {
-    let message = format!(
-        "\"{ip}\": no interface of this host has it; if a NAT maps it to this host, write it as \
-         external-address"
-    );
-    at_start("relay-address", message)
+fn unusable(ip: IpAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => format!(
+            "\"{ip}\": no interface of this host has it; if a NAT maps it to this host, write it as \
+             external-address"
+        ),
+        _ => format!("\"{ip}\": no socket can have it: {error}"),
+    }
 }
 
 fn at_start(key: &'static str, message: String) -> Problem {

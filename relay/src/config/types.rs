@@ -125,8 +125,10 @@ words! {
 words! {
     /// How datagrams are moved between the kernel and the process.
     IoBackend {
-        /// The best that there is.
+        /// io_uring where it works, else epoll.
         Auto = "auto",
+        /// io_uring, Linux 6.1 and newer.
+        IoUring = "io-uring",
         /// `epoll` with `recvmmsg` and `sendmmsg`.
         Epoll = "epoll",
     }

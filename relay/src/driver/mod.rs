@@ -10,7 +10,18 @@
 //!
 //! Received bytes stay valid from `wait` to the next `wait`; what was queued is sent by `flush`.
 
+#![allow(unsafe_code)]
+
+pub mod batch;
+pub mod coalesce;
 pub mod epoll;
+mod eventfd;
+mod kernel;
+mod refusals;
+pub mod sim;
+#[cfg(test)]
+mod tests;
+pub mod uring;
 
 use std::io;
 use std::net::SocketAddr;
@@ -88,6 +99,9 @@ pub struct DriverCounters {
     pub send_failed: u64,
     /// Datagrams that did not fit into one UDP datagram (EMSGSIZE).
     pub send_too_large: u64,
+    /// Datagrams that the operating system dropped because a socket's receive buffer was full. Noticed with
+    /// the next datagram of that socket, or when it is closed.
+    pub socket_overflow: u64,
 }
 
 /// Wakes a worker that waits in [`Driver::wait`], from any thread.

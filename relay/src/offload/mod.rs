@@ -9,6 +9,8 @@
 //!   (core's commands) ───────────────────────────► maps ◄──────── bucket words, counters (workers)
 //! ```
 //!
+//! Not used by `turnpike run` yet: nothing here mirrors the core's table into the maps.
+//!
 //! Nothing is pinned: when the process ends, however it ends, its programs and maps are gone.
 
 mod mapped;

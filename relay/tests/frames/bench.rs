@@ -1,7 +1,8 @@
 //! Nanoseconds per packet, by BPF_PROG_TEST_RUN with many repeats.
 //!
 //! A wrapper restores the packet and calls the program; what it takes with an empty program is
-//! subtracted. Run with: `cargo test -p turnpike --test frames -- --ignored --nocapture bench`
+//! subtracted. It prints and judges nothing: other work on the machine disturbs, so it is no part of
+//! the CI. Run with: `cargo test -p turnpike --test frames -- --ignored --nocapture bench_`
 
 use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
@@ -25,8 +26,6 @@ const SOURCE_PORT: u32 = 34;
 const FLOWS: u32 = 1 << 16;
 /// Bindings in the maps during the test of random flows.
 const MANY_BINDINGS: u32 = 100_000;
-/// How much slower than its target a case may be before the test fails: other work disturbs.
-const TOLERANCE: f64 = 2.0;
 
 /// What the wrapper restores, as `ebpf/program/src/wrapper.rs` has it: length, field, mask, shift, headers.
 type Template = [u32; 22];
@@ -118,7 +117,7 @@ struct Line {
 }
 
 #[test]
-#[ignore = "takes a minute and wants a quiet machine"]
+#[ignore = "a benchmark: takes a minute, needs root and a quiet machine"]
 fn bench_nanoseconds_per_packet() {
     let Some(mut kernel) = Kernel::new() else { return };
     println!("load average {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
@@ -136,9 +135,6 @@ fn bench_nanoseconds_per_packet() {
     println!("ns per packet (test_run, wrapper subtracted)   fastest   median   target");
     for Line { name, target, nanoseconds: [fastest, median] } in &lines {
         println!("{name:<44} {fastest:>9.1} {median:>8.1} {target:>8.0}");
-    }
-    for line in &lines {
-        assert!(line.nanoseconds[0] < line.target * TOLERANCE, "{} is far over its target", line.name);
     }
 }
 

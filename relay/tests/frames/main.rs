@@ -1,6 +1,7 @@
 //! The committed eBPF object in the kernel, through BPF_PROG_TEST_RUN: no interface, no traffic.
 //!
-//! The same tables run over the host build in `ebpf/program/tests`. Needs CAP_BPF and CAP_NET_ADMIN.
+//! The same tables run over the host build in `ebpf/program/tests`. They need CAP_BPF and CAP_NET_ADMIN,
+//! so they are ignored by a plain `cargo test`; `cargo xtask frames` runs them.
 
 mod attach;
 mod bench;
@@ -11,6 +12,7 @@ use turnpike_abi::{NextHop, Verdict};
 use turnpike_fixtures::{PEER_HOP, Plane, Scene, all, check};
 
 #[test]
+#[ignore = "needs root: cargo xtask frames"]
 fn every_fixture_is_treated_as_written() {
     let Some(mut kernel) = Kernel::new() else { return };
     let cases = all();
@@ -21,6 +23,7 @@ fn every_fixture_is_treated_as_written() {
 }
 
 #[test]
+#[ignore = "needs root: cargo xtask frames"]
 fn a_lease_ends_by_itself() {
     let Some(mut kernel) = Kernel::new() else { return };
     let scene = Scene { client_v6: false, relay_v6: false, other_v6: false };
@@ -38,6 +41,7 @@ fn a_lease_ends_by_itself() {
 }
 
 #[test]
+#[ignore = "needs root: cargo xtask frames"]
 fn a_device_that_is_not_known_is_a_counted_drop() {
     let Some(mut kernel) = Kernel::new() else { return };
     let scene = Scene { client_v6: false, relay_v6: false, other_v6: false };
@@ -50,6 +54,7 @@ fn a_device_that_is_not_known_is_a_counted_drop() {
 }
 
 #[test]
+#[ignore = "needs root: cargo xtask frames"]
 fn a_route_is_never_changed_in_place() {
     let Some(mut kernel) = Kernel::new() else { return };
     let world = Scene { client_v6: false, relay_v6: true, other_v6: false }.world();

@@ -7,13 +7,11 @@
 //!
 //! It decides nothing about TURN, and nothing that a peer sends can close or disable a socket.
 #![allow(unsafe_code)]
+// The kernel's length fields have other widths in other C libraries.
+#![allow(clippy::unnecessary_cast)]
 
-mod cmsg;
 mod poller;
 mod recv;
-mod send;
-#[cfg(test)]
-mod tests;
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,11 +23,19 @@ use socket2::Socket;
 use turnpike_proto::addr::RelayedAddr;
 use turnpike_proto::{ClientSocket, Egress, PortError, RelaySocket, Route};
 
-use self::poller::{EventFd, Poller};
-use self::recv::{QueuedError, Receiver};
-use self::send::{Payload, Queued, SendQueue, Sender};
+use self::poller::Poller;
+use self::recv::Receiver;
+use super::batch::{Envelope, Payload, Sender};
+use super::coalesce::Coalescer;
+use super::eventfd::EventFd;
+use super::kernel::errors::drain_errors;
+use super::kernel::send::{SendQueue, Senders, source_of};
+use super::kernel::{
+    Losses, MAX_RELAY_SOCKETS, check_listeners, port_error, relay_of, relay_token, sending_relay,
+};
+use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
 use crate::buffers::BufferPool;
-use crate::driver::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
+use crate::clock;
 use crate::sockets::{self, ListenerSocket, SocketOptions};
 
 /// Datagrams per system call, and per listener and turn. More gains nothing: the call's own
@@ -40,12 +46,8 @@ const RELAY_DATAGRAMS: usize = 256;
 /// Descriptors looked at in one turn. Not above [`RELAY_DATAGRAMS`], so that each gets a buffer;
 /// the kernel reports those left out first the next time.
 const READY: usize = 256;
-/// Listeners per worker: each has buffers of its own in the pool.
-const MAX_LISTENERS: usize = 64;
-/// ICMP errors taken from one relay socket in a turn: the rest waits, so a flood cannot hold the worker.
-const ERRORS_PER_SOCKET: usize = 16;
-/// Relay sockets per worker: two (one per family) for each of the core's largest number of allocations.
-const MAX_RELAY_SOCKETS: usize = 2 * turnpike_proto::limits::MAX_ALLOCATIONS;
+/// With nothing to do for this long, the memory behind the buffers goes back to the system.
+const IDLE_BEFORE_RELEASE: Duration = Duration::from_secs(10);
 
 const WAKER_TOKEN: u64 = u64::MAX;
 /// Listener `i` has this token less `i`. Relay sockets have their generation in the upper half and
@@ -55,6 +57,7 @@ const LISTENER_TOKEN: u64 = u64::MAX - 1;
 /// The sockets of a worker.
 struct Sockets {
     listeners: Vec<ListenerSocket>,
+    listener_losses: Vec<Losses>,
     relays: Vec<Option<OpenRelay>>,
     open: usize,
 }
@@ -62,6 +65,7 @@ struct Sockets {
 struct OpenRelay {
     generation: u32,
     socket: Socket,
+    losses: Losses,
 }
 
 impl Sockets {
@@ -70,13 +74,9 @@ impl Sockets {
         (open.generation == relay.generation).then_some(&open.socket)
     }
 
-    fn sender(&self, sender: Sender) -> Option<BorrowedFd<'_>> {
-        match sender {
-            Sender::Listener(index) => self.listeners.get(index as usize).map(AsFd::as_fd),
-            Sender::Relay { index, generation } => {
-                self.relay(RelaySocket { index, generation }).map(AsFd::as_fd)
-            }
-        }
+    fn losses(&mut self, relay: RelaySocket) -> Option<&mut Losses> {
+        let open = self.relays.get_mut(relay.index as usize)?.as_mut()?;
+        (open.generation == relay.generation).then_some(&mut open.losses)
     }
 
     /// Keeps a socket under its name; a socket with an older generation of that name is closed.
@@ -85,18 +85,30 @@ impl Sockets {
         if index >= self.relays.len() {
             self.relays.resize_with(index + 1, || None);
         }
-        let open = OpenRelay { generation: relay.generation, socket };
+        let open = OpenRelay { generation: relay.generation, socket, losses: Losses::default() };
         self.open += usize::from(self.relays[index].replace(open).is_none());
     }
 
-    /// Closes a socket; `false` if there is none of that name.
-    fn remove(&mut self, relay: RelaySocket) -> bool {
-        let is_open = self.relay(relay).is_some();
-        if is_open {
-            self.relays[relay.index as usize] = None;
-            self.open -= 1;
+    /// Closes a socket; returns what it had lost since that was last counted, or `None` if there is none
+    /// of that name.
+    fn remove(&mut self, relay: RelaySocket) -> Option<u64> {
+        self.relay(relay)?;
+        let mut open = self.relays[relay.index as usize].take()?;
+        self.open -= 1;
+        if self.open == 0 {
+            self.relays = Vec::new();
         }
-        is_open
+        Some(sockets::lost_datagrams(open.socket.as_fd()).map_or(0, |lost| open.losses.news(lost)))
+    }
+}
+
+impl Senders for Sockets {
+    fn socket(&self, sender: Sender) -> Option<BorrowedFd<'_>> {
+        match (sender, sending_relay(sender)) {
+            (_, Some(relay)) => self.relay(relay).map(AsFd::as_fd),
+            (Sender::Listener(index), _) => self.listeners.get(index as usize).map(AsFd::as_fd),
+            _ => None,
+        }
     }
 }
 
@@ -114,7 +126,10 @@ pub struct EpollDriver {
     sockets: Sockets,
     poller: Poller,
     waker: Arc<EventFd>,
+    coalescer: Coalescer,
     pool: BufferPool,
+    /// Buffers were used since their memory was given back.
+    pool_used: bool,
     /// The pool's first buffer that this turn has not used.
     next_buffer: usize,
     receiver: Receiver,
@@ -133,10 +148,7 @@ impl EpollDriver {
     /// # Errors
     /// If there are more than 64 listeners, or the system has no descriptors left.
     pub fn new(listeners: Vec<ListenerSocket>, options: SocketOptions) -> io::Result<EpollDriver> {
-        if listeners.len() > MAX_LISTENERS {
-            let text = format!("{} listen addresses: at most {MAX_LISTENERS} are possible", listeners.len());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
+        check_listeners(listeners.len())?;
         let poller = Poller::new(READY)?;
         let waker = Arc::new(EventFd::new()?);
         poller.add(waker.as_fd(), WAKER_TOKEN)?;
@@ -148,9 +160,16 @@ impl EpollDriver {
             options,
             ready_listeners: vec![false; listeners.len()],
             ready_relays: Vec::with_capacity(READY),
-            sockets: Sockets { listeners, relays: Vec::new(), open: 0 },
+            sockets: Sockets {
+                listener_losses: vec![Losses::default(); listeners.len()],
+                listeners,
+                relays: Vec::new(),
+                open: 0,
+            },
             poller,
             waker,
+            coalescer: Coalescer::new(options.coalesce),
+            pool_used: false,
             pool: BufferPool::new(buffers, options.datagram_bytes),
             next_buffer: 0,
             receiver: Receiver::new(),
@@ -176,7 +195,7 @@ impl EpollDriver {
                 *ready = true;
             } else {
                 self.ready_relays.push(ReadyRelay {
-                    relay: RelaySocket { index: token as u32, generation: (token >> 32) as u32 },
+                    relay: relay_of(token as u32, (token >> 32) as u32),
                     has_error: mask & libc::EPOLLERR as u32 != 0,
                     has_data: mask & libc::EPOLLIN as u32 != 0,
                 });
@@ -194,9 +213,13 @@ impl EpollDriver {
         for offset in 0..count {
             let Some(received) = self.receiver.received(offset, local.port()) else { continue };
             // Without the address it was sent to, nobody could answer it.
-            let Some(server) = (if is_wildcard { received.server } else { Some(local) }) else { continue };
+            let asked = if is_wildcard { received.ancillary.server } else { Some(local) };
+            let Some(server) = asked else { continue };
+            if let Some(lost) = received.ancillary.overflow {
+                self.counters.socket_overflow += self.sockets.listener_losses[index].news(lost);
+            }
             let ingress = Ingress::Client { socket: ClientSocket(index as u32), server };
-            self.events.push(datagram_event(ingress, &received, first + offset));
+            self.events.push(received.event(ingress, first + offset));
         }
         self.next_buffer += count;
     }
@@ -224,32 +247,27 @@ impl EpollDriver {
         for offset in 0..count {
             // A relay socket does not ask for the destination: its port matters to nobody.
             let Some(received) = self.receiver.received(offset, 0) else { continue };
-            self.events.push(datagram_event(Ingress::Relay(relay), &received, first + offset));
+            if let Some(lost) = received.ancillary.overflow
+                && let Some(losses) = self.sockets.losses(relay)
+            {
+                self.counters.socket_overflow += losses.news(lost);
+            }
+            self.events.push(received.event(Ingress::Relay(relay), first + offset));
         }
         self.next_buffer += count;
         count
     }
 
     fn receive_errors(&mut self, relay: RelaySocket) {
-        let Some(socket) = self.sockets.relay(relay) else { return };
-        for _ in 0..ERRORS_PER_SOCKET {
-            match recv::receive_error(socket.as_fd()) {
-                QueuedError::Empty => {
-                    // An error may stand without a queue entry (no memory for one), and epoll would
-                    // report it for ever. Asking takes it away; what it was, nobody can say.
-                    let _ = socket.take_error();
-                    return;
-                }
-                QueuedError::Other => {}
-                QueuedError::Icmp(error) => self.events.push(Event::Icmp {
-                    relay,
-                    peer: error.peer,
-                    icmp_type: error.icmp_type,
-                    icmp_code: error.icmp_code,
-                    data: error.data,
-                }),
-            }
+        if let Some(socket) = self.sockets.relay(relay) {
+            drain_errors(socket, relay, &mut self.events);
         }
+    }
+
+    /// An open relay socket itself.
+    #[cfg(test)]
+    pub(super) fn relay_socket(&self, relay: RelaySocket) -> Option<&Socket> {
+        self.sockets.relay(relay)
     }
 
     /// Which socket sends, and the source address that has to be set.
@@ -257,18 +275,37 @@ impl EpollDriver {
         match egress {
             Egress::Client { socket, source } => {
                 let listener = self.sockets.listeners.get(socket.0 as usize)?;
-                let source = (listener.is_wildcard() && !source.ip().is_unspecified()).then_some(source);
-                Some((Sender::Listener(socket.0), source))
+                Some((Sender::Listener(socket.0), source_of(listener.is_wildcard(), source)))
             }
             Egress::Relay(relay) => self.sockets.relay(relay).map(|_| (Sender::relay(relay), None)),
         }
     }
 
-    fn enqueue(&mut self, datagram: Queued) {
-        if self.queue.is_full() {
+    fn enqueue(&mut self, envelope: Envelope, header: Option<[u8; 4]>, payload: Payload) {
+        if self.queue.batch.is_full() {
             self.flush();
         }
-        self.queue.push(datagram);
+        self.queue.push(envelope, header, payload);
+    }
+
+    /// Waits for something to happen: first a little without looking if that lets more of it gather.
+    fn wait_until_ready(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        if timeout.is_none_or(|timeout| timeout > self.options.coalesce)
+            && let Some(pause) = self.coalescer.pause(clock::monotonic_ns())
+        {
+            // Sleeping outside of epoll, so that what arrives meanwhile doesn't wake this thread.
+            std::thread::sleep(pause);
+        }
+        if !self.pool_used {
+            return self.poller.wait(timeout);
+        }
+        let longest = timeout.map_or(IDLE_BEFORE_RELEASE, |timeout| timeout.min(IDLE_BEFORE_RELEASE));
+        self.poller.wait(Some(longest))?;
+        if self.poller.ready().next().is_none() && longest == IDLE_BEFORE_RELEASE {
+            self.pool.release_memory();
+            self.pool_used = false;
+        }
+        Ok(())
     }
 
     fn try_open(&mut self, relay: RelaySocket, address: RelayedAddr) -> Result<(), PortError> {
@@ -289,7 +326,7 @@ impl Driver for EpollDriver {
         self.events.append(&mut self.answers);
         self.next_buffer = 0;
         let timeout = if self.events.is_empty() { timeout } else { Some(Duration::ZERO) };
-        self.poller.wait(timeout)?;
+        self.wait_until_ready(timeout)?;
         if self.sort_ready() {
             self.events.push(Event::Woken);
         }
@@ -299,6 +336,10 @@ impl Driver for EpollDriver {
             }
         }
         self.receive_from_relays();
+        if self.next_buffer > 0 {
+            self.pool_used = true;
+            self.coalescer.observe(clock::monotonic_ns(), self.next_buffer);
+        }
         Ok(self.events.len())
     }
 
@@ -322,15 +363,9 @@ impl Driver for EpollDriver {
             return;
         };
         let start = self.pool.payload_offset(datagram.buffer as usize) + within;
-        self.enqueue(Queued {
-            sender,
-            to: route.to,
-            source,
-            header: route.header,
-            payload: Payload::Received(start..start + len),
-            tos: route.tos,
-            dont_fragment: false,
-        });
+        let Route { to, header, tos, dont_fragment, .. } = *route;
+        let envelope = Envelope { sender, to, source, tos, dont_fragment };
+        self.enqueue(envelope, header, Payload::Received(start..start + len));
     }
 
     fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool) {
@@ -338,8 +373,8 @@ impl Driver for EpollDriver {
             self.counters.send_failed += 1;
             return;
         };
-        let payload = Payload::Owned(payload);
-        self.enqueue(Queued { sender, to, source, header: None, payload, tos, dont_fragment });
+        let envelope = Envelope { sender, to, source, tos, dont_fragment };
+        self.enqueue(envelope, None, Payload::Owned(payload));
     }
 
     fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr) {
@@ -353,14 +388,15 @@ impl Driver for EpollDriver {
     fn close_port(&mut self, relay: RelaySocket) {
         // What was queued before the end still belongs to the allocation.
         self.flush();
-        if self.sockets.remove(relay) {
+        if let Some(lost) = self.sockets.remove(relay) {
+            self.counters.socket_overflow += lost;
             self.answers.push(Event::PortClosed(relay));
         }
     }
 
     fn flush(&mut self) {
-        if !self.queue.is_empty() {
-            self.queue.flush(&self.pool, &self.sockets, &mut self.counters);
+        if !self.queue.batch.is_empty() {
+            self.queue.send_all(&self.pool, &self.sockets, &mut self.counters);
         }
     }
 
@@ -375,33 +411,4 @@ impl Driver for EpollDriver {
     fn counters(&self) -> DriverCounters {
         self.counters
     }
-}
-
-fn datagram_event(ingress: Ingress, received: &recv::Received, buffer: usize) -> Event {
-    Event::Datagram(Datagram {
-        ingress,
-        from: received.from,
-        tos: received.tos,
-        truncated: received.truncated,
-        buffer: buffer as u32,
-        len: received.len,
-        segment_size: received.len,
-    })
-}
-
-fn relay_token(relay: RelaySocket) -> u64 {
-    u64::from(relay.generation) << 32 | u64::from(relay.index)
-}
-
-fn port_error(error: &io::Error) -> PortError {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => PortError::InUse,
-        _ => PortError::Exhausted,
-    }
-}
-
-/// A message header without any pointer, address or control message.
-fn empty_header() -> libc::mmsghdr {
-    // SAFETY: null pointers and zero integers are valid values of all its fields.
-    unsafe { std::mem::zeroed() }
 }

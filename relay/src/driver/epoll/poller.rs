@@ -1,22 +1,20 @@
-//! epoll and the eventfd that wakes it.
+//! epoll itself.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
-
-use crate::driver::Waker;
 
 /// An epoll instance; level-triggered, so what one turn leaves behind is reported by the next.
 pub(super) struct Poller {
     epoll: OwnedFd,
     ready: Vec<libc::epoll_event>,
+    /// Descriptors reported per call; the vector may have room for more.
+    limit: usize,
 }
 
 impl Poller {
-    /// A poller that reports up to `capacity` descriptors per call.
-    pub(super) fn new(capacity: usize) -> io::Result<Poller> {
+    /// A poller that reports up to `limit` descriptors per call.
+    pub(super) fn new(limit: usize) -> io::Result<Poller> {
         // SAFETY: no pointers; the result is checked.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
@@ -24,7 +22,7 @@ impl Poller {
         }
         // SAFETY: a fresh descriptor that nobody else owns.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Poller { epoll, ready: Vec::with_capacity(capacity) })
+        Ok(Poller { epoll, ready: Vec::with_capacity(limit), limit })
     }
 
     /// Watches a descriptor until it is closed.
@@ -40,21 +38,16 @@ impl Poller {
     /// Waits; afterwards [`Self::ready`] holds what is ready. An interrupting signal ends it with nothing.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.ready.clear();
-        let capacity = i32::try_from(self.ready.capacity()).unwrap_or(i32::MAX);
-        // SAFETY: `ready` has room for `capacity` events; the kernel writes at most that many.
+        let limit = i32::try_from(self.limit).unwrap_or(i32::MAX);
+        // SAFETY: `ready` has room for `limit` events; the kernel writes at most that many.
         let count = unsafe {
-            libc::epoll_wait(
-                self.epoll.as_raw_fd(),
-                self.ready.as_mut_ptr(),
-                capacity,
-                timeout_millis(timeout),
-            )
+            libc::epoll_wait(self.epoll.as_raw_fd(), self.ready.as_mut_ptr(), limit, timeout_millis(timeout))
         };
         let Ok(count) = usize::try_from(count) else {
             let error = io::Error::last_os_error();
             return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
         };
-        // SAFETY: the kernel has initialised the first `count` events, and count <= capacity.
+        // SAFETY: the kernel has initialised the first `count` events, and count <= limit.
         unsafe { self.ready.set_len(count) };
         Ok(())
     }
@@ -66,7 +59,7 @@ impl Poller {
 
     /// Whether more may be ready than there was room for.
     pub(super) fn is_saturated(&self) -> bool {
-        self.ready.len() == self.ready.capacity()
+        self.ready.len() >= self.limit
     }
 }
 
@@ -74,52 +67,6 @@ impl Poller {
 fn timeout_millis(timeout: Option<Duration>) -> i32 {
     let Some(timeout) = timeout else { return -1 };
     i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
-}
-
-/// Wakes a [`Poller`] that watches it; several wakes before the next turn cost one system call.
-pub(super) struct EventFd {
-    file: File,
-    pending: AtomicBool,
-}
-
-impl EventFd {
-    pub(super) fn new() -> io::Result<EventFd> {
-        // SAFETY: no pointers; the result is checked.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a fresh descriptor that nobody else owns.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(EventFd { file: File::from(fd), pending: AtomicBool::new(false) })
-    }
-
-    /// Takes back all wakes so far; whether there was one.
-    pub(super) fn take(&self) -> bool {
-        let mut count = [0; 8];
-        let was_woken = (&self.file).read(&mut count).is_ok();
-        // Cleared after reading and before the owner looks at its queue: whoever still finds
-        // it set has queued its command before this line, so the owner will see it.
-        if was_woken {
-            self.pending.swap(false, Ordering::AcqRel);
-        }
-        was_woken
-    }
-}
-
-impl AsFd for EventFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-impl Waker for EventFd {
-    fn wake(&self) {
-        if !self.pending.swap(true, Ordering::AcqRel) {
-            // It fails only if 2^64 - 2 wakes are pending, and then the poller is awake.
-            let _ = (&self.file).write(&1u64.to_ne_bytes());
-        }
-    }
 }
 
 #[cfg(test)]
@@ -133,17 +80,5 @@ mod tests {
         assert_eq!(timeout_millis(Some(Duration::from_nanos(1))), 1);
         assert_eq!(timeout_millis(Some(Duration::from_micros(1001))), 2);
         assert_eq!(timeout_millis(Some(Duration::MAX)), i32::MAX);
-    }
-
-    #[test]
-    fn wakes_are_coalesced_and_never_lost() {
-        let event = EventFd::new().expect("an eventfd");
-        assert!(!event.take());
-        event.wake();
-        event.wake();
-        assert!(event.take());
-        assert!(!event.take());
-        event.wake();
-        assert!(event.take(), "the next wake counts again");
     }
 }

@@ -4,30 +4,30 @@ use std::ffi::c_int;
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-/// Bytes of a control buffer that holds what we ask for or set on a datagram: a TOS and a
-/// PKTINFO of either family, each with its header.
-pub(super) const CONTROL_BYTES: usize = 64;
+/// Bytes of a control buffer that holds what we ask for or set on a datagram, each with its header:
+/// a TOS, a PKTINFO of either family, a segment size, and a count of drops.
+pub(in crate::driver) const CONTROL_BYTES: usize = 128;
 
 /// Bytes of a control buffer for the error queue: the error, the sender of the ICMP message,
 /// and what the socket asked for on top.
-pub(super) const ERROR_CONTROL_BYTES: usize = 256;
+pub(in crate::driver) const ERROR_CONTROL_BYTES: usize = 256;
 
 /// Space for control messages, aligned as their headers need it.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-pub(super) struct Control<const N: usize>(pub [u8; N]);
+pub(in crate::driver) struct Control<const N: usize>(pub [u8; N]);
 
 /// Room for a socket address of either family.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) union RawAddr {
+pub(in crate::driver) union RawAddr {
     v4: libc::sockaddr_in,
     v6: libc::sockaddr_in6,
 }
 
 impl RawAddr {
     /// No address: family 0.
-    pub(super) const EMPTY: RawAddr = RawAddr {
+    pub(in crate::driver) const EMPTY: RawAddr = RawAddr {
         v6: libc::sockaddr_in6 {
             sin6_family: 0,
             sin6_port: 0,
@@ -37,11 +37,20 @@ impl RawAddr {
         },
     };
 
+    /// From what the kernel wrote elsewhere; bytes beyond the longest address don't count.
+    pub(in crate::driver) fn from_bytes(bytes: &[u8]) -> RawAddr {
+        let mut raw = RawAddr::EMPTY;
+        let len = bytes.len().min(size_of::<RawAddr>());
+        // SAFETY: both are at least `len` bytes long and don't overlap; any bytes are a valid address.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut raw).cast(), len) };
+        raw
+    }
+
     /// Bytes that the kernel may write.
-    pub(super) const LEN: libc::socklen_t = size_of::<RawAddr>() as libc::socklen_t;
+    pub(in crate::driver) const LEN: libc::socklen_t = size_of::<RawAddr>() as libc::socklen_t;
 
     /// Stores an address; returns the length for `msg_namelen`.
-    pub(super) fn set(&mut self, address: SocketAddr) -> libc::socklen_t {
+    pub(in crate::driver) fn set(&mut self, address: SocketAddr) -> libc::socklen_t {
         match address {
             SocketAddr::V4(address) => {
                 self.v4 = libc::sockaddr_in {
@@ -67,7 +76,7 @@ impl RawAddr {
     }
 
     /// The address that the kernel wrote, if `len` covers one of a family we know.
-    pub(super) fn read(&self, len: libc::socklen_t) -> Option<SocketAddr> {
+    pub(in crate::driver) fn read(&self, len: libc::socklen_t) -> Option<SocketAddr> {
         // SAFETY: EMPTY initialises every byte, any bytes are valid integers, and the family
         // has the same place in both variants.
         let family = c_int::from(unsafe { self.v4.sin_family });
@@ -91,7 +100,11 @@ impl RawAddr {
 ///
 /// # Safety
 /// Implement it only for types made of integers alone.
-pub(super) unsafe trait Plain: Copy {}
+pub(in crate::driver) unsafe trait Plain: Copy {}
+// SAFETY: integers alone.
+unsafe impl Plain for u16 {}
+// SAFETY: integers alone.
+unsafe impl Plain for u32 {}
 // SAFETY: integers alone.
 unsafe impl Plain for c_int {}
 // SAFETY: integers alone.
@@ -104,7 +117,7 @@ unsafe impl Plain for libc::sock_extended_err {}
 unsafe impl Plain for libc::cmsghdr {}
 
 /// Reads a structure from the start of `bytes`, however they are aligned; `None` if they are too few.
-pub(super) fn read_plain<T: Plain>(bytes: &[u8]) -> Option<T> {
+pub(in crate::driver) fn read_plain<T: Plain>(bytes: &[u8]) -> Option<T> {
     let bytes = bytes.get(..size_of::<T>())?;
     // SAFETY: the slice has as many bytes as T, and T is valid whatever they are.
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
@@ -123,14 +136,14 @@ const fn space(data: usize) -> usize {
 }
 
 /// One control message.
-pub(super) struct ControlMessage<'a> {
-    pub(super) level: c_int,
-    pub(super) kind: c_int,
-    pub(super) data: &'a [u8],
+pub(in crate::driver) struct ControlMessage<'a> {
+    pub(in crate::driver) level: c_int,
+    pub(in crate::driver) kind: c_int,
+    pub(in crate::driver) data: &'a [u8],
 }
 
 /// The control messages that the kernel wrote into `bytes`.
-pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = ControlMessage<'_>> {
+pub(in crate::driver) fn messages(bytes: &[u8]) -> impl Iterator<Item = ControlMessage<'_>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let header: libc::cmsghdr = read_plain(rest)?;
@@ -142,23 +155,23 @@ pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = ControlMessage<'_>>
 }
 
 /// Writes control messages one after the other.
-pub(super) struct ControlWriter<'a> {
+pub(in crate::driver) struct ControlWriter<'a> {
     space: &'a mut [u8],
     used: usize,
 }
 
 impl<'a> ControlWriter<'a> {
-    pub(super) fn new(control: &'a mut Control<CONTROL_BYTES>) -> Self {
+    pub(in crate::driver) fn new(control: &'a mut Control<CONTROL_BYTES>) -> Self {
         ControlWriter { space: &mut control.0, used: 0 }
     }
 
     /// Bytes written: the value for `msg_controllen`.
-    pub(super) fn used(&self) -> usize {
+    pub(in crate::driver) fn used(&self) -> usize {
         self.used
     }
 
     /// The TOS or traffic class, with its ECN bits.
-    pub(super) fn tos(&mut self, ipv6: bool, tos: u8) {
+    pub(in crate::driver) fn tos(&mut self, ipv6: bool, tos: u8) {
         let (level, kind) = match ipv6 {
             false => (libc::IPPROTO_IP, libc::IP_TOS),
             true => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
@@ -167,7 +180,7 @@ impl<'a> ControlWriter<'a> {
     }
 
     /// The address to send from.
-    pub(super) fn source(&mut self, source: SocketAddr) {
+    pub(in crate::driver) fn source(&mut self, source: SocketAddr) {
         match source {
             SocketAddr::V4(source) => {
                 let address = libc::in_addr { s_addr: u32::from(*source.ip()).to_be() };
@@ -187,6 +200,11 @@ impl<'a> ControlWriter<'a> {
                 self.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
             }
         }
+    }
+
+    /// Cut what is sent into datagrams of this size (UDP_SEGMENT).
+    pub(in crate::driver) fn segment(&mut self, bytes: u16) {
+        self.push(libc::SOL_UDP, libc::UDP_SEGMENT, bytes);
     }
 
     fn push<T: Plain>(&mut self, level: c_int, kind: c_int, value: T) {
@@ -209,7 +227,7 @@ impl<'a> ControlWriter<'a> {
 }
 
 /// An address with no port that PKTINFO carried.
-pub(super) fn pktinfo_address(message: &ControlMessage<'_>, port: u16) -> Option<SocketAddr> {
+pub(in crate::driver) fn pktinfo_address(message: &ControlMessage<'_>, port: u16) -> Option<SocketAddr> {
     match (message.level, message.kind) {
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
             let info: libc::in_pktinfo = read_plain(message.data)?;
@@ -227,10 +245,28 @@ pub(super) fn pktinfo_address(message: &ControlMessage<'_>, port: u16) -> Option
 }
 
 /// The TOS or traffic class that a control message carried.
-pub(super) fn tos(message: &ControlMessage<'_>) -> Option<u8> {
+pub(in crate::driver) fn tos(message: &ControlMessage<'_>) -> Option<u8> {
     match (message.level, message.kind) {
         (libc::IPPROTO_IP, libc::IP_TOS) => message.data.first().copied(),
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => read_plain::<c_int>(message.data).map(|class| class as u8),
+        _ => None,
+    }
+}
+
+/// The size of the datagrams that the kernel has merged (UDP_GRO).
+pub(in crate::driver) fn segment_bytes(message: &ControlMessage<'_>) -> Option<u32> {
+    match (message.level, message.kind) {
+        (libc::SOL_UDP, libc::UDP_GRO) => {
+            read_plain::<c_int>(message.data).and_then(|bytes| u32::try_from(bytes).ok())
+        }
+        _ => None,
+    }
+}
+
+/// Datagrams that the socket has lost so far because its buffer was full (SO_RXQ_OVFL); it wraps.
+pub(in crate::driver) fn overflow(message: &ControlMessage<'_>) -> Option<u32> {
+    match (message.level, message.kind) {
+        (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => read_plain(message.data),
         _ => None,
     }
 }
@@ -268,6 +304,31 @@ mod tests {
                 assert_eq!(pktinfo_address(&written[1], 9), Some(source));
             }
         }
+    }
+
+    #[test]
+    fn everything_that_is_set_on_a_datagram_fits() {
+        let mut control = Control([0; CONTROL_BYTES]);
+        let mut writer = ControlWriter::new(&mut control);
+        writer.tos(true, 0xb8);
+        writer.source("[2001:db8::1]:9".parse().expect("a socket address"));
+        writer.segment(1200);
+        let used = writer.used();
+        let last = messages(&control.0[..used]).last().expect("three were written");
+        assert_eq!((last.level, last.kind, last.data), (17, 103, &1200u16.to_ne_bytes()[..]));
+        assert!(used + space(size_of::<u32>()) <= CONTROL_BYTES, "and what is received with it");
+    }
+
+    #[test]
+    fn counts_of_the_kernel_are_read() {
+        let data = 1200u32.to_ne_bytes();
+        let gro = ControlMessage { level: libc::SOL_UDP, kind: libc::UDP_GRO, data: &data };
+        let drops = ControlMessage { level: libc::SOL_SOCKET, kind: libc::SO_RXQ_OVFL, data: &data };
+        assert_eq!((segment_bytes(&gro), overflow(&gro)), (Some(1200), None));
+        assert_eq!((segment_bytes(&drops), overflow(&drops)), (None, Some(1200)));
+        let negative = (-1i32).to_ne_bytes();
+        let gro = ControlMessage { data: &negative, ..gro };
+        assert_eq!(segment_bytes(&gro), None);
     }
 
     #[test]

@@ -1,0 +1,263 @@
+//! The core's hot paths by themselves: no socket, no kernel, one thread. For criterion (nanoseconds) and
+//! callgrind (instructions).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
+use turnpike_proto::auth::{Authenticator, Credentials, Key};
+use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
+use turnpike_proto::quota::Quotas;
+use turnpike_proto::shared::{RelayAddress, ServerConfig, Shared};
+use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, channel, method};
+use turnpike_proto::{ClientPath, ClientSocket, Forward, Input, Now, Output, RelaySocket, Server};
+
+const REALM: &str = "bench.example";
+const USER: &str = "bench";
+const PASSWORD: &str = "correct horse";
+const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 3478);
+const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 4000);
+/// The first channel of RFC 8656 section 12; every client binds it.
+const CHANNEL: u16 = 0x4000;
+/// Bytes of payload: an audio packet.
+const PAYLOAD: usize = 170;
+/// A new nonce lasts for an hour; time stands still here.
+const NOW: Now = Now { mono_ns: 5_000_000_000, unix_secs: 1_700_000_000 };
+
+/// What can be run many times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HotPath {
+    /// ChannelData from a client to its peer.
+    ClientToPeer,
+    /// A peer's datagram to the client as ChannelData.
+    PeerToClient,
+    /// A Send indication to its peer.
+    SendToPeer,
+    /// Parse a signed request and check all that RFC 8489 section 9.2.4 asks for.
+    Authenticate,
+    /// Make a nonce and the 401 around it.
+    Challenge,
+    /// Answer a Binding request.
+    Binding,
+}
+
+/// A server with allocations, each with a channel to one peer.
+pub struct Core {
+    shared: Arc<Shared>,
+    server: Server,
+    clients: Vec<FiveTuple>,
+    relays: Vec<RelaySocket>,
+    channel_data: Vec<u8>,
+    send_indication: Vec<u8>,
+    signed_request: Vec<u8>,
+    unsigned_request: Vec<u8>,
+    binding_request: Vec<u8>,
+    payload: Vec<u8>,
+    transactions: u64,
+}
+
+impl Core {
+    /// A server with `allocations` live allocations (at most about 120,000: two addresses' ports).
+    pub fn new(allocations: u32) -> Core {
+        let shared = shared();
+        let payload = vec![0x55; PAYLOAD];
+        let mut channel_data = channel::header(CHANNEL, PAYLOAD as u16).to_vec();
+        channel_data.extend_from_slice(&payload);
+        let mut core = Core {
+            server: Server::new(Arc::clone(&shared), 0, [7; 32]),
+            shared,
+            clients: Vec::new(),
+            relays: Vec::new(),
+            channel_data,
+            send_indication: send_indication(&payload),
+            signed_request: Vec::new(),
+            unsigned_request: MessageBuilder::request(method::ALLOCATE, TransactionId([3; 12]))
+                .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+                .finish(),
+            binding_request: MessageBuilder::request(method::BINDING, TransactionId([4; 12])).finish(),
+            payload,
+            transactions: 0,
+        };
+        for number in 0..allocations {
+            core.add_client(number);
+        }
+        core
+    }
+
+    /// How many allocations there are.
+    pub fn allocations(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Runs a path once for client number `index` (modulo the number of clients). Returns whether it did
+    /// what it should, so that nothing is optimised away and nothing else is measured.
+    #[inline]
+    pub fn run(&mut self, path: HotPath, index: usize) -> bool {
+        let client = index % self.clients.len();
+        let five_tuple = self.clients[client];
+        match path {
+            HotPath::ClientToPeer => {
+                let forward = self.server.forward_client(NOW, &five_tuple, &self.channel_data, 0);
+                matches!(forward, Forward::Route(_))
+            }
+            HotPath::SendToPeer => {
+                let forward = self.server.forward_client(NOW, &five_tuple, &self.send_indication, 0);
+                matches!(forward, Forward::Route(_))
+            }
+            HotPath::PeerToClient => {
+                let relay = self.relays[client];
+                let forward = self.server.forward_peer(NOW, relay, PeerAddr(PEER), &self.payload, 0);
+                matches!(forward, Forward::Route(_))
+            }
+            HotPath::Authenticate => {
+                // Signed by the first client: a nonce is good for one 5-tuple only.
+                let Ok(message) = Message::parse(&self.signed_request) else { return false };
+                self.shared.auth.authenticate(NOW, &self.clients[0], &message, None).is_ok()
+            }
+            HotPath::Challenge => self.exchange_unsigned(),
+            HotPath::Binding => {
+                let path = path_of(five_tuple);
+                let input = Input::FromClient { path, bytes: &self.binding_request, tos: 0 };
+                self.server.handle_input(NOW, input);
+                matches!(self.server.poll_output(), Some(Output::Transmit { .. }))
+            }
+        }
+    }
+
+    fn exchange_unsigned(&mut self) -> bool {
+        // A 5-tuple without an allocation.
+        let path = path_of(five_tuple(u32::MAX));
+        self.server.handle_input(NOW, Input::FromClient { path, bytes: &self.unsigned_request, tos: 0 });
+        matches!(self.server.poll_output(), Some(Output::Transmit { .. }))
+    }
+
+    fn add_client(&mut self, number: u32) {
+        let path = path_of(five_tuple(number));
+        let opening = MessageBuilder::request(method::ALLOCATE, self.transaction())
+            .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+            .finish();
+        let challenge = self.exchange(path, &opening);
+        let challenge = Message::parse(&challenge).expect("the server's answers are well-formed");
+        let nonce = challenge.attribute(attr::NONCE).expect("a challenge has a nonce").to_vec();
+        let allocate = self.signed(method::ALLOCATE, &nonce, |request| {
+            request.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+        });
+        self.exchange(path, &allocate);
+        let bind = self.signed(method::CHANNEL_BIND, &nonce, |request| {
+            let [high, low] = CHANNEL.to_be_bytes();
+            request
+                .attribute(attr::CHANNEL_NUMBER, &[high, low, 0, 0])
+                .xor_address(attr::XOR_PEER_ADDRESS, PEER)
+        });
+        self.exchange(path, &bind);
+        if number == 0 {
+            self.signed_request = self.signed(method::REFRESH, &nonce, |request| request.lifetime(600));
+        }
+        self.clients.push(path.five_tuple);
+        assert_eq!(self.relays.len(), self.clients.len(), "each Allocate opened one port");
+    }
+
+    /// One request and its answer; ports are opened as soon as they are asked for.
+    fn exchange(&mut self, path: ClientPath, bytes: &[u8]) -> Vec<u8> {
+        self.server.handle_input(NOW, Input::FromClient { path, bytes, tos: 0 });
+        loop {
+            match self.server.poll_output() {
+                Some(Output::OpenPort { relay, .. }) => {
+                    self.relays.push(relay);
+                    self.server.handle_input(NOW, Input::PortOpened(relay));
+                }
+                Some(Output::Transmit { payload, .. }) => return payload,
+                Some(_) => {}
+                None => panic!("every request is answered"),
+            }
+        }
+    }
+
+    fn signed(
+        &mut self,
+        method: u16,
+        nonce: &[u8],
+        build: impl FnOnce(MessageBuilder) -> MessageBuilder,
+    ) -> Vec<u8> {
+        let key = Key::md5(USER, REALM, PASSWORD).expect("the credentials are constants");
+        build(MessageBuilder::request(method, self.transaction()))
+            .attribute(attr::USERNAME, USER.as_bytes())
+            .attribute(attr::REALM, REALM.as_bytes())
+            .attribute(attr::NONCE, nonce)
+            .finish_signed(&key)
+    }
+
+    fn transaction(&mut self) -> TransactionId {
+        self.transactions += 1;
+        let mut id = [0xc0; 12];
+        id[4..].copy_from_slice(&self.transactions.to_be_bytes());
+        TransactionId(id)
+    }
+}
+
+/// Runs a path `times` times on a server with 1000 allocations, over all of them in turn; returns how often
+/// it did what it should.
+pub fn run(path: HotPath, times: u64) -> u64 {
+    let mut core = Core::new(1000);
+    (0..times).map(|n| u64::from(core.run(path, n as usize))).sum()
+}
+
+fn shared() -> Arc<Shared> {
+    let mut credentials = Credentials::new(REALM);
+    credentials.add_user(USER, PASSWORD).expect("the credentials are constants");
+    let auth = Authenticator::new(REALM, credentials, false, [5; 32]);
+    let relays: Vec<RelayAddress> = [SERVER.ip(), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2))]
+        .into_iter()
+        .map(|local| RelayAddress { local, external: None })
+        .collect();
+    let ports = 1024..=65_535;
+    let relay_ips: Vec<IpAddr> = relays.iter().map(|relay| relay.local).collect();
+    let own = OwnAddresses {
+        local_ips: relay_ips.clone(),
+        relay_ips,
+        relay_ports: ports.clone(),
+        listeners: vec![SERVER],
+    };
+    let policy = PeerPolicy::new(&[], &[], false, own);
+    Shared::new(ServerConfig::default(), auth, policy, &relays, ports, Quotas::new(0, 0))
+}
+
+fn five_tuple(number: u32) -> FiveTuple {
+    let [a, b, c, d] = number.to_be_bytes();
+    // Many addresses, few ports: as behind many NATs.
+    let ip = IpAddr::V4(Ipv4Addr::new(100 + (a & 7), b, c, d));
+    let client = ClientAddr(SocketAddr::new(ip, 40_000 + (number % 16) as u16));
+    FiveTuple { client, server: SERVER, transport: Transport::Udp }
+}
+
+fn path_of(five_tuple: FiveTuple) -> ClientPath {
+    ClientPath { five_tuple, socket: ClientSocket(0) }
+}
+
+fn send_indication(payload: &[u8]) -> Vec<u8> {
+    MessageBuilder::indication(method::SEND, TransactionId([2; 12]))
+        .xor_address(attr::XOR_PEER_ADDRESS, PEER)
+        .attribute(attr::DATA, payload)
+        .finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_does_what_it_should_each_time() {
+        for path in HotPath::value_variants() {
+            assert_eq!(run(*path, 3000), 3000, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_without_an_allocation_is_not_forwarded() {
+        let mut core = Core::new(2);
+        core.clients[1] = five_tuple(77);
+        assert!(core.run(HotPath::ClientToPeer, 0));
+        assert!(!core.run(HotPath::ClientToPeer, 1));
+    }
+}

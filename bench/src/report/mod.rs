@@ -1,0 +1,251 @@
+//! Results as text, Markdown with pictures, and one HTML page.
+
+pub mod bars;
+pub mod html;
+pub mod markdown;
+pub mod text;
+
+use crate::results::{Better, DIRECT, METRICS, Metric, Results, Summary};
+
+/// A picture that every report has.
+pub struct Picture {
+    /// File name without extension, and anchor.
+    pub name: &'static str,
+    /// Heading.
+    pub title: &'static str,
+    /// Which value.
+    pub metric: &'static str,
+    /// Of which scenarios.
+    pub scenarios: &'static [&'static str],
+}
+
+const PACED: &[&str] = &["small", "video", "relay-to-relay", "indications", "binding"];
+const SEARCHES: &[&str] = &["ndr-small", "ndr-video"];
+
+/// Every picture, in order.
+pub const PICTURES: &[Picture] = &[
+    Picture {
+        name: "system-cpu",
+        title: "System CPU per hop, µs: the whole machine with generator and peer (less is better)",
+        metric: "system_cpu_us",
+        scenarios: PACED,
+    },
+    Picture {
+        name: "server-cpu",
+        title: "Server process CPU per hop, µs (less is better)",
+        metric: "server_cpu_us",
+        scenarios: PACED,
+    },
+    Picture {
+        name: "delay-p99",
+        title: "Delay, 99th percentile, µs (less is better)",
+        metric: "p99_us",
+        scenarios: PACED,
+    },
+    Picture {
+        name: "ndr",
+        title: "Highest rate without loss, packets/s (more is better)",
+        metric: "ndr_pps",
+        scenarios: SEARCHES,
+    },
+    Picture {
+        name: "overload",
+        title: "Delivered at twice that rate, packets/s (more is better)",
+        metric: "overload_delivered_pps",
+        scenarios: SEARCHES,
+    },
+    Picture {
+        name: "allocation-cpu",
+        title: "Server process CPU per allocation, µs (less is better)",
+        metric: "server_cpu_us_per_allocation",
+        scenarios: &["churn"],
+    },
+    Picture {
+        name: "allocation-memory",
+        title: "Server's resident memory per allocation, KiB (less is better)",
+        metric: "rss_kib_per_allocation",
+        scenarios: &["allocations-1k", "allocations-5k", "allocations-16k"],
+    },
+];
+
+impl Picture {
+    /// The picture as SVG; `None` if nothing of it was measured.
+    pub fn draw(&self, results: &Results) -> Option<String> {
+        let servers = server_names(results);
+        let groups: Vec<bars::Group> = self
+            .scenarios
+            .iter()
+            .map(|&scenario| bars::Group {
+                name: scenario.to_owned(),
+                bars: servers
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(series, server)| {
+                        let summary = results.summary(scenario, server, self.metric)?;
+                        Some(bars::Bar { series, value: summary.median, from: summary.min, to: summary.max })
+                    })
+                    .collect(),
+            })
+            .filter(|group| !group.bars.is_empty())
+            .collect();
+        (!groups.is_empty()).then(|| bars::render(self.title, &servers, &groups))
+    }
+}
+
+/// The servers and then the direct path.
+fn server_names(results: &Results) -> Vec<String> {
+    let direct = results.samples.iter().any(|sample| sample.server == DIRECT).then(|| DIRECT.to_owned());
+    results.servers.iter().map(|server| server.name.clone()).chain(direct).collect()
+}
+
+/// The values that matter most: scenario, value, and how to say it.
+const GLANCE: &[(&str, &str, &str)] = &[
+    ("small", "system_cpu_us", "system CPU per hop, small packets evenly spaced"),
+    ("small", "added_cpu_us", "the same less the direct path"),
+    ("video", "system_cpu_us", "system CPU per hop, runs of 8 × 1200 B"),
+    ("video", "added_cpu_us", "the same less the direct path"),
+    ("relay-to-relay", "system_cpu_us", "system CPU per hop, relay to relay"),
+    ("small", "added_p99_us", "added delay p99, small packets"),
+    ("ndr-small", "ndr_pps", "highest rate without loss, small packets (more is better)"),
+    ("ndr-video", "ndr_pps", "highest rate without loss, runs (more is better)"),
+    ("ndr-small", "overload_delivered_pps", "delivered at twice its own highest rate (more is better)"),
+    ("churn", "server_cpu_us_per_allocation", "server process CPU per allocation"),
+    ("churn", "system_cpu_us_per_allocation", "system CPU per allocation"),
+    ("allocations-16k", "rss_kib_per_allocation", "resident memory per allocation"),
+];
+
+/// Ratios at a glance: the servers that are compared with the reference, and a row of text for each value.
+fn glance(results: &Results) -> (Vec<&str>, Vec<(&'static str, Vec<String>)>) {
+    let compared = results.servers.iter().filter(|server| !server.is_reference);
+    let servers: Vec<&str> = compared.map(|server| server.name.as_str()).collect();
+    let ratio = |scenario, metric, server| {
+        let ratio = results.summary(scenario, server, metric).and_then(|summary| summary.ratio);
+        ratio.map_or(String::new(), |ratio| format!("×{ratio:.2}"))
+    };
+    let row = |&(scenario, metric, title): &(&'static str, &'static str, &'static str)| {
+        (title, servers.iter().map(|server| ratio(scenario, metric, server)).collect::<Vec<_>>())
+    };
+    let rows =
+        GLANCE.iter().map(row).filter(|(_, cells)| cells.iter().any(|cell| !cell.is_empty())).collect();
+    (servers, rows)
+}
+
+/// One table: a scenario's values, a row each.
+struct Table<'a> {
+    servers: Vec<String>,
+    rows: Vec<Row<'a>>,
+}
+
+struct Row<'a> {
+    metric: &'static Metric,
+    /// As many as there are servers.
+    cells: Vec<Option<&'a Summary>>,
+}
+
+fn table<'a>(results: &'a Results, scenario: &str) -> Table<'a> {
+    let of = |server: &str, metric: &Metric| results.summary(scenario, server, metric.key);
+    let servers: Vec<String> = server_names(results)
+        .into_iter()
+        .filter(|server| METRICS.iter().any(|metric| of(server, metric).is_some()))
+        .collect();
+    let rows = METRICS
+        .iter()
+        .map(|metric| Row { metric, cells: servers.iter().map(|server| of(server, metric)).collect() })
+        .filter(|row| row.cells.iter().any(Option::is_some))
+        .collect();
+    Table { servers, rows }
+}
+
+/// `median (min to max)`, and the ratio to the reference where there is one.
+fn cell(metric: &Metric, summary: &Summary) -> String {
+    let digits = metric.digits;
+    let number = |value: f64| format!("{value:.digits$}");
+    let spread = match summary.rounds {
+        0 | 1 => String::new(),
+        _ => format!(" ({} to {})", number(summary.min), number(summary.max)),
+    };
+    let ratio = match (metric.better, summary.ratio) {
+        (Better::Neither, _) | (_, None) => String::new(),
+        (_, Some(ratio)) => format!(" ×{ratio:.2}"),
+    };
+    format!("{}{spread}{ratio}", number(summary.median))
+}
+
+/// Distinct doubts about a scenario's samples, with how often each was had.
+fn doubts(results: &Results, scenario: &str) -> Vec<String> {
+    let samples: Vec<_> = results.samples.iter().filter(|sample| sample.scenario == scenario).collect();
+    server_names(results)
+        .iter()
+        .filter_map(|server| {
+            let own: Vec<_> = samples.iter().filter(|sample| &sample.server == server).collect();
+            let doubtful: Vec<_> = own.iter().filter(|sample| !sample.doubts.is_empty()).collect();
+            let last = doubtful.last()?.doubts.join("; ");
+            Some(format!("{server}, {} of {} rounds: {last}", doubtful.len(), own.len()))
+        })
+        .collect()
+}
+
+/// What one has to know to read any of the tables.
+const LEGEND: &str = "Each value is the median of the rounds (smallest to largest); × is the median of its ratios, round by round, to coturn in the mode that was best there.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::example;
+    use crate::scenario::SCENARIOS;
+
+    #[test]
+    fn pictures_show_values_and_scenarios_that_exist() {
+        for picture in PICTURES {
+            assert!(METRICS.iter().any(|metric| metric.key == picture.metric), "{}", picture.metric);
+            for name in picture.scenarios {
+                assert!(SCENARIOS.iter().any(|scenario| scenario.name == *name), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_glance_shows_ratios_of_values_that_exist_and_leaves_out_the_reference() {
+        for (scenario, metric, _) in GLANCE {
+            assert!(SCENARIOS.iter().any(|known| known.name == *scenario), "{scenario}");
+            assert!(METRICS.iter().any(|known| known.key == *metric), "{metric}");
+        }
+        let results = example();
+        let (servers, rows) = glance(&results);
+        assert_eq!(servers, ["ours"]);
+        assert_eq!(rows, [(GLANCE[0].2, vec!["×0.50".to_owned()])]);
+    }
+
+    #[test]
+    fn a_cell_has_median_spread_and_ratio() {
+        let results = example();
+        let metric = METRICS.iter().find(|metric| metric.key == "system_cpu_us").expect("known");
+        let summary = results.summary("small", "ours", metric.key).expect("measured");
+        assert_eq!(cell(metric, summary), "3.00 (2.00 to 50.00) ×0.50");
+        let direct = results.summary("small", DIRECT, metric.key).expect("measured");
+        assert_eq!(cell(metric, direct), "1.00 (1.00 to 1.00)");
+    }
+
+    #[test]
+    fn every_report_names_servers_values_and_machine() {
+        let mut results = example();
+        results.samples[0].doubts.push("noise".into());
+        let pages = [
+            text::render(&results),
+            html::page(&results),
+            markdown::page(&results, "benchmarks", "results/x.json", &[]),
+        ];
+        for page in pages {
+            for wanted in [
+                "theirs-fast",
+                "3.00 (2.00 to 50.00) ×0.50",
+                "Linux 6.0",
+                "abc",
+                "ours, 1 of 3 rounds: noise",
+            ] {
+                assert!(page.contains(wanted), "{wanted} is missing in {page}");
+            }
+        }
+        assert!(html::page(&results).contains("Small &lt;packets&gt;"));
+    }
+}

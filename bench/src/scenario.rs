@@ -1,0 +1,279 @@
+//! What is measured: each scenario is one kind of traffic, the same for every server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use turnpike_loadtest::credentials::Credentials;
+use turnpike_loadtest::engine::payload::{Fill, MIN_PAYLOAD};
+use turnpike_loadtest::engine::{FlowSpec, Framing, Group, PeerChoice, Plan};
+use turnpike_loadtest::session::SessionConfig;
+use turnpike_loadtest::stun_client::{AllocateOptions, Family};
+
+use crate::lab::{CLIENT, Link, PEER};
+use crate::server::{PASSWORD, USER};
+
+/// A scenario.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// Name on the command line and in results.
+    pub name: &'static str,
+    /// What it is, for reports.
+    pub title: &'static str,
+    /// The relay's interfaces.
+    pub link: Link,
+    /// What is done.
+    pub work: Work,
+    /// Rounds at most: long scenarios take part in fewer.
+    pub max_rounds: u32,
+}
+
+/// What a scenario does.
+#[derive(Clone, Copy, Debug)]
+pub enum Work {
+    /// A fixed load.
+    Paced(Traffic),
+    /// Allocations are made and deleted, nothing is sent.
+    Churn {
+        /// Allocations of one cycle.
+        clients: usize,
+    },
+    /// The highest rate without loss, and what still gets through at twice that rate.
+    Search(Traffic),
+}
+
+/// How data travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// ChannelData to an echoing peer and back.
+    Channel,
+    /// Send and Data indications to an echoing peer and back.
+    Indication,
+    /// ChannelData from client to client over both relayed addresses.
+    RelayToRelay,
+    /// Binding requests.
+    Binding,
+}
+
+/// A load.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic {
+    /// Clients, each with an allocation.
+    pub clients: usize,
+    /// Packets per second of all clients together; a search goes up to this.
+    pub packets_per_sec: f64,
+    /// Application bytes per packet.
+    pub payload_bytes: usize,
+    /// Packets sent back to back.
+    pub run: u32,
+    /// The way.
+    pub path: Path,
+}
+
+const SMALL: Traffic =
+    Traffic { clients: 10, packets_per_sec: 10_000.0, payload_bytes: 170, run: 1, path: Path::Channel };
+const VIDEO: Traffic = Traffic { payload_bytes: 1200, run: 8, ..SMALL };
+/// Thin traffic of many allocations, packets per second of each: one in a trial of two seconds.
+const THIN_PPS: f64 = 0.5;
+
+const fn many(clients: usize) -> Work {
+    Work::Paced(Traffic { clients, packets_per_sec: THIN_PPS * clients as f64, ..SMALL })
+}
+
+/// Every scenario, in the order of the report.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "small",
+        title: "ChannelData, 10 clients × 1000 packets/s × 170 B, evenly spaced, echoed by a peer",
+        link: Link::Plain,
+        work: Work::Paced(SMALL),
+        max_rounds: 9,
+    },
+    Scenario {
+        name: "video",
+        title: "ChannelData in runs of 8 × 1200 B, 10 clients × 1000 packets/s, echoed by a peer; receive interfaces merge (GRO)",
+        link: Link::Merging,
+        work: Work::Paced(VIDEO),
+        max_rounds: 9,
+    },
+    Scenario {
+        name: "relay-to-relay",
+        title: "ChannelData from client to client over two relayed addresses, 10 clients × 1000 packets/s × 170 B",
+        link: Link::Plain,
+        work: Work::Paced(Traffic { path: Path::RelayToRelay, ..SMALL }),
+        max_rounds: 9,
+    },
+    Scenario {
+        name: "indications",
+        title: "Send and Data indications, 10 clients × 1000 packets/s × 170 B, echoed by a peer",
+        link: Link::Plain,
+        work: Work::Paced(Traffic { path: Path::Indication, ..SMALL }),
+        max_rounds: 9,
+    },
+    Scenario {
+        name: "binding",
+        title: "STUN Binding, 10 clients × 1000 requests/s",
+        link: Link::Plain,
+        work: Work::Paced(Traffic { path: Path::Binding, ..SMALL }),
+        max_rounds: 9,
+    },
+    Scenario {
+        name: "churn",
+        title: "4000 allocations made as fast as they are answered, then deleted",
+        link: Link::Plain,
+        work: Work::Churn { clients: 4_000 },
+        max_rounds: 9,
+    },
+    Scenario {
+        name: "allocations-1k",
+        title: "1000 allocations with a channel each, a packet of 170 B every 2 s on each",
+        link: Link::Plain,
+        work: many(1_000),
+        max_rounds: 2,
+    },
+    Scenario {
+        name: "allocations-5k",
+        title: "5000 allocations with a channel each, a packet of 170 B every 2 s on each",
+        link: Link::Plain,
+        work: many(5_000),
+        max_rounds: 2,
+    },
+    Scenario {
+        name: "allocations-16k",
+        title: "16,000 allocations with a channel each, a packet of 170 B every 2 s on each",
+        link: Link::Plain,
+        work: many(16_000),
+        max_rounds: 2,
+    },
+    Scenario {
+        name: "ndr-small",
+        title: "highest rate without loss (NDR), 10 clients, 170 B echoed by a peer; then twice that rate",
+        link: Link::Plain,
+        work: Work::Search(Traffic { packets_per_sec: 400_000.0, ..SMALL }),
+        max_rounds: 3,
+    },
+    Scenario {
+        name: "ndr-video",
+        title: "highest rate without loss (NDR), 10 clients, runs of 8 × 1200 B echoed by a peer, receive interfaces merge (GRO); then twice that rate",
+        link: Link::Merging,
+        work: Work::Search(Traffic { packets_per_sec: 400_000.0, ..VIDEO }),
+        max_rounds: 3,
+    },
+];
+
+impl Scenario {
+    /// Whether the same traffic can also go without any relay, to be subtracted.
+    pub fn has_direct_path(&self) -> bool {
+        matches!(self.work, Work::Paced(Traffic { path: Path::Channel | Path::Indication, .. }))
+    }
+}
+
+impl Traffic {
+    /// The load generator's plan. `peers` echo; without them the flows keep to the server itself.
+    pub fn plan(&self, server: SocketAddr, peers: &[SocketAddr], threads: usize) -> Plan {
+        let framing = match self.path {
+            Path::Channel | Path::RelayToRelay => Framing::Channel,
+            Path::Indication => Framing::Indication,
+            Path::Binding => Framing::Binding,
+        };
+        let payload_bytes = if self.path == Path::Binding { MIN_PAYLOAD } else { self.payload_bytes };
+        let group = Group {
+            name: "clients".into(),
+            session: Arc::new(session(framing)),
+            framing,
+            payload_bytes,
+            packets_per_sec: self.packets_per_sec / self.clients as f64,
+            run: self.run,
+            fill: Fill::Pattern,
+            pad_channel_data: false,
+            dont_fragment: false,
+        };
+        let flows = (0..self.clients).map(|index| {
+            let peer = match self.path {
+                Path::Binding => PeerChoice::None,
+                Path::RelayToRelay => PeerChoice::Partner(index ^ 1),
+                _ if peers.is_empty() => PeerChoice::None,
+                _ => PeerChoice::Fixed(peers[index % peers.len()]),
+            };
+            let unit = if self.path == Path::RelayToRelay { index / 2 } else { index };
+            FlowSpec { group: 0, peer, even_port: None, token_from: None, unit }
+        });
+        Plan {
+            server,
+            local: Some(CLIENT),
+            device: None,
+            groups: vec![group],
+            flows: flows.collect(),
+            threads: threads.min(self.clients).max(1),
+            in_flight: 64,
+            setup_rate: f64::INFINITY,
+            setup_deadline: Duration::from_secs(30),
+            tick_ns: 100_000,
+            max_lag_ns: Some(20_000_000),
+            late_ns: 400_000_000,
+            gso: false,
+            disrupt: false,
+            first_byte: false,
+            keep_going: true,
+            no_setup: self.path == Path::Binding,
+            peer_bind: Some(PEER),
+            socket_buffer_bytes: 1 << 20,
+        }
+    }
+}
+
+/// What allocations without traffic need.
+pub fn idle_traffic(clients: usize) -> Traffic {
+    Traffic { clients, ..SMALL }
+}
+
+fn session(framing: Framing) -> SessionConfig {
+    SessionConfig {
+        credentials: Some(Credentials::new(USER, PASSWORD)),
+        allocate: AllocateOptions {
+            lifetime_secs: 600,
+            family: Family::Unspecified,
+            ..AllocateOptions::default()
+        },
+        channel: framing == Framing::Channel,
+        random_channel: false,
+        permission: framing != Framing::Channel,
+        refresh_first: false,
+        extra_requests: false,
+        // Longer than any run: renewals would be part of the cost of data.
+        renew_every_ns: 240_000_000_000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_send_to_each_other_and_stay_on_one_worker() {
+        let traffic = Traffic { path: Path::RelayToRelay, ..SMALL };
+        let plan = traffic.plan("10.0.0.1:3478".parse().expect("an address"), &[], 2);
+        for (index, flow) in plan.flows.iter().enumerate() {
+            let PeerChoice::Partner(other) = flow.peer else { panic!("{:?}", flow.peer) };
+            assert_eq!(plan.flows[other].peer, PeerChoice::Partner(index));
+            assert_eq!(plan.flows[other].unit, flow.unit);
+        }
+    }
+
+    #[test]
+    fn the_rate_of_all_clients_is_the_scenarios() {
+        for scenario in SCENARIOS {
+            let Work::Paced(traffic) = scenario.work else { continue };
+            let plan = traffic.plan("10.0.0.1:3478".parse().expect("an address"), &[], 1);
+            let total = plan.groups[0].packets_per_sec * plan.flows.len() as f64;
+            assert!((total - traffic.packets_per_sec).abs() < 1e-6, "{}", scenario.name);
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        for (index, scenario) in SCENARIOS.iter().enumerate() {
+            assert!(SCENARIOS[index + 1..].iter().all(|other| other.name != scenario.name));
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Turnpike's load-test harness: measures what a TURN server loses, delays and refuses.
+//!
+//! ```text
+//!   cli ─► modes (loss, ndr, allocate, stun), scenario, uclient ─► engine ─► server
+//!                 └► report (table, JSON, HTML) ◄─ stats ◄───────────┘
+//! ```
+//! It knows the server only from outside: any TURN server over UDP will do. `session` and
+//! `stun_client` are pure (bytes and time in, bytes out); only `engine` has sockets and threads, and
+//! only `engine::mmsg` unsafe code.
+pub mod cli;
+pub mod credentials;
+pub mod engine;
+pub mod modes;
+pub mod peer;
+pub mod reflect;
+pub mod report;
+pub mod scenario;
+pub mod session;
+pub mod stats;
+pub mod stun_client;
+pub mod uclient;

@@ -1,0 +1,160 @@
+//! `-Y alloc`: allocations one after another, each made, refreshed, given a permission and deleted.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::flags::Flags;
+use super::output::{Output, rates};
+use crate::engine::any_address;
+use crate::engine::mmsg::mono_ns;
+use crate::session::{Session, SessionConfig, SetupError, State};
+
+/// Peers of the synthetic permissions: the benchmarking range (RFC 2544), and documentation's for IPv6.
+const SYNTHETIC_V4: [u8; 2] = [198, 18];
+const SYNTHETIC_V6: u16 = 0x2001;
+/// Local ports are taken in order from here up, so that none is used again while the server still
+/// remembers its 5-tuple.
+const FIRST_PORT: u16 = 49_152;
+/// Longest wait for one datagram.
+const WAIT: Duration = Duration::from_millis(20);
+
+struct Flood<'a> {
+    flags: &'a Flags,
+    out: Output,
+    server: SocketAddr,
+    config: Arc<SessionConfig>,
+    stop: Arc<AtomicBool>,
+    rng: ChaCha8Rng,
+    sent: u64,
+    received: u64,
+    allocations: u64,
+    next_port: u16,
+    shown: (Instant, u64, u64),
+}
+
+/// Runs it. `Ok(false)` after a signal.
+pub fn run(
+    flags: &Flags,
+    out: Output,
+    server: SocketAddr,
+    config: Arc<SessionConfig>,
+    stop: Arc<AtomicBool>,
+) -> Result<bool, SetupError> {
+    let start = Instant::now();
+    let mut flood = Flood {
+        flags,
+        out,
+        server,
+        config,
+        stop,
+        rng: ChaCha8Rng::from_os_rng(),
+        sent: 0,
+        received: 0,
+        allocations: 0,
+        next_port: FIRST_PORT,
+        shown: (start, 0, 0),
+    };
+    let total = flags.messages.map_or(u64::MAX, |n| n.saturating_mul(flags.clients as u64));
+    while flood.allocations < total && !flood.is_stopping() {
+        flood.one()?;
+        if flood.shown.0.elapsed() >= Duration::from_secs(1) {
+            flood.show();
+        }
+    }
+    flood.show();
+    flood.out.info(&format!("Total allocation flood time is {}", start.elapsed().as_secs()));
+    Ok(!flood.is_stopping())
+}
+
+impl Flood<'_> {
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn one(&mut self) -> Result<(), SetupError> {
+        let socket = self.open().map_err(|error| SetupError::Socket(error.to_string()))?;
+        let mut session = Session::new(self.config.clone());
+        session.start(mono_ns(), &mut self.rng, None, None);
+        self.drive(&socket, &mut session, &State::Allocated)?;
+        let peer = self.peer();
+        session.bind(mono_ns(), &mut self.rng, peer);
+        let bound = self.drive(&socket, &mut session, &State::Ready);
+        // Whatever became of the permission, the allocation must not be left behind.
+        session.release(mono_ns(), &mut self.rng);
+        let released = self.drive(&socket, &mut session, &State::Released);
+        bound?;
+        released?;
+        self.allocations += 1;
+        Ok(())
+    }
+
+    fn open(&mut self) -> io::Result<UdpSocket> {
+        let local = self.flags.local.unwrap_or_else(|| any_address(self.server).ip());
+        let mut attempts = u16::MAX - FIRST_PORT;
+        let socket = loop {
+            let port = self.next_port;
+            self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
+            match UdpSocket::bind((local, port)) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts > 0 => attempts -= 1,
+                bound => break bound?,
+            }
+        };
+        socket.connect(self.server)?;
+        socket.set_read_timeout(Some(WAIT))?;
+        Ok(socket)
+    }
+
+    fn peer(&self) -> SocketAddr {
+        let [.., a, b] = self.allocations.to_be_bytes();
+        let synthetic = if self.flags.relay_v6 {
+            IpAddr::V6(Ipv6Addr::new(SYNTHETIC_V6, 0xdb8, 0, 0, 0, 0, 0, u16::from_be_bytes([a, b])))
+        } else {
+            IpAddr::V4(Ipv4Addr::new(SYNTHETIC_V4[0], SYNTHETIC_V4[1], a, b.max(1)))
+        };
+        SocketAddr::new(self.flags.alloc_peer.unwrap_or(synthetic), self.flags.peer_port)
+    }
+
+    fn drive(&mut self, socket: &UdpSocket, session: &mut Session, goal: &State) -> Result<(), SetupError> {
+        let mut buffer = [0; 2048];
+        while session.state() != goal {
+            if let State::Failed(error) = session.state() {
+                return Err(error.clone());
+            }
+            while let Some(datagram) = session.poll_transmit() {
+                self.sent += u64::from(socket.send(&datagram).is_ok());
+            }
+            match socket.recv(&mut buffer) {
+                Ok(length) => {
+                    self.received += 1;
+                    session.handle(mono_ns(), &mut self.rng, &buffer[..length]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    return Err(SetupError::Refused);
+                }
+                Err(_) => session.handle_timeout(mono_ns(), &mut self.rng),
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&mut self) {
+        let (at, sent, received) = self.shown;
+        let secs = at.elapsed().as_secs_f64().max(1e-9);
+        let pps = |now: u64, before: u64| (now - before) as f64 / secs;
+        self.out.info(&rates(
+            "start_allocation_flood",
+            pps(self.sent, sent),
+            pps(self.received, received),
+            self.sent,
+            self.received,
+        ));
+        self.out.info(&format!("start_allocation_flood: total_allocations={}", self.allocations));
+        self.shown = (Instant::now(), self.sent, self.received);
+    }
+}

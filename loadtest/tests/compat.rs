@@ -1,0 +1,205 @@
+//! The drop-in programs: names, lines, exit status, and the same counts as coturn's own client.
+
+mod support;
+
+use std::net::UdpSocket;
+use std::os::unix::fs::symlink;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use support::{PASSWORD, Spoil, Stub, USER, loadtest};
+
+/// A command that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Bodies of the lines with their 4.6.1 prefix (`259: : `) removed, which each line must have.
+fn bodies(stdout: &str) -> Vec<&str> {
+    stdout
+        .lines()
+        .map(|line| {
+            let (secs, rest) = line.split_once(": : ").unwrap_or_else(|| panic!("no 4.6.1 prefix: {line}"));
+            assert!(secs.bytes().all(|byte| byte.is_ascii_digit()), "{line}");
+            rest
+        })
+        .collect()
+}
+
+/// The lines whose numbers must agree between the two clients.
+fn counts(stdout: &str) -> Vec<String> {
+    let wanted = ["start_mclient: tot_send", "Total lost packets"];
+    bodies(stdout)
+        .into_iter()
+        .filter(|body| wanted.iter().any(|start| body.starts_with(start)))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn free_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+}
+
+#[test]
+fn by_its_name_the_program_is_turnutils_uclient() {
+    let stub = Stub::start(Spoil::default());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let name = folder.path().join("turnutils_uclient");
+    symlink(env!("CARGO_BIN_EXE_turnpike-loadtest"), &name).expect("a link");
+    let port = stub.address.port().to_string();
+    let output = Command::new(&name)
+        .args(["-yc", "-m3", "-n", "20", "-z5", "-u", USER, "-w", PASSWORD, "-p", &port, "127.0.0.1"])
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(0));
+    let stdout = text(&output);
+    let lines = bodies(&stdout);
+    assert_eq!(lines[0], "Total connect time is 0");
+    let end = &lines[lines.len() - 6..];
+    assert_eq!(end[0], "start_mclient: tot_send_msgs=80, tot_recv_msgs=80");
+    assert_eq!(end[1], "start_mclient: tot_send_bytes ~ 8000, tot_recv_bytes ~ 8000");
+    assert!(end[2].starts_with("Total transmit time is "));
+    assert_eq!(end[3], "Total lost packets 0 (0.000000%), total send dropped 0 (0.000000%)");
+    assert!(end[4].starts_with("Average round trip delay ") && end[4].contains(" ms; min = "));
+    assert!(end[5].starts_with("Average jitter ") && end[5].ends_with(" ms"));
+    assert_eq!(stub.allocations(), 0);
+}
+
+#[test]
+fn losses_do_not_change_the_status_unless_asked() {
+    let stub = Stub::start(Spoil { drop_every: 10, ..Spoil::default() });
+    let port = stub.address.port().to_string();
+    let run = |extra: &[&str]| {
+        let mut all = vec!["uclient", "-y", "-c", "-B", "-n", "5", "-z", "1", "-m", "20", "-p", &port];
+        all.extend(["-u", USER, "-w", PASSWORD]);
+        all.extend(extra);
+        all.push("127.0.0.1");
+        loadtest(&all)
+    };
+    assert_eq!(run(&[]).status.code(), Some(0));
+    assert_eq!(run(&["--fail-above-loss", "1"]).status.code(), Some(1));
+}
+
+#[test]
+fn failures_are_one_line_and_255() {
+    let stub = Stub::start(Spoil { refuse_peers: true, ..Spoil::default() });
+    let port = stub.address.port().to_string();
+    for (password, cause) in [("wrong", "Cannot complete Allocation"), (PASSWORD, "error 403")] {
+        let output = loadtest(&["uclient", "-y", "-c", "-u", USER, "-w", password, "-p", &port, "127.0.0.1"]);
+        let stdout = text(&output);
+        assert_eq!(output.status.code(), Some(255), "{stdout}");
+        assert_eq!(stdout.lines().count(), 1, "{stdout}");
+        assert!(stdout.starts_with("0: : ERROR: ") && stdout.contains(cause), "{stdout}");
+    }
+}
+
+#[test]
+fn the_peer_echoes_any_size_on_both_ports() {
+    let port = free_port();
+    let peer = Command::new(env!("CARGO_BIN_EXE_turnpike-loadtest"))
+        .args(["peer", "-p", &port.to_string(), "-L", "127.0.0.1"])
+        .spawn()
+        .expect("it starts");
+    let _peer = Running(peer);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+    let mut buffer = vec![0; 65_536];
+    for (port, size) in [(port, 1), (port, 65_507), (port + 1, 5000)] {
+        let start = Instant::now();
+        let length = loop {
+            assert!(start.elapsed() < Duration::from_secs(10), "no echo of {size} bytes");
+            // Until the peer has bound its ports, sends are refused.
+            let _ = socket.send_to(&vec![3; size], ("127.0.0.1", port));
+            if let Ok(length) = socket.recv(&mut buffer) {
+                break length;
+            }
+        };
+        assert_eq!((length, buffer[0]), (size, 3));
+    }
+}
+
+/// Both programs, or a loud skip; a failure where `CI=true`.
+fn coturn_is_missing() -> bool {
+    let missing: Vec<_> = ["turnserver", "turnutils_uclient"]
+        .into_iter()
+        .filter(|name| {
+            Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()
+        })
+        .collect();
+    if missing.is_empty() {
+        return false;
+    }
+    eprintln!("SKIPPED: {missing:?} not installed (apt-get install coturn)");
+    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "coturn is required in CI");
+    true
+}
+
+fn start_turnserver(port: u16, folder: &std::path::Path) -> Running {
+    let pidfile = folder.join("pid").display().to_string();
+    let port = port.to_string();
+    let child = Command::new("turnserver")
+        .args(["-n", "--no-cli", "--no-tls", "--no-dtls", "-L", "127.0.0.1", "-E", "127.0.0.1", "-p", &port])
+        .args(["--allow-loopback-peers", "--lt-cred-mech", "-u", "alice:opensesame", "-r", "realm"])
+        .args(["--log-file", "stdout", "--pidfile", &pidfile])
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("turnserver starts");
+    let server = Running(child);
+    let start = Instant::now();
+    while loadtest(&[
+        "stun",
+        &format!("127.0.0.1:{port}"),
+        "-c",
+        "1",
+        "-r",
+        "20",
+        "-d",
+        "0.1",
+        "--drain",
+        "100",
+    ])
+    .status
+    .code()
+        != Some(0)
+    {
+        assert!(start.elapsed() < Duration::from_secs(20), "turnserver doesn't answer");
+    }
+    server
+}
+
+#[test]
+fn same_server_same_flags_same_counts_as_turnutils_uclient() {
+    if coturn_is_missing() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let port = free_port();
+    let _server = start_turnserver(port, folder.path());
+    let port = port.to_string();
+    for flags in [
+        &["-y", "-c", "-m", "6", "-n", "100", "-z", "5"][..],
+        &["-ycs", "-m2", "-n50", "-l200"],
+        &["-y", "-m3", "-n20"],
+    ] {
+        let mut all = flags.to_vec();
+        all.extend(["-u", USER, "-w", PASSWORD, "-p", &port, "127.0.0.1"]);
+        let theirs = Command::new("turnutils_uclient").args(&all).output().expect("it starts");
+        all.insert(0, "uclient");
+        let ours = loadtest(&all);
+        assert_eq!(ours.status.code(), theirs.status.code(), "{flags:?}");
+        let (ours, theirs) = (counts(&text(&ours)), counts(&text(&theirs)));
+        assert_eq!(ours[ours.len() - 3..], theirs[theirs.len() - 3..], "{flags:?}");
+    }
+}

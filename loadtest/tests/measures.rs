@@ -1,0 +1,210 @@
+//! What the harness reports, against a relay that spoils a known share of the packets.
+
+mod support;
+
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use support::{PASSWORD, Spoil, Stub, USER, loadtest, measured};
+
+fn count(report: &serde_json::Value, name: &str) -> u64 {
+    report["trials"][0]["total"][name].as_u64().unwrap_or_else(|| panic!("{name} is a number: {report}"))
+}
+
+/// 10 clients × 100 packets/s × 3 s.
+fn spoilt(spoil: Spoil) -> (serde_json::Value, Stub) {
+    let stub = Stub::start(spoil);
+    let server = stub.address.to_string();
+    let (status, report, output) = measured(&["loss", &server, "-c", "10", "-r", "100", "-d", "3"]);
+    assert_eq!(status, Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    (report, stub)
+}
+
+#[test]
+fn one_in_a_hundred_dropped_is_one_percent() {
+    let (report, stub) = spoilt(Spoil { drop_every: 100, ..Spoil::default() });
+    let loss = report["trials"][0]["total"]["loss_percent"].as_f64().expect("a number");
+    assert!((loss - 1.0).abs() <= 0.1, "reported {loss} %");
+    assert_eq!(count(&report, "lost"), count(&report, "lost_to_peer"), "all of it on the way to the peer");
+    assert_eq!(count(&report, "lost_from_peer"), 0);
+    assert_eq!(stub.allocations(), 0, "everything is released");
+}
+
+#[test]
+fn duplicates_do_not_hide_losses() {
+    let (report, _) = spoilt(Spoil { drop_every: 100, duplicate_every: 3, ..Spoil::default() });
+    let (sent, duplicated) = (count(&report, "sent"), count(&report, "duplicated"));
+    assert_eq!(count(&report, "lost"), sent / 100);
+    // Every third packet but those that were dropped (every 300th is both).
+    assert_eq!(duplicated, sent / 3 - sent / 300);
+}
+
+#[test]
+fn corrupted_and_reordered_packets_are_told_apart() {
+    let (report, _) = spoilt(Spoil { corrupt_every: 50, ..Spoil::default() });
+    assert_eq!(count(&report, "corrupted"), count(&report, "sent") / 50);
+    assert_eq!(count(&report, "lost"), count(&report, "corrupted"), "what arrives wrong hasn't arrived");
+
+    let stub = Stub::start(Spoil { swap_every: 10, ..Spoil::default() });
+    let server = stub.address.to_string();
+    let (_, report, _) = measured(&["loss", &server, "-c", "1", "-r", "500", "-d", "1"]);
+    let (sent, reordered) = (count(&report, "sent"), count(&report, "reordered"));
+    assert!(reordered.abs_diff(sent / 10) <= 1, "{reordered} of {sent}");
+}
+
+#[test]
+fn a_good_relay_shows_no_loss_in_every_mode() {
+    let stub = Stub::start(Spoil::default());
+    let server = stub.address.to_string();
+    for mode in ["channel", "relay-to-relay", "binding"] {
+        let (status, report, _) =
+            measured(&["loss", &server, "-c", "6", "-r", "50", "-d", "1", "-m", mode, "--threads", "2"]);
+        assert_eq!((status, count(&report, "lost")), (Some(0), 0), "{mode}");
+        assert!(count(&report, "received") > 200, "{mode}");
+        for other in ["duplicated", "reordered", "corrupted", "stray"] {
+            assert_eq!(count(&report, other), 0, "{mode}: {other}");
+        }
+        assert_eq!(stub.allocations(), 0, "{mode}");
+    }
+}
+
+#[test]
+fn it_works_over_ipv6() {
+    let stub = Stub::start_at("[::1]:0", Spoil::default());
+    let (status, report, _) = measured(&["loss", &stub.address.to_string(), "-c", "2", "-d", "0.5"]);
+    assert_eq!((status, count(&report, "lost")), (Some(0), 0));
+    assert!(count(&report, "received") > 0);
+}
+
+#[test]
+fn a_thousand_clients_are_set_up_and_released_in_seconds() {
+    let stub = Stub::start(Spoil::default());
+    let start = Instant::now();
+    let (status, report, _) = measured(&["allocate", &stub.address.to_string(), "-c", "1000"]);
+    assert_eq!(status, Some(0));
+    assert_eq!(report["setup"]["ready"], 1000);
+    assert_eq!(report["setup"]["first_byte"]["count"], 1000);
+    assert_eq!(report["release"]["confirmed"], 1000);
+    assert_eq!(stub.allocations(), 0);
+    assert!(start.elapsed() < Duration::from_secs(15), "took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_search_finds_that_a_lossy_relay_has_no_rate_without_loss() {
+    let stub = Stub::start(Spoil { drop_every: 50, ..Spoil::default() });
+    let server = stub.address.to_string();
+    let (_, report, _) = measured(&[
+        "ndr",
+        &server,
+        "--min-rate",
+        "200",
+        "--max-rate",
+        "400",
+        "-d",
+        "1",
+        "--max-loss",
+        "0,5",
+        "--max-lag",
+        "500",
+    ]);
+    let results = &report["search"]["results"];
+    assert!(results[0]["rate_pps"].is_null(), "NDR: {results}");
+    assert_eq!(results[1]["rate_pps"], 400.0, "5 % allowed: {results}");
+    assert_eq!(results[1]["is_lower_bound"], true);
+}
+
+#[test]
+fn too_much_loss_fails_when_asked() {
+    let stub = Stub::start(Spoil { drop_every: 10, ..Spoil::default() });
+    let server = stub.address.to_string();
+    let lossy = |limit: &str| {
+        measured(&["loss", &server, "-c", "2", "-r", "100", "-d", "1", "--fail-above-loss", limit]).0
+    };
+    assert_eq!(lossy("5"), Some(1));
+    assert_eq!(lossy("20"), Some(0));
+}
+
+/// Bad input: one line on stderr that names the cause, and status 2.
+fn refused(arguments: &[&str], cause: &str) {
+    let output = loadtest(arguments);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+    assert_eq!(text.lines().count(), 1, "{arguments:?}: {text}");
+    assert!(text.contains(cause), "{arguments:?}: {text}");
+}
+
+#[test]
+fn bad_input_gives_one_clear_line() {
+    let stub = Stub::start(Spoil { refuse_peers: true, ..Spoil::default() });
+    let server = stub.address.to_string();
+    refused(&["loss", &server, "-u", USER, "-w", "wrong"], "wrong user name or password");
+    refused(&["loss", &server], "wants credentials");
+    refused(&["loss", &server, "-u", USER, "-w", PASSWORD], "refuses peer 127.0.0.1");
+    assert_eq!(stub.allocations(), 0, "allocations of a failed set-up are released");
+
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let silent = nobody.local_addr().expect("bound").to_string();
+    refused(&["loss", &silent, "-u", "a", "-w", "b", "--setup-timeout", "1"], "no answer to Allocate");
+    drop(nobody);
+    refused(&["loss", &silent, "-u", "a", "-w", "b"], "connection refused");
+    refused(&["loss", "no-such-host.invalid"], "cannot resolve server");
+}
+
+#[test]
+fn a_signal_ends_the_run_with_summary_and_release() {
+    let stub = Stub::start(Spoil::default());
+    let server = stub.address.to_string();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_turnpike-loadtest"))
+        .args(["loss", &server, "-u", USER, "-w", PASSWORD, "-c", "5", "-d", "60"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let start = Instant::now();
+    while stub.allocations() < 5 {
+        assert!(start.elapsed() < Duration::from_secs(20), "no allocations");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill exists");
+    assert!(killed.success());
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    let mut text = String::new();
+    child.stdout.take().expect("piped").read_to_string(&mut text).expect("UTF-8");
+    assert!(text.contains("released: 5 of 5"), "{text}");
+    assert!(text.contains("stopped by a signal"), "{text}");
+    assert_eq!(stub.allocations(), 0);
+}
+
+#[test]
+fn a_page_is_self_contained() {
+    let stub = Stub::start(Spoil::default());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("page.html").display().to_string();
+    let server = stub.address.to_string();
+    measured(&["loss", &server, "-c", "2", "-r", "50,100", "-d", "0.5", "--html", &path]);
+    let page = std::fs::read_to_string(&path).expect("the page is there");
+    assert_eq!(page.matches("<svg").count(), 4, "loss, delay, throughput, percentiles");
+    for outside in ["http:", "https:", "<script", "<link", "@import", "url("] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+}
+
+#[test]
+fn a_scenario_runs_by_groups() {
+    let stub = Stub::start(Spoil::default());
+    let server = stub.address.to_string();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/video.toml");
+    let (status, report, _) = measured(&["run", folder, "--server", &server, "-d", "1", "--scale", "0.1"]);
+    assert_eq!(status, Some(0));
+    let groups = report["trials"][0]["groups"].as_array().expect("groups");
+    assert_eq!(groups.len(), 2);
+    assert!(groups.iter().all(|group| group["received"].as_u64() > Some(30)), "{groups:?}");
+    let bad = tempfile::tempdir().expect("a temporary folder");
+    let path = bad.path().join("bad.toml");
+    std::fs::write(&path, "title = \"x\"\nbitrate = 3\n").expect("written");
+    refused(
+        &["run", &path.display().to_string(), "--server", &server],
+        "bad.toml:2: unknown field `bitrate`",
+    );
+}

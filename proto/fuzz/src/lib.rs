@@ -1,0 +1,21 @@
+//! Fuzzing of the core: what the targets do with their input, without the fuzzer.
+//!
+//! ```text
+//!   bytes ─► wire        parse, compare with a reference, write again
+//!         ─► request     datagrams to two workers, signed so that they get past authentication ─┐
+//!         ─► operations  allocations, permissions, data, time, failures                         ─┴─► world
+//!
+//!   world: a driver without sockets ─► shadow: what the answers promised, and so what data may pass
+//! ```
+//!
+//! The fuzzer's binaries call `run` of a module with its input. Ordinary tests include this file
+//! and replay the committed corpora (`corpus/`), so every find stays found.
+
+pub mod expect;
+pub mod input;
+pub mod operations;
+pub mod reference;
+pub mod request;
+pub mod shadow;
+pub mod wire;
+pub mod world;

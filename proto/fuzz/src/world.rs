@@ -1,0 +1,735 @@
+//! A driver without sockets, around two workers and a handful of clients, in virtual time.
+//!
+//! Each thing that goes in is followed by checks of everything that came out: one answer at most,
+//! well-formed, small and signed; data exactly where the [`Shadow`] says it may go.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use turnpike_proto::addr::{ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, Transport};
+use turnpike_proto::auth::{Authenticator, Credentials, Key, rest_password};
+use turnpike_proto::limits::SECOND_NS;
+use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
+use turnpike_proto::quota::Quotas;
+use turnpike_proto::shared::{DefaultFamily, RelayAddress, ServerConfig, Shared};
+use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, method};
+use turnpike_proto::{
+    ClientPath, ClientSocket, Egress, ErrorCode, Forward, IcmpError, Input, Now, Output, PortError,
+    RelaySocket, Route, Server, TableCounts,
+};
+
+use super::expect::{ToClient, ToPeer};
+use super::reference::{self, Stun};
+use super::shadow::{Half, Shadow};
+
+/// The realm of everybody.
+pub const REALM: &str = "example.org";
+/// Few ports, so that they run out.
+pub const PORTS: std::ops::RangeInclusive<u16> = 50_001..=50_012;
+/// Peers: reachable ones, ours, and ones that no policy allows.
+pub const PEERS: [&str; 12] = [
+    "198.51.100.7:4000",
+    "198.51.100.7:4001",
+    "198.51.100.8:5000",
+    "[2001:db8:ffff::7]:4000",
+    "[2001:db8:ffff::8]:4000",
+    "10.0.0.1:80",
+    "127.0.0.1:3478",
+    "192.0.2.1:3478",
+    "198.51.100.7:0",
+    "0.0.0.0:9",
+    "[::ffff:198.51.100.7]:4000",
+    "[64:ff9b::a00:1]:80",
+];
+/// Outputs that one input may cause: all allocations here end with three each.
+const MAX_OUTPUTS_PER_INPUT: usize = 32;
+/// Largest answer without integrity, bytes (Q4).
+const MAX_UNAUTHENTICATED_ANSWER: usize = 160;
+/// Largest answer of all, bytes.
+const MAX_ANSWER: usize = 400;
+const START_UNIX_SECS: u64 = 1_700_000_000;
+
+/// How a client proves who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// MD5 key and MESSAGE-INTEGRITY.
+    Md5,
+    /// SHA-256 key, PASSWORD-ALGORITHM(S) and MESSAGE-INTEGRITY-SHA256.
+    Sha256,
+    /// Somebody else's password.
+    Wrong,
+    /// Another user, who is known, too.
+    Other,
+}
+
+/// Somebody who is known.
+pub struct User {
+    name: String,
+    md5: Key,
+    sha256: Key,
+}
+
+/// A client, bound to one worker as the kernel's hash would do.
+pub struct Client {
+    path: ClientPath,
+    worker: usize,
+    user: usize,
+    nonce: Vec<u8>,
+    transactions: u8,
+    /// Its last datagram, for repeating it.
+    last: Vec<u8>,
+}
+
+/// What the machine underneath does when ports are opened and closed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Host {
+    /// Ports whose number modulo 8 is in this set belong to somebody else.
+    pub occupied: u8,
+    /// Out of descriptors.
+    pub exhausted: bool,
+    /// Leave what is to be opened or closed waiting.
+    pub hold: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Opening,
+    Open,
+    Closing,
+    /// To be closed before it was opened.
+    Unopened,
+}
+
+/// A datagram that left the server.
+#[derive(Debug)]
+struct Sent {
+    egress: Egress,
+    to: SocketAddr,
+    payload: Vec<u8>,
+    tos: u8,
+    dont_fragment: bool,
+}
+
+/// Everything.
+pub struct World {
+    /// What the workers share.
+    pub shared: Arc<Shared>,
+    /// The machine underneath.
+    pub host: Host,
+    /// What the clients hold.
+    pub shadow: Shadow,
+    relays: Vec<RelayAddress>,
+    workers: Vec<Server>,
+    users: Vec<User>,
+    clients: Vec<Client>,
+    now: Now,
+    sockets: HashMap<(usize, RelaySocket), (RelayedAddr, State)>,
+    asked: HashMap<(usize, u16, [u8; 12]), Vec<u8>>,
+    sent: Vec<Sent>,
+    /// The last RESERVATION-TOKEN that anybody was given.
+    token: [u8; 8],
+    limited: bool,
+}
+
+impl World {
+    /// The operator's choices are the bits of `options`.
+    pub fn new(options: u8) -> Self {
+        let bit = |n: u8| options >> n & 1 == 1;
+        let (limited, quotas) = (bit(0), bit(1));
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an IP");
+        let mut relays = vec![
+            RelayAddress { local: ip("192.0.2.1"), external: None },
+            RelayAddress { local: ip("2001:db8::1"), external: None },
+        ];
+        if bit(2) {
+            relays[0] = RelayAddress { local: ip("10.9.9.9"), external: Some(ip("192.0.2.1")) };
+        }
+        if bit(3) {
+            relays.pop();
+        }
+        let mut credentials = Credentials::new(REALM);
+        for (name, password) in STATIC_USERS {
+            credentials.add_user(name, password).expect("good credentials");
+        }
+        if bit(4) {
+            credentials.add_secret("north".to_owned());
+        }
+        let config = ServerConfig {
+            rfc5766_channels: bit(5),
+            default_family: if bit(6) { DefaultFamily::Keep } else { DefaultFamily::Ipv4 },
+            max_bitrate_bits: if limited { 80_000 } else { 0 },
+            ..ServerConfig::default()
+        };
+        let policy = policy(&relays, false);
+        let shared = Shared::new(
+            config,
+            Authenticator::new(REALM, credentials, bit(7), [7; 32]),
+            policy,
+            &relays,
+            PORTS,
+            if quotas { Quotas::new(2, 3) } else { Quotas::new(0, 0) },
+        );
+        let workers = (0..2).map(|n| Server::new(Arc::clone(&shared), n, [n as u8 + 1; 32])).collect();
+        let mut world = Self {
+            shared,
+            host: Host::default(),
+            shadow: Shadow::default(),
+            relays,
+            workers,
+            users: users(),
+            clients: clients(bit(4)),
+            now: Now { mono_ns: 5 * SECOND_NS, unix_secs: START_UNIX_SECS },
+            sockets: HashMap::new(),
+            asked: HashMap::new(),
+            sent: Vec::new(),
+            token: [0; 8],
+            limited,
+        };
+        (0..world.clients.len()).for_each(|client| world.challenge(client));
+        world
+    }
+
+    /// How many clients there are.
+    pub fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// One of the peers, or of the relayed addresses as clients see them.
+    pub fn peer(&self, number: usize) -> SocketAddr {
+        let mut relayed: Vec<_> =
+            self.shadow.iter().flat_map(|(_, a)| a.halves.iter().flatten().map(|half| half.public)).collect();
+        relayed.sort_unstable();
+        let fixed = PEERS.map(|text| text.parse().expect("an address"));
+        fixed.iter().chain(&relayed).copied().cycle().nth(number).expect("an endless list")
+    }
+
+    /// The last RESERVATION-TOKEN that anybody was given.
+    pub fn token(&self) -> [u8; 8] {
+        self.token
+    }
+
+    /// A new transaction id for a client; `repeat` gives its last one again.
+    pub fn transaction(&mut self, client: usize, repeat: bool) -> TransactionId {
+        let from = &mut self.clients[client];
+        from.transactions = from.transactions.wrapping_add(u8::from(!repeat));
+        TransactionId([0xC0, client as u8, from.transactions, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+    }
+
+    /// Adds the client's credentials and signs.
+    pub fn sign(&self, client: usize, style: Style, builder: MessageBuilder) -> Vec<u8> {
+        let from = &self.clients[client];
+        let user = match style {
+            Style::Other => &self.users[(from.user + 1) % STATIC_USERS.len()],
+            _ => &self.users[from.user],
+        };
+        let signed = builder
+            .attribute(attr::USERNAME, user.name.as_bytes())
+            .attribute(attr::REALM, REALM.as_bytes())
+            .attribute(attr::NONCE, &from.nonce);
+        match style {
+            Style::Sha256 => signed
+                .attribute(attr::PASSWORD_ALGORITHMS, &[0, 2, 0, 0, 0, 1, 0, 0])
+                .attribute(attr::PASSWORD_ALGORITHM, &[0, 2, 0, 0])
+                .finish_signed(&user.sha256),
+            Style::Wrong => signed.finish_signed(&Key::from_md5_bytes([1; 16])),
+            Style::Md5 | Style::Other => signed.finish_signed(&user.md5),
+        }
+    }
+
+    /// A request without credentials: the answer brings a nonce.
+    pub fn challenge(&mut self, client: usize) {
+        let id = self.transaction(client, false);
+        let transport = [17, 0, 0, 0];
+        let request = MessageBuilder::request(method::ALLOCATE, id);
+        self.client_sends(client, &request.attribute(attr::REQUESTED_TRANSPORT, &transport).finish(), 0);
+        assert!(!self.clients[client].nonce.is_empty(), "401 carries a nonce");
+    }
+
+    /// The client's last datagram comes again.
+    pub fn repeat(&mut self, client: usize) {
+        let bytes = self.clients[client].last.clone();
+        self.client_sends(client, &bytes, 0);
+    }
+
+    /// A datagram comes from a client.
+    pub fn client_sends(&mut self, client: usize, bytes: &[u8], tos: u8) {
+        self.shadow.expire(self.now.mono_ns);
+        let (path, worker) = (self.clients[client].path, self.clients[client].worker);
+        self.clients[client].last = bytes.to_vec();
+        let message = reference::parse(bytes).ok();
+        if let Some(request) = message.as_ref().filter(|message| message.class == Class::Request) {
+            let key = (client, request.method, request.transaction);
+            self.asked.insert(key, bytes.to_vec());
+        }
+        let expected = self.expected_to_peer(client, bytes, message.as_ref(), tos);
+        match self.workers[worker].forward_client(self.now, &path.five_tuple, bytes, tos) {
+            Forward::Route(route) => self.send_route(&route, bytes),
+            Forward::Slow => {
+                let input = Input::FromClient { path, bytes, tos };
+                self.workers[worker].handle_input(self.now, input);
+                self.settle(worker);
+            }
+            Forward::Drop(_) => {}
+        }
+        let (to_clients, to_peers): (Vec<_>, Vec<_>) =
+            self.take_sent().into_iter().partition(|sent| matches!(sent.egress, Egress::Client { .. }));
+        self.check_to_peers(worker, &to_peers, expected);
+        self.check_answers(client, message.as_ref(), &to_clients);
+    }
+
+    /// A datagram comes from a peer to one of a client's relayed addresses.
+    pub fn peer_sends(&mut self, client: usize, peer: SocketAddr, bytes: &[u8], tos: u8) {
+        self.shadow.expire(self.now.mono_ns);
+        let Some((worker, relay)) = self.open_socket(client, Family::of(&peer.ip())) else { return };
+        let expected = self.expected_to_client(client, peer, bytes, tos);
+        match self.workers[worker].forward_peer(self.now, relay, PeerAddr(peer), bytes, tos) {
+            Forward::Route(route) => self.send_route(&route, bytes),
+            Forward::Slow => {
+                self.input(worker, Input::FromPeer { relay, peer: PeerAddr(peer), bytes, tos });
+            }
+            Forward::Drop(_) => {}
+        }
+        self.check_to_client(client, expected);
+    }
+
+    /// An ICMP error comes back to one of a client's relayed addresses.
+    pub fn icmp(&mut self, client: usize, peer: SocketAddr, kind: [u8; 2], data: u32) {
+        self.shadow.expire(self.now.mono_ns);
+        let Some((worker, relay)) = self.open_socket(client, Family::of(&peer.ip())) else { return };
+        let [icmp_type, icmp_code] = kind;
+        // The driver gives the MTU of "too big" errors, else 0.
+        let too_big = matches!((peer.is_ipv4(), icmp_type, icmp_code), (true, 3, 4) | (false, 2, _));
+        let data = if too_big { data } else { 0 };
+        let expected = self.expected_icmp(client, peer, kind, data);
+        let error = IcmpError { relay, peer: PeerAddr(peer), icmp_type, icmp_code, data };
+        self.input(worker, Input::PeerIcmp(error));
+        self.check_to_client(client, expected);
+    }
+
+    /// Time passes; without `ticks` nobody wakes the workers.
+    pub fn sleep(&mut self, nanos: u64, ticks: bool) {
+        let end = self.now.mono_ns + nanos;
+        while let Some((due, worker)) = self.next_deadline().filter(|(due, _)| ticks && *due <= end) {
+            self.set_time(due.max(self.now.mono_ns));
+            self.input(worker, Input::Tick);
+            let again = self.workers[worker].poll_timeout();
+            assert!(again.is_none_or(|(due, _)| due > self.now.mono_ns), "a tick does what is due");
+        }
+        self.set_time(end);
+        assert!(self.take_sent().is_empty(), "time alone sends nothing");
+    }
+
+    fn next_deadline(&self) -> Option<(u64, usize)> {
+        let of = |worker: usize| Some((self.workers[worker].poll_timeout()?.0, worker));
+        (0..self.workers.len()).filter_map(of).min()
+    }
+
+    fn set_time(&mut self, mono_ns: u64) {
+        self.now = Now { mono_ns, unix_secs: START_UNIX_SECS + mono_ns / SECOND_NS };
+    }
+
+    /// The operator changes the policy.
+    pub fn change_policy(&mut self, strict: bool) {
+        self.shadow.expire(self.now.mono_ns);
+        self.shared.replace_policy(policy(&self.relays, strict));
+        (0..self.workers.len()).for_each(|worker| self.input(worker, Input::PolicyChanged));
+        self.shadow.revoke(&self.shared.policy());
+    }
+
+    /// The operator lets no new allocations in, or does again.
+    pub fn drain(&mut self, on: bool) {
+        (0..self.workers.len()).for_each(|worker| self.input(worker, Input::Drain(on)));
+    }
+
+    /// The operator stops the server.
+    pub fn shut_down(&mut self) {
+        (0..self.workers.len()).for_each(|worker| self.input(worker, Input::Shutdown));
+        self.shadow.clear();
+    }
+
+    /// Opens and closes what was held back.
+    pub fn release_held(&mut self) {
+        let hold = std::mem::take(&mut self.host.hold);
+        (0..self.workers.len()).for_each(|worker| self.settle(worker));
+        for sent in self.take_sent() {
+            let client = self.client_of(&sent);
+            self.check_answer(client, &sent.payload);
+        }
+        self.host.hold = hold;
+    }
+
+    /// The workers' tables hold exactly what the clients were promised.
+    pub fn check_counts(&mut self) {
+        self.shadow.expire(self.now.mono_ns);
+        (0..self.workers.len()).for_each(|worker| self.input(worker, Input::Tick));
+        if self.sockets.values().any(|(_, state)| *state != State::Open) {
+            return;
+        }
+        for worker in 0..self.workers.len() {
+            let counts = self.workers[worker].table_counts();
+            let held: Vec<_> =
+                self.shadow.iter().filter(|(client, _)| self.clients[*client].worker == worker).collect();
+            let sum =
+                |count: fn(&super::shadow::Allocation) -> usize| held.iter().map(|(_, a)| count(a)).sum();
+            let expected = TableCounts {
+                allocations: held.len(),
+                permissions: sum(|a| a.permissions.len()),
+                channels: sum(|a| a.channels.len()),
+                relay_sockets: sum(|a| a.halves.iter().flatten().count()),
+                timers: counts.timers,
+            };
+            assert_eq!(counts, expected, "worker {worker}");
+            assert!(counts.timers >= counts.permissions + counts.channels + counts.relay_sockets);
+            assert_eq!(self.sockets.keys().filter(|(w, _)| *w == worker).count(), counts.relay_sockets);
+        }
+        assert_eq!(self.shared.quotas.used() as usize, self.shadow.iter().count());
+        assert_eq!(self.shared.ports_taken(), self.sockets.len() + self.shared.reservations());
+    }
+
+    /// Everybody goes away: nothing is left of anybody (A14, Q8).
+    pub fn finish(mut self) {
+        self.host = Host::default();
+        self.release_held();
+        self.check_counts();
+        self.sleep(2 * 3600 * SECOND_NS, true);
+        self.shadow.expire(self.now.mono_ns);
+        assert_eq!(self.shadow.iter().count(), 0);
+        for worker in &self.workers {
+            assert_eq!(worker.table_counts(), TableCounts::default());
+            assert_eq!(worker.counts().allocations_created, worker.counts().allocations_ended);
+        }
+        assert!(self.sockets.is_empty());
+        assert_eq!((self.shared.ports_taken(), self.shared.reservations()), (0, 0));
+        assert_eq!((self.shared.quotas.used(), self.shared.quotas.users()), (0, 0));
+    }
+
+    /// A client's address, server address and worker.
+    pub(super) fn five_tuple(&self, client: usize) -> FiveTuple {
+        self.clients[client].path.five_tuple
+    }
+
+    /// A peer's address as our sockets see it.
+    pub(super) fn to_local(&self, peer: SocketAddr) -> SocketAddr {
+        self.translate(peer, |relay| relay.external, |relay| Some(relay.local))
+    }
+
+    /// A peer's address as clients see it.
+    pub(super) fn to_public(&self, peer: SocketAddr) -> SocketAddr {
+        self.translate(peer, |relay| Some(relay.local), |relay| relay.external)
+    }
+
+    fn translate(
+        &self,
+        address: SocketAddr,
+        from: impl Fn(&RelayAddress) -> Option<IpAddr>,
+        to: impl Fn(&RelayAddress) -> Option<IpAddr>,
+    ) -> SocketAddr {
+        let relay = self.relays.iter().find(|relay| from(relay) == Some(address.ip()));
+        match relay.and_then(to).filter(|_| PORTS.contains(&address.port())) {
+            Some(ip) => SocketAddr::new(ip, address.port()),
+            None => address,
+        }
+    }
+
+    fn input(&mut self, worker: usize, input: Input<'_>) {
+        self.workers[worker].handle_input(self.now, input);
+        self.settle(worker);
+    }
+
+    /// Does what the worker wants done, as far as the host lets us.
+    fn settle(&mut self, worker: usize) {
+        loop {
+            let mut outputs = 0;
+            while let Some(output) = self.workers[worker].poll_output() {
+                outputs += 1;
+                assert!(outputs <= MAX_OUTPUTS_PER_INPUT, "outputs are bounded");
+                self.handle_output(worker, output);
+            }
+            let waiting = self
+                .sockets
+                .iter()
+                .filter(|((w, _), (_, state))| *w == worker && *state != State::Open && !self.host.hold);
+            // In the order of the names: hash maps have none, and a find has to be repeatable.
+            let next = waiting.map(|((_, relay), (address, state))| (relay.index, *relay, *address, *state));
+            let Some((_, relay, address, state)) = next.min_by_key(|(index, ..)| *index) else { return };
+            let outcome = self.host_outcome(worker, relay, address, state);
+            self.workers[worker].handle_input(self.now, outcome);
+        }
+    }
+
+    fn host_outcome(
+        &mut self,
+        worker: usize,
+        relay: RelaySocket,
+        address: RelayedAddr,
+        state: State,
+    ) -> Input<'static> {
+        let name = (worker, relay);
+        if state == State::Closing {
+            self.sockets.remove(&name);
+            return Input::PortClosed(relay);
+        }
+        let failure = match self.host {
+            Host { exhausted: true, .. } => Some(PortError::Exhausted),
+            Host { occupied, .. } if occupied >> (address.port() % 8) & 1 == 1 => Some(PortError::InUse),
+            _ => None,
+        };
+        match (state, failure) {
+            // Nobody waits for it any more; closing it is the next thing to be done, opened or not.
+            (State::Unopened, _) => drop(self.sockets.insert(name, (address, State::Closing))),
+            (_, None) => drop(self.sockets.insert(name, (address, State::Open))),
+            (_, Some(_)) => drop(self.sockets.remove(&name)),
+        }
+        match failure {
+            Some(failure) => Input::PortFailed(relay, failure),
+            None => Input::PortOpened(relay),
+        }
+    }
+
+    fn handle_output(&mut self, worker: usize, output: Output) {
+        match output {
+            Output::Transmit { egress, to, payload, tos, dont_fragment } => {
+                assert!(
+                    !payload.is_empty() || matches!(egress, Egress::Relay(_)),
+                    "an answer says something"
+                );
+                self.sent.push(Sent { egress, to, payload, tos, dont_fragment });
+            }
+            Output::OpenPort { relay, address } => {
+                assert!(PORTS.contains(&address.port()));
+                assert!(self.relays.iter().any(|relay| relay.local == address.ip()));
+                let twice = self.sockets.values().any(|(other, _)| *other == address);
+                assert!(!twice, "{address} is given out while a socket still has it");
+                assert!(self.sockets.insert((worker, relay), (address, State::Opening)).is_none());
+            }
+            Output::ClosePort(relay) => {
+                let socket = self.sockets.get_mut(&(worker, relay)).expect("only an open port is closed");
+                socket.1 = match socket.1 {
+                    State::Opening => State::Unopened,
+                    State::Open => State::Closing,
+                    State::Closing | State::Unopened => panic!("{relay:?} is closed twice"),
+                };
+            }
+            Output::Ended(record) => assert!(!record.relayed.is_empty()),
+            // The rest is for logs.
+            _ => {}
+        }
+    }
+
+    fn send_route(&mut self, route: &Route, bytes: &[u8]) {
+        let mut payload = route.header.map(|header| header.to_vec()).unwrap_or_default();
+        payload.extend(&bytes[route.payload_start as usize..][..route.payload_len as usize]);
+        let Route { egress, to, tos, dont_fragment, .. } = *route;
+        self.sent.push(Sent { egress, to, payload, tos, dont_fragment });
+    }
+
+    fn take_sent(&mut self) -> Vec<Sent> {
+        std::mem::take(&mut self.sent)
+    }
+
+    fn open_socket(&self, client: usize, family: Family) -> Option<(usize, RelaySocket)> {
+        let worker = self.clients[client].worker;
+        let local = self.shadow.get(client)?.half(family)?.local;
+        let found = self.sockets.iter().find(|((w, _), (address, _))| *w == worker && address.0 == local);
+        found.map(|(name, _)| *name)
+    }
+
+    fn client_of(&self, sent: &Sent) -> usize {
+        let Egress::Client { socket, source } = sent.egress else { panic!("to a peer: {sent:?}") };
+        let client = socket.0 as usize;
+        let five_tuple = self.five_tuple(client);
+        assert_eq!((sent.to, source), (five_tuple.client.0, five_tuple.server));
+        client
+    }
+
+    fn check_to_peers(&self, worker: usize, sent: &[Sent], expected: Option<ToPeer<'_>>) {
+        let Some(expected) = expected else { return assert!(sent.is_empty(), "nobody may be sent {sent:?}") };
+        let [sent] = sent else { return assert!(sent.is_empty() && self.limited, "one datagram was due") };
+        let Egress::Relay(relay) = sent.egress else { panic!("not from a relayed address") };
+        let (address, state) = self.sockets[&(worker, relay)];
+        assert_eq!((address.0, state), (expected.from, State::Open));
+        assert_eq!((sent.to, &sent.payload[..]), (expected.to, expected.data));
+        assert_eq!((sent.tos, sent.dont_fragment), (expected.tos, expected.dont_fragment));
+    }
+
+    fn check_to_client(&mut self, client: usize, expected: Option<ToClient<'_>>) {
+        let sent = self.take_sent();
+        let Some(expected) = expected else { return assert!(sent.is_empty(), "the client gets {sent:?}") };
+        let [sent] = &sent[..] else { return assert!(sent.is_empty() && self.limited, "one was due") };
+        assert_eq!(self.client_of(sent), client);
+        assert_eq!((sent.tos, sent.dont_fragment), (expected.tos(), false));
+        expected.check(&sent.payload);
+    }
+
+    /// One request, at most one answer, to its sender; anything else has none (RFC 8489 s. 6.3).
+    fn check_answers(&mut self, client: usize, message: Option<&Stun<'_>>, sent: &[Sent]) {
+        let Some(request) = message.filter(|message| message.class == Class::Request) else {
+            return assert!(sent.is_empty(), "only requests are answered");
+        };
+        assert!(sent.len() <= 1);
+        for sent in sent {
+            assert_eq!(self.client_of(sent), client);
+            let answer = reference::parse(&sent.payload).expect("answers are well-formed");
+            assert_eq!((answer.method, answer.transaction), (request.method, request.transaction));
+            // The same Allocate again gets the first one's answer, whatever else it says by now.
+            let first = request.method != method::ALLOCATE || answer.class == Class::Error;
+            assert!(!first || answer.fingerprint == request.fingerprint);
+            self.check_answer(client, &sent.payload);
+        }
+    }
+
+    fn check_answer(&mut self, client: usize, bytes: &[u8]) {
+        let answer = reference::parse(bytes).expect("answers are well-formed");
+        assert!(answer.clean_padding && bytes.len() <= MAX_ANSWER);
+        assert!(answer.integrity || bytes.len() <= MAX_UNAUTHENTICATED_ANSWER);
+        let key = (client, answer.method, answer.transaction);
+        let request = self.asked.get(&key).expect("an answer has a request").clone();
+        let request = reference::parse(&request).expect("parsed when it was sent");
+        if answer.integrity {
+            assert!(self.users.iter().any(|user| is_signed(bytes, user)), "signed with somebody's key");
+        }
+        match (answer.class, answer.code()) {
+            (Class::Success, None) => self.note_success(client, &request, &answer),
+            (Class::Error, Some(401 | 438)) => {
+                assert!(!answer.integrity);
+                assert_eq!(answer.get(attr::REALM), Some(REALM.as_bytes()));
+                self.clients[client].nonce = answer.get(attr::NONCE).expect("a fresh nonce").to_vec();
+            }
+            (Class::Error, Some(400 | 420)) => {}
+            (Class::Error, Some(_)) => assert!(answer.integrity),
+            other => panic!("no answer: {other:?}"),
+        }
+    }
+
+    /// What a success promises.
+    fn note_success(&mut self, client: usize, request: &Stun<'_>, answer: &Stun<'_>) {
+        let now_ns = self.now.mono_ns;
+        assert_eq!(answer.integrity, answer.method != method::BINDING);
+        let seconds = |value: &[u8]| u32::from_be_bytes(value.try_into().expect("four bytes"));
+        let lifetime = answer.get(attr::LIFETIME).map(seconds);
+        let ends_ns = now_ns + u64::from(lifetime.unwrap_or(0)) * SECOND_NS;
+        let mapped = answer.addresses(attr::XOR_MAPPED_ADDRESS);
+        let peers = request.addresses(attr::XOR_PEER_ADDRESS);
+        match answer.method {
+            method::BINDING => assert_eq!(mapped, [self.five_tuple(client).client.0]),
+            method::ALLOCATE => {
+                assert_eq!(mapped, [self.five_tuple(client).client.0]);
+                assert!(lifetime.is_some_and(|lifetime| (600..=3600).contains(&lifetime)));
+                if let Some(token) = answer.get(attr::RESERVATION_TOKEN) {
+                    self.token = token.try_into().expect("eight bytes");
+                }
+                self.note_allocation(client, answer, ends_ns);
+            }
+            method::REFRESH => {
+                let only = request.get(attr::REQUESTED_ADDRESS_FAMILY);
+                let only = only.and_then(|value| Family::from_wire(value[0]));
+                match lifetime.expect("Refresh answers LIFETIME") {
+                    0 => self.shadow.delete(client, answer.transaction, only, now_ns),
+                    600..=3600 => self.shadow.refresh(client, only, ends_ns),
+                    other => panic!("LIFETIME {other}"),
+                }
+            }
+            method::CREATE_PERMISSION => {
+                assert!(!peers.is_empty(), "400 without a peer");
+                for peer in peers {
+                    let ip = peer.ip();
+                    let own = self.relays.iter().find(|relay| relay.external == Some(ip));
+                    self.shadow.permit(client, own.map_or(ip, |relay| relay.local), now_ns);
+                }
+            }
+            method::CHANNEL_BIND => {
+                let number = request.get(attr::CHANNEL_NUMBER).expect("400 without a number");
+                let number = u16::from_be_bytes([number[0], number[1]]);
+                self.shadow.bind(client, number, self.to_local(peers[0]), now_ns);
+            }
+            other => panic!("method {other} can't succeed"),
+        }
+    }
+
+    fn note_allocation(&mut self, client: usize, answer: &Stun<'_>, ends_ns: u64) {
+        let relayed = answer.addresses(attr::XOR_RELAYED_ADDRESS);
+        let halves: Vec<_> = relayed
+            .iter()
+            .map(|public| Half { local: self.to_local(*public), public: *public, ends_ns })
+            .collect();
+        for half in &halves {
+            let owner = self.sockets.iter().find(|(_, (address, _))| address.0 == half.local);
+            let ((worker, _), (_, state)) = owner.expect("a relayed address has its socket");
+            assert_eq!((*worker, *state), (self.clients[client].worker, State::Open));
+        }
+        if !self.shadow.create(client, &halves) {
+            let held = self.shadow.get(client).expect("refused, so it exists");
+            let same = held.halves.iter().flatten().map(|half| half.public).eq(relayed);
+            assert!(same, "the same Allocate gets the same answer (RFC 8489 s. 6.3.1)");
+        }
+    }
+}
+
+const STATIC_USERS: [(&str, &str); 2] = [("alice", "wonder"), ("bob", "builder")];
+/// A REST name that expires an hour after the start.
+const REST_USER: &str = "1700003600:carol";
+
+fn users() -> Vec<User> {
+    let rest = rest_password("north", REST_USER);
+    let all = STATIC_USERS.into_iter().chain([(REST_USER, rest.as_str())]);
+    all.map(|(name, password)| User {
+        name: name.to_owned(),
+        md5: Key::md5(name, REALM, password).expect("good credentials"),
+        sha256: Key::sha256(name, REALM, password).expect("good credentials"),
+    })
+    .collect()
+}
+
+/// Two workers' worth of clients: same user on both, same address on UDP and TCP (A13), both families.
+fn clients(rest: bool) -> Vec<Client> {
+    let udp = Transport::Udp;
+    [
+        ("203.0.113.5:1000", udp, 0, 0),
+        ("203.0.113.5:1001", udp, 1, 0),
+        ("[2001:db8:5::1]:1000", udp, 0, 1),
+        ("203.0.113.6:1000", udp, 1, if rest { 2 } else { 1 }),
+        ("203.0.113.5:1000", Transport::Tcp, 1, 0),
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(number, (address, transport, worker, user))| {
+        let client: SocketAddr = address.parse().expect("an address");
+        let server = if client.is_ipv4() { "192.0.2.1:3478" } else { "[2001:db8::1]:3478" };
+        let server = server.parse().expect("an address");
+        let five_tuple = FiveTuple { client: ClientAddr(client), server, transport };
+        let path = ClientPath { five_tuple, socket: ClientSocket(number as u32) };
+        Client { path, worker, user, nonce: Vec::new(), transactions: 0, last: Vec::new() }
+    })
+    .collect()
+}
+
+fn policy(relays: &[RelayAddress], strict: bool) -> PeerPolicy {
+    let net = |text: &str| text.parse().expect("a network");
+    let deny = [net("198.51.100.8/32"), net("2001:db8:ffff::8/128")];
+    let relay_ips: Vec<_> =
+        relays.iter().flat_map(|relay| [Some(relay.local), relay.external]).flatten().collect();
+    let listeners = ["192.0.2.1:3478", "[2001:db8::1]:3478"].map(|text| text.parse().expect("an address"));
+    let own = OwnAddresses {
+        local_ips: relay_ips.clone(),
+        relay_ips,
+        relay_ports: PORTS,
+        listeners: listeners.to_vec(),
+    };
+    PeerPolicy::new(&[], if strict { &deny } else { &[] }, false, own)
+}
+
+/// Whether an answer is, bit by bit, what the user's key makes of it.
+fn is_signed(bytes: &[u8], user: &User) -> bool {
+    let Ok(answer) = Message::parse(bytes) else { return false };
+    [&user.md5, &user.sha256].into_iter().any(|key| {
+        let code = answer.attribute(attr::ERROR_CODE).map(|v| u16::from(v[2]) * 100 + u16::from(v[3]));
+        let code = code.and_then(|code| ErrorCode::ALL.iter().find(|known| known.code() == code));
+        let start = match code {
+            Some(code) => MessageBuilder::error(&answer, *code),
+            None => MessageBuilder::success(&answer),
+        };
+        let rest = answer.attributes().filter(|(kind, _)| *kind != attr::ERROR_CODE);
+        rest.fold(start, |builder, (kind, value)| builder.attribute(kind, value)).finish_signed(key) == bytes
+    })
+}

@@ -1,0 +1,103 @@
+//! Transactions that must not take effect twice, kept for the 40 s in which they may be repeated
+//! (RFC 8489 s. 6.3.1, RFC 8656 s. 5).
+
+use std::collections::{HashMap, VecDeque};
+
+use foldhash::fast::FixedState;
+
+use crate::addr::FiveTuple;
+use crate::io::Now;
+use crate::limits::{MAX_RECENT_TRANSACTIONS, RETRANSMISSION_SECS, SECOND_NS};
+use crate::wire::TransactionId;
+
+/// At most [`MAX_RECENT_TRANSACTIONS`] of them; the oldest is forgotten first.
+#[derive(Debug)]
+pub(super) struct Recent {
+    order: VecDeque<Entry>,
+    ends_ns: HashMap<(FiveTuple, TransactionId), u64, FixedState>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: (FiveTuple, TransactionId),
+    ends_ns: u64,
+}
+
+impl Recent {
+    /// `seed` keys the hash: clients choose their transaction ids.
+    pub(super) fn new(seed: u64) -> Self {
+        Self { order: VecDeque::new(), ends_ns: HashMap::with_hasher(FixedState::with_seed(seed)) }
+    }
+
+    pub(super) fn insert(&mut self, now: Now, five_tuple: FiveTuple, transaction: TransactionId) {
+        while self.order.len() >= MAX_RECENT_TRANSACTIONS
+            || self.order.front().is_some_and(|oldest| oldest.ends_ns <= now.mono_ns)
+        {
+            self.forget_oldest();
+        }
+        let ends_ns = now.mono_ns + u64::from(RETRANSMISSION_SECS) * SECOND_NS;
+        let key = (five_tuple, transaction);
+        self.ends_ns.insert(key, ends_ns);
+        self.order.push_back(Entry { key, ends_ns });
+    }
+
+    pub(super) fn contains(&self, now: Now, five_tuple: FiveTuple, transaction: TransactionId) -> bool {
+        self.ends_ns.get(&(five_tuple, transaction)).is_some_and(|ends_ns| *ends_ns > now.mono_ns)
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(Entry { key, ends_ns }) = self.order.pop_front() else { return };
+        // The same transaction may have been noted again since.
+        if self.ends_ns.get(&key) == Some(&ends_ns) {
+            self.ends_ns.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{ClientAddr, Transport};
+
+    fn five_tuple() -> FiveTuple {
+        let client = ClientAddr("203.0.113.5:1000".parse().expect("an address"));
+        FiveTuple { client, server: "192.0.2.1:3478".parse().expect("an address"), transport: Transport::Udp }
+    }
+
+    fn at(secs: u64) -> Now {
+        Now { mono_ns: secs * SECOND_NS, unix_secs: secs }
+    }
+
+    fn id(number: u64) -> TransactionId {
+        let mut id = [0; 12];
+        id[4..].copy_from_slice(&number.to_be_bytes());
+        TransactionId(id)
+    }
+
+    #[test]
+    fn s26_forgets_after_forty_seconds() {
+        let mut recent = Recent::new(1);
+        recent.insert(at(1), five_tuple(), id(1));
+        recent.insert(at(20), five_tuple(), id(1));
+        assert!(recent.contains(at(40), five_tuple(), id(1)));
+        recent.insert(at(41), five_tuple(), id(2));
+        assert!(recent.contains(at(41), five_tuple(), id(1)), "noted again at 20 s");
+        assert!(!recent.contains(at(60), five_tuple(), id(1)));
+        recent.insert(at(100), five_tuple(), id(3));
+        assert_eq!((recent.order.len(), recent.ends_ns.len()), (1, 1));
+    }
+
+    #[test]
+    fn holds_a_bounded_number_and_forgets_the_oldest_first() {
+        let mut recent = Recent::new(1);
+        let count = MAX_RECENT_TRANSACTIONS as u64 + 10;
+        for number in 0..count {
+            recent.insert(at(1), five_tuple(), id(number));
+        }
+        assert_eq!(recent.order.len(), MAX_RECENT_TRANSACTIONS);
+        assert_eq!(recent.ends_ns.len(), MAX_RECENT_TRANSACTIONS);
+        assert!(!recent.contains(at(1), five_tuple(), id(9)));
+        assert!(recent.contains(at(1), five_tuple(), id(10)));
+        assert!(recent.contains(at(1), five_tuple(), id(count - 1)));
+    }
+}

@@ -1,0 +1,118 @@
+//! This server, with the little driver it needs.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
+use turnpike_proto::auth::{Authenticator, Credentials};
+use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
+use turnpike_proto::quota::Quotas;
+use turnpike_proto::shared::{RelayAddress, ServerConfig, Shared};
+use turnpike_proto::{
+    ClientPath, ClientSocket, Egress, Forward, Input, Now, Output, RelaySocket, Route, Server,
+};
+
+use super::{REALM, SERVER, USERS, addr};
+
+/// What left: whether to a peer, and to whom; the payload.
+pub type Sent = (bool, SocketAddr, Vec<u8>);
+
+/// One worker in virtual time.
+pub struct Ours {
+    server: Server,
+    now: Now,
+    open: HashMap<RelaySocket, SocketAddr>,
+    sent: Vec<Sent>,
+}
+
+impl Ours {
+    pub fn new() -> Self {
+        let mut credentials = Credentials::new(REALM);
+        for (user, password) in USERS {
+            credentials.add_user(user, password).expect("good credentials");
+        }
+        let relay_ips: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().expect("an IP")).into();
+        let relays: Vec<_> = relay_ips.iter().map(|ip| RelayAddress { local: *ip, external: None }).collect();
+        let ports = 49_152..=65_535;
+        let own = OwnAddresses {
+            local_ips: relay_ips.clone(),
+            relay_ips,
+            relay_ports: ports.clone(),
+            listeners: vec![addr(SERVER)],
+        };
+        let shared = Shared::new(
+            ServerConfig::default(),
+            Authenticator::new(REALM, credentials, false, [7; 32]),
+            PeerPolicy::new(&[], &[], false, own),
+            &relays,
+            ports,
+            Quotas::new(0, 0),
+        );
+        Self {
+            server: Server::new(Arc::clone(&shared), 0, [1; 32]),
+            now: Now { mono_ns: 0, unix_secs: 1_700_000_000 },
+            open: HashMap::new(),
+            sent: Vec::new(),
+        }
+    }
+
+    pub fn sleep(&mut self, secs: u64) {
+        self.now.mono_ns += secs * 1_000_000_000;
+        self.now.unix_secs += secs;
+        self.input(Input::Tick);
+        assert!(self.sent.is_empty(), "time alone sends nothing");
+    }
+
+    /// A datagram arrives from a client.
+    pub fn client_sends(&mut self, client: SocketAddr, bytes: &[u8]) -> Vec<Sent> {
+        let five_tuple =
+            FiveTuple { client: ClientAddr(client), server: addr(SERVER), transport: Transport::Udp };
+        let path = ClientPath { five_tuple, socket: ClientSocket(0) };
+        match self.server.forward_client(self.now, &five_tuple, bytes, 0) {
+            Forward::Route(route) => self.follow(&route, bytes),
+            Forward::Slow => self.input(Input::FromClient { path, bytes, tos: 0 }),
+            Forward::Drop(_) => {}
+        }
+        std::mem::take(&mut self.sent)
+    }
+
+    /// A datagram arrives from a peer at a relayed address.
+    pub fn peer_sends(&mut self, peer: SocketAddr, relayed: SocketAddr, bytes: &[u8]) -> Vec<Sent> {
+        let open = self.open.iter().find(|(_, address)| **address == relayed);
+        let Some((&relay, _)) = open else { return Vec::new() };
+        match self.server.forward_peer(self.now, relay, PeerAddr(peer), bytes, 0) {
+            Forward::Route(route) => self.follow(&route, bytes),
+            Forward::Slow => self.input(Input::FromPeer { relay, peer: PeerAddr(peer), bytes, tos: 0 }),
+            Forward::Drop(_) => {}
+        }
+        std::mem::take(&mut self.sent)
+    }
+
+    fn follow(&mut self, route: &Route, bytes: &[u8]) {
+        let mut payload = route.header.map(|header| header.to_vec()).unwrap_or_default();
+        payload.extend(&bytes[route.payload_start as usize..][..route.payload_len as usize]);
+        self.sent.push((matches!(route.egress, Egress::Relay(_)), route.to, payload));
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        self.server.handle_input(self.now, input);
+        while let Some(output) = self.server.poll_output() {
+            match output {
+                Output::Transmit { egress, to, payload, .. } => {
+                    self.sent.push((matches!(egress, Egress::Relay(_)), to, payload));
+                }
+                Output::OpenPort { relay, address } => {
+                    self.open.insert(relay, address.0);
+                    self.server.handle_input(self.now, Input::PortOpened(relay));
+                }
+                Output::ClosePort(relay) => {
+                    self.open.remove(&relay);
+                    self.server.handle_input(self.now, Input::PortClosed(relay));
+                }
+                // The rest is for logs.
+                _ => {}
+            }
+        }
+    }
+}

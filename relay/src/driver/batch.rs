@@ -1,0 +1,266 @@
+//! The batch builder: which datagrams leave together as one message (UDP_SEGMENT).
+//!
+//! It sees all datagrams of a turn and joins those that differ in nothing but their bytes:
+//!
+//! ```text
+//!   push ─► flow (socket, destination) ─► its newest message ─► same source, TOS, DF and size? ─► join
+//!                                                                          └──► else a new message
+//! ```
+//!
+//! Only a flow's newest message grows, and messages are sent in the order in which they were begun: so
+//! the order within a flow is kept, whatever comes in between. It knows no system call.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use foldhash::fast::RandomState;
+use turnpike_proto::RelaySocket;
+
+/// Datagrams in one message. The kernel takes 64 on every version that has UDP_SEGMENT, newer ones 128.
+pub const MAX_SEGMENTS: u32 = 64;
+/// Bytes of one message: the largest UDP payload over IPv4 (RFC 768: 65,535 less IP and UDP headers).
+pub const MAX_MESSAGE_BYTES: usize = 65_507;
+/// Datagrams queued before a flush is forced: bounds the memory of a turn that answers a lot.
+pub const MAX_QUEUED: usize = 1024;
+
+const END: u32 = u32::MAX;
+
+/// Which socket sends; the order is that of the system calls of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sender {
+    /// A listener, by its number.
+    Listener(u32),
+    /// A relay socket.
+    Relay {
+        /// As in [`RelaySocket`].
+        index: u32,
+        /// As in [`RelaySocket`].
+        generation: u32,
+    },
+}
+
+impl Sender {
+    /// The relay socket of that name.
+    pub fn relay(relay: RelaySocket) -> Sender {
+        Sender::Relay { index: relay.index, generation: relay.generation }
+    }
+}
+
+/// What datagrams of one message have in common, besides their size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Which socket sends.
+    pub sender: Sender,
+    /// Destination.
+    pub to: SocketAddr,
+    /// Source address to set, if the socket is a wildcard's.
+    pub source: Option<SocketAddr>,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Set DF.
+    pub dont_fragment: bool,
+}
+
+/// Where a datagram's payload lies.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// In the buffer pool.
+    Received(Range<usize>),
+    /// Here.
+    Owned(Vec<u8>),
+}
+
+impl Payload {
+    fn len(&self) -> usize {
+        match self {
+            Payload::Received(range) => range.len(),
+            Payload::Owned(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// One datagram of a message.
+#[derive(Debug)]
+pub struct Part {
+    /// Bytes in front of the payload, if any.
+    pub header: Option<[u8; 4]>,
+    /// The payload.
+    pub payload: Payload,
+    next: u32,
+}
+
+impl Part {
+    /// Bytes of the datagram.
+    pub fn len(&self) -> usize {
+        self.header.map_or(0, |header| header.len()) + self.payload.len()
+    }
+
+    /// Whether the datagram is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One or more datagrams that one call sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    /// What they have in common.
+    pub envelope: Envelope,
+    /// Size of each but the last, which may be shorter, bytes.
+    pub segment_bytes: usize,
+    /// How many there are.
+    pub segments: u32,
+    bytes: usize,
+    open: bool,
+    first: u32,
+    last: u32,
+}
+
+impl Message {
+    fn takes(&self, envelope: &Envelope, len: usize) -> bool {
+        self.open
+            && self.envelope == *envelope
+            // Empty datagrams have no size to be cut at: the kernel would send one for all of them.
+            && (1..=self.segment_bytes).contains(&len)
+            && self.segments < MAX_SEGMENTS
+            && self.bytes + len <= MAX_MESSAGE_BYTES
+    }
+}
+
+/// The datagrams of a turn, as messages.
+#[derive(Debug, Default)]
+pub struct Batch {
+    messages: Vec<Message>,
+    parts: Vec<Part>,
+    /// Each flow's newest message.
+    newest: HashMap<(Sender, SocketAddr), u32, RandomState>,
+    /// Messages by socket, see [`Batch::sort`].
+    order: Vec<(Sender, u32)>,
+}
+
+impl Batch {
+    /// An empty batch with room for [`MAX_QUEUED`] datagrams.
+    pub fn new() -> Batch {
+        Batch {
+            messages: Vec::with_capacity(MAX_QUEUED),
+            parts: Vec::with_capacity(MAX_QUEUED),
+            newest: HashMap::with_capacity_and_hasher(MAX_QUEUED, RandomState::default()),
+            order: Vec::with_capacity(MAX_QUEUED),
+        }
+    }
+
+    /// Nothing is queued.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// It has to be sent before more is queued.
+    pub fn is_full(&self) -> bool {
+        self.parts.len() >= MAX_QUEUED
+    }
+
+    /// Queues a datagram. Those longer than `longest_joined` travel alone: over the egress MTU the kernel
+    /// refuses a whole message, where it cuts a single datagram into fragments.
+    pub fn push(
+        &mut self,
+        envelope: Envelope,
+        header: Option<[u8; 4]>,
+        payload: Payload,
+        longest_joined: usize,
+    ) {
+        let part = Part { header, payload, next: END };
+        let len = part.len();
+        let place = self.parts.len() as u32;
+        self.parts.push(part);
+        let flow = (envelope.sender, envelope.to);
+        if let Some(number) = self.newest_of(&flow)
+            && let message = &mut self.messages[number as usize]
+            && message.takes(&envelope, len)
+        {
+            self.parts[message.last as usize].next = place;
+            message.last = place;
+            message.segments += 1;
+            message.bytes += len;
+            // A shorter datagram can only be the last one.
+            message.open = len == message.segment_bytes;
+            return;
+        }
+        let number = self.messages.len() as u32;
+        self.messages.push(Message {
+            envelope,
+            segment_bytes: len,
+            segments: 1,
+            bytes: len,
+            open: (1..=longest_joined).contains(&len),
+            first: place,
+            last: place,
+        });
+        self.newest.insert(flow, number);
+    }
+
+    /// A run of one flow is asked for again and again: its message is the last one, mostly.
+    fn newest_of(&self, flow: &(Sender, SocketAddr)) -> Option<u32> {
+        let last = self.messages.last()?;
+        if (last.envelope.sender, last.envelope.to) == *flow {
+            return Some(self.messages.len() as u32 - 1);
+        }
+        self.newest.get(flow).copied()
+    }
+
+    /// Brings the messages into the order in which they are sent: socket by socket, and for each socket
+    /// as they were begun. Afterwards messages are named by their place in this order.
+    pub fn sort(&mut self) {
+        self.order.clear();
+        self.order.extend(self.messages.iter().zip(0..).map(|(message, at)| (message.envelope.sender, at)));
+        // With the number as part of the key it is stable, and unlike a stable sort allocates nothing.
+        self.order.sort_unstable();
+    }
+
+    /// How many messages [`Batch::sort`] has put into order.
+    pub fn count(&self) -> usize {
+        self.order.len()
+    }
+
+    /// The message at a place of the order.
+    pub fn message(&self, place: usize) -> &Message {
+        &self.messages[self.order[place].1 as usize]
+    }
+
+    /// Whether one of the messages needs DF.
+    pub fn has_dont_fragment(&self) -> bool {
+        self.messages.iter().any(|message| message.envelope.dont_fragment)
+    }
+
+    /// The places from `start` on that have the same socket and the same DF.
+    pub fn run_from(&self, start: usize) -> Range<usize> {
+        let key = |place: usize| {
+            let envelope = &self.message(place).envelope;
+            (envelope.sender, envelope.dont_fragment)
+        };
+        let end = (start + 1..self.count()).find(|&place| key(place) != key(start));
+        start..end.unwrap_or(self.count())
+    }
+
+    /// A message's datagrams, in order.
+    pub fn parts<'a>(&'a self, message: &Message) -> impl Iterator<Item = &'a Part> + use<'a> {
+        let mut next = message.first;
+        std::iter::from_fn(move || {
+            let part = self.parts.get(next as usize)?;
+            next = part.next;
+            Some(part)
+        })
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.messages.clear();
+        self.parts.clear();
+        self.newest.clear();
+        self.order.clear();
+    }
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

@@ -1,0 +1,141 @@
+//! What the drivers for a real kernel have in common: its structures, errors, and sending.
+// The kernel's length fields have other widths in other C libraries.
+#![allow(clippy::unnecessary_cast)]
+
+pub(super) mod cmsg;
+pub(super) mod errors;
+pub(super) mod send;
+
+use std::io;
+use std::net::SocketAddr;
+
+use turnpike_proto::{PortError, RelaySocket};
+
+use crate::driver::batch::Sender;
+use crate::driver::{Datagram, Ingress};
+
+/// Listeners per worker: each has buffers of its own in the pool.
+pub(super) const MAX_LISTENERS: usize = 64;
+/// Relay sockets per worker: two (one per family) for each of the core's largest number of allocations.
+pub(super) const MAX_RELAY_SOCKETS: usize = 2 * turnpike_proto::limits::MAX_ALLOCATIONS;
+
+/// What the kernel said about a datagram besides its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ancillary {
+    /// Where it was sent to, if the socket asks for that.
+    pub(super) server: Option<SocketAddr>,
+    /// DSCP and ECN.
+    pub(super) tos: u8,
+    /// Size of the datagrams if it is a merged run.
+    pub(super) segment_bytes: Option<u32>,
+    /// Datagrams that the socket has lost so far.
+    pub(super) overflow: Option<u32>,
+}
+
+impl Ancillary {
+    /// Reads control messages; `local_port` is the socket's.
+    pub(super) fn read(control: &[u8], local_port: u16) -> Ancillary {
+        let mut ancillary = Ancillary::default();
+        for message in cmsg::messages(control) {
+            if let Some(tos) = cmsg::tos(&message) {
+                ancillary.tos = tos;
+            } else if let Some(server) = cmsg::pktinfo_address(&message, local_port) {
+                ancillary.server = Some(server);
+            } else if let Some(bytes) = cmsg::segment_bytes(&message) {
+                ancillary.segment_bytes = Some(bytes);
+            } else if let Some(lost) = cmsg::overflow(&message) {
+                ancillary.overflow = Some(lost);
+            }
+        }
+        ancillary
+    }
+
+    /// Describes the datagram that this came with.
+    pub(super) fn datagram(
+        &self,
+        ingress: Ingress,
+        from: SocketAddr,
+        truncated: bool,
+        buffer: usize,
+        len: u32,
+    ) -> Datagram {
+        let segment_size = self.segment_bytes.filter(|bytes| (1..len).contains(bytes)).unwrap_or(len);
+        Datagram { ingress, from, tos: self.tos, truncated, buffer: buffer as u32, len, segment_size }
+    }
+}
+
+/// A socket's count of lost datagrams, of which news come with the next datagram.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Losses(u32);
+
+impl Losses {
+    /// How many were lost since the last time, given the kernel's running count, which wraps.
+    pub(super) fn news(&mut self, count: u32) -> u64 {
+        u64::from(count.wrapping_sub(std::mem::replace(&mut self.0, count)))
+    }
+}
+
+/// Refuses more listeners than there are buffers for.
+pub(super) fn check_listeners(count: usize) -> io::Result<()> {
+    if count <= MAX_LISTENERS {
+        return Ok(());
+    }
+    let text = format!("{count} listen addresses: at most {MAX_LISTENERS} are possible");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+}
+
+/// The name of a relay socket as one number.
+pub(super) fn relay_token(relay: RelaySocket) -> u64 {
+    u64::from(relay.generation) << 32 | u64::from(relay.index)
+}
+
+/// The relay socket of that name.
+pub(super) fn relay_of(index: u32, generation: u32) -> RelaySocket {
+    RelaySocket { index, generation }
+}
+
+/// The socket that sends, if it is a relay socket.
+pub(super) fn sending_relay(sender: Sender) -> Option<RelaySocket> {
+    match sender {
+        Sender::Listener(_) => None,
+        Sender::Relay { index, generation } => Some(relay_of(index, generation)),
+    }
+}
+
+/// Why a relay socket could not be opened.
+pub(super) fn port_error(error: &io::Error) -> PortError {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => PortError::InUse,
+        _ => PortError::Exhausted,
+    }
+}
+
+/// A message header without any pointer, address or control message.
+pub(super) fn empty_header() -> libc::mmsghdr {
+    // SAFETY: null pointers and zero integers are valid values of all its fields.
+    unsafe { std::mem::zeroed() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_counted_once_also_across_the_wrap() {
+        let mut losses = Losses::default();
+        assert_eq!(losses.news(5), 5);
+        assert_eq!(losses.news(5), 0);
+        assert_eq!(losses.news(u32::MAX), u64::from(u32::MAX) - 5);
+        assert_eq!(losses.news(1), 2);
+    }
+
+    #[test]
+    fn a_run_has_a_segment_size_only_if_it_makes_sense() {
+        let from: SocketAddr = "192.0.2.1:9".parse().expect("a socket address");
+        let ingress = Ingress::Relay(relay_of(0, 0));
+        for (told, len, expected) in [(None, 9, 9), (Some(4), 9, 4), (Some(0), 9, 9), (Some(9), 9, 9)] {
+            let ancillary = Ancillary { segment_bytes: told, ..Ancillary::default() };
+            assert_eq!(ancillary.datagram(ingress, from, false, 0, len).segment_size, expected);
+        }
+    }
+}

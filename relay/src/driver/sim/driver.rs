@@ -1,0 +1,191 @@
+//! A worker's driver on the simulated network.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use turnpike_proto::addr::RelayedAddr;
+use turnpike_proto::limits::MAX_UDP_PAYLOAD;
+use turnpike_proto::{Egress, RelaySocket, Route};
+
+use super::SimNetwork;
+use super::network::Delivery;
+use crate::driver::{Datagram, Driver, DriverCounters, Event, Waker};
+
+/// Events of one turn, as many as a real driver gives.
+const MAX_EVENTS: usize = 256;
+
+/// The simulated driver of one worker; its sockets are gone when it is dropped.
+pub struct SimDriver {
+    network: SimNetwork,
+    /// Its number in the network.
+    driver: usize,
+    listeners: Vec<SocketAddr>,
+    events: Vec<Event>,
+    buffers: Vec<Vec<u8>>,
+    queue: Vec<Queued>,
+    counters: DriverCounters,
+}
+
+struct Queued {
+    egress: Egress,
+    to: SocketAddr,
+    payload: Vec<u8>,
+    tos: u8,
+    dont_fragment: bool,
+}
+
+impl SimDriver {
+    pub(super) fn new(network: SimNetwork, worker: usize, listeners: &[SocketAddr]) -> SimDriver {
+        let driver = network.lock().add_driver(worker, listeners);
+        SimDriver {
+            network,
+            driver,
+            listeners: listeners.to_vec(),
+            events: Vec::new(),
+            buffers: Vec::new(),
+            queue: Vec::new(),
+            counters: DriverCounters::default(),
+        }
+    }
+
+    /// The source address that the datagram will have, if its socket still exists.
+    fn source(&self, egress: Egress) -> Option<SocketAddr> {
+        match egress {
+            Egress::Client { socket, source } => {
+                let listener = *self.listeners.get(socket.0 as usize)?;
+                Some(if listener.ip().is_unspecified() { source } else { listener })
+            }
+            Egress::Relay(relay) => self.network.lock().relay_address(self.driver, relay),
+        }
+    }
+
+    fn send(&mut self, queued: Queued) {
+        let Some(from) = self.source(queued.egress) else {
+            self.counters.send_failed += 1;
+            return;
+        };
+        if from.is_ipv4() != queued.to.is_ipv4() {
+            self.counters.send_failed += 1;
+        } else if queued.payload.len() > MAX_UDP_PAYLOAD {
+            self.counters.send_too_large += 1;
+        } else {
+            let Queued { to, payload, tos, dont_fragment, .. } = queued;
+            self.network.lock().send(from, to, payload, tos, dont_fragment);
+        }
+    }
+
+    fn accept(&mut self, delivery: Delivery) {
+        let event = match delivery {
+            Delivery::Event(event) => event,
+            Delivery::Datagram { ingress, arrival } => {
+                let len = arrival.bytes.len() as u32;
+                let buffer = self.buffers.len() as u32;
+                self.buffers.push(arrival.bytes);
+                Event::Datagram(Datagram {
+                    ingress,
+                    from: arrival.from,
+                    tos: arrival.tos,
+                    truncated: false,
+                    buffer,
+                    len,
+                    segment_size: len,
+                })
+            }
+        };
+        self.events.push(event);
+    }
+}
+
+impl Driver for SimDriver {
+    /// Never sleeps: takes what has arrived by the virtual now.
+    fn wait(&mut self, _timeout: Option<Duration>) -> io::Result<usize> {
+        self.flush();
+        self.events.clear();
+        self.buffers.clear();
+        let network = self.network.clone();
+        let mut network = network.lock();
+        network.deliver_due();
+        if network.take_woken(self.driver) {
+            self.events.push(Event::Woken);
+        }
+        while self.events.len() < MAX_EVENTS {
+            let Some(delivery) = network.take_for_driver(self.driver) else { break };
+            self.accept(delivery);
+        }
+        Ok(self.events.len())
+    }
+
+    fn event(&self, index: usize) -> Event {
+        self.events[index]
+    }
+
+    fn bytes(&self, datagram: &Datagram) -> &[u8] {
+        &self.buffers[datagram.buffer as usize]
+    }
+
+    fn forward(&mut self, datagram: &Datagram, segment_start: usize, route: &Route) {
+        let start = segment_start + route.payload_start as usize;
+        let data = &self.bytes(datagram)[start..start + route.payload_len as usize];
+        let payload = route.header.iter().flatten().chain(data).copied().collect();
+        self.transmit(route.egress, route.to, payload, route.tos, route.dont_fragment);
+    }
+
+    fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool) {
+        self.queue.push(Queued { egress, to, payload, tos, dont_fragment });
+    }
+
+    fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr) {
+        let mut network = self.network.lock();
+        let event = match network.open_port(self.driver, relay, address.0) {
+            Ok(()) => Event::PortOpened(relay),
+            Err(error) => Event::PortFailed(relay, error),
+        };
+        network.report(self.driver, event);
+    }
+
+    fn close_port(&mut self, relay: RelaySocket) {
+        // What was queued before the end still belongs to the allocation.
+        self.flush();
+        let mut network = self.network.lock();
+        if network.close_port(self.driver, relay) {
+            network.report(self.driver, Event::PortClosed(relay));
+        }
+    }
+
+    fn flush(&mut self) {
+        for queued in std::mem::take(&mut self.queue) {
+            self.send(queued);
+        }
+    }
+
+    fn waker(&self) -> Arc<dyn Waker> {
+        Arc::new(SimWaker { network: self.network.clone(), driver: self.driver })
+    }
+
+    fn open_ports(&self) -> usize {
+        self.network.lock().open_ports_of(self.driver)
+    }
+
+    fn counters(&self) -> DriverCounters {
+        self.counters
+    }
+}
+
+impl Drop for SimDriver {
+    fn drop(&mut self) {
+        self.network.lock().remove_driver(self.driver);
+    }
+}
+
+struct SimWaker {
+    network: SimNetwork,
+    driver: usize,
+}
+
+impl Waker for SimWaker {
+    fn wake(&self) {
+        self.network.lock().wake(self.driver);
+    }
+}

@@ -1,0 +1,124 @@
+//! The program under test, configured by a file that a test can change while it runs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::lab::{Lab, RELAY_V4, RELAY_V6, RELAYED_V4};
+use super::process::{Outcome, Process};
+
+/// The realm of every server.
+pub const REALM: &str = "example.org";
+/// The user that every configuration has.
+pub const USER: &str = "alice";
+/// The password of [`USER`].
+pub const PASSWORD: &str = "correct horse";
+/// The listeners' addresses.
+pub const SERVER: SocketAddr = SocketAddr::new(RELAY_V4, 3478);
+/// The IPv6 listener's address.
+pub const SERVER_V6: SocketAddr = SocketAddr::new(RELAY_V6, 3478);
+
+/// Lets clients reach the peers of the lab.
+pub const ALLOW_PEERS: &str = "allow-peer = [\"10.77.0.0/16\"]\n";
+
+const START: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(10);
+
+/// A server that is ready.
+pub struct Server {
+    process: Process,
+    folder: TempDir,
+}
+
+impl Server {
+    /// Starts it with the usual user, and whatever `lines` add to its configuration.
+    pub fn start(lab: &Lab, lines: &str) -> Server {
+        let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+        write_config(folder.path(), lines);
+        let mut command = lab.relay.command(&binary());
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TURNPIKE_"))
+        {
+            command.env_remove(name);
+        }
+        command.arg("run").arg("--config").arg(folder.path().join("turnpike.toml"));
+        let process = Process::start(command);
+        if let Err(output) = process.wait_for_line("turnpike ready", START) {
+            panic!("the server did not become ready; it printed:\n{output}");
+        }
+        Server { process, folder }
+    }
+
+    /// Changes its configuration and tells it so.
+    pub fn reload(&self, lines: &str) {
+        write_config(self.folder.path(), lines);
+        self.process.signal(Signal::HUP);
+    }
+
+    /// Memory that it occupies, bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.expect("the server is running");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kilobytes * 1024
+    }
+
+    /// Stops it by SIGTERM; gives its log, in which nothing went wrong and no secret is.
+    pub fn stop(self) -> Log {
+        self.process.signal(Signal::TERM);
+        let Outcome { code, output } = self.process.wait(STOP);
+        assert_eq!(code, Some(0), "{output}");
+        assert!(!output.contains("panicked") && !output.contains(PASSWORD), "{output}");
+        Log(output)
+    }
+}
+
+/// What a server has printed.
+pub struct Log(pub String);
+
+impl Log {
+    /// A counter of the last line: what happened to datagrams since the start.
+    #[track_caller]
+    pub fn count(&self, name: &str) -> u64 {
+        let stopped = self.0.lines().rfind(|line| line.contains("stopped"));
+        let stopped = stopped.unwrap_or_else(|| panic!("no last line:\n{}", self.0));
+        let found = stopped.split([' ', '"']).find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        found.map_or(0, |number| number.parse().expect("counters are numbers"))
+    }
+
+    /// The final records of allocations.
+    pub fn records(&self) -> Vec<&str> {
+        self.0.lines().filter(|line| line.contains("allocation ended")).collect()
+    }
+}
+
+/// Waits until `done`, for a second at the most; gives how long it took.
+pub fn within_a_second(mut done: impl FnMut() -> bool) -> Result<Duration, ()> {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(1) {
+        if done() {
+            return Ok(start.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Err(())
+}
+
+fn write_config(folder: &Path, lines: &str) {
+    let base = format!(
+        "listen = [\"{SERVER}\", \"{SERVER_V6}\"]\nrelay-address = [\"{RELAYED_V4}\"]\nrealm = \"{REALM}\"\n"
+    );
+    let users =
+        if lines.contains("user = ") { String::new() } else { format!("user = [\"{USER}:{PASSWORD}\"]\n") };
+    let file = folder.join("turnpike.toml");
+    std::fs::write(file, base + &users + lines).expect("the folder is ours");
+}
+
+fn binary() -> PathBuf {
+    let named = std::env::var_os("TURNPIKE_BIN").map(PathBuf::from);
+    named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_turnpike")))
+}

@@ -1,0 +1,235 @@
+//! A client that says exactly what a test wants it to say, made of the core's codec and a real socket.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use turnpike_proto::auth::Key;
+use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, channel, method};
+
+use super::lab::{CLIENT_V4, CLIENT_V6, Namespace};
+use super::server::{PASSWORD, REALM, USER};
+
+/// How often a request is sent before its sender gives up.
+const TRIES: u32 = 4;
+
+/// How long an answer is waited for; it comes within milliseconds, or never.
+pub const ANSWER: Duration = Duration::from_secs(2);
+/// REQUESTED-TRANSPORT: UDP.
+pub const UDP: [u8; 4] = [17, 0, 0, 0];
+/// PASSWORD-ALGORITHMS as the server sends it, and the choice of SHA-256 (RFC 8489 s. 14.11, 14.12).
+const ALGORITHMS: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
+const SHA256: [u8; 4] = [0, 2, 0, 0];
+
+/// How a client names itself and signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// USERNAME and MESSAGE-INTEGRITY with the MD5 key.
+    Md5,
+    /// USERNAME and MESSAGE-INTEGRITY-SHA256 with the SHA-256 key.
+    Sha256,
+    /// USERHASH with this value, otherwise as before.
+    UserHash(Vec<u8>),
+}
+
+/// A client.
+pub struct Talker {
+    /// Its socket, in the client's namespace.
+    pub socket: UdpSocket,
+    server: SocketAddr,
+    /// Its user name.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+    /// The nonce that it was given.
+    pub nonce: Vec<u8>,
+    /// How it authenticates.
+    pub style: Style,
+    next_id: u64,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// All of it.
+    pub bytes: Vec<u8>,
+    /// The error code.
+    pub code: Option<u16>,
+}
+
+impl Answer {
+    /// The answer as a message.
+    pub fn message(&self) -> Message<'_> {
+        Message::parse(&self.bytes).expect("it was parsed before")
+    }
+
+    /// The value of an attribute that it must have.
+    #[track_caller]
+    pub fn attribute(&self, kind: u16) -> Vec<u8> {
+        self.message().attribute(kind).unwrap_or_else(|| panic!("no {kind:#06x} in {self:?}")).to_vec()
+    }
+
+    fn of(bytes: Vec<u8>) -> Answer {
+        let message = Message::parse(&bytes).expect("the server's answers are well-formed");
+        let code = message.attribute(attr::ERROR_CODE).map(|v| u16::from(v[2]) * 100 + u16::from(v[3]));
+        Answer { code, bytes }
+    }
+}
+
+impl Talker {
+    /// A client of the usual user.
+    pub fn new(namespace: &Namespace, server: SocketAddr) -> Talker {
+        let own: IpAddr = if server.is_ipv4() { CLIENT_V4 } else { CLIENT_V6 };
+        let socket = namespace.enter(|| UdpSocket::bind((own, 0))).expect("a port is free");
+        socket.set_read_timeout(Some(ANSWER)).expect("a timeout that is not zero");
+        let next_id = u64::from(socket.local_addr().expect("it is bound").port()) << 32;
+        Talker {
+            socket,
+            server,
+            user: USER.into(),
+            password: PASSWORD.into(),
+            nonce: Vec::new(),
+            style: Style::Md5,
+            next_id,
+        }
+    }
+
+    /// Another user.
+    pub fn named(mut self, user: &str, password: &str) -> Talker {
+        (self.user, self.password) = (user.into(), password.into());
+        self
+    }
+
+    /// A transaction id that was not used before.
+    pub fn id(&mut self) -> TransactionId {
+        self.next_id += 1;
+        let mut id = [0x77; 12];
+        id[4..].copy_from_slice(&self.next_id.to_be_bytes());
+        TransactionId(id)
+    }
+
+    /// Sends bytes as they are.
+    pub fn say(&self, bytes: &[u8]) {
+        self.socket.send_to(bytes, self.server).expect("the namespace has a route");
+    }
+
+    /// The next datagram.
+    pub fn hear(&self) -> Option<Vec<u8>> {
+        let mut buffer = [0; 2048];
+        let (length, _) = self.socket.recv_from(&mut buffer).ok()?;
+        Some(buffer[..length].to_vec())
+    }
+
+    /// Sends a request until it is answered, as clients do (RFC 8489 s. 6.2.1).
+    #[track_caller]
+    pub fn ask(&self, bytes: &[u8]) -> Answer {
+        for _ in 0..TRIES {
+            self.say(bytes);
+            while let Some(heard) = self.hear() {
+                let answer = Answer::of(heard);
+                // Another one is the answer to an earlier request that was sent twice.
+                if answer.message().transaction_id().0 == bytes[8..20] {
+                    return answer;
+                }
+            }
+        }
+        panic!("{} was not answered", self.user)
+    }
+
+    /// A signed request.
+    pub fn signed(&mut self, method: u16, build: impl FnOnce(MessageBuilder) -> MessageBuilder) -> Vec<u8> {
+        let id = self.id();
+        let builder = build(MessageBuilder::request(method, id));
+        let builder = match &self.style {
+            Style::UserHash(hash) => builder.attribute(attr::USERHASH, hash),
+            _ => builder.attribute(attr::USERNAME, self.user.as_bytes()),
+        };
+        let builder = builder.attribute(attr::REALM, REALM.as_bytes()).attribute(attr::NONCE, &self.nonce);
+        if self.style == Style::Md5 {
+            let key = Key::md5(&self.user, REALM, &self.password).expect("good credentials");
+            return builder.finish_signed(&key);
+        }
+        let key = Key::sha256(&self.user, REALM, &self.password).expect("good credentials");
+        builder
+            .attribute(attr::PASSWORD_ALGORITHMS, &ALGORITHMS)
+            .attribute(attr::PASSWORD_ALGORITHM, &SHA256)
+            .finish_signed(&key)
+    }
+
+    /// Gets a nonce by an Allocate without credentials.
+    #[track_caller]
+    pub fn challenge(&mut self) -> Answer {
+        let id = self.id();
+        let bare = MessageBuilder::request(method::ALLOCATE, id).attribute(attr::REQUESTED_TRANSPORT, &UDP);
+        let answer = self.ask(&bare.finish());
+        assert_eq!(answer.code, Some(401));
+        self.nonce = answer.attribute(attr::NONCE);
+        answer
+    }
+
+    /// A signed request and its answer.
+    #[track_caller]
+    pub fn request(&mut self, method: u16, build: impl FnOnce(MessageBuilder) -> MessageBuilder) -> Answer {
+        if self.nonce.is_empty() {
+            self.challenge();
+        }
+        let bytes = self.signed(method, build);
+        self.ask(&bytes)
+    }
+
+    /// Allocates; gives the answer, whatever it is.
+    #[track_caller]
+    pub fn try_allocate(&mut self) -> Answer {
+        self.request(method::ALLOCATE, |builder| builder.attribute(attr::REQUESTED_TRANSPORT, &UDP))
+    }
+
+    /// Allocates; gives the relayed address.
+    #[track_caller]
+    pub fn allocate(&mut self) -> SocketAddr {
+        let answer = self.try_allocate();
+        assert_eq!(answer.code, None, "{answer:?}");
+        answer.message().xor_address(attr::XOR_RELAYED_ADDRESS).expect("present").expect("well-formed")
+    }
+
+    /// Refreshes the allocation, or deletes it with 0.
+    #[track_caller]
+    pub fn refresh(&mut self, lifetime_secs: u32) -> Answer {
+        self.request(method::REFRESH, |builder| builder.lifetime(lifetime_secs))
+    }
+
+    /// Installs a permission.
+    #[track_caller]
+    pub fn permit(&mut self, peer: SocketAddr) -> Answer {
+        self.request(method::CREATE_PERMISSION, |builder| builder.xor_address(attr::XOR_PEER_ADDRESS, peer))
+    }
+
+    /// Binds channel 0x4000.
+    #[track_caller]
+    pub fn bind(&mut self, peer: SocketAddr) -> Answer {
+        self.request(method::CHANNEL_BIND, |builder| {
+            builder
+                .attribute(attr::CHANNEL_NUMBER, &[0x40, 0, 0, 0])
+                .xor_address(attr::XOR_PEER_ADDRESS, peer)
+        })
+    }
+
+    /// ChannelData on channel 0x4000.
+    pub fn channel_data(&self, data: &[u8]) {
+        let header = channel::header(0x4000, u16::try_from(data.len()).expect("it fits"));
+        self.say(&[&header[..], data].concat());
+    }
+
+    /// A Send indication.
+    pub fn send_indication(&mut self, peer: SocketAddr, data: &[u8]) {
+        let indication = MessageBuilder::indication(method::SEND, self.id())
+            .xor_address(attr::XOR_PEER_ADDRESS, peer)
+            .attribute(attr::DATA, data);
+        self.say(&indication.finish());
+    }
+}
+
+/// A socket of a peer.
+pub fn peer_socket(namespace: &Namespace, ip: IpAddr, timeout: Duration) -> UdpSocket {
+    let socket = namespace.enter(|| UdpSocket::bind((ip, 0))).expect("a port is free");
+    socket.set_read_timeout(Some(timeout)).expect("a timeout that is not zero");
+    socket
+}

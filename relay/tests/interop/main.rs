@@ -1,0 +1,21 @@
+//! Black-box tests: the program itself, real clients, network namespaces.
+//!
+//! ```text
+//!   lab: namespaces ─► relay: the server ─► uclient | client | stun: who talks to it
+//!                                           load, refusals, addresses, startup: the tests
+//! ```
+//!
+//! They need root, iproute2 and coturn's clients, so they are ignored by a plain `cargo test`;
+//! `cargo xtask interop` runs them against the release binary. A test that can't run here says
+//! `SKIPPED:` on the terminal, and fails if the environment has `CI=true`.
+
+mod addresses;
+mod client;
+mod lab;
+mod load;
+mod process;
+mod refusals;
+mod relay;
+mod startup;
+mod stun;
+mod uclient;

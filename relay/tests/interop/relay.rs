@@ -1,0 +1,203 @@
+//! The server under test: the release binary of Turnpike, or coturn as a control of the tests.
+//!
+//! `TURNPIKE_BIN` names another binary; `TURNPIKE_TEST_SERVER=coturn` runs Debian's `turnserver`.
+
+use std::ffi::OsStr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::lab::{self, Lab, RELAY_V4, RELAY_V6, RELAYED_V4, RELAYED_V6};
+use super::process::{Outcome, Process};
+
+/// The user that every server knows.
+pub const USER: &str = "alice";
+/// The password of [`USER`].
+pub const PASSWORD: &str = "correct horse";
+/// The shared secret of time-limited credentials, if a test asks for one.
+pub const SECRET: &str = "north-star";
+/// The realm of every server.
+pub const REALM: &str = "example.org";
+/// The port that listeners use: everything is in a namespace of its own.
+pub const PORT: u16 = 3478;
+
+/// A slow machine under load needs seconds to start a process; a hang is more than that.
+const START: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(10);
+
+/// How to start the server.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// The relayed addresses.
+    pub relay: Vec<IpAddr>,
+    /// The first and last port to relay with.
+    pub ports: (u16, u16),
+    /// Accept time-limited credentials made with [`SECRET`].
+    pub secret: bool,
+    /// Let clients reach the addresses of the lab.
+    pub allow_peers: bool,
+    /// Public and local address.
+    pub external: Option<(IpAddr, IpAddr)>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            listen: vec![SocketAddr::new(RELAY_V4, PORT), SocketAddr::new(RELAY_V6, PORT)],
+            relay: vec![RELAYED_V4, RELAYED_V6],
+            ports: (49152, 65535),
+            secret: false,
+            allow_peers: true,
+            external: None,
+        }
+    }
+}
+
+/// A server that is ready.
+pub struct Relay {
+    process: Process,
+}
+
+impl Relay {
+    /// Starts the server in its namespace and waits until it accepts traffic.
+    pub fn start(lab: &Lab, options: &Options) -> Relay {
+        let process = Process::start(command(lab, options));
+        if is_coturn() {
+            wait_for_coturn(lab, options);
+        } else if let Err(output) = process.wait_for_line("turnpike ready", START) {
+            panic!("the server did not become ready; it printed:\n{output}");
+        }
+        Relay { process }
+    }
+
+    /// Stops it by a signal.
+    pub fn end_by(self, signal: Signal) -> Outcome {
+        self.process.signal(signal);
+        self.process.wait(STOP)
+    }
+
+    /// Stops it by SIGTERM; it must end with exit code 0. Returns what it printed.
+    pub fn stop(self) -> String {
+        let Outcome { code, output } = self.end_by(Signal::TERM);
+        // coturn dies of the signal.
+        assert!(
+            code == Some(0) || is_coturn(),
+            "the server must end with exit code 0 on SIGTERM, not {code:?}; it printed:\n{output}"
+        );
+        let told = output.contains(PASSWORD) || output.contains(SECRET);
+        assert!(!told || is_coturn(), "a secret is in the output:\n{output}");
+        output
+    }
+}
+
+/// Runs the server with options of which it cannot start, and returns how it ended.
+pub fn fails_to_start(lab: &Lab, arguments: &[impl AsRef<OsStr>]) -> Outcome {
+    let mut command = program(lab);
+    command.args(arguments);
+    Process::start(command).wait(START)
+}
+
+/// Whether coturn is tested instead of Turnpike.
+pub fn is_coturn() -> bool {
+    std::env::var_os("TURNPIKE_TEST_SERVER").is_some_and(|server| server == "coturn")
+}
+
+/// Skips a test that is about Turnpike's own behaviour when coturn is the server.
+pub fn is_turnpike(test: &str) -> bool {
+    if is_coturn() {
+        lab::skip(test, "it is about Turnpike's own behaviour, and coturn is the server");
+    }
+    !is_coturn()
+}
+
+/// The binary under test.
+fn binary() -> PathBuf {
+    if is_coturn() {
+        return lab::find("turnserver").expect("coturn is installed");
+    }
+    let named = std::env::var_os("TURNPIKE_BIN").map(PathBuf::from);
+    named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_turnpike")))
+}
+
+/// The server's command without arguments, in its namespace; no option comes from our environment.
+pub fn program(lab: &Lab) -> Command {
+    let mut command = lab.relay.command(&binary());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TURNPIKE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn command(lab: &Lab, options: &Options) -> Command {
+    let mut command = program(lab);
+    if is_coturn() {
+        command.args(coturn_arguments(options));
+    } else {
+        command.args(turnpike_arguments(options));
+    }
+    command
+}
+
+/// The command line that [`Options`] mean.
+pub fn turnpike_arguments(options: &Options) -> Vec<String> {
+    let mut arguments = vec!["run".to_owned(), format!("--realm={REALM}")];
+    arguments.extend(options.listen.iter().map(|address| format!("--listen={address}")));
+    arguments.extend(options.relay.iter().map(|address| format!("--relay-address={address}")));
+    arguments.push(format!("--port-range={}-{}", options.ports.0, options.ports.1));
+    arguments.push(format!("--user={USER}:{PASSWORD}"));
+    if options.secret {
+        arguments.push(format!("--auth-secret={SECRET}"));
+    }
+    if options.allow_peers {
+        arguments.extend(["--allow-peer=10.77.0.0/16".into(), "--allow-peer=fd77::/16".into()]);
+    }
+    if let Some((public, local)) = options.external {
+        arguments.push(format!("--external-address={public}={local}"));
+    }
+    // uclient 4.6.1 binds channels up to 0x7FFF, which RFC 8656 s. 12 no longer allows.
+    arguments.push("--rfc5766-channel-numbers".into());
+    arguments
+}
+
+fn coturn_arguments(options: &Options) -> Vec<String> {
+    let mut arguments: Vec<String> = ["-n", "--log-file=stdout", "--no-tls", "--no-dtls", "--no-cli"]
+        .into_iter()
+        .chain(["--no-tcp", "--lt-cred-mech", "--pidfile=", "--userdb="])
+        .map(str::to_owned)
+        .collect();
+    arguments.push(format!("--listening-port={PORT}"));
+    arguments.push(format!("--realm={REALM}"));
+    arguments.extend(options.listen.iter().map(|address| format!("--listening-ip={}", address.ip())));
+    arguments.extend(options.relay.iter().map(|address| format!("--relay-ip={address}")));
+    arguments.push(format!("--min-port={}", options.ports.0));
+    arguments.push(format!("--max-port={}", options.ports.1));
+    if options.secret {
+        // It refuses static users then.
+        arguments.extend(["--use-auth-secret".into(), format!("--static-auth-secret={SECRET}")]);
+    } else {
+        arguments.push(format!("--user={USER}:{PASSWORD}"));
+    }
+    if !options.allow_peers {
+        arguments.push("--denied-peer-ip=10.77.0.0-10.77.255.255".into());
+    }
+    if let Some((public, local)) = options.external {
+        arguments.push(format!("--external-ip={public}/{local}"));
+    }
+    arguments
+}
+
+/// coturn doesn't say when it is ready: ask it until it answers.
+fn wait_for_coturn(lab: &Lab, options: &Options) {
+    let server = options.listen[0];
+    let server = if server.ip().is_unspecified() { SocketAddr::new(RELAY_V4, PORT) } else { server };
+    let ready =
+        (0..100).any(|_| super::stun::binding(&lab.client, server, Duration::from_millis(200)).is_some());
+    assert!(ready, "coturn does not answer");
+}

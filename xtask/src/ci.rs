@@ -1,0 +1,147 @@
+//! `cargo xtask ci`: every check and test, in the order in which a mistake shows soonest.
+
+use std::path::Path;
+
+use crate::step::{Counts, Report, cargo};
+use crate::{coverage, deny, ebpf, target_folder, tidy};
+
+/// Runs all steps, also after one failed, and prints the summary.
+///
+/// # Errors
+/// When a step failed.
+pub fn run(root: &Path) -> Result<(), String> {
+    let mut reports = vec![
+        cargo_step(root, "format", &["fmt", "--all", "--check"], &[]),
+        Report::of("tidy", "cargo xtask tidy", || tidy::run(root).map(|()| Counts::default())),
+        Report::of("coverage", "cargo xtask coverage", || coverage::check(root).map(|()| Counts::default())),
+        Report::of("deny", "cargo xtask deny", || deny::check(root).map(|()| Counts::default())),
+        cargo_step(root, "clippy", CLIPPY, &[]),
+        cargo_step(root, "doc", DOC, &[("RUSTDOCFLAGS", "-D warnings")]),
+        cargo_step(root, "build", &["build", "--release", "--locked"], &[]),
+        cargo_step(root, "test", &["test", "--workspace", "--locked", "--no-fail-fast"], &[]),
+        cargo_step(root, "frames", ebpf::FRAME_TESTS, &[]),
+    ];
+    let mut counts = Counts::default();
+    let mut report = Report::of("interop", "cargo xtask interop", || {
+        run_interop(root, None, &mut counts).map(|()| Counts::default())
+    });
+    report.counts = counts;
+    reports.push(report);
+    summarize(&reports)
+}
+
+/// Runs the frame tests alone: the committed eBPF object in this kernel.
+///
+/// # Errors
+/// When building fails or a test does.
+pub fn frames(root: &Path) -> Result<(), String> {
+    cargo(root, ebpf::FRAME_TESTS, &[], &mut Counts::default())
+}
+
+/// Runs the interoperability tests alone, against the release binary.
+///
+/// # Errors
+/// When building fails or a test does.
+pub fn interop(root: &Path, filter: Option<&str>) -> Result<(), String> {
+    cargo(root, &["build", "--release", "--locked"], &[], &mut Counts::default())?;
+    run_interop(root, filter, &mut Counts::default())
+}
+
+const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+const DOC: &[&str] = &["doc", "--workspace", "--no-deps", "--locked"];
+
+/// The tests wait for the clients' timers most of the time: more at once than there are cores.
+const INTEROP_THREADS: &str = "6";
+
+fn run_interop(root: &Path, filter: Option<&str>, counts: &mut Counts) -> Result<(), String> {
+    let binary = target_folder(root).join("release/turnpike");
+    let binary = binary.to_str().ok_or("the path of the repository is not UTF-8")?;
+    let mut arguments =
+        vec!["test", "--package", "turnpike", "--test", "interop", "--test", "hostile", "--locked", "--"];
+    arguments.extend(["--ignored", "--test-threads", INTEROP_THREADS]);
+    arguments.extend(filter);
+    cargo(root, &arguments, &[("TURNPIKE_BIN", binary)], counts)
+}
+
+fn cargo_step(root: &Path, name: &'static str, arguments: &[&str], environment: &[(&str, &str)]) -> Report {
+    let variables: String = environment.iter().map(|(key, value)| format!("{key}='{value}' ")).collect();
+    let mut counts = Counts::default();
+    let mut report = Report::of(name, format!("{variables}cargo {}", arguments.join(" ")), || {
+        cargo(root, arguments, environment, &mut counts).map(|()| Counts::default())
+    });
+    report.counts = counts;
+    report
+}
+
+/// Prints the table, what to run again, and as the last line what passed and failed.
+fn summarize(reports: &[Report]) -> Result<(), String> {
+    println!("\n{:<10} {:<8} {:>8}  tests", "step", "result", "seconds");
+    for report in reports {
+        let result = if report.ok { "ok" } else { "FAILED" };
+        println!(
+            "{:<10} {result:<8} {:>8.1}  {}",
+            report.name,
+            report.took.as_secs_f64(),
+            describe(report.counts)
+        );
+    }
+    let failed: Vec<&Report> = reports.iter().filter(|report| !report.ok).collect();
+    for report in &failed {
+        println!("{} failed; run it again with: {}", report.name, report.rerun);
+    }
+    println!("{}", last_line(reports));
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} of {} steps failed", failed.len(), reports.len()))
+    }
+}
+
+fn describe(counts: Counts) -> String {
+    match counts {
+        Counts { passed: 0, failed: 0, .. } => String::new(),
+        Counts { passed, failed, skipped: 0 } => format!("{passed} passed, {failed} failed"),
+        Counts { passed, failed, skipped } => {
+            format!("{} passed, {failed} failed, {skipped} SKIPPED", passed.saturating_sub(skipped))
+        }
+    }
+}
+
+/// Tests, and steps that failed without a failed test, as one pair of numbers.
+fn last_line(reports: &[Report]) -> String {
+    let all = reports.iter().fold(Counts::default(), |sum, report| sum.plus(report.counts));
+    let silent = reports.iter().filter(|report| !report.ok && report.counts.failed == 0).count() as u64;
+    let passed = all.passed.saturating_sub(all.skipped);
+    let skipped = if all.skipped > 0 { format!(", {} skipped", all.skipped) } else { String::new() };
+    format!("{passed} passed, {} failed{skipped}", all.failed + silent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn report(ok: bool, counts: Counts) -> Report {
+        Report { name: "test", rerun: "cargo test".into(), ok, took: Duration::ZERO, counts }
+    }
+
+    #[test]
+    fn the_last_line_adds_up_the_tests() {
+        let one = report(true, Counts { passed: 5, failed: 0, skipped: 0 });
+        let two = report(false, Counts { passed: 2, failed: 3, skipped: 0 });
+        assert_eq!(last_line(&[one, two]), "7 passed, 3 failed");
+    }
+
+    #[test]
+    fn a_step_that_failed_without_tests_counts_as_a_failure() {
+        let tests = report(true, Counts { passed: 5, failed: 0, skipped: 0 });
+        let clippy = report(false, Counts::default());
+        assert_eq!(last_line(&[tests, clippy]), "5 passed, 1 failed");
+    }
+
+    #[test]
+    fn skipped_tests_are_not_counted_as_passed() {
+        let tests = report(true, Counts { passed: 5, failed: 0, skipped: 2 });
+        assert_eq!(last_line(&[tests]), "3 passed, 0 failed, 2 skipped");
+    }
+}

@@ -1,0 +1,108 @@
+//! `cargo xtask setup`: what the tests need of the system, installed if it is missing.
+
+use std::path::Path;
+use std::process::Command;
+
+/// A program that tests start, and the Debian package that has it.
+struct Need {
+    program: &'static str,
+    package: &'static str,
+}
+
+const NEEDS: &[Need] = &[
+    Need { program: "ethtool", package: "ethtool" },
+    Need { program: "sysctl", package: "procps" },
+    Need { program: "taskset", package: "util-linux" },
+    Need { program: "ip", package: "iproute2" },
+    Need { program: "setpriv", package: "util-linux" },
+    Need { program: "turnutils_uclient", package: "coturn" },
+    Need { program: "turnutils_peer", package: "coturn" },
+    Need { program: "turnutils_stunclient", package: "coturn" },
+    Need { program: "turnserver", package: "coturn" },
+];
+
+/// Installs what is missing; does nothing, and needs no rights, if nothing is.
+///
+/// # Errors
+/// When packages are missing and can't be installed: the message names them.
+pub fn run() -> Result<(), String> {
+    let missing = missing_packages(NEEDS, is_installed);
+    if missing.is_empty() {
+        println!("setup: everything that the tests need is installed");
+        return Ok(());
+    }
+    if !is_installed("apt-get") {
+        return Err(format!("please install {}: there is no apt-get here", missing.join(", ")));
+    }
+    println!("setup: installing the packages {}", missing.join(", "));
+    apt_get(&["update"])?;
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+    arguments.extend(&missing);
+    apt_get(&arguments)?;
+    match missing_packages(NEEDS, is_installed) {
+        still if still.is_empty() => Ok(()),
+        still => Err(format!("{} installed, yet a program of it is not on the path", still.join(", "))),
+    }
+}
+
+fn missing_packages(needs: &[Need], has: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    let mut packages: Vec<_> =
+        needs.iter().filter(|need| !has(need.program)).map(|need| need.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+/// Whether a program is on the path, or where Debian puts system programs.
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(program).is_file())
+}
+
+fn apt_get(arguments: &[&str]) -> Result<(), String> {
+    let mut command = if is_root() {
+        Command::new("apt-get")
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        sudo
+    };
+    let shown = format!("apt-get {}", arguments.join(" "));
+    println!("setup: {shown}");
+    let status = command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(arguments)
+        .status()
+        .map_err(|error| format!("cannot run {shown}: {error} (run this as root, or install sudo)"))?;
+    if status.success() { Ok(()) } else { Err(format!("{shown} ended with {status}")) }
+}
+
+/// The effective user, from /proc: no library needed for one number.
+fn is_root() -> bool {
+    std::fs::read_to_string(Path::new("/proc/self/status"))
+        .is_ok_and(|status| effective_user(&status) == Some("0"))
+}
+
+fn effective_user(status: &str) -> Option<&str> {
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().nth(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_with_several_missing_programs_is_named_once() {
+        assert_eq!(missing_packages(NEEDS, |program| program != "ip"), ["iproute2"]);
+        assert_eq!(missing_packages(NEEDS, |program| !program.starts_with("turn")), ["coturn"]);
+        assert!(missing_packages(NEEDS, |_| true).is_empty());
+    }
+
+    #[test]
+    fn the_effective_user_is_the_second_number() {
+        assert_eq!(effective_user("Name:\tx\nUid:\t1000\t0\t1000\t1000\n"), Some("0"));
+        assert_eq!(effective_user("Name:\tx\n"), None);
+    }
+}

@@ -1,7 +1,7 @@
 # Thin names for `cargo xtask`, which is the one way to run things here.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench
+.PHONY: help run test ebpf bench
 
 help: ## What there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,9 @@ run: ## Build the relay and start it with invented credentials; it prints how to
 test: ## Install what the tests need, then run every check and test there is
 	cargo xtask setup
 	cargo xtask ci
+
+ebpf: ## Rebuild the committed eBPF objects after a change of their sources (tools: ebpf/README.md)
+	cargo xtask ebpf
 
 bench: ## Compare with coturn in network namespaces (root, under 10 minutes); writes docs/benchmarks.md
 	cargo build --release --locked --package turnpike --package turnpike-bench

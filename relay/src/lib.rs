@@ -15,6 +15,7 @@ pub mod credentials;
 pub mod driver;
 pub mod logging;
 mod notices;
+pub mod offload;
 pub mod probe;
 pub mod run;
 pub mod setup;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::step::{Counts, Report, cargo};
-use crate::{coverage, deny, target_folder, tidy};
+use crate::{coverage, deny, ebpf, target_folder, tidy};
 
 /// Runs all steps, also after one failed, and prints the summary.
 ///
@@ -21,6 +21,7 @@ pub fn run(root: &Path) -> Result<(), String> {
         cargo_step(root, "test", &["test", "--workspace", "--locked", "--no-fail-fast"], &[]),
         cargo_step(root, "worker", WORKER, &[]),
         cargo_step(root, "loom", LOOM, &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")]),
+        cargo_step(root, "frames", ebpf::FRAME_TESTS, &[]),
     ];
     let mut counts = Counts::default();
     let mut report = Report::of("interop", "cargo xtask interop", || {
@@ -29,6 +30,14 @@ pub fn run(root: &Path) -> Result<(), String> {
     report.counts = counts;
     reports.push(report);
     summarize(&reports)
+}
+
+/// Runs the frame tests alone: the committed eBPF object in this kernel.
+///
+/// # Errors
+/// When building fails or a test does.
+pub fn frames(root: &Path) -> Result<(), String> {
+    cargo(root, ebpf::FRAME_TESTS, &[], &mut Counts::default())
 }
 
 /// Runs the interoperability tests alone, against the release binary.

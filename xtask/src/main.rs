@@ -1,7 +1,7 @@
 //! Turnpike's chores, each a subcommand: `cargo xtask ci` runs what the CI runs.
 //!
 //! ```text
-//!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► interop ──► table, `N passed, N failed`
+//!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► frames ► interop ──► table, `N passed, N failed`
 //! ```
 //!
 //! It decides nothing about the relay; it only starts cargo and reads the tree.
@@ -10,6 +10,7 @@ mod ci;
 mod coverage;
 mod deny;
 mod docs;
+mod ebpf;
 mod fuzz;
 mod setup;
 mod step;
@@ -41,6 +42,8 @@ enum Chore {
     Deny,
     /// Known vulnerabilities of the dependencies; downloads the advisory database.
     Advisories,
+    /// Tests of the committed eBPF object in this kernel; needs root.
+    Frames,
     /// Tests of the release binary with real clients in network namespaces; needs root.
     Interop {
         /// Only tests whose name contains this.
@@ -50,6 +53,12 @@ enum Chore {
     Docs,
     /// Writes docs/rfc-coverage.md: which requirement is met where, and which test shows it.
     Coverage,
+    /// Builds the committed eBPF objects and their stamp; `ebpf/README.md` says which tools it needs.
+    Ebpf {
+        /// Only says whether the committed objects are what their sources give.
+        #[arg(long)]
+        check: bool,
+    },
     /// Runs a fuzz target of the core.
     Fuzz {
         /// Which one.
@@ -68,9 +77,12 @@ fn main() -> ExitCode {
         Chore::Tidy => tidy::run(&root),
         Chore::Deny => deny::check(&root),
         Chore::Advisories => deny::advisories(&root),
+        Chore::Frames => ci::frames(&root),
         Chore::Interop { filter } => ci::interop(&root, filter.as_deref()),
         Chore::Docs => docs::run(&root),
         Chore::Coverage => coverage::run(&root),
+        Chore::Ebpf { check: true } => ebpf::check(&root),
+        Chore::Ebpf { check: false } => ebpf::build(&root),
         Chore::Fuzz { target, minutes } => fuzz::run(&root, target, minutes),
     };
     match done {

@@ -74,6 +74,17 @@ impl Rate {
         Rate { price, burst: max(burst_ms as u64 * 1_000_000 * TICKS_PER_NS, floor) }
     }
 
+    /// The two words that stand for it in a map value: price and burst.
+    pub const fn to_words(self) -> [u64; 2] {
+        [self.price, self.burst]
+    }
+
+    /// The inverse of [`Rate::to_words`].
+    #[inline(always)]
+    pub const fn from_words([price, burst]: [u64; 2]) -> Rate {
+        Rate { price, burst }
+    }
+
     /// Whether there is no limit.
     pub const fn is_unlimited(&self) -> bool {
         self.price == 0

@@ -140,6 +140,13 @@ fn the_burst_is_never_below_two_packets_or_two_ticks() {
 }
 
 #[test]
+fn a_rate_survives_its_way_through_a_map() {
+    let rate = Rate::new(2_000_000, 100);
+    assert_eq!(Rate::from_words(rate.to_words()), rate);
+    assert_eq!(Rate::UNLIMITED.to_words(), [0, 0], "a map is all zeros at first");
+}
+
+#[test]
 fn a_refused_packet_costs_nothing() {
     let rate = Rate::new(100_000, 100);
     let word = Cell::new(0);

@@ -1,14 +1,34 @@
 //! The leaf that the kernel plane and the userspace plane share.
 //!
-//! It decides the *names* of what can happen to a packet ([`Verdict`]) and how a
-//! bandwidth limit is charged (`bucket`). It knows no packet format, no table and
-//! no operating system, allocates nothing, and builds without `std`, so that the
-//! same code is compiled into the relay and into the eBPF object.
+//! It decides the *names* of what can happen to a packet ([`Verdict`]), how a bandwidth limit is
+//! charged (`bucket`), and the layout of the maps between the two planes:
+//!
+//! ```text
+//!   Config        own addresses, ports, interfaces             what may be ours at all
+//!   RouteKey ──► Route          immutable                      where it goes
+//!                  ├─► Binding     lease, generation           whether it still may
+//!                  ├─► Allocation  bucket, counters, lease     how much of it
+//!                  └─► NextHop     device, MTU, MAC addresses  by which way
+//! ```
+//!
+//! It knows no packet format, no table and no operating system, allocates nothing, and builds
+//! without `std`, so that the same code is compiled into the relay and into the eBPF object.
+//!
+//! Numbers from the wire (addresses, ports, channels, MAC addresses) are kept in network byte order
+//! in memory, which is how the program finds them in a frame; everything else is native.
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod address;
 mod bucket;
+mod config;
+mod route;
+mod state;
 mod verdict;
 
+pub use address::Address;
 pub use bucket::{Rate, Word, charge};
+pub use config::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_LOCAL_ADDRESSES, NextHop};
+pub use route::{Route, RouteFlags, RouteKey, RouteTarget, Slots};
+pub use state::{Allocation, Binding, Direction};
 pub use verdict::Verdict;

@@ -3,7 +3,7 @@
 /// Declares [`Verdict`] together with its name table, so that the two cannot drift apart.
 macro_rules! verdicts {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why a packet was sent, answered, or dropped.
+        /// Why a packet was sent, answered, dropped, or left to the other plane.
         ///
         /// Userspace, the kernel program, metrics, logs and the API use these names and no others.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,6 +84,57 @@ verdicts! {
     DropSendFailed = "drop_send_failed",
     /// The operating system dropped it before we saw it: the socket's receive buffer was full.
     DropSocketOverflow = "drop_socket_overflow",
+    /// The kernel program had made room for a header and then found the frame too short to write it.
+    DropRewrite = "drop_rewrite",
+    /// The kernel knew no device for a redirected frame, or refused it.
+    DropRedirect = "drop_redirect",
+    /// A device's transmit queue did not take a redirected frame.
+    DropDeviceQueue = "drop_device_queue",
+
+    /// Not UDP over IP, or too short to be.
+    PassNotUdp = "pass_not_udp",
+    /// A VLAN tag: the kernel program reads untagged frames only.
+    PassVlan = "pass_vlan",
+    /// IPv4 options or IPv6 extension headers.
+    PassIpOptions = "pass_ip_options",
+    /// A fragment: ports and lengths belong to the whole datagram.
+    PassFragment = "pass_fragment",
+    /// The destination address or port is none of the relay's, or the kernel program is switched off.
+    PassNotOurs = "pass_not_ours",
+    /// The frame came in on an interface that is not offloaded, or that its route was not made for.
+    PassInterface = "pass_interface",
+    /// The destination MAC address is not the interface's own.
+    PassMac = "pass_mac",
+    /// The source is one of our own addresses, loopback, multicast or broadcast.
+    PassSource = "pass_source",
+    /// The lengths of frame, IP packet and UDP datagram contradict each other.
+    PassLength = "pass_length",
+    /// The IPv4 header checksum is wrong.
+    PassHeaderChecksum = "pass_header_checksum",
+    /// From a client, but not ChannelData (RFC 7983 s. 7): STUN, or another protocol.
+    PassNotChannel = "pass_not_channel",
+    /// ChannelData that is longer than its datagram, or padded by more than three bytes (RFC 8656 s. 12.5).
+    PassChannelLength = "pass_channel_length",
+    /// ChannelData padded with something else than zeros.
+    PassPadding = "pass_padding",
+    /// The kernel program has no route for it.
+    PassNoRoute = "pass_no_route",
+    /// Its route may be used by the hairpin step only, never from the wire.
+    PassInternal = "pass_internal",
+    /// The lease of its channel binding or allocation is over.
+    PassLease = "pass_lease",
+    /// Its route belongs to an earlier user of the slot.
+    PassGeneration = "pass_generation",
+    /// TTL or hop limit is used up.
+    PassTtl = "pass_ttl",
+    /// No UDP checksum, where IPv6 needs one (RFC 8200 s. 8.1).
+    PassNoChecksum = "pass_no_checksum",
+    /// The next hop is not known, or just being changed.
+    PassNextHop = "pass_next_hop",
+    /// Too large for the next hop: userspace fragments.
+    PassMtu = "pass_mtu",
+    /// The driver left no room in front of the frame for a longer header.
+    PassHeadroom = "pass_headroom",
 }
 
 impl Verdict {
@@ -92,7 +143,14 @@ impl Verdict {
 
     /// Whether the packet ended here without reaching anybody.
     pub const fn is_drop(self) -> bool {
-        self as u8 >= Verdict::DropNotTurn as u8
+        self as u8 >= Verdict::DropNotTurn as u8 && !self.is_pass()
+    }
+
+    /// Whether the kernel program left the packet, unchanged and uncharged, to userspace.
+    ///
+    /// Such a packet is counted a second time there, by what userspace makes of it.
+    pub const fn is_pass(self) -> bool {
+        self as u8 >= Verdict::PassNotUdp as u8
     }
 }
 
@@ -105,6 +163,7 @@ mod tests {
         for (i, verdict) in Verdict::ALL.iter().enumerate() {
             assert_eq!(*verdict as usize, i);
             assert_eq!(verdict.is_drop(), verdict.name().starts_with("drop_"), "{verdict:?}");
+            assert_eq!(verdict.is_pass(), verdict.name().starts_with("pass_"), "{verdict:?}");
             assert!(Verdict::ALL[i + 1..].iter().all(|other| other.name() != verdict.name()));
         }
     }

@@ -10,6 +10,9 @@ const UNSAFE_PLACES: &[&str] = &[
     "relay/src/buffers.rs",
     "relay/src/config/interfaces.rs",
     "relay/tests/worker.rs",
+    "relay/src/offload/mapped.rs",
+    "ebpf/program/src/kernel/",
+    "ebpf/program/src/wrapper.rs",
     "loadtest/src/engine/mmsg.rs",
 ];
 

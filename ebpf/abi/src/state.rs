@@ -1,0 +1,86 @@
+//! What changes while a route lives: leases, buckets, counters. Written by both planes at once.
+
+use crate::{Rate, Word};
+
+/// An entry of the map `BINDINGS`: whether a channel binding may still be used.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Binding<W> {
+    /// The lease ends at this time of the coarse monotonic clock, nanoseconds; 0 withdraws. The program's
+    /// clock may be two ticks late, so a lease is written that much early.
+    pub lease_ns: W,
+    /// Who has the slot.
+    pub generation: W,
+}
+
+impl<W: Word> Binding<W> {
+    /// Whether the lease holds.
+    #[inline(always)]
+    pub fn is_leased(&self, now_ns: u64) -> bool {
+        self.lease_ns.load() > now_ns
+    }
+
+    /// Whether the slot belongs to this generation.
+    #[inline(always)]
+    pub fn is_of(&self, generation: u32) -> bool {
+        self.generation.load() == generation as u64
+    }
+}
+
+/// One direction of an allocation, a cache line: bandwidth limit and counters.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Direction<W> {
+    /// The token bucket's word.
+    pub bucket: W,
+    /// The first word of its [`Rate`].
+    pub price: W,
+    /// The second word of its [`Rate`].
+    pub burst: W,
+    /// Datagrams that were forwarded.
+    pub packets: W,
+    /// Their payload, bytes.
+    pub bytes: W,
+    /// Datagrams that the limit dropped.
+    pub rate_drops: W,
+    /// The lease of the allocation, as in [`Binding`]; in both directions, so that one line is read.
+    pub lease_ns: W,
+    /// Who has the slot.
+    pub generation: W,
+}
+
+impl<W: Word> Direction<W> {
+    /// The limit.
+    #[inline(always)]
+    pub fn rate(&self) -> Rate {
+        Rate::from_words([self.price.load(), self.burst.load()])
+    }
+
+    /// Whether the lease holds.
+    #[inline(always)]
+    pub fn is_leased(&self, now_ns: u64) -> bool {
+        self.lease_ns.load() > now_ns
+    }
+
+    /// Whether the slot belongs to this generation.
+    #[inline(always)]
+    pub fn is_of(&self, generation: u32) -> bool {
+        self.generation.load() == generation as u64
+    }
+}
+
+/// An entry of the map `ALLOCATIONS`.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Allocation<W> {
+    /// From the client to its peers.
+    pub to_peer: Direction<W>,
+    /// From the peers to the client.
+    pub to_client: Direction<W>,
+}
+
+const _: () = {
+    assert!(size_of::<Binding<u64>>() == 16);
+    assert!(size_of::<Direction<u64>>() == 64);
+    assert!(size_of::<Allocation<u64>>() == 128);
+};

@@ -1,0 +1,105 @@
+//! The path on the host: the tables of fixtures, and frames that nobody thought of.
+
+mod plane;
+
+use plane::Host;
+use proptest::prelude::*;
+use turnpike_abi::Verdict;
+use turnpike_fixtures::{Plane, Scene, all, check};
+
+#[test]
+fn every_fixture_is_treated_as_written() {
+    let cases = all();
+    let failures: Vec<String> =
+        cases.iter().filter_map(|case| check(case, &Host.run(&case.world, &case.frame)).err()).collect();
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    assert!(cases.len() > 1000, "{} cases", cases.len());
+}
+
+#[test]
+fn every_pass_verdict_has_a_fixture() {
+    let cases = all();
+    // Needs a driver without headroom: the host's frames have it as they like.
+    let elsewhere = [Verdict::PassHeadroom];
+    for verdict in Verdict::ALL.iter().filter(|verdict| verdict.is_pass() && !elsewhere.contains(verdict)) {
+        assert!(cases.iter().any(|case| case.counts.contains(verdict)), "{verdict:?}");
+    }
+}
+
+#[test]
+fn without_headroom_the_frame_passes_unchanged() {
+    for scene in Scene::all() {
+        let datagram = scene.from_peer(b"data");
+        let outcome = plane::run(&scene.world(), &datagram.bytes(), 0);
+        if scene.relay_v6 && !scene.client_v6 {
+            assert!(outcome.redirected, "the header shrinks");
+            continue;
+        }
+        assert!(outcome.passed && outcome.frame == datagram.bytes(), "{scene:?}");
+        assert_eq!(outcome.verdicts[Verdict::PassHeadroom as usize], 1);
+        assert_eq!(outcome.traffic[0], [[0; 3]; 2], "it will be charged in userspace");
+    }
+}
+
+fn scenes() -> impl Strategy<Value = Scene> {
+    any::<[bool; 3]>().prop_map(|[client_v6, relay_v6, other_v6]| Scene { client_v6, relay_v6, other_v6 })
+}
+
+proptest! {
+    #[test]
+    fn what_is_sent_is_what_was_said(
+        scene in scenes(),
+        data in prop::collection::vec(any::<u8>(), 0..1400),
+        tos in any::<u8>(),
+        ttl in 2..=255_u8,
+        way in 0..3,
+    ) {
+        let (mut sent, receive): (_, fn(Scene, &_, &[u8]) -> _) = match way {
+            0 => (scene.from_client(Scene::TO_PEER, &data), Scene::at_peer),
+            1 => (scene.from_peer(&data), Scene::at_client),
+            _ => (scene.from_client(Scene::TO_OTHER, &data), Scene::at_other),
+        };
+        (sent.tos, sent.ttl) = (tos, ttl);
+        let outcome = Host.run(&scene.world(), &sent.bytes());
+        prop_assert!(outcome.redirected);
+        let mut expected = receive(scene, &sent, &data);
+        expected.identification = u16::from_be_bytes([outcome.frame[18], outcome.frame[19]]);
+        prop_assert_eq!(expected.bytes(), outcome.frame);
+    }
+
+    #[test]
+    fn no_frame_panics_and_what_passes_is_untouched(
+        scene in scenes(),
+        from_peer in any::<bool>(),
+        data in prop::collection::vec(any::<u8>(), 0..40),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in any::<prop::sample::Index>(),
+        is_cut in any::<bool>(),
+    ) {
+        let datagram =
+            if from_peer { scene.from_peer(&data) } else { scene.from_client(Scene::TO_PEER, &data) };
+        let mut frame = datagram.bytes();
+        for (at, value) in damage {
+            let at = at.index(frame.len());
+            frame[at] = value;
+        }
+        if is_cut {
+            frame.truncate(cut.index(frame.len()));
+        }
+        let outcome = Host.run(&scene.world(), &frame);
+        prop_assert_eq!(outcome.verdicts.iter().sum::<u64>(), 1, "one frame, one verdict");
+        if outcome.passed {
+            prop_assert_eq!(outcome.frame, frame);
+            prop_assert_eq!(outcome.traffic, vec![[[0; 3]; 2]; 2]);
+        } else {
+            prop_assert!(outcome.redirected, "nothing here has a limit");
+        }
+    }
+
+    #[test]
+    fn noise_panics_nobody(scene in scenes(), frame in prop::collection::vec(any::<u8>(), 0..128)) {
+        let outcome = Host.run(&scene.world(), &frame);
+        prop_assert!(outcome.passed);
+        prop_assert_eq!(outcome.frame, frame);
+    }
+}

@@ -1,0 +1,162 @@
+//! Loads the program and attaches it to interfaces.
+
+use std::collections::HashMap;
+
+use aya::programs::links::Link as _;
+use aya::programs::xdp::XdpLinkId;
+use aya::programs::{ProgramError, RawTracePoint, Xdp as XdpProgram, XdpMode};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use tracing::debug;
+
+use super::maps::{Maps, MapsError, Sizes};
+
+/// The object that was built from `ebpf/program`; `ebpf/README.md` says how.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/object/turnpike.o");
+
+/// The program's name in the object.
+const PROGRAM: &str = "turnpike";
+/// Programs that count what became of redirected frames, with their tracepoints.
+const COUNTERS: [(&str, &str); 2] =
+    [("count_device_drops", "xdp_devmap_xmit"), ("count_redirect_errors", "xdp_redirect_err")];
+
+/// How the program gets its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// From the driver: the fast way, which is the point of it all.
+    Native,
+    /// From the network stack, after it has made a buffer: slow, for tests only.
+    Generic,
+}
+
+/// Why the program could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum XdpError {
+    /// The object could not be loaded.
+    #[error("cannot load the eBPF object: {0}")]
+    Object(#[from] EbpfError),
+    /// The object has no such program: it was not built from this version.
+    #[error("the eBPF object has no program {0}")]
+    Missing(&'static str),
+    /// The kernel's verifier or its privilege check refused the program.
+    #[error("the kernel refuses the program {name}: {error}")]
+    Refused {
+        /// The program.
+        name: &'static str,
+        /// What the kernel said.
+        error: ProgramError,
+    },
+    /// The interface does not take it.
+    #[error("cannot attach to interface number {ifindex}: {error}{hint}", hint = hint(error))]
+    Attach {
+        /// The interface.
+        ifindex: u32,
+        /// What the kernel said.
+        error: ProgramError,
+    },
+    /// A map is missing or was refused.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+}
+
+/// The loaded program. Dropping it detaches it everywhere.
+pub struct Xdp {
+    ebpf: Ebpf,
+    links: HashMap<u32, XdpLinkId>,
+    /// The maps.
+    pub maps: Maps,
+}
+
+impl Xdp {
+    /// Loads the program; it is attached to nothing, and its maps are empty.
+    ///
+    /// # Errors
+    /// Without the privileges for it, on kernels before 5.15, and if memory is short.
+    pub fn load(sizes: Sizes) -> Result<Xdp, XdpError> {
+        Xdp::load_object(OBJECT, sizes)
+    }
+
+    /// The same for an object that was built apart, for tests of other toolchains.
+    pub fn load_object(object: &[u8], sizes: Sizes) -> Result<Xdp, XdpError> {
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("ROUTES", sizes.routes())
+            .map_max_entries("BINDINGS", sizes.bindings)
+            .map_max_entries("ALLOCATIONS", sizes.allocations)
+            .map_max_entries("NEXT_HOPS", sizes.next_hops)
+            .load(object)?;
+        program(&mut ebpf)?.load().map_err(|error| XdpError::Refused { name: PROGRAM, error })?;
+        let maps = Maps::take(&mut ebpf, sizes)?;
+        Ok(Xdp { ebpf, links: HashMap::new(), maps })
+    }
+
+    /// Attaches the counters of redirected frames that were not sent. They see the whole host, other
+    /// XDP programs included.
+    pub fn watch_drops(&mut self) -> Result<(), XdpError> {
+        for (name, tracepoint) in COUNTERS {
+            let refused = |error| XdpError::Refused { name, error };
+            let program = self.ebpf.program_mut(name).ok_or(XdpError::Missing(name))?;
+            let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
+            program.load().and_then(|()| program.attach(tracepoint)).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the program to an interface and lets frames be redirected to it.
+    ///
+    /// # Errors
+    /// If the interface is gone, its driver has no XDP, or another program is there already.
+    pub fn attach(&mut self, ifindex: u32, mode: Mode) -> Result<(), XdpError> {
+        let mode = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Generic => XdpMode::Skb,
+        };
+        self.maps.add_device(ifindex)?;
+        let program = program(&mut self.ebpf)?;
+        match program.attach_to_if_index(ifindex, mode) {
+            Ok(link) => {
+                self.links.insert(ifindex, link);
+                debug!(ifindex, ?mode, "XDP program attached");
+                Ok(())
+            }
+            Err(error) => {
+                self.maps.remove_device(ifindex)?;
+                Err(XdpError::Attach { ifindex, error })
+            }
+        }
+    }
+
+    /// Takes the program off an interface. It is no error if the interface is gone.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), XdpError> {
+        self.maps.remove_device(ifindex)?;
+        let Some(link) = self.links.remove(&ifindex) else { return Ok(()) };
+        let link = program(&mut self.ebpf)?
+            .take_link(link)
+            .map_err(|error| XdpError::Refused { name: PROGRAM, error })?;
+        if let Err(error) = link.detach() {
+            debug!(ifindex, %error, "the XDP program had been detached already");
+        }
+        Ok(())
+    }
+
+    /// The program itself, for test runs.
+    pub fn program(&mut self) -> Result<&mut XdpProgram, XdpError> {
+        program(&mut self.ebpf)
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut XdpProgram, XdpError> {
+    let program = ebpf.program_mut(PROGRAM).ok_or(XdpError::Missing(PROGRAM))?;
+    program.try_into().map_err(|error| XdpError::Refused { name: PROGRAM, error })
+}
+
+/// What the operator can do about a refusal.
+fn hint(error: &ProgramError) -> &'static str {
+    let ProgramError::SyscallError(error) = error else { return "" };
+    match error.io_error.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => " (another XDP program is attached there)",
+        Some(libc::EOPNOTSUPP) => " (its driver has no native XDP)",
+        Some(libc::EPERM | libc::EACCES) => " (CAP_BPF and CAP_NET_ADMIN are needed)",
+        Some(libc::ENODEV) => " (there is no such interface)",
+        Some(libc::EINVAL | libc::ERANGE) => " (its MTU may be too large for XDP, or it merges packets: LRO)",
+        _ => "",
+    }
+}

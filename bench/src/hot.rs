@@ -220,7 +220,9 @@ fn shared() -> Arc<Shared> {
         listeners: vec![SERVER],
     };
     let policy = PeerPolicy::new(&[], &[], false, own);
-    Shared::new(ServerConfig::default(), auth, policy, &relays, ports, Quotas::new(0, 0))
+    // The challenge is measured, not the limit on challenges.
+    let config = ServerConfig { unauthenticated_per_sec: 0, ..ServerConfig::default() };
+    Shared::new(config, auth, policy, &relays, ports, Quotas::new(0, 0))
 }
 
 fn five_tuple(number: u32) -> FiveTuple {

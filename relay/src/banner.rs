@@ -47,7 +47,7 @@ pub struct DataPath {
 /// The data path that a setting leads to.
 pub fn data_path(offload: Offload) -> DataPath {
     let why = match offload {
-        Offload::Auto => "this version has no XDP program",
+        Offload::Auto => "this version does not use its XDP program yet",
         Offload::Off => "offload is off",
     };
     DataPath { name: "userspace", why }
@@ -246,7 +246,7 @@ mod tests {
             ready.to_string(),
             "turnpike ready: listen=0.0.0.0:3478,[::]:3478 relay=203.0.113.9=10.0.0.5,2001:db8::5 \
              ports=49152-65535 workers=2 io=epoll (as configured) \
-             data-path=userspace (this version has no XDP program)"
+             data-path=userspace (this version does not use its XDP program yet)"
         );
         assert_eq!(data_path(Offload::Off).why, "offload is off");
     }
@@ -265,7 +265,7 @@ mod tests {
             "urls: [\"turn:192.168.1.5:3478?transport=udp\"],".to_owned(),
             "username: \"quickstart\",".to_owned(),
             format!("credential: \"{password}\","),
-            "data path  userspace: this version has no XDP program\n".to_owned(),
+            "data path  userspace: this version does not use its XDP program yet\n".to_owned(),
         ] {
             assert!(text.contains(&expected), "{expected:?} is missing in {}", text.as_str());
         }

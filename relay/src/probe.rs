@@ -50,7 +50,7 @@ fn describe(facts: &Facts) -> String {
          epoll      yes\n\
          io_uring   {}\n\
          default    {}\n\
-         XDP        {}; not used: this version has no XDP program\n\
+         XDP        {}; not used: this version does not use its XDP program yet\n\
          data path  {}: {}\n",
         facts.release.as_deref().unwrap_or("of unknown release"),
         io_uring(facts),

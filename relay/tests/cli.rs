@@ -71,7 +71,7 @@ fn without_credentials_the_relay_does_not_start() {
 fn unknown_flags_and_features_of_later_versions_are_refused() {
     for (flag, expected) in [
         ("--admin=127.0.0.1:1", "unexpected argument '--admin'"),
-        ("--offload=require", "this version has no XDP program"),
+        ("--offload=require", "this version does not use its XDP program yet"),
     ] {
         let (code, _, stderr) = run(&mut turnpike(&["run", "--user", "alice:hush-hush", flag]));
         assert_eq!(code, Some(2), "{stderr}");

@@ -197,7 +197,7 @@ options! {
     shown "`150`", parse::coalesce;
 
     /// Whether the kernel may forward ChannelData by itself (XDP): `auto` or `off`. `require` is
-    /// refused: this version has no XDP program, so `auto` forwards in userspace and says so.
+    /// refused: this version does not use its XDP program yet, so `auto` forwards in userspace and says so.
     "offload" Text("auto|off|require") offload: Offload = Offload::Auto,
     shown "`auto`", parse::offload;
 

@@ -171,7 +171,7 @@ pub(super) fn io(text: &str) -> Parsed<IoBackend> {
 
 pub(super) fn offload(text: &str) -> Parsed<Offload> {
     if text == "require" {
-        return Err("this version has no XDP program: write auto or off".to_owned());
+        return Err("this version does not use its XDP program yet: write auto or off".to_owned());
     }
     word(text, Offload::WORDS)
 }

@@ -261,7 +261,7 @@ const REFUSED: &[(&str, &str)] = &[
     (r#"coalesce = 1001"#, r#"12: coalesce: "1001": is outside 0-1000 microseconds"#),
     (
         r#"offload = "require""#,
-        r#"11: offload: "require": this version has no XDP program: write auto or off"#,
+        r#"11: offload: "require": this version does not use its XDP program yet: write auto or off"#,
     ),
     (
         r#"max-bitrate = "2Mbit""#,

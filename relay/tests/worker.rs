@@ -58,6 +58,8 @@ impl<D: Driver> Worker<D> {
             users: Hidden(vec![user]),
             port_range: RANGE,
             allow_loopback_peers: true,
+            // All clients are strangers from one address.
+            unauthenticated_rate: None,
             ..Config::default()
         };
         let relay = RelayAddress { local: RELAY.into(), public: RELAY.into() };

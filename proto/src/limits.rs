@@ -63,8 +63,6 @@ pub const MAX_RECENT_TRANSACTIONS: usize = 4096;
 /// Everything else adds a handful for each input, and the driver takes them after each.
 pub const MAX_OUTPUTS: usize = 65_536;
 
-/// Largest STUN message that a server has to understand, bytes: a Send indication around a full datagram.
-pub const MAX_MESSAGE: usize = 65_535;
 /// Largest request, bytes: more than the longest USERNAME, REALM and NONCE with all peers that a request may
 /// name. Bounds what has to be hashed for somebody whose credentials turn out wrong.
 pub const MAX_REQUEST: usize = 4096;

@@ -284,7 +284,7 @@ mod tests {
             User { name: "al'ice".to_owned(), password: Secret::new(Zeroizing::new("hush-hush".to_owned())) };
         let config = Config {
             users: Hidden(vec![user]),
-            quickstart: Some(Quickstart { generated: None }),
+            quickstart: Some(Quickstart { generated: None, admin_token: None }),
             ..Config::default()
         };
         let text = quickstart_text(&ready(&["127.0.0.1:3478"], &[("127.0.0.1", "127.0.0.1")]), &config, 0);
@@ -298,7 +298,7 @@ mod tests {
         let secret = Secret::new(Zeroizing::new("north".to_owned()));
         let config = Config {
             auth_secrets: Hidden(vec![secret.clone()]),
-            quickstart: Some(Quickstart { generated: None }),
+            quickstart: Some(Quickstart { generated: None, admin_token: None }),
             ..Config::default()
         };
         let text = quickstart_text(&ready(&["[::]:3478"], &[("2001:db8::5", "2001:db8::5")]), &config, 1_000);

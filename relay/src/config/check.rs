@@ -17,6 +17,8 @@ pub(super) fn check(config: &Config, settings: &Settings, report: &mut Report) {
     check_relay_addresses(config, settings, report);
     check_external_addresses(config, settings, report);
     check_peers(config, settings, report);
+    check_admin(config, settings, report);
+    check_alternates(config, settings, report);
 }
 
 /// Never an open relay: somebody must be named who may use it.
@@ -194,6 +196,72 @@ fn check_peers(config: &Config, settings: &Settings, report: &mut Report) {
         if config.deny_peer.contains(network) {
             let message = format!("\"{network}\": has no effect, deny-peer names the same prefix and wins");
             report.warn(Problem::new(settings.place("allow-peer", index), "allow-peer", message));
+        }
+    }
+}
+
+/// No token, no listener: whoever reaches it could end every call.
+fn check_admin(config: &Config, settings: &Settings, report: &mut Report) {
+    for (index, token) in config.admin_tokens.iter().enumerate() {
+        if is_placeholder(&token.token) {
+            report.placeholder(settings.place("admin-token", index), "admin-token");
+        }
+        if config.admin_tokens[..index].iter().any(|other| other.token == token.token) {
+            let message = "a token is given twice";
+            report.fault(Problem::new(settings.place("admin-token", index), "admin-token", message));
+        }
+    }
+    match (&config.admin_tls_cert, &config.admin_tls_key) {
+        (Some(_), None) => {
+            let message = "is set without admin-tls-key: HTTPS needs both";
+            report.fault(Problem::new(settings.place("admin-tls-cert", 0), "admin-tls-cert", message));
+        }
+        (None, Some(_)) => {
+            let message = "is set without admin-tls-cert: HTTPS needs both";
+            report.fault(Problem::new(settings.place("admin-tls-key", 0), "admin-tls-key", message));
+        }
+        _ => {}
+    }
+    let Some(address) = config.admin else { return check_unused_admin(settings, report) };
+    let unclear =
+        report.incomplete || ["admin-token", "admin-token-file"].iter().any(|key| report.blames(key));
+    if config.admin_tokens.is_empty() && !unclear {
+        let message = format!(
+            "\"{address}\": there is no admin-token and no admin-token-file: without a token anybody who \
+             reaches it could end every call, so there is no listener without one"
+        );
+        report.fault(Problem::new(settings.place("admin", 0), "admin", message));
+    }
+    if !address.ip().is_loopback() && config.admin_tls_cert.is_none() {
+        let message = format!(
+            "\"{address}\": is plain HTTP on an address that isn't loopback: tokens can be read on the way; \
+             set admin-tls-cert, or put something with TLS in front of a loopback address"
+        );
+        report.warn(Problem::new(settings.place("admin", 0), "admin", message));
+    }
+}
+
+/// A token alone is fine: `turnpike ctl` reads the same variable.
+fn check_unused_admin(settings: &Settings, report: &mut Report) {
+    for key in ["admin-tls-cert", "admin-tls-key", "admin-host"] {
+        if settings.has(key) {
+            report.warn(Problem::new(settings.place(key, 0), key, "has no effect without admin"));
+        }
+    }
+}
+
+/// A client learns one address, of its own family.
+fn check_alternates(config: &Config, settings: &Settings, report: &mut Report) {
+    const KEY: &str = "alternate-server";
+    for (index, later) in config.alternate_server.iter().enumerate() {
+        let same_family = |earlier: &&SocketAddr| earlier.is_ipv4() == later.is_ipv4();
+        if let Some(earlier) = config.alternate_server[..index].iter().find(same_family) {
+            let message = format!("\"{later}\": {earlier} is the one of this family already");
+            report.fault(Problem::new(settings.place(KEY, index), KEY, message));
+        }
+        if config.listen.contains(later) {
+            let message = format!("\"{later}\": is this relay's own listener");
+            report.fault(Problem::new(settings.place(KEY, index), KEY, message));
         }
     }
 }

@@ -12,7 +12,8 @@ use super::report::{Place, Problem, Report, quoted};
 
 /// Options that are replaced together: whoever sets a secret in a later layer doesn't want an
 /// earlier layer's to stay valid.
-const GROUPS: &[&[&str]] = &[&["user", "user-file"], &["auth-secret", "auth-secret-file"]];
+const GROUPS: &[&[&str]] =
+    &[&["user", "user-file"], &["auth-secret", "auth-secret-file"], &["admin-token", "admin-token-file"]];
 
 /// Variables of ours that aren't options.
 const OTHER_VARIABLES: &[&str] = &["TURNPIKE_CONFIG"];

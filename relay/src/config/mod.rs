@@ -24,6 +24,7 @@ mod reference;
 mod report;
 pub mod resolve;
 mod secrets;
+mod show;
 mod types;
 
 pub(crate) use parse::duration_secs;
@@ -33,8 +34,10 @@ pub use options::{Config, Kind, OPTIONS, Spec};
 pub use quickstart::Quickstart;
 pub use reference::reference_markdown;
 pub use report::{Place, Problem, Problems};
+pub use show::Shown;
 pub use types::{
-    DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload, PortRange, Secret, User,
+    AdminScope, AdminToken, DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload,
+    PortRange, Secret, User,
 };
 
 #[cfg(test)]

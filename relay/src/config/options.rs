@@ -11,8 +11,10 @@ use super::layers::Settings;
 use super::parse;
 use super::quickstart::Quickstart;
 use super::report::Report;
+use super::show::{Shown, ToShown};
 use super::types::{
-    DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload, PortRange, Secret, User,
+    AdminToken, DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload, PortRange,
+    Secret, User,
 };
 
 /// What kind of value an option takes.
@@ -78,6 +80,13 @@ macro_rules! options {
             /// The documented defaults. They have no credentials, so they serve nobody.
             fn default() -> Self {
                 Config { $($field: $default,)+ quickstart: None }
+            }
+        }
+
+        impl Config {
+            /// Every option's value in force, in the order of [`OPTIONS`]; secrets are only counted.
+            pub fn shown(&self) -> Vec<Shown> {
+                vec![$(self.$field.to_shown($value),)*]
             }
         }
 
@@ -234,6 +243,11 @@ options! {
     "drain-timeout" Number("S") drain_timeout: Duration = Duration::ZERO,
     shown "`0`", parse::drain_timeout;
 
+    /// Where clients are sent (300 with ALTERNATE-SERVER, RFC 8489 s. 10) whose new allocations this relay
+    /// refuses while it drains: at most one address of each family. Without one they get 508.
+    "alternate-server" List("IP:PORT") alternate_server: Vec<SocketAddr> = Vec::new(),
+    shown "none", parse::alternate_server;
+
     /// Longest lifetime of an allocation between two refreshes, seconds, 600 to 86400
     /// (RFC 8656 s. 7.2).
     "max-lifetime" Number("S") max_lifetime_secs: u32 = 3600,
@@ -243,6 +257,39 @@ options! {
     /// `off` sends none.
     "software" Text("TEXT|off") software: Option<String> = Some("Turnpike".to_owned()),
     shown "`Turnpike`", parse::software;
+
+    /// Address and port of the administration by HTTP: REST API, metrics, dashboard. It is only there
+    /// if a token is configured, on loopback addresses too. Use TLS, here or in front of it, on others.
+    "admin" Text("IP:PORT") admin: Option<SocketAddr> = None,
+    shown "none", parse::admin;
+
+    /// Token that may do everything the administration can, at least 16 characters. Other processes
+    /// can see the command line: prefer `admin-token-file`, the configuration file or the environment.
+    "admin-token" Secrets("TOKEN") admin_tokens: Hidden<Vec<AdminToken>> = Hidden(Vec::new()),
+    shown "none", parse::admin_token;
+
+    /// File with one `[SCOPE,...:]TOKEN` per line; the scopes are `metrics` (scrape), `read` (look at
+    /// everything), `credentials` (hand out credentials) and `admin` (everything, also without a scope).
+    "admin-token-file" List("FILE") admin_token_file: Vec<PathBuf> = Vec::new(),
+    shown "none", parse::path;
+
+    /// File with the certificate chain (PEM) for the administration by HTTPS.
+    "admin-tls-cert" Text("FILE") admin_tls_cert: Option<PathBuf> = None,
+    shown "none: plain HTTP", parse::optional_path;
+
+    /// File with the private key (PEM) of `admin-tls-cert`.
+    "admin-tls-key" Text("FILE") admin_tls_key: Option<PathBuf> = None,
+    shown "none", parse::optional_path;
+
+    /// Name by which browsers and programs reach the administration, as in the Host header, without a
+    /// port; any other is refused, against DNS rebinding. IP addresses and `localhost` always count.
+    "admin-host" List("NAME") admin_host: Vec<String> = Vec::new(),
+    shown "none", parse::host_name;
+
+    /// SQLite database with further users, which the administration writes: keys of passwords, quota and
+    /// bitrate. It is created if it doesn't exist. A user of the configuration wins over one in it.
+    "user-database" Text("FILE") user_database: Option<PathBuf> = None,
+    shown "none: users of the configuration only", parse::optional_path;
 
     /// Least severe log records that are written: `error`, `warn`, `info`, `debug` or `trace`. From
     /// `debug` on they contain the addresses of clients and peers.

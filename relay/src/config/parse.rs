@@ -11,7 +11,8 @@ use turnpike_proto::limits::{DEFAULT_LIFETIME_SECS, MAX_USERNAME};
 use zeroize::Zeroizing;
 
 use super::types::{
-    DefaultFamily, ExternalAddress, IoBackend, LogFormat, LogLevel, Offload, PortRange, Secret, User,
+    AdminScope, AdminToken, DefaultFamily, ExternalAddress, IoBackend, LogFormat, LogLevel, Offload,
+    PortRange, Secret, User,
 };
 
 /// Most worker threads: far above any machine's cores, so only typing errors reach it.
@@ -24,6 +25,10 @@ const MAX_REALM_BYTES: usize = 127;
 const SOFTWARE_CHARS: usize = 128;
 /// Longest password or secret, bytes: bounds what is kept per user.
 const MAX_SECRET_BYTES: usize = 1024;
+/// Shortest token of the administration, characters: too many to guess at the rate that it allows.
+const MIN_TOKEN_CHARS: usize = 16;
+/// Longest host name, bytes (RFC 1035 s. 2.3.4).
+const MAX_HOST_BYTES: usize = 253;
 /// Longest wait for more datagrams, microseconds: what it saves, it saves with less.
 const MAX_COALESCE_US: u64 = 1000;
 /// Longest burst, milliseconds: beyond, a limit per second means nothing.
@@ -127,6 +132,56 @@ pub(super) fn secret(text: &str) -> Parsed<Secret> {
 
 pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     if text.is_empty() { Err("is empty".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+pub(super) fn optional_path(text: &str) -> Parsed<Option<PathBuf>> {
+    path(text).map(Some)
+}
+
+pub(super) fn admin(text: &str) -> Parsed<Option<SocketAddr>> {
+    let shape = |_| "is not IP:PORT, such as 127.0.0.1:8080 or [::1]:8080".to_owned();
+    let address: SocketAddr = text.parse().map_err(shape)?;
+    usable(address.ip())?;
+    Ok(Some(address))
+}
+
+/// A token that may do everything.
+pub(super) fn admin_token(text: &str) -> Parsed<AdminToken> {
+    // What can stand in an Authorization header (RFC 6750 s. 2.1).
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    if !text.bytes().all(fits) {
+        return Err("the token contains another character than letters, digits and -._~+/=".to_owned());
+    }
+    if text.len() < MIN_TOKEN_CHARS {
+        return Err(format!("the token has fewer than {MIN_TOKEN_CHARS} characters"));
+    }
+    Ok(AdminToken { scopes: vec![AdminScope::Admin], token: bounded_secret(text, "the token")? })
+}
+
+/// A line of `admin-token-file`: a token, perhaps with its scopes in front.
+pub(super) fn scoped_token(line: &str) -> Parsed<AdminToken> {
+    let Some((scopes, token)) = line.split_once(':') else { return admin_token(line.trim()) };
+    let scope = |name: &str| word(name.trim(), AdminScope::WORDS).map_err(|why| format!("the scope {why}"));
+    let scopes = scopes.split(',').map(scope).collect::<Parsed<Vec<_>>>()?;
+    Ok(AdminToken { scopes, ..admin_token(token.trim())? })
+}
+
+pub(super) fn host_name(text: &str) -> Parsed<String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    if text.is_empty() || text.len() > MAX_HOST_BYTES || !text.bytes().all(fits) {
+        return Err("is not a host name, such as turn.example.org (no scheme, no port)".to_owned());
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+pub(super) fn alternate_server(text: &str) -> Parsed<SocketAddr> {
+    let shape = |_| "is not IP:PORT, such as 192.0.2.7:3478 or [2001:db8::7]:3478".to_owned();
+    let address: SocketAddr = text.parse().map_err(shape)?;
+    usable(address.ip())?;
+    if address.ip().is_unspecified() || address.port() == 0 {
+        return Err("is not a server's address: clients must be able to reach it".to_owned());
+    }
+    Ok(address)
 }
 
 pub(super) fn network(text: &str) -> Parsed<IpNet> {

@@ -6,7 +6,8 @@
 //! - `allow-peer`: the private networks that this host is attached to, so that two browsers on the same
 //!   LAN reach each other even if only one of them uses the relay;
 //! - on a host that has only loopback addresses: listener and relay address 127.0.0.1, with
-//!   `allow-loopback-peers`.
+//!   `allow-loopback-peers`;
+//! - the administration, on a loopback port that the kernel chooses, with a random token that is printed.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -17,9 +18,9 @@ use zeroize::Zeroizing;
 use super::layers::Settings;
 use super::options::Config;
 use super::resolve::{DEFAULT_PORT, Host, is_private};
-use super::types::{Hidden, Secret, User};
+use super::types::{AdminScope, AdminToken, Hidden, Secret, User};
 
-/// Random bytes in the generated password.
+/// Random bytes in the generated password, and in the generated token.
 const PASSWORD_BYTES: usize = 16;
 
 /// The credentials that a trial uses if none are configured.
@@ -27,22 +28,18 @@ const PASSWORD_BYTES: usize = 16;
 pub struct Quickstart {
     /// The generated user, or `None` once configured credentials took its place.
     pub generated: Option<Hidden<User>>,
+    /// The generated token of the administration, or `None` once configured tokens took its place.
+    pub admin_token: Option<Hidden<Secret>>,
 }
 
 impl Quickstart {
-    /// Generates a user.
+    /// Generates a user and a token.
     ///
     /// # Errors
     /// If the operating system has no random bytes.
     pub fn generate() -> std::io::Result<Self> {
-        let mut bytes = Zeroizing::new([0u8; PASSWORD_BYTES]);
-        OsRng.try_fill_bytes(bytes.as_mut()).map_err(std::io::Error::other)?;
-        let mut password = Zeroizing::new(String::with_capacity(PASSWORD_BYTES * 2));
-        for nibble in bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
-            password.push(char::from_digit(u32::from(nibble), 16).expect("a nibble is a digit"));
-        }
-        let user = User { name: "quickstart".to_owned(), password: Secret::new(password) };
-        Ok(Quickstart { generated: Some(Hidden(user)) })
+        let user = User { name: "quickstart".to_owned(), password: random_hex()? };
+        Ok(Quickstart { generated: Some(Hidden(user)), admin_token: Some(Hidden(random_hex()?)) })
     }
 
     /// Fills in what isn't configured.
@@ -58,7 +55,16 @@ impl Quickstart {
         } else if let Some(user) = &quickstart.generated {
             config.users.0.push(User::clone(user));
         }
+        if settings.has("admin-token") || settings.has("admin-token-file") {
+            quickstart.admin_token = None;
+        } else if let Some(token) = &quickstart.admin_token {
+            let token = Secret::clone(token);
+            config.admin_tokens.0.push(AdminToken { scopes: vec![AdminScope::Admin], token });
+        }
         config.quickstart = Some(quickstart);
+        if !settings.has("admin") {
+            config.admin = Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
+        }
         if !settings.has("rfc5766-channel-numbers") {
             config.rfc5766_channel_numbers = true;
         }
@@ -70,6 +76,17 @@ impl Quickstart {
         }
         allow_neighbours(config, settings, host);
     }
+}
+
+/// A secret of hexadecimal digits.
+fn random_hex() -> std::io::Result<Secret> {
+    let mut bytes = Zeroizing::new([0u8; PASSWORD_BYTES]);
+    OsRng.try_fill_bytes(bytes.as_mut()).map_err(std::io::Error::other)?;
+    let mut text = Zeroizing::new(String::with_capacity(PASSWORD_BYTES * 2));
+    for nibble in bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
+        text.push(char::from_digit(u32::from(nibble), 16).expect("a nibble is a digit"));
+    }
+    Ok(Secret::new(text))
 }
 
 fn allow_neighbours(config: &mut Config, settings: &Settings, host: &Host) {

@@ -15,19 +15,21 @@ Every option has one name. It is a flag (`--port-range 50000-50999`), a key of t
 `--config` names (`port-range = \"50000-50999\"`) and an environment variable
 (`TURNPIKE_PORT_RANGE=50000-50999`). The command line wins over the environment, the environment over the
 file, and the file over the defaults. A list replaces the whole list of an earlier source; `user` and
-`user-file`, and likewise `auth-secret` and `auth-secret-file`, are replaced together.
+`user-file` are replaced together, likewise `auth-secret` and `auth-secret-file`, `admin-token` and
+`admin-token-file`.
 
 - Flags of lists are repeated; in the environment, commas separate the parts (so a password with a comma
   belongs into a file). Empty environment variables count as unset. `TURNPIKE_CONFIG` names the file.
-- Secrets are best kept in files of their own (`user-file`, `auth-secret-file`), then in the configuration
+- Secrets are best kept in files of their own (`user-file`, `auth-secret-file`, `admin-token-file`), then in the configuration
   file or the environment. On the command line every process of the machine can see them.
 - `turnpike check-config FILE` checks a file together with the environment and reports every fault on a line
   of its own: `FILE:LINE:COLUMN: KEY: VALUE: what is wrong`. Unknown keys are faults.
 - Exit codes: 2 for a fault of the configuration, 1 if the relay can't start or run, else 0.
-- `turnpike run --quickstart` is for trials: it prints a random user and ready-made browser settings, turns
-  on `rfc5766-channel-numbers` (the `turnutils_uclient` of most distributions needs it) and allows peers in
-  the private networks that the host is attached to. What is configured stays as configured. Without
-  it, no credentials are ever invented.
+- `turnpike run --quickstart` is for trials: it prints a random user and ready-made browser settings, serves
+  the administration on a loopback port with a random token, turns on `rfc5766-channel-numbers` (the
+  `turnutils_uclient` of most distributions needs it) and allows peers in the private networks that the host
+  is attached to. What is configured stays as configured. Without it, no credentials are ever invented.
+
 
 ";
 

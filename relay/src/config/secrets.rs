@@ -13,7 +13,7 @@ use super::options::Config;
 use super::parse;
 use super::report::{Place, Problem, Report};
 
-/// Adds what `user-file` and `auth-secret-file` hold.
+/// Adds what `user-file`, `auth-secret-file` and `admin-token-file` hold.
 pub(super) fn load(config: &mut Config, settings: &Settings, report: &mut Report) {
     for (index, path) in config.user_file.iter().enumerate() {
         let place = settings.place("user-file", index);
@@ -22,6 +22,10 @@ pub(super) fn load(config: &mut Config, settings: &Settings, report: &mut Report
     for (index, path) in config.auth_secret_file.iter().enumerate() {
         let place = settings.place("auth-secret-file", index);
         config.auth_secrets.0.extend(lines(path, "auth-secret-file", place, report, parse::secret));
+    }
+    for (index, path) in config.admin_token_file.iter().enumerate() {
+        let place = settings.place("admin-token-file", index);
+        config.admin_tokens.0.extend(lines(path, "admin-token-file", place, report, parse::scoped_token));
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 
+mod admin;
 mod hosts;
 
 const CREDENTIALS: &str = "user = [\"alice:wonderland\"]\n";
@@ -141,6 +142,14 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
     ("total-quota", "4294967295", "4294967295", "total_quota: Some(4294967295)"),
     ("unauthenticated-rate", "0", "0", "unauthenticated_rate: None"),
     ("drain-timeout", "86400", "86400", "drain_timeout: 86400s"),
+    (
+        "alternate-server",
+        r#"["192.0.2.1:3478", "[2001:db8::1]:3478"]"#,
+        "192.0.2.1:3478,[2001:db8::1]:3478",
+        "alternate_server: [192.0.2.1:3478, [2001:db8::1]:3478]",
+    ),
+    ("admin-host", r#"["Turn.example.org"]"#, "Turn.example.org", r#"admin_host: ["turn.example.org"]"#),
+    ("user-database", r#""users.sqlite""#, "users.sqlite", r#"user_database: Some("users.sqlite")"#),
     ("max-lifetime", "600", "600", "max_lifetime_secs: 600"),
     ("software", r#""off""#, "off", "software: None"),
     ("log-level", r#""trace""#, "trace", "log_level: Trace"),
@@ -171,7 +180,9 @@ fn good_values_mean_the_same_from_every_source() {
 fn every_option_has_an_accepted_value_in_the_tests() {
     let apart = ["user", "user-file", "auth-secret", "auth-secret-file"];
     for spec in OPTIONS {
-        let tested = apart.contains(&spec.key) || ACCEPTED.iter().any(|(key, ..)| *key == spec.key);
+        let tested = apart.contains(&spec.key)
+            || admin::TESTED.contains(&spec.key)
+            || ACCEPTED.iter().any(|(key, ..)| *key == spec.key);
         assert!(tested, "{}", spec.key);
     }
 }

@@ -67,6 +67,15 @@ pub struct User {
     pub password: Secret,
 }
 
+/// A token of the administration, and what it is good for.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AdminToken {
+    /// What its holder may do.
+    pub scopes: Vec<AdminScope>,
+    /// The token itself.
+    pub token: Secret,
+}
+
 /// A value that `Debug` doesn't show.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Hidden<T>(pub T);
@@ -141,6 +150,20 @@ words! {
         Auto = "auto",
         /// Never.
         Off = "off",
+    }
+}
+
+words! {
+    /// What a token of the administration is good for.
+    AdminScope {
+        /// Scrape the metrics.
+        Metrics = "metrics",
+        /// Look at everything, metrics included.
+        Read = "read",
+        /// Hand out time-limited credentials.
+        Credentials = "credentials",
+        /// Everything.
+        Admin = "admin",
     }
 }
 

@@ -65,11 +65,11 @@ pub enum MapsError {
 pub struct Maps {
     config: Array<MapData, Plain<Config>>,
     routes: HashMap<MapData, Plain<RouteKey>, Plain<Route>>,
-    bindings: Mapped<Binding<AtomicU64>>,
+    bindings: Arc<Mapped<Binding<AtomicU64>>>,
     allocations: Arc<Mapped<Allocation<AtomicU64>>>,
     next_hops: Array<MapData, Plain<NextHop>>,
     devices: DevMapHash<MapData>,
-    verdicts: PerCpuArray<MapData, u64>,
+    verdicts: Arc<Verdicts>,
 }
 
 impl Maps {
@@ -78,11 +78,11 @@ impl Maps {
         Ok(Maps {
             config: take(ebpf, "CONFIG")?,
             routes: take(ebpf, "ROUTES")?,
-            bindings: share(ebpf, "BINDINGS", sizes.bindings)?,
+            bindings: Arc::new(share(ebpf, "BINDINGS", sizes.bindings)?),
             allocations: Arc::new(share(ebpf, "ALLOCATIONS", sizes.allocations)?),
             next_hops: take(ebpf, "NEXT_HOPS")?,
             devices: take(ebpf, "DEVS")?,
-            verdicts: take(ebpf, "VERDICTS")?,
+            verdicts: Arc::new(Verdicts { map: take(ebpf, "VERDICTS")? }),
         })
     }
 
@@ -129,8 +129,8 @@ impl Maps {
         self.routes.iter().map(plain).collect()
     }
 
-    /// Leases and generations of channel bindings, shared with the program.
-    pub fn bindings(&self) -> &[Binding<AtomicU64>] {
+    /// Leases and generations of channel bindings, shared with the program; workers keep a handle.
+    pub fn bindings(&self) -> &Arc<Mapped<Binding<AtomicU64>>> {
         &self.bindings
     }
 
@@ -173,20 +173,32 @@ impl Maps {
         }
     }
 
-    /// What the program counted since it was loaded, over all CPUs, by number of the verdict.
-    pub fn verdicts(&self) -> Result<[u64; Verdict::COUNT], MapsError> {
-        let mut sums = [0; Verdict::COUNT];
-        for (index, sum) in sums.iter_mut().enumerate() {
-            let counts = self.verdicts.get(&(index as u32), 0).map_err(refused("VERDICTS"))?;
-            *sum = counts.iter().sum();
-        }
-        Ok(sums)
+    /// What the program counted; others may keep a handle.
+    pub fn verdicts(&self) -> &Arc<Verdicts> {
+        &self.verdicts
     }
 
     /// Waits until no run of the program can see what was deleted before. Milliseconds.
     pub fn grace_period(&self) -> Result<(), MapsError> {
         let what = "wait for the kernel's grace period (membarrier)";
         mapped::grace_period().map_err(|error| MapsError::System { what, error })
+    }
+}
+
+/// The program's counters, one of each verdict for each CPU.
+pub struct Verdicts {
+    map: PerCpuArray<MapData, u64>,
+}
+
+impl Verdicts {
+    /// What was counted since the program was loaded, over all CPUs, by number of the verdict.
+    pub fn read(&self) -> Result<[u64; Verdict::COUNT], MapsError> {
+        let mut sums = [0; Verdict::COUNT];
+        for (index, sum) in sums.iter_mut().enumerate() {
+            let counts = self.map.get(&(index as u32), 0).map_err(refused("VERDICTS"))?;
+            *sum = counts.iter().sum();
+        }
+        Ok(sums)
     }
 }
 

@@ -16,6 +16,8 @@
 mod mapped;
 pub mod maps;
 pub mod probe;
+pub mod status;
 pub mod xdp;
 
 pub use mapped::Mapped;
+pub use status::{InterfaceStatus, OffloadStatus, StatusCell};

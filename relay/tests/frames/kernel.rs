@@ -97,14 +97,14 @@ impl Kernel {
 impl Plane for Kernel {
     fn run(&mut self, world: &World, frame: &[u8]) -> Outcome {
         self.set(world);
-        let before = self.xdp.maps.verdicts().expect("they can be read");
+        let before = self.xdp.maps.verdicts().read().expect("they can be read");
         let mut after = vec![0; LARGEST];
         let options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut after), ..TestRunOptions::new() };
         let program = self.xdp.program().expect("the object has it");
         let result = program.test_run(options).expect("the kernel runs it");
         after.truncate(result.data_size_out as usize);
-        let mut verdicts = self.xdp.maps.verdicts().expect("they can be read");
+        let mut verdicts = self.xdp.maps.verdicts().read().expect("they can be read");
         verdicts.iter_mut().zip(before).for_each(|(count, before)| *count -= before);
         Outcome {
             passed: result.return_value == XDP_PASS,

@@ -1,0 +1,146 @@
+//! What others may know about the kernel data path: written by the mirror, read on demand.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use turnpike_abi::Verdict;
+
+use super::maps::Verdicts;
+use super::xdp::Mode;
+
+/// The kernel data path as of now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OffloadStatus {
+    /// Whether packets are forwarded in the kernel, on at least one interface.
+    pub active: bool,
+    /// How the program gets its frames; `None` while it is nowhere attached.
+    pub mode: Option<Mode>,
+    /// Why it is active or not, one line for the operator.
+    pub why: String,
+    /// The interfaces that were chosen.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Entries of the route map: two for each binding in the kernel.
+    pub routes: u64,
+    /// Channel bindings that the kernel forwards for.
+    pub bindings: u64,
+    /// Channel bindings that wait in userspace until something changes, a next hop for instance.
+    pub waiting: u64,
+    /// Routes that were not as they should be when they were compared; 0 is expected.
+    pub resync_differences: u64,
+    /// Commands of the workers that wait for the mirror.
+    pub queue_length: u64,
+    /// What the program did with frames, by [`Verdict`], over all CPUs; only those that happened.
+    pub verdicts: Vec<(Verdict, u64)>,
+}
+
+/// An interface that was chosen for the kernel data path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// The kernel's index; 0 while there is no such interface.
+    pub ifindex: u32,
+    /// Whether the program is there.
+    pub attached: bool,
+    /// Why it is, or isn't.
+    pub why: String,
+}
+
+/// Where the mirror writes and everybody else reads.
+#[derive(Default)]
+pub struct StatusCell {
+    state: Mutex<OffloadStatus>,
+    routes: AtomicU64,
+    bindings: AtomicU64,
+    waiting: AtomicU64,
+    differences: AtomicU64,
+    queue: AtomicU64,
+    verdicts: Option<Arc<Verdicts>>,
+}
+
+impl StatusCell {
+    /// A relay without a kernel data path, and why.
+    pub fn off(why: impl Into<String>) -> StatusCell {
+        let cell = StatusCell::default();
+        cell.set_state(OffloadStatus { why: why.into(), ..OffloadStatus::default() });
+        cell
+    }
+
+    /// One whose program counts there.
+    pub fn with_verdicts(verdicts: Arc<Verdicts>) -> StatusCell {
+        StatusCell { verdicts: Some(verdicts), ..StatusCell::default() }
+    }
+
+    /// Everything as of now. Reads the counters of each CPU: for people and scrapes, not for packets.
+    pub fn read(&self) -> OffloadStatus {
+        OffloadStatus {
+            routes: self.routes.load(Relaxed),
+            bindings: self.bindings.load(Relaxed),
+            waiting: self.waiting.load(Relaxed),
+            resync_differences: self.differences.load(Relaxed),
+            queue_length: self.queue.load(Relaxed),
+            verdicts: self.verdicts.as_ref().map_or_else(Vec::new, |verdicts| nonzero(verdicts)),
+            ..self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        }
+    }
+
+    /// What seldom changes: activity, mode, interfaces.
+    pub fn set_state(&self, state: OffloadStatus) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// What every round may change.
+    pub fn set_counts(&self, counts: Counts) {
+        self.routes.store(counts.routes, Relaxed);
+        self.bindings.store(counts.bindings, Relaxed);
+        self.waiting.store(counts.waiting, Relaxed);
+        self.differences.store(counts.differences, Relaxed);
+    }
+
+    /// How many commands wait.
+    pub fn set_queue(&self, length: usize) {
+        self.queue.store(length as u64, Relaxed);
+    }
+}
+
+/// Numbers that every round may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Entries of the route map.
+    pub routes: u64,
+    /// Channel bindings in the kernel.
+    pub bindings: u64,
+    /// Channel bindings that wait.
+    pub waiting: u64,
+    /// Differences that were found so far.
+    pub differences: u64,
+}
+
+fn nonzero(verdicts: &Verdicts) -> Vec<(Verdict, u64)> {
+    let Ok(counts) = verdicts.read() else { return Vec::new() };
+    Verdict::ALL.iter().copied().zip(counts).filter(|(_, count)| *count > 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_without_a_kernel_data_path_says_why() {
+        let status = StatusCell::off("offload is off").read();
+        assert!(!status.active && status.mode.is_none() && status.verdicts.is_empty());
+        assert_eq!(status.why, "offload is off");
+    }
+
+    #[test]
+    fn counts_and_state_are_read_together() {
+        let cell = StatusCell::default();
+        cell.set_state(OffloadStatus { active: true, mode: Some(Mode::Native), ..OffloadStatus::default() });
+        cell.set_counts(Counts { routes: 4, bindings: 2, waiting: 1, differences: 0 });
+        cell.set_queue(3);
+        let status = cell.read();
+        assert!(status.active);
+        assert_eq!((status.routes, status.bindings, status.waiting), (4, 2, 1));
+        assert_eq!((status.queue_length, status.resync_differences), (3, 0));
+    }
+}

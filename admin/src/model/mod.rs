@@ -1,0 +1,22 @@
+//! What goes over the wire, for the API, its clients and the OpenAPI document alike.
+//!
+//! Names are `snake_case` with units last. Bytes are payload bytes: what an application sent, without
+//! TURN, UDP and IP headers. Rates and limits are bits of payload per second, per direction.
+
+mod allocation;
+mod event;
+mod status;
+mod totals;
+mod user;
+
+pub use allocation::{
+    Allocation, AllocationDetail, AllocationId, AllocationPage, BadAllocationId, Channel, LimitChange,
+    OffloadState, Permission, Snapshot, Traffic, TrafficByPath, Transport,
+};
+pub use event::{Event, Limited, LimitedWhy};
+pub use status::{
+    Config, ConfigOption, DataPath, Disconnected, DrainRequest, DrainState, InterfaceOffload, Listener,
+    OffloadStatus, Readiness, RelayAddress, ReloadReport, Status, WorkerStatus,
+};
+pub use totals::{Counts, ErrorCount, Histogram, OffloadCounts, PortUse, Totals, WorkerLoad, WorkerTotals};
+pub use user::{CredentialRequest, Credentials, Password, User, UserChange, UserPage, UserSource};

@@ -1,0 +1,140 @@
+//! Counters since the start. They only grow, except what is said to be "now".
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::TrafficByPath;
+
+/// All counters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Totals {
+    /// When they were read, in milliseconds since 1970.
+    pub as_of_unix_millis: u64,
+    /// All workers together, and what ended with workers that are gone.
+    pub sum: Counts,
+    /// Each worker.
+    pub workers: Vec<WorkerTotals>,
+    /// The kernel's data path.
+    pub offload: OffloadCounts,
+    /// Use of relay ports now, by address.
+    pub ports: Vec<PortUse>,
+    /// Allocations that the total quota allows; 0: no such quota.
+    pub total_quota: u64,
+}
+
+/// What workers count.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Counts {
+    /// From clients to peers, by who forwarded.
+    pub to_peer: TrafficByPath,
+    /// From peers to clients, by who forwarded.
+    pub to_client: TrafficByPath,
+    /// Datagrams in userspace by the name of what happened to them; names that start with `drop_` are
+    /// datagrams that went nowhere.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Error answers.
+    pub errors: Vec<ErrorCount>,
+    /// Requests by the result of authentication: `accepted`, `challenged`, `stale_nonce`, ...
+    pub authentications: BTreeMap<String, u64>,
+    /// Binding requests answered with success.
+    pub bindings: u64,
+    /// Allocations now.
+    pub allocations: u64,
+    /// Allocations now that the kernel forwards for.
+    pub allocations_offloaded: u64,
+    /// Allocations created.
+    pub allocations_created: u64,
+    /// Allocations ended, by the name of the reason.
+    pub allocations_ended: BTreeMap<String, u64>,
+    /// Relay ports that could not be opened.
+    pub ports_failed: u64,
+    /// Sockets towards peers now.
+    pub relay_sockets: u64,
+    /// Datagrams that the kernel dropped because a socket's buffer was full.
+    pub socket_drops: u64,
+}
+
+/// Error answers to one method with one code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorCount {
+    /// `allocate`, `refresh`, `create_permission`, `channel_bind`, `binding`, ...
+    pub method: String,
+    /// 300 to 699.
+    pub code: u16,
+    /// How many.
+    pub count: u64,
+}
+
+/// What one worker counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerTotals {
+    /// Its number, from 0.
+    pub index: u32,
+    /// How busy it is.
+    pub load: WorkerLoad,
+    /// Its counters.
+    pub counts: Counts,
+}
+
+/// How busy a worker is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerLoad {
+    /// Turns of its loop.
+    pub turns: u64,
+    /// Seconds in which it was not asleep.
+    pub busy_secs: f64,
+    /// Share of the last second in which it was not asleep, 0 to 1.
+    pub busy_ratio: f64,
+    /// How long its turns took: what a datagram may have to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn_duration: Option<Histogram>,
+}
+
+/// How often something took how long.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Histogram {
+    /// Upper bounds of the buckets, ascending; the last bucket, without a bound, is not listed.
+    pub bounds_secs: Vec<f64>,
+    /// How many fell into each bucket: one more than bounds. Not cumulative.
+    pub counts: Vec<u64>,
+    /// All of them together.
+    pub sum_secs: f64,
+}
+
+/// What the kernel's data path counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OffloadCounts {
+    /// At least one interface forwards in the kernel now.
+    pub active: bool,
+    /// Interfaces with the program now.
+    pub interfaces: u64,
+    /// Routes now: two for each channel.
+    pub routes: u64,
+    /// Routes that fit.
+    pub max_routes: u64,
+    /// Datagrams seen by the program, by the name of what happened to them.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Channels that went into the kernel.
+    pub inserted: u64,
+    /// Channels that could not, by the name of the reason.
+    pub failed: BTreeMap<String, u64>,
+    /// Entries that a comparison of maps and core found to differ: 0 unless something is broken.
+    pub resync_differences: u64,
+    /// Datagrams lost after the program had sent them: a full transmit queue.
+    pub transmit_drops: u64,
+}
+
+/// Use of relay ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PortUse {
+    /// The relay address.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// Ports in use, reserved or in quarantine now.
+    pub used: u64,
+    /// Ports in the range.
+    pub total: u64,
+}

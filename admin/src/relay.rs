@@ -1,0 +1,99 @@
+//! What HTTP may ask of a relay: the whole seam on one screen.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+
+use crate::model::{
+    AllocationDetail, AllocationId, Config, CredentialRequest, Credentials, Disconnected, DrainRequest,
+    DrainState, Event, Readiness, ReloadReport, Snapshot, Status, Totals, User, UserChange,
+};
+
+/// What comes later: workers are asked through queues.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, RelayError>> + Send + 'a>>;
+
+/// Why a relay could not do what it was asked. The messages are shown to whoever asked: no secrets.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RelayError {
+    /// There is no such allocation or user.
+    #[error("there is no {0}")]
+    NotFound(&'static str),
+    /// The request contradicts the state, or what the configuration says (a user of the file, no
+    /// shared secret, no database): 409.
+    #[error("{0}")]
+    Conflict(String),
+    /// A value that can't be: 422.
+    #[error("{0}")]
+    Invalid(String),
+    /// A worker did not answer in time, or its queue is full: 503, worth another try.
+    #[error("{0}")]
+    Busy(String),
+    /// Something is broken on our side: 500; the message goes to the log only.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// A relay as its administrators see it.
+///
+/// Methods without a future answer from memory, at once, and cost the workers nothing: they are asked
+/// at each scrape and once a second for each dashboard.
+pub trait Relay: Send + Sync + 'static {
+    /// What runs here.
+    fn status(&self) -> Status;
+
+    /// The configuration in force, secrets masked.
+    fn config(&self) -> Config;
+
+    /// Whether new allocations are welcome.
+    fn readiness(&self) -> Readiness;
+
+    /// All counters since the start, at most a second old.
+    fn totals(&self) -> Totals;
+
+    /// All allocations at one time. At most one walk a second over the workers' tables: whoever asks
+    /// sooner gets the last one.
+    fn snapshot(&self) -> Answer<'_, Arc<Snapshot>>;
+
+    /// One allocation, as its worker knows it now.
+    fn allocation(&self, id: AllocationId) -> Answer<'_, AllocationDetail>;
+
+    /// Ends an allocation.
+    fn disconnect(&self, id: AllocationId) -> Answer<'_, ()>;
+
+    /// Replaces the bandwidth limit of an allocation, in bits of payload per second and direction; 0: none.
+    fn limit(&self, id: AllocationId, bits_per_sec: u64) -> Answer<'_, ()>;
+
+    /// Ends all allocations of a user, by its full name or by the name that quotas count.
+    fn disconnect_user<'a>(&'a self, name: &'a str) -> Answer<'a, Disconnected>;
+
+    /// All users by name: those of the configuration and those of the database.
+    fn users(&self) -> Answer<'_, Vec<User>>;
+
+    /// One user.
+    fn user<'a>(&'a self, name: &'a str) -> Answer<'a, User>;
+
+    /// Creates a user of the database, or changes it; answers whether it is new. The relay prepares name
+    /// and password (OpaqueString) and keeps keys, never the password.
+    fn put_user<'a>(&'a self, name: &'a str, change: UserChange) -> Answer<'a, (User, bool)>;
+
+    /// Removes a user from the database. Its allocations live until they end or are disconnected.
+    fn delete_user<'a>(&'a self, name: &'a str) -> Answer<'a, ()>;
+
+    /// Makes time-limited credentials with the first shared secret.
+    fn credentials(&self, request: CredentialRequest) -> Answer<'_, Credentials>;
+
+    /// Stops taking new allocations, with an optional deadline after which the rest is ended.
+    fn drain(&self, request: DrainRequest) -> Answer<'_, DrainState>;
+
+    /// Takes new allocations again.
+    fn resume(&self) -> Answer<'_, DrainState>;
+
+    /// Reads the configuration again, and applies what can change while running.
+    fn reload(&self) -> Answer<'_, ReloadReport>;
+
+    /// What happens from now on: allocations created, ended and limited. A subscriber that lags loses
+    /// the oldest events, and learns how many.
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Event>>;
+}

@@ -16,4 +16,5 @@ cargo build --quiet --locked --package turnpike-ebpf --bins --profile bpf \
 
 mkdir -p "$out"
 cp target/bpf/bpfel-unknown-none/bpf/turnpike-xdp "$out/turnpike.o"
+cp target/bpf/bpfel-unknown-none/bpf/turnpike-pinning "$out/pinning.o"
 cp target/bpf/bpfel-unknown-none/bpf/turnpike-xdp-bench "$out/bench.o"

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use turnpike_proto::Server;
 use turnpike_proto::auth::BadCredential;
 use turnpike_proto::shared::Shared;
@@ -27,6 +27,7 @@ use crate::control::{Command, WorkerHandle};
 use crate::driver::Driver;
 use crate::driver::epoll::EpollDriver;
 use crate::driver::uring::UringDriver;
+use crate::offload::pinning;
 use crate::shard::Shard;
 use crate::signals::{self, Signal};
 use crate::sockets::{ListenerSocket, SocketOptions, bind_listeners};
@@ -261,11 +262,24 @@ fn bind_all(
     let mut by_worker: Vec<Vec<ListenerSocket>> = (0..workers).map(|_| Vec::new()).collect();
     for address in addresses {
         let group = bind_listeners(*address, workers, options).map_err(StartError::system("listen"))?;
+        keep_clients(&group);
         for (own, socket) in by_worker.iter_mut().zip(group) {
             own.push(socket);
         }
     }
     Ok(by_worker)
+}
+
+/// Pins clients to workers; where that is not permitted, the kernel's hash does the same as long as all
+/// workers' sockets stay open.
+fn keep_clients(group: &[ListenerSocket]) {
+    if group.len() < 2 {
+        return;
+    }
+    match pinning::pin(group) {
+        Ok(_) => debug!(workers = group.len(), "the eBPF program keeps clients on their workers"),
+        Err(error) => info!("the kernel spreads clients over workers by its own hash: {error}"),
+    }
 }
 
 impl Worker {

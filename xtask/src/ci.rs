@@ -15,6 +15,7 @@ pub fn run(root: &Path) -> Result<(), String> {
         Report::of("tidy", "cargo xtask tidy", || tidy::run(root).map(|()| Counts::default())),
         Report::of("coverage", "cargo xtask coverage", || coverage::check(root).map(|()| Counts::default())),
         Report::of("deny", "cargo xtask deny", || deny::check(root).map(|()| Counts::default())),
+        Report::of("ebpf", "cargo xtask ebpf --check", || ebpf::check(root).map(|()| Counts::default())),
         cargo_step(root, "clippy", CLIPPY, &[]),
         cargo_step(root, "doc", DOC, &[("RUSTDOCFLAGS", "-D warnings")]),
         cargo_step(root, "build", &["build", "--release", "--locked"], &[]),

@@ -4,8 +4,8 @@
 //! with a stamp that names their sources and their toolchain:
 //!
 //! ```text
-//!   sources differ from the stamp ──────────────► fault: run `cargo xtask ebpf`
-//!   sources agree ─┬─ no toolchain here ────────► good, as far as can be told
+//!   sources or objects differ from the stamp ───► fault: run `cargo xtask ebpf`
+//!   they agree ────┬─ no toolchain here ────────► good, as far as can be told
 //!                  ├─ the stamp's toolchain ────► rebuild, compare the bytes
 //!                  └─ another toolchain ────────► rebuild, run the frame tests over the result
 //! ```
@@ -22,7 +22,7 @@ const SOURCES: &[&str] =
     &["ebpf/abi/Cargo.toml", "ebpf/abi/src", "ebpf/program/Cargo.toml", "ebpf/program/src", "ebpf/build.sh"];
 /// The packages that are compiled into it, in the lock.
 const LOCKED: &str = "aya-ebpf";
-const OBJECTS: &[&str] = &["turnpike.o", "bench.o"];
+const OBJECTS: &[&str] = &["turnpike.o", "pinning.o", "bench.o"];
 const COMMITTED: &str = "ebpf/object";
 const REBUILT: &str = "target/bpf/check";
 const STAMP: &str = "ebpf/object/stamp";
@@ -36,18 +36,24 @@ pub const FRAME_TESTS: &[&str] =
 struct Stamp {
     /// Hash of the sources, hexadecimal.
     sources: String,
+    /// Hash of what came out, hexadecimal: an object that was changed alone shows everywhere.
+    objects: String,
     /// Versions of compiler and linker.
     toolchain: String,
 }
 
 impl Stamp {
     fn text(&self) -> String {
-        format!("sources {}\ntoolchain {}\n", self.sources, self.toolchain)
+        format!("sources {}\nobjects {}\ntoolchain {}\n", self.sources, self.objects, self.toolchain)
     }
 
     fn parse(text: &str) -> Option<Stamp> {
         let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
-        Some(Stamp { sources: value("sources ")?, toolchain: value("toolchain ")? })
+        Some(Stamp {
+            sources: value("sources ")?,
+            objects: value("objects ")?,
+            toolchain: value("toolchain ")?,
+        })
     }
 }
 
@@ -59,7 +65,7 @@ pub fn build(root: &Path) -> Result<(), String> {
     let toolchain =
         toolchain().ok_or("the eBPF toolchain is missing: ebpf/README.md says what to install")?;
     build_into(root, COMMITTED)?;
-    let stamp = Stamp { sources: hash_sources(root)?, toolchain };
+    let stamp = Stamp { sources: hash_sources(root)?, objects: hash_objects(root)?, toolchain };
     fs::write(root.join(STAMP), stamp.text()).map_err(|error| format!("cannot write {STAMP}: {error}"))?;
     println!("ebpf: built {COMMITTED} with {}", stamp.toolchain);
     Ok(())
@@ -71,10 +77,10 @@ pub fn build(root: &Path) -> Result<(), String> {
 /// When they are not what the sources say.
 pub fn check(root: &Path) -> Result<(), String> {
     let stamp = read_stamp(root)?;
-    check_sources(root, &stamp)?;
+    check_stamp(root, &stamp)?;
     let Some(present) = toolchain() else {
         println!(
-            "SKIPPED: the eBPF objects are not rebuilt, there is no toolchain; their sources' hash is right"
+            "SKIPPED: the eBPF objects are not rebuilt, there is no toolchain; they and their sources are those of the stamp"
         );
         return Ok(());
     };
@@ -92,11 +98,16 @@ fn read_stamp(root: &Path) -> Result<Stamp, String> {
     Stamp::parse(&text).ok_or_else(|| format!("{STAMP} is not a stamp"))
 }
 
-fn check_sources(root: &Path, stamp: &Stamp) -> Result<(), String> {
-    if hash_sources(root)? == stamp.sources {
-        return Ok(());
+fn check_stamp(root: &Path, stamp: &Stamp) -> Result<(), String> {
+    if hash_sources(root)? != stamp.sources {
+        return Err(
+            "the committed eBPF objects are not built from these sources: run `cargo xtask ebpf`".into()
+        );
     }
-    Err("the committed eBPF objects are not built from these sources: run `cargo xtask ebpf`".to_owned())
+    if hash_objects(root)? != stamp.objects {
+        return Err(format!("{COMMITTED} has other objects than its stamp: run `cargo xtask ebpf`"));
+    }
+    Ok(())
 }
 
 fn compare_bytes(root: &Path) -> Result<(), String> {
@@ -148,27 +159,41 @@ fn toolchain() -> Option<String> {
     Some(format!("{}; {}", version(&rustc)?, version(&linker)?))
 }
 
-/// Hash over names and contents of all sources, in the order of their names.
+/// Hash over names and contents of all sources, in the order of their names, and the runtime's version.
 fn hash_sources(root: &Path) -> Result<String, String> {
     let mut files = Vec::new();
     for source in SOURCES {
         collect(&root.join(source), &mut files).map_err(|error| format!("cannot read {source}: {error}"))?;
     }
     files.sort();
+    let mut hash = hash_files(root, &files)?;
+    let lock = fs::read_to_string(root.join("Cargo.lock")).map_err(|error| format!("Cargo.lock: {error}"))?;
+    hash.update(locked_versions(&lock));
+    Ok(hexadecimal(hash))
+}
+
+fn hash_objects(root: &Path) -> Result<String, String> {
+    let files: Vec<PathBuf> = OBJECTS.iter().map(|object| root.join(COMMITTED).join(object)).collect();
+    hash_files(root, &files).map(hexadecimal)
+}
+
+fn hash_files(root: &Path, files: &[PathBuf]) -> Result<Sha256, String> {
     let mut hash = Sha256::new();
-    for file in &files {
+    for file in files {
         let name = file.strip_prefix(root).unwrap_or(file);
         let content = fs::read(file).map_err(|error| format!("cannot read {}: {error}", name.display()))?;
         hash.update(name.to_string_lossy().as_bytes());
         hash.update((content.len() as u64).to_le_bytes());
         hash.update(content);
     }
-    let lock = fs::read_to_string(root.join("Cargo.lock")).map_err(|error| format!("Cargo.lock: {error}"))?;
-    hash.update(locked_versions(&lock));
-    Ok(hash.finalize().iter().fold(String::new(), |mut text, byte| {
+    Ok(hash)
+}
+
+fn hexadecimal(hash: Sha256) -> String {
+    hash.finalize().iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
-    }))
+    })
 }
 
 /// Everything of a folder, or the file itself; not the tests, which are in no object.
@@ -206,12 +231,22 @@ mod tests {
 
     #[test]
     fn the_committed_objects_are_built_from_these_sources() {
-        check_sources(root(), &read_stamp(root()).unwrap()).unwrap();
+        check_stamp(root(), &read_stamp(root()).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn other_sources_and_other_objects_are_noticed() {
+        let stamp = read_stamp(root()).unwrap();
+        let stale = Stamp { sources: "00ff".to_owned(), ..read_stamp(root()).unwrap() };
+        assert!(check_stamp(root(), &stale).unwrap_err().contains("these sources"));
+        let touched = Stamp { objects: "00ff".to_owned(), ..stamp };
+        assert!(check_stamp(root(), &touched).unwrap_err().contains("other objects"));
     }
 
     #[test]
     fn a_stamp_survives_being_written() {
-        let stamp = Stamp { sources: "00ff".to_owned(), toolchain: "rustc 1 (x); bpf-linker 2".to_owned() };
+        let (sources, objects) = ("00ff".to_owned(), "ff00".to_owned());
+        let stamp = Stamp { sources, objects, toolchain: "rustc 1 (x); bpf-linker 2".to_owned() };
         assert_eq!(Stamp::parse(&stamp.text()), Some(stamp));
         assert_eq!(Stamp::parse("sources 00ff\n"), None);
     }

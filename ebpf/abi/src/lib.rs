@@ -9,6 +9,7 @@
 //!                  ├─► Binding     lease, generation           whether it still may
 //!                  ├─► Allocation  bucket, counters, lease     how much of it
 //!                  └─► NextHop     device, MTU, MAC addresses  by which way
+//!   Pinning                                                   which worker a client belongs to
 //! ```
 //!
 //! It knows no packet format, no table and no operating system, allocates nothing, and builds
@@ -22,6 +23,7 @@
 mod address;
 mod bucket;
 mod config;
+mod pinning;
 mod route;
 mod state;
 mod verdict;
@@ -29,6 +31,7 @@ mod verdict;
 pub use address::Address;
 pub use bucket::{Rate, Word, charge};
 pub use config::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_LOCAL_ADDRESSES, NextHop};
+pub use pinning::Pinning;
 pub use route::{Route, RouteFlags, RouteKey, RouteTarget, Slots};
 pub use state::{Allocation, Binding, Direction};
 pub use verdict::Verdict;

@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
 
 use aya::Pod;
-use turnpike_abi::{Allocation, Binding, Config, NextHop, Route, RouteKey};
+use turnpike_abi::{Allocation, Binding, Config, NextHop, Pinning, Route, RouteKey};
 
 /// `linux/membarrier.h`: returns after every CPU has left what it was doing in the kernel with RCU.
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
@@ -39,6 +39,8 @@ unsafe impl Pod for Plain<Route> {}
 unsafe impl Pod for Plain<NextHop> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Config> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Pinning> {}
 
 /// What may lie in memory that the kernel program writes at the same time.
 ///

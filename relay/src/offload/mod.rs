@@ -15,6 +15,7 @@
 
 mod mapped;
 pub mod maps;
+pub mod pinning;
 pub mod probe;
 pub mod status;
 pub mod xdp;

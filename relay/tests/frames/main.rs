@@ -6,6 +6,7 @@
 mod attach;
 mod bench;
 mod kernel;
+mod pinning;
 
 use kernel::Kernel;
 use turnpike_abi::{NextHop, Verdict};

@@ -12,6 +12,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "relay/tests/worker.rs",
     "relay/src/offload/mapped.rs",
     "ebpf/program/src/kernel/",
+    "ebpf/program/src/select.rs",
     "ebpf/program/src/wrapper.rs",
     "loadtest/src/engine/mmsg.rs",
 ];

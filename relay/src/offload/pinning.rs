@@ -1,0 +1,118 @@
+//! Keeps each client on its worker, whatever becomes of the other workers' sockets.
+//!
+//! All workers listen on the same port, and the kernel spreads clients over their sockets by a hash that
+//! counts the sockets there are: one that closes or joins moves half of the clients to workers that have
+//! never heard of them. A program of ours chooses instead, by [`Pinning::slot`], and slot and worker are
+//! the same number. Where the kernel refuses the program, its own hash goes on.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use aya::maps::{Array, MapError, ReusePortSockArray};
+use aya::programs::{ProgramError, SkReuseport, SkReuseportError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use turnpike_abi::Pinning;
+
+use super::mapped::Plain;
+
+/// The object that was built from `ebpf/program/src/pinning.rs`; `ebpf/README.md` says how.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/object/pinning.o");
+
+const PROGRAM: &str = "pin";
+
+/// Why clients stay with the kernel's own choice.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// The object is not the one that belongs to this version.
+    #[error("the eBPF object has no usable {0}")]
+    Missing(&'static str),
+    /// The kernel refused to load or to attach the program.
+    #[error("{what}: {error}{hint}", hint = hint(error))]
+    Refused {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Something else failed in the loader.
+    #[error("the eBPF object does not load: {0}")]
+    Load(String),
+}
+
+/// Makes the slots of a group of sockets their places in `sockets`: bound to one address and port, with
+/// SO_REUSEPORT, in the order of the workers. It holds until the last of them is closed, and can't be done
+/// twice. A slot whose socket was closed falls to the kernel's choice.
+///
+/// # Errors
+/// Without CAP_BPF, on kernels before 5.12, and for sockets that are no such group.
+pub fn pin(sockets: &[impl AsFd]) -> Result<Pinning, PinError> {
+    let pinning = Pinning { seed: seed(), sockets: sockets.len() as u32, reserved: 0 };
+    let Some(first) = sockets.first() else { return Ok(pinning) };
+    let mut ebpf =
+        EbpfLoader::new().map_max_entries("SOCKETS", pinning.sockets).load(OBJECT).map_err(load_error)?;
+    let map = ebpf.take_map("PINNING").ok_or(PinError::Missing("map PINNING"))?;
+    let mut parameters = Array::<_, Plain<Pinning>>::try_from(map).map_err(map_error)?;
+    parameters.set(0, Plain(pinning), 0).map_err(map_error)?;
+    let map = ebpf.take_map("SOCKETS").ok_or(PinError::Missing("map SOCKETS"))?;
+    let mut slots = ReusePortSockArray::try_from(map).map_err(map_error)?;
+    for (slot, socket) in (0..).zip(sockets) {
+        slots.set(slot, &socket.as_fd().as_raw_fd(), 0).map_err(map_error)?;
+    }
+    let program = program(&mut ebpf)?;
+    program.load().map_err(program_error)?;
+    // The group keeps the program, and the program its maps.
+    program.attach(first.as_fd()).map_err(program_error)?;
+    Ok(pinning)
+}
+
+/// The same for each process since the machine was started, and known to nobody outside of it.
+fn seed() -> u64 {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits = id.chars().filter_map(|digit| digit.to_digit(16));
+    // Two halves of sixteen digits each: what the first shifts out, the rotation brings back in.
+    digits.fold(0, |seed: u64, digit| seed.rotate_left(4) ^ u64::from(digit))
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut SkReuseport, PinError> {
+    let program = ebpf.program_mut(PROGRAM).ok_or(PinError::Missing("program"))?;
+    program.try_into().map_err(program_error)
+}
+
+fn load_error(error: EbpfError) -> PinError {
+    match error {
+        EbpfError::MapError(error) => map_error(error),
+        error => PinError::Load(error.to_string()),
+    }
+}
+
+fn map_error(error: MapError) -> PinError {
+    match error {
+        MapError::CreateError { io_error, .. } => {
+            PinError::Refused { what: "cannot make an eBPF map", error: io_error }
+        }
+        MapError::SyscallError(error) => {
+            PinError::Refused { what: "cannot write an eBPF map", error: error.io_error }
+        }
+        error => PinError::Load(error.to_string()),
+    }
+}
+
+fn program_error(error: ProgramError) -> PinError {
+    match error {
+        ProgramError::LoadError { io_error, .. } => {
+            PinError::Refused { what: "the kernel refuses the eBPF program", error: io_error }
+        }
+        ProgramError::SkReuseportError(SkReuseportError::SetsockoptError { io_error, .. }) => {
+            PinError::Refused { what: "the sockets do not take the eBPF program", error: io_error }
+        }
+        error => PinError::Load(error.to_string()),
+    }
+}
+
+/// What the operator can do about a refusal.
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => " (CAP_BPF is needed)",
+        _ => "",
+    }
+}

@@ -13,6 +13,15 @@ pub fn now() -> Now {
 
 /// CLOCK_MONOTONIC, nanoseconds.
 pub fn monotonic_ns() -> u64 {
-    let monotonic = clock_gettime(ClockId::Monotonic);
-    monotonic.tv_sec as u64 * 1_000_000_000 + monotonic.tv_nsec as u64
+    nanoseconds(ClockId::Monotonic)
+}
+
+/// CPU time of the calling thread, nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    nanoseconds(ClockId::ThreadCPUTime)
+}
+
+fn nanoseconds(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

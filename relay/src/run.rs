@@ -226,7 +226,10 @@ impl Relay {
     }
 
     fn stop(self) {
-        self.tell(Command::Stop);
+        for worker in &self.workers {
+            // The thread's own outcome says why it has ended before.
+            let _ = worker.handle.insist(Command::Stop);
+        }
         let mut verdicts = VerdictCounts::default();
         let (mut created, mut ended) = (0, 0);
         for worker in self.workers {
@@ -236,7 +239,7 @@ impl Relay {
                 Ok(Err(error)) => error!("a worker failed: {error}"),
                 Err(_) => error!("a worker panicked"),
             }
-            let counts = handle.status.counts();
+            let counts = handle.status.report().counts;
             counts.verdicts.nonzero().for_each(|(verdict, times)| verdicts.add(verdict, times));
             created += counts.allocations_created;
             ended += counts.allocations_ended;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
 use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Server, Verdict};
 
-use crate::control::{Command, Status};
+use crate::control::{Command, Reporter, Status};
 use crate::driver::{Datagram, Driver, DriverCounters, Event, Ingress};
 use crate::notices::Notices;
 
@@ -28,6 +28,7 @@ pub struct Shard<D> {
     server: Server,
     commands: Receiver<Command>,
     status: Arc<Status>,
+    reporter: Reporter,
     notices: Notices,
     counted: DriverCounters,
     stopping: bool,
@@ -42,6 +43,7 @@ impl<D: Driver> Shard<D> {
             server,
             commands,
             status,
+            reporter: Reporter::default(),
             notices,
             counted: DriverCounters::default(),
             stopping: false,
@@ -54,18 +56,20 @@ impl<D: Driver> Shard<D> {
     /// If waiting for events is impossible.
     pub fn run(&mut self, clock: impl Fn() -> Now) -> io::Result<()> {
         while !self.is_done() {
-            let timeout = self.timeout(clock());
-            let events = self.driver.wait(timeout)?;
+            let now = clock();
+            self.reporter.end_turn(now);
+            let events = self.driver.wait(self.timeout(now))?;
             self.turn(clock(), events);
         }
         self.driver.flush();
-        self.publish();
-        self.status.publish_counts(&self.server);
+        self.count_driver_drops();
+        self.reporter.report(clock(), &self.server, &self.status);
         Ok(())
     }
 
     /// Handles the events of one `wait`, and whatever is due.
     pub fn turn(&mut self, now: Now, events: usize) {
+        self.reporter.begin_turn(now);
         for index in 0..events {
             match self.driver.event(index) {
                 Event::Datagram(datagram) => self.handle_datagram(now, &datagram),
@@ -79,15 +83,18 @@ impl<D: Driver> Shard<D> {
                 Event::Woken => self.handle_commands(now),
             }
         }
-        if self.server.poll_timeout().is_some_and(|(due_ns, _)| due_ns <= now.mono_ns) {
+        let is_due = self.server.poll_timeout().is_some_and(|(due_ns, _)| due_ns <= now.mono_ns);
+        if is_due {
             self.handle(now, Input::Tick);
         }
-        self.publish();
+        self.count_driver_drops();
+        self.reporter.publish(now, &self.server, &self.status, events > 0 || is_due);
     }
 
     /// How long `wait` may sleep: until the next deadline.
     pub fn timeout(&self, now: Now) -> Option<Duration> {
-        let (due_ns, _) = self.server.poll_timeout()?;
+        let server_ns = self.server.poll_timeout().map(|(due_ns, _)| due_ns);
+        let due_ns = [server_ns, self.reporter.due_ns()].into_iter().flatten().min()?;
         Some(Duration::from_nanos(due_ns.saturating_sub(now.mono_ns)))
     }
 
@@ -184,7 +191,10 @@ impl<D: Driver> Shard<D> {
                 }
                 Output::OpenPort { relay, address } => self.driver.open_port(relay, address),
                 Output::ClosePort(relay) => self.driver.close_port(relay),
-                Output::Ended(record) => self.notices.allocation_ended(&record),
+                Output::Ended(record) => {
+                    self.reporter.count_end(record.reason);
+                    self.notices.allocation_ended(&record);
+                }
                 Output::PeerRefused { client, peer, remedy } => {
                     self.notices.peer_refused(now, client, peer, remedy)
                 }
@@ -193,15 +203,14 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Brings what others may read up to date, the driver's own drops included.
-    fn publish(&mut self) {
+    /// Counts what the driver had to drop.
+    fn count_driver_drops(&mut self) {
         let counters = self.driver.counters();
         self.server.count(Verdict::DropSendFailed, counters.send_failed - self.counted.send_failed);
         self.server.count(Verdict::DropTooLarge, counters.send_too_large - self.counted.send_too_large);
         let overflowed = counters.socket_overflow - self.counted.socket_overflow;
         self.server.count(Verdict::DropSocketOverflow, overflowed);
         self.counted = counters;
-        self.status.publish(&self.server);
     }
 }
 

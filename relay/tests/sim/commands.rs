@@ -12,7 +12,7 @@ use turnpike::control::Command;
 use super::client::{Call, Outcome, Received};
 use super::ledger::Via;
 use super::seeds::for_each_seed;
-use super::world::{Setup, World, addr, rough};
+use super::world::{Setup, Worker, World, addr, rough};
 
 const CHANNEL: u16 = 0x4000;
 
@@ -179,4 +179,21 @@ fn a_stricter_policy_revokes_within_one_turn() {
     assert!(world.peers[0].inbox.is_empty());
     assert_eq!(world.call(client, Call::bind(CHANNEL, refused)), Outcome::Error(403));
     assert_eq!(world.call(client, Call::bind(CHANNEL + 1, allowed)), Outcome::Success);
+}
+
+#[test]
+fn what_others_read_is_exact_within_a_second_and_an_idle_worker_sleeps_on() {
+    let mut world = World::new(76);
+    let peer = in_call(&mut world, 10);
+    (0..200).for_each(|round| world.send_data(round % 10, peer, 50));
+    world.settle();
+    world.run_for(Duration::from_secs(1));
+    let now = world.network.now();
+    for Worker { shard, handle } in &world.workers {
+        let report = handle.status.report();
+        assert_eq!(format!("{:?}", report.counts), format!("{:?}", shard.server().counts()));
+        assert!(report.counts.allocations_created > 0 && report.load.turns > 0);
+        let next_ns = shard.server().poll_timeout().map(|(due_ns, _)| due_ns - now.mono_ns);
+        assert_eq!(shard.timeout(now).map(|timeout| timeout.as_nanos() as u64), next_ns);
+    }
 }

@@ -300,9 +300,11 @@ impl World {
 
     /// Jumps to the next moment at which something happens; `false` if that is after `end_ns`.
     fn step(&mut self, end_ns: u64) -> bool {
-        let timers = self.workers.iter().filter_map(|worker| worker.shard.server().poll_timeout());
+        let now = self.network.now();
+        let timers = self.workers.iter().filter_map(|worker| worker.shard.timeout(now));
+        let timers = timers.map(|timeout| now.mono_ns + timeout.as_nanos() as u64);
         let wakes = self.wakes.first().map(|(wake_ns, _)| *wake_ns);
-        let next_ns = timers.map(|(due_ns, _)| due_ns).chain(wakes).chain(self.network.next_due()).min();
+        let next_ns = timers.chain(wakes).chain(self.network.next_due()).min();
         let Some(next_ns) = next_ns.filter(|next_ns| *next_ns <= end_ns) else {
             self.network.advance_to(end_ns);
             return false;
@@ -325,7 +327,7 @@ impl World {
         let now = self.network.now();
         let shard = &mut self.workers[number].shard;
         let events = shard.driver().wait(None).expect("the simulation never fails");
-        let due = shard.server().poll_timeout().is_some_and(|(due_ns, _)| due_ns <= now.mono_ns);
+        let due = shard.timeout(now).is_some_and(|timeout| timeout.is_zero());
         if events > 0 || due {
             shard.turn(now, events);
             shard.driver().flush();

@@ -1,0 +1,165 @@
+//! What a worker lets others see.
+//!
+//! A few gauges are stored at each turn. All counters together, a [`Report`], are copied at most every
+//! [`REPORT_INTERVAL_NS`] while things happen and once after they have stopped happening: what others read
+//! is never older than that, and an idle worker sleeps on.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use turnpike_proto::stats::{EndReason, ServerCounts};
+use turnpike_proto::{Now, Server};
+
+use crate::clock;
+
+/// Time between two reports of a worker that has something to say, nanoseconds.
+const REPORT_INTERVAL_NS: u64 = 250_000_000;
+
+/// Upper bounds of the buckets that turns are counted in by their duration, nanoseconds.
+pub const TURN_BOUNDS_NS: [u64; 12] = [
+    20_000,
+    50_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+];
+
+/// How busy a worker was since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Turns of its loop.
+    pub turns: u64,
+    /// CPU time of its thread, nanoseconds: its own work and that of its system calls.
+    pub cpu_ns: u64,
+    /// Turns by duration, in the buckets of [`TURN_BOUNDS_NS`] and one above. A datagram that arrives in a
+    /// turn waits until its end.
+    pub turn_counts: [u64; TURN_BOUNDS_NS.len() + 1],
+    /// All turns together, nanoseconds.
+    pub turn_sum_ns: u64,
+}
+
+/// Everything that a worker counted since its start.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What its server counted.
+    pub counts: ServerCounts,
+    /// Allocations that have ended, by the name of the reason.
+    pub ended: BTreeMap<&'static str, u64>,
+    /// How busy it was.
+    pub load: Load,
+}
+
+/// What a worker lets others see.
+#[derive(Debug, Default)]
+pub struct Status {
+    allocations: AtomicUsize,
+    relay_sockets: AtomicUsize,
+    report: Mutex<Report>,
+}
+
+impl Status {
+    /// Allocations of this worker.
+    pub fn allocations(&self) -> usize {
+        self.allocations.load(Ordering::Relaxed)
+    }
+
+    /// Its sockets towards peers.
+    pub fn relay_sockets(&self) -> usize {
+        self.relay_sockets.load(Ordering::Relaxed)
+    }
+
+    /// All its counters, less than a second old; exact once the worker has stopped.
+    pub fn report(&self) -> Report {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The worker's side of [`Status`]: what it gathers until the next report, and when that is due.
+#[derive(Debug, Default)]
+pub(crate) struct Reporter {
+    ended: BTreeMap<&'static str, u64>,
+    load: Load,
+    turn_began_ns: Option<u64>,
+    reported_ns: u64,
+    due_ns: Option<u64>,
+}
+
+impl Reporter {
+    /// A turn begins.
+    pub(crate) fn begin_turn(&mut self, now: Now) {
+        self.load.turns += 1;
+        self.turn_began_ns = Some(now.mono_ns);
+    }
+
+    /// The turn that had begun, if any, has ended.
+    pub(crate) fn end_turn(&mut self, now: Now) {
+        let Some(began_ns) = self.turn_began_ns.take() else { return };
+        let duration_ns = now.mono_ns.saturating_sub(began_ns);
+        let bucket = TURN_BOUNDS_NS.partition_point(|bound| *bound < duration_ns);
+        self.load.turn_counts[bucket] += 1;
+        self.load.turn_sum_ns += duration_ns;
+    }
+
+    /// An allocation has ended.
+    pub(crate) fn count_end(&mut self, reason: EndReason) {
+        *self.ended.entry(reason.name()).or_default() += 1;
+    }
+
+    /// When the worker has to come back for a report at the latest.
+    pub(crate) fn due_ns(&self) -> Option<u64> {
+        self.due_ns
+    }
+
+    /// Stores the gauges; also the report, if it is due. `eventful`: something happened in this turn.
+    pub(crate) fn publish(&mut self, now: Now, server: &Server, status: &Status, eventful: bool) {
+        let counts = server.table_counts();
+        status.allocations.store(counts.allocations, Ordering::Relaxed);
+        status.relay_sockets.store(counts.relay_sockets, Ordering::Relaxed);
+        if eventful && self.due_ns.is_none() {
+            self.due_ns = Some(self.reported_ns.saturating_add(REPORT_INTERVAL_NS).max(now.mono_ns));
+        }
+        if self.due_ns.is_some_and(|due_ns| due_ns <= now.mono_ns) {
+            self.report(now, server, status);
+        }
+    }
+
+    /// Copies everything now.
+    pub(crate) fn report(&mut self, now: Now, server: &Server, status: &Status) {
+        (self.reported_ns, self.due_ns) = (now.mono_ns, None);
+        self.load.cpu_ns = clock::thread_cpu_ns();
+        let report =
+            Report { counts: server.counts().clone(), ended: self.ended.clone(), load: self.load.clone() };
+        *status.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(mono_ns: u64) -> Now {
+        Now { mono_ns, unix_secs: 0 }
+    }
+
+    #[test]
+    fn turns_fall_into_the_bucket_that_bounds_them() {
+        let mut reporter = Reporter::default();
+        for (began, ended) in [(0, 20_000), (0, 20_001), (5, 5), (0, 100_000_001)] {
+            reporter.begin_turn(at(began));
+            reporter.end_turn(at(ended));
+        }
+        reporter.end_turn(at(1_000_000_000));
+        assert_eq!(reporter.load.turn_counts[0], 2);
+        assert_eq!(reporter.load.turn_counts[1], 1);
+        assert_eq!(reporter.load.turn_counts[TURN_BOUNDS_NS.len()], 1);
+        assert_eq!(reporter.load.turns, 4, "what has not begun does not end");
+    }
+}

@@ -26,7 +26,7 @@ const MAX_BYTES: u64 = (1 << 17) - 1;
 /// Lowest rate, bits per second: below it products could overflow, and nobody could talk anyway.
 const MIN_BITS_PER_SEC: u64 = 1000;
 /// Resolution of the coarse clock at HZ=100, nanoseconds: the slowest there is.
-const COARSE_TICK_NS: u64 = 10_000_000;
+pub(crate) const COARSE_TICK_NS: u64 = 10_000_000;
 /// A full packet, bytes: two of them have to fit into any burst.
 const MTU_BYTES: u64 = 1500;
 /// How far beyond its burst a word may be before the clock must have been set back, nanoseconds.

@@ -33,5 +33,5 @@ pub use bucket::{Rate, Word, charge};
 pub use config::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_LOCAL_ADDRESSES, NextHop};
 pub use pinning::Pinning;
 pub use route::{Route, RouteFlags, RouteKey, RouteTarget, Slots};
-pub use state::{Allocation, Binding, Direction};
+pub use state::{Allocation, Binding, Direction, LEASE_MARGIN_NS};
 pub use verdict::Verdict;

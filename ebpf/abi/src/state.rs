@@ -1,13 +1,17 @@
 //! What changes while a route lives: leases, buckets, counters. Written by both planes at once.
 
+use crate::bucket::COARSE_TICK_NS;
 use crate::{Rate, Word};
+
+/// How much earlier than a thing ends its lease does, nanoseconds: the program's clock may be two ticks late.
+pub const LEASE_MARGIN_NS: u64 = 2 * COARSE_TICK_NS;
 
 /// An entry of the map `BINDINGS`: whether a channel binding may still be used.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Binding<W> {
-    /// The lease ends at this time of the coarse monotonic clock, nanoseconds; 0 withdraws. The program's
-    /// clock may be two ticks late, so a lease is written that much early.
+    /// The lease ends at this time of the coarse monotonic clock, nanoseconds; 0 withdraws. It is written
+    /// [`LEASE_MARGIN_NS`] early.
     pub lease_ns: W,
     /// Who has the slot.
     pub generation: W,

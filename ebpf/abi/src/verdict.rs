@@ -84,6 +84,8 @@ verdicts! {
     DropSendFailed = "drop_send_failed",
     /// The operating system dropped it before we saw it: the socket's receive buffer was full.
     DropSocketOverflow = "drop_socket_overflow",
+    /// It came to another worker than its allocation's, whose queue for such datagrams was full.
+    DropForwardQueue = "drop_forward_queue",
     /// The kernel program had made room for a header and then found the frame too short to write it.
     DropRewrite = "drop_rewrite",
     /// The kernel knew no device for a redirected frame, or refused it.

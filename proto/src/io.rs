@@ -6,10 +6,13 @@
 //! to go through [`Input`] after all.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use turnpike_abi::Verdict;
 
 use crate::addr::{FiveTuple, PeerAddr, RelayedAddr};
+use crate::inspect::{AllocationView, WhyNot};
+use crate::plane::SlotName;
 use crate::policy::Remedy;
 use crate::stats::AllocationRecord;
 
@@ -88,6 +91,9 @@ pub enum Forward {
     Slow,
     /// Counted and gone.
     Drop(Verdict),
+    /// Its 5-tuple's allocation is another worker's: hand it over, and ask that worker's server. Not counted
+    /// here.
+    Elsewhere(u16),
 }
 
 /// What can happen to the core.
@@ -125,6 +131,30 @@ pub enum Input<'a> {
     Tick,
     /// Configuration in the shared state has changed: check what is alive against the new policy.
     PolicyChanged,
+    /// A binding's routes are in the kernel. May come any number of times, as interfaces come and go.
+    OffloadDone(SlotName),
+    /// A binding's routes are not in the kernel, now or any more. May come any number of times.
+    OffloadFailed(SlotName, WhyNot),
+    /// [`Output::Withdraw`] was done, and no run of the kernel program knows the routes any more. Has to come
+    /// for each of them: until then the binding's port and slots are kept.
+    OffloadWithdrawn(SlotName),
+    /// Another bandwidth limit for an allocation, in each direction.
+    SetRate {
+        /// Number of the allocation.
+        allocation: u64,
+        /// Bits of payload per second; 0 is none.
+        bits_per_sec: u64,
+    },
+    /// End an allocation.
+    Disconnect {
+        /// Number of the allocation.
+        allocation: u64,
+    },
+    /// End all allocations of a user.
+    DisconnectUser {
+        /// The full name, or the part that quotas go by.
+        user: Arc<str>,
+    },
     /// Refuse new allocations from now on (`true`), or no longer.
     Drain(bool),
     /// End every allocation now: the process is about to stop.
@@ -180,6 +210,14 @@ pub enum Output {
     },
     /// Close the socket; answer with [`Input::PortClosed`] when the port is free again.
     ClosePort(RelaySocket),
+    /// Let the kernel forward what a channel carries: insert its two routes. Answer with
+    /// [`Input::OffloadDone`] or [`Input::OffloadFailed`].
+    Offload(Box<OffloadBinding>),
+    /// Delete a binding's routes; answer with [`Input::OffloadWithdrawn`] after a grace period, also if there
+    /// were none. Its lease is over already.
+    Withdraw(SlotName),
+    /// An allocation was answered.
+    Created(Box<AllocationView>),
     /// An allocation has ended: write its final log record.
     Ended(Box<AllocationRecord>),
     /// A peer was refused by policy: say once per source and minute which option would allow it.
@@ -196,6 +234,27 @@ pub enum Output {
         /// The number asked for.
         channel: u16,
     },
+}
+
+/// A channel binding for the kernel: from these two routes can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffloadBinding {
+    /// Its own slot: lease, generation.
+    pub binding: SlotName,
+    /// Its allocation's slot: bucket, counters, lease, generation.
+    pub allocation: SlotName,
+    /// The client.
+    pub client: SocketAddr,
+    /// The address that the client talks to.
+    pub server: SocketAddr,
+    /// The relayed address, as sockets are bound.
+    pub relayed: SocketAddr,
+    /// The peer, as sockets see it.
+    pub peer: SocketAddr,
+    /// The channel's number.
+    pub channel: u16,
+    /// The peer is a relayed address of this very server.
+    pub internal: bool,
 }
 
 /// Why the core wants to be woken.

@@ -16,10 +16,14 @@
 
 pub mod addr;
 pub mod auth;
+mod directory;
 mod error;
+pub mod inspect;
 mod io;
+
 mod limiter;
 pub mod limits;
+pub mod plane;
 pub mod policy;
 mod ports;
 pub mod quota;
@@ -31,7 +35,12 @@ mod timer;
 pub mod wire;
 
 pub use error::ErrorCode;
+pub use inspect::{
+    AllocationDetail, AllocationView, ChannelView, InspectCursor, OffloadState, PermissionView,
+    TrafficByPath, WhyNot,
+};
 pub use io::*;
+pub use plane::{Plane, PlaneMemory, SlotName};
 pub use server::Server;
 pub use table::TableCounts;
 pub use turnpike_abi::Verdict;

@@ -63,6 +63,13 @@ pub const MAX_RECENT_TRANSACTIONS: usize = 4096;
 /// Everything else adds a handful for each input, and the driver takes them after each.
 pub const MAX_OUTPUTS: usize = 65_536;
 
+/// Allocations in one part of an inspection: the worker forwards nothing meanwhile.
+pub const MAX_INSPECTED: usize = 256;
+/// Places of the table that one part of an inspection looks at, free ones included.
+pub const MAX_PLACES_WALKED: usize = 4096;
+/// Datagrams from other workers that wait for one worker: some milliseconds' worth of a busy client's.
+pub const MAX_FORWARDED: usize = 1024;
+
 /// Largest request, bytes: more than the longest USERNAME, REALM and NONCE with all peers that a request may
 /// name. Bounds what has to be hashed for somebody whose credentials turn out wrong.
 pub const MAX_REQUEST: usize = 4096;

@@ -32,9 +32,11 @@ impl Quotas {
         self.total.store(total, Ordering::Relaxed);
     }
 
-    /// Takes one allocation's place, or `None` if the user or everybody together has no more.
-    pub fn take(self: &Arc<Self>, user: &Arc<str>) -> Option<QuotaSlot> {
-        let (per_user, total) = (self.per_user.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed));
+    /// Takes one allocation's place, or `None` if the user or everybody together has no more. `own` is this
+    /// user's quota, if it is not everybody's.
+    pub fn take(self: &Arc<Self>, user: &Arc<str>, own: Option<u32>) -> Option<QuotaSlot> {
+        let per_user = own.unwrap_or_else(|| self.per_user.load(Ordering::Relaxed));
+        let total = self.total.load(Ordering::Relaxed);
         let mut used = self.lock();
         let mine = used.by_user.get(user).copied().unwrap_or(0);
         if (total != 0 && used.total >= total) || (per_user != 0 && mine >= per_user) {
@@ -90,14 +92,25 @@ mod tests {
     fn a9_counts_per_user_and_in_total_and_forgets_users_without_allocations() {
         let quotas = Quotas::new(2, 3);
         let (alice, bob): (Arc<str>, Arc<str>) = ("alice".into(), "bob".into());
-        let first = quotas.take(&alice);
-        let _second = quotas.take(&alice).expect("two are allowed");
-        assert!(first.is_some() && quotas.take(&alice).is_none(), "a third is not");
-        let third = quotas.take(&bob).expect("bob has his own");
-        assert!(quotas.take(&bob).is_none(), "three in total");
+        let first = quotas.take(&alice, None);
+        let _second = quotas.take(&alice, None).expect("two are allowed");
+        assert!(first.is_some() && quotas.take(&alice, None).is_none(), "a third is not");
+        let third = quotas.take(&bob, None).expect("bob has his own");
+        assert!(quotas.take(&bob, None).is_none(), "three in total");
         drop(first);
-        assert!(quotas.take(&alice).is_some());
+        assert!(quotas.take(&alice, None).is_some());
         drop(third);
         assert_eq!((quotas.used(), quotas.users()), (1, 1));
+    }
+
+    #[test]
+    fn a9_a_users_own_quota_replaces_everybodys() {
+        let quotas = Quotas::new(1, 4);
+        let (alice, bob): (Arc<str>, Arc<str>) = ("alice".into(), "bob".into());
+        let _first = quotas.take(&alice, Some(2)).expect("the first of two");
+        let _second = quotas.take(&alice, Some(2)).expect("the second of two");
+        assert!(quotas.take(&alice, Some(2)).is_none());
+        let _free: Vec<_> = (0..2).map(|_| quotas.take(&bob, Some(0)).expect("no limit")).collect();
+        assert!(quotas.take(&bob, Some(0)).is_none(), "the total holds for everybody");
     }
 }

@@ -13,8 +13,10 @@ use arc_swap::ArcSwap;
 
 use crate::addr::{Family, PeerAddr, RelayedAddr};
 use crate::auth::Authenticator;
+use crate::directory::Directory;
 use crate::limiter::Limiter;
 use crate::limits::{MAX_RESERVATIONS, MAX_RESERVATIONS_PER_USER};
+use crate::plane::Plane;
 use crate::policy::PeerPolicy;
 use crate::ports::{Parity, PortLease, PortPool};
 use crate::quota::Quotas;
@@ -73,6 +75,23 @@ pub struct RelayAddress {
     pub external: Option<IpAddr>,
 }
 
+/// What the operator allows one user, other than everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UserLimits {
+    /// Allocations at once; 0 is no limit, `None` what everybody has.
+    pub quota: Option<u32>,
+    /// Bandwidth limit of each of the user's allocations and directions, bits of payload per second; 0 is no
+    /// limit, `None` what everybody has.
+    pub bitrate_bits: Option<u64>,
+}
+
+/// Servers that clients are sent to while this one takes no new allocations.
+#[derive(Clone, Copy, Debug, Default)]
+struct Alternates {
+    v4: Option<SocketAddr>,
+    v6: Option<SocketAddr>,
+}
+
 /// A relay address with its ports.
 #[derive(Debug)]
 pub(crate) struct Relay {
@@ -93,6 +112,10 @@ pub struct Shared {
     pub quotas: Arc<Quotas>,
     pub(crate) limiter: Limiter,
     pub(crate) reservations: Reservations,
+    pub(crate) directory: Directory,
+    plane: Option<Arc<Plane>>,
+    user_limits: ArcSwap<HashMap<Arc<str>, UserLimits>>,
+    alternates: ArcSwap<Alternates>,
 }
 
 impl Shared {
@@ -105,12 +128,27 @@ impl Shared {
         relay_ports: RangeInclusive<u16>,
         quotas: Arc<Quotas>,
     ) -> Arc<Self> {
+        Self::with_plane(config, auth, policy, relays, relay_ports, quotas, None)
+    }
+
+    /// [`Shared::new`] with the memory of a kernel program, if there is one: channels are offloaded then.
+    pub fn with_plane(
+        config: ServerConfig,
+        auth: Authenticator,
+        policy: PeerPolicy,
+        relays: &[RelayAddress],
+        relay_ports: RangeInclusive<u16>,
+        quotas: Arc<Quotas>,
+        plane: Option<Arc<Plane>>,
+    ) -> Arc<Self> {
         let relays = relays
             .iter()
             .map(|&address| Relay { address, ports: PortPool::new(relay_ports.clone()) })
             .collect();
         let policy = ArcSwap::from_pointee(policy);
         let limiter = Limiter::new(auth.derive_key(b"turnpike limiter key"), config.unauthenticated_per_sec);
+        let seed = auth.derive_key(b"turnpike directory key");
+        let seed = u64::from_ne_bytes(*seed.first_chunk().expect("a key has more than eight bytes"));
         Arc::new(Self {
             config,
             auth,
@@ -120,7 +158,60 @@ impl Shared {
             quotas,
             limiter,
             reservations: Reservations::default(),
+            directory: Directory::new(seed),
+            plane,
+            user_limits: ArcSwap::default(),
+            alternates: ArcSwap::default(),
         })
+    }
+
+    /// The slots shared with the kernel program, if there is one.
+    pub fn plane(&self) -> Option<&Arc<Plane>> {
+        self.plane.as_ref()
+    }
+
+    /// Replaces all users' own limits, by the name that quotas go by; they hold for the allocations made from
+    /// now on.
+    pub fn set_user_limits(&self, limits: HashMap<Arc<str>, UserLimits>) {
+        self.user_limits.store(Arc::new(limits));
+    }
+
+    pub(crate) fn user_limits(&self, quota_user: &str) -> UserLimits {
+        self.user_limits.load().get(quota_user).copied().unwrap_or_default()
+    }
+
+    /// Names the server that clients of that address family are sent to while this one drains; `None` takes
+    /// those of both families away.
+    pub fn set_alternate(&self, server: Option<SocketAddr>) {
+        let old = *self.alternates.load_full();
+        self.alternates.store(Arc::new(match server {
+            Some(SocketAddr::V4(_)) => Alternates { v4: server, ..old },
+            Some(SocketAddr::V6(_)) => Alternates { v6: server, ..old },
+            None => Alternates::default(),
+        }));
+    }
+
+    /// The alternate server for a client: of its address family (RFC 8489 s. 10).
+    pub(crate) fn alternate(&self, client: IpAddr) -> Option<SocketAddr> {
+        let alternates = self.alternates.load();
+        if client.is_ipv4() { alternates.v4 } else { alternates.v6 }
+    }
+
+    /// 5-tuples that some worker has an allocation for.
+    pub fn directory_len(&self) -> usize {
+        self.directory.len()
+    }
+
+    /// Whether a peer's address, as sockets see it, is one that we relay from.
+    pub(crate) fn is_relayed(&self, peer: PeerAddr) -> bool {
+        self.relay_ports.contains(&peer.port())
+            && self.relays.iter().any(|relay| relay.address.local == peer.ip())
+    }
+
+    /// [`Shared::to_public`] for an address without a port.
+    pub(crate) fn to_public_ip(&self, ip: IpAddr) -> IpAddr {
+        let own = self.relays.iter().find(|relay| relay.address.local == ip);
+        own.and_then(|relay| relay.address.external).unwrap_or(ip)
     }
 
     /// The peer policy in force.

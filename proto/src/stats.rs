@@ -8,6 +8,7 @@ use turnpike_abi::Verdict;
 
 use crate::addr::{FiveTuple, RelayedAddr};
 use crate::error::ErrorCode;
+use crate::inspect::TrafficByPath;
 
 /// Packets and bytes (payload, without any header) that went one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,6 +111,8 @@ pub enum EndReason {
     Expired,
     /// The server stopped.
     Shutdown,
+    /// The operator ended it.
+    Disconnected,
 }
 
 impl EndReason {
@@ -119,6 +122,7 @@ impl EndReason {
             EndReason::Deleted => "deleted",
             EndReason::Expired => "expired",
             EndReason::Shutdown => "shutdown",
+            EndReason::Disconnected => "disconnected",
         }
     }
 }
@@ -137,9 +141,9 @@ pub struct AllocationRecord {
     /// From the Allocate answer to the end, nanoseconds.
     pub duration_ns: u64,
     /// From the client to its peers.
-    pub to_peer: Traffic,
+    pub to_peer: TrafficByPath,
     /// From the peers to the client.
-    pub to_client: Traffic,
+    pub to_client: TrafficByPath,
     /// Why it ended.
     pub reason: EndReason,
 }

@@ -11,27 +11,35 @@
 //! ```
 //!
 //! Invariant: a port's lease lives in its relay slot from the moment it is taken until the driver
-//! has closed the socket, so a port is never given out while a socket still has it.
+//! has closed the socket, so a port is never given out while a socket still has it; and the socket is
+//! closed only when the kernel plane has forgotten every channel binding of it (`offload`).
+
+mod offload;
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use foldhash::fast::FixedState;
-use turnpike_abi::Rate;
+use turnpike_abi::{Rate, charge};
 
 use crate::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use crate::auth::Identity;
 use crate::error::ErrorCode;
 use crate::io::{ClientPath, RelaySocket};
 use crate::limits::{CHANNEL_LIFETIME_SECS, MAX_PERMISSIONS, PERMISSION_LIFETIME_SECS, SECOND_NS};
+use crate::plane::{AllocationSlot, SlotName};
 use crate::ports::PortLease;
 use crate::quota::QuotaSlot;
 use crate::stats::Traffic;
 use crate::timer::{Timed, Timers};
 use crate::wire::ReplyTo;
+
+pub(crate) use self::offload::Bound;
+use self::offload::{Binding, Ending};
 
 /// Names an allocation; an old name never means a new allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,7 +59,34 @@ struct Expiry {
 #[derive(Debug, Default)]
 pub(crate) struct Direction {
     pub(crate) traffic: Traffic,
-    pub(crate) bucket: Cell<u64>,
+    /// The bucket of an allocation that shares none with the kernel.
+    bucket: Cell<u64>,
+}
+
+impl Direction {
+    /// Counts a datagram; `false` if the bandwidth limit is used up. `shared` is the bucket that the kernel
+    /// charges as well.
+    fn admit<'a>(
+        &mut self,
+        rate: &Rate,
+        shared: impl FnOnce() -> Option<&'a AtomicU64>,
+        now_ns: u64,
+        payload_len: usize,
+    ) -> bool {
+        let bytes = payload_len as u64;
+        let is_admitted = rate.is_unlimited()
+            || match shared() {
+                Some(bucket) => charge(bucket, rate, now_ns, bytes),
+                None => charge(&self.bucket, rate, now_ns, bytes),
+            };
+        if !is_admitted {
+            self.traffic.rate_drops += 1;
+            return false;
+        }
+        self.traffic.packets += 1;
+        self.traffic.bytes += bytes;
+        true
+    }
 }
 
 /// One relayed transport address of an allocation.
@@ -65,6 +100,10 @@ pub(crate) struct Half {
 }
 
 impl Half {
+    pub(crate) fn ends_ns(&self) -> u64 {
+        self.expiry.ends_ns
+    }
+
     /// Its end has not come, whether or not its timer has fired yet.
     pub(crate) fn lives(&self, now_ns: u64) -> bool {
         self.expiry.ends_ns > now_ns
@@ -78,6 +117,12 @@ pub(crate) struct Channel {
     pub(crate) peer: PeerAddr,
     pub(crate) relay: RelaySocket,
     expiry: Expiry,
+}
+
+impl Channel {
+    pub(crate) fn ends_ns(&self) -> u64 {
+        self.expiry.ends_ns
+    }
 }
 
 /// What an Allocate asked for, kept while its ports are being opened and for repeating its answer.
@@ -106,6 +151,8 @@ pub(crate) struct Allocation {
     /// What its client was told, also after one half of it has ended; empty until it is live.
     pub(crate) relayed: Vec<RelayedAddr>,
     pub(crate) rate: Rate,
+    /// What `rate` was made from; 0 is no limit.
+    pub(crate) bitrate_bits: u64,
     pub(crate) to_peer: Direction,
     pub(crate) to_client: Direction,
     /// Ports that somebody else on the host has, kept while another one is looked for: it must be a new one.
@@ -114,7 +161,11 @@ pub(crate) struct Allocation {
     /// Given back when the allocation goes.
     _quota: QuotaSlot,
     permitted: Vec<IpAddr>,
-    bound: Vec<u16>,
+    bound: Vec<Bound>,
+    /// Its slot in the kernel plane.
+    slot: Option<AllocationSlot>,
+    /// Slots of channel bindings that are its, those being withdrawn included.
+    bindings: u32,
 }
 
 const fn slot_of(family: Family) -> usize {
@@ -135,8 +186,29 @@ impl Allocation {
         self.halves().all(|half| half.open)
     }
 
-    pub(crate) fn channels(&self) -> &[u16] {
+    pub(crate) fn channels(&self) -> &[Bound] {
         &self.bound
+    }
+
+    pub(crate) fn permissions_len(&self) -> usize {
+        self.permitted.len()
+    }
+
+    /// When its last half ends; 0 if there is none.
+    pub(crate) fn ends_ns(&self) -> u64 {
+        self.halves().map(Half::ends_ns).max().unwrap_or(0)
+    }
+
+    /// Counts a datagram to a peer; `false` if the bandwidth limit is used up.
+    pub(crate) fn admit_to_peer(&mut self, now_ns: u64, payload_len: usize) -> bool {
+        let shared = || self.slot.as_ref().map(|slot| &slot.words().to_peer.bucket);
+        self.to_peer.admit(&self.rate, shared, now_ns, payload_len)
+    }
+
+    /// Counts a datagram to the client; `false` if the bandwidth limit is used up.
+    pub(crate) fn admit_to_client(&mut self, now_ns: u64, payload_len: usize) -> bool {
+        let shared = || self.slot.as_ref().map(|slot| &slot.words().to_client.bucket);
+        self.to_client.admit(&self.rate, shared, now_ns, payload_len)
     }
 }
 
@@ -147,6 +219,14 @@ pub(crate) struct NewAllocation {
     pub(crate) quota: QuotaSlot,
     pub(crate) request: AllocateState,
     pub(crate) rate: Rate,
+    pub(crate) bitrate_bits: u64,
+}
+
+/// A half that was taken away.
+pub(crate) struct RemovedHalf {
+    pub(crate) socket: RelaySocket,
+    /// The kernel plane knows nothing of it; else its socket is closed by [`Table::withdrawn`].
+    pub(crate) may_close: bool,
 }
 
 #[derive(Default)]
@@ -160,6 +240,8 @@ struct RelaySlot {
     generation: u32,
     owner: Option<(AllocationId, Family)>,
     lease: Option<PortLease>,
+    /// Slots of channel bindings through it that the kernel plane has not forgotten yet.
+    bindings: u32,
 }
 
 /// How many of each there are: all zero when every client is gone.
@@ -173,6 +255,10 @@ pub struct TableCounts {
     pub channels: usize,
     /// Relay sockets open, being opened or being closed.
     pub relay_sockets: usize,
+    /// Slots of channel bindings in the kernel plane, those being withdrawn included.
+    pub offloaded: usize,
+    /// Allocations that have ended and wait for the kernel plane to forget their channels.
+    pub ending: usize,
     /// Deadlines waiting.
     pub timers: usize,
 }
@@ -189,9 +275,15 @@ pub(crate) struct Table {
     relays: Vec<RelaySlot>,
     free_relays: Vec<u32>,
     five_tuples: Map<FiveTuple, AllocationId>,
+    numbers: Map<u64, AllocationId>,
     permissions: Map<(u32, IpAddr), Expiry>,
     channels: Map<(u32, u16), Channel>,
     channel_peers: Map<(u32, PeerAddr), Channel>,
+    /// By slot in the kernel plane.
+    bindings: Map<u32, Binding>,
+    endings: Map<AllocationId, Ending>,
+    /// Bindings whose channel has gone, to be taken out of the kernel.
+    withdrawals: Vec<SlotName>,
     pub(crate) timers: Timers,
 }
 
@@ -208,9 +300,13 @@ impl Table {
             relays: Vec::new(),
             free_relays: Vec::new(),
             five_tuples: Map::with_hasher(hasher()),
+            numbers: Map::with_hasher(hasher()),
             permissions: Map::with_hasher(hasher()),
             channels: Map::with_hasher(hasher()),
             channel_peers: Map::with_hasher(hasher()),
+            bindings: Map::with_hasher(hasher()),
+            endings: Map::with_hasher(hasher()),
+            withdrawals: Vec::new(),
             timers: Timers::default(),
         }
     }
@@ -222,6 +318,8 @@ impl Table {
             permissions: self.permissions.len(),
             channels: self.channels.len(),
             relay_sockets: self.relays.len() - self.free_relays.len(),
+            offloaded: self.bindings.len(),
+            ending: self.endings.len(),
             timers: self.timers.len(),
         }
     }
@@ -242,6 +340,32 @@ impl Table {
     pub(crate) fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
         let slot = self.slots.get_mut(id.index as usize)?;
         slot.allocation.as_deref_mut().filter(|_| slot.generation == id.generation)
+    }
+
+    pub(crate) fn find_number(&self, number: u64) -> Option<AllocationId> {
+        self.numbers.get(&number).copied()
+    }
+
+    /// Allocations at places from `start` on, at most `places` of them, and where to go on. None moves
+    /// while it lives, so a walk meets each at most once.
+    pub(crate) fn walk(
+        &self,
+        start: u32,
+        places: usize,
+    ) -> (impl Iterator<Item = (u32, &Allocation)>, Option<u32>) {
+        let start = (start as usize).min(self.slots.len());
+        let end = (start + places).min(self.slots.len());
+        let found = self.slots[start..end]
+            .iter()
+            .zip(start as u32..)
+            .filter_map(|(slot, index)| slot.allocation.as_deref().map(|allocation| (index, allocation)));
+        (found, Some(end as u32).filter(|_| end < self.slots.len()))
+    }
+
+    /// An allocation's permissions with their ends.
+    pub(crate) fn permissions(&self, id: AllocationId) -> impl Iterator<Item = (IpAddr, u64)> {
+        let ips = self.get(id).map_or(&[][..], |allocation| &allocation.permitted);
+        ips.iter().filter_map(move |ip| Some((*ip, self.permissions.get(&(id.index, *ip))?.ends_ns)))
     }
 
     /// Every allocation, in no order.
@@ -283,13 +407,17 @@ impl Table {
             halves: [None, None],
             relayed: Vec::new(),
             rate: new.rate,
+            bitrate_bits: new.bitrate_bits,
             to_peer: Direction::default(),
             to_client: Direction::default(),
             occupied: Vec::new(),
             _quota: new.quota,
             permitted: Vec::new(),
             bound: Vec::new(),
+            slot: None,
+            bindings: 0,
         }));
+        self.numbers.insert(self.next_number, id);
         self.next_number += 1;
         id
     }
@@ -365,6 +493,7 @@ impl Table {
             self.timers.remove(old_ns, Timed::Relay(id, family));
             self.timers.add(ends_ns, Timed::Relay(id, family));
         }
+        self.renew_leases(id);
     }
 
     /// A half's timer fired: `true` if its end has come, else the timer is set again.
@@ -377,31 +506,15 @@ impl Table {
 
     /// Takes a half away with the permissions and channels of its family; its port stays leased until
     /// [`Table::relay_closed`].
-    pub(crate) fn remove_half(&mut self, id: AllocationId, family: Family) -> Option<RelaySocket> {
-        // Straight into the fields: the lists are walked while the maps change.
-        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
-        let allocation = slot.allocation.as_mut()?;
-        let half = allocation.halves[slot_of(family)].take()?;
+    pub(crate) fn remove_half(&mut self, id: AllocationId, family: Family) -> Option<RemovedHalf> {
+        let half = self.get_mut(id)?.halves[slot_of(family)].take()?;
         self.timers.remove(half.expiry.timer_ns, Timed::Relay(id, family));
-        allocation.permitted.retain(|ip| {
-            let stays = Family::of(ip) != family;
-            if !stays && let Some(expiry) = self.permissions.remove(&(id.index, *ip)) {
-                self.timers.remove(expiry.timer_ns, Timed::Permission(id, *ip));
-            }
-            stays
-        });
-        allocation.bound.retain(|number| {
-            let Some(channel) = self.channels.get(&(id.index, *number)).copied() else { return false };
-            let stays = Family::of(&channel.peer.ip()) != family;
-            if !stays {
-                self.channels.remove(&(id.index, *number));
-                self.channel_peers.remove(&(id.index, channel.peer));
-                self.timers.remove(channel.expiry.timer_ns, Timed::Channel(id, *number));
-            }
-            stays
-        });
-        self.relays[half.socket.index as usize].owner = None;
-        Some(half.socket)
+        self.retain_permissions(id, |ip| Family::of(&ip) != family);
+        self.retain_channels(id, |peer| Family::of(&peer.ip()) != family);
+        self.renew_leases(id);
+        let relay = &mut self.relays[half.socket.index as usize];
+        relay.owner = None;
+        Some(RemovedHalf { socket: half.socket, may_close: relay.bindings == 0 })
     }
 
     /// Takes away an allocation that has no half left.
@@ -412,6 +525,7 @@ impl Table {
         slot.generation = slot.generation.wrapping_add(1);
         self.free_slots.push(id.index);
         self.five_tuples.remove(&allocation.path.five_tuple);
+        self.numbers.remove(&allocation.number);
         self.shrink();
         Some(allocation)
     }
@@ -425,9 +539,12 @@ impl Table {
     /// Gives memory back when most of what it was for is gone: a crowd that left must not cost for ever.
     fn shrink(&mut self) {
         shrink_map(&mut self.five_tuples);
+        shrink_map(&mut self.numbers);
         shrink_map(&mut self.permissions);
         shrink_map(&mut self.channels);
         shrink_map(&mut self.channel_peers);
+        shrink_map(&mut self.bindings);
+        shrink_map(&mut self.endings);
         let is_empty = self.five_tuples.is_empty() && self.relays.len() == self.free_relays.len();
         if is_empty && self.slots.len().max(self.relays.len()) > SMALL {
             let allocations = self.slots.iter().map(|slot| slot.generation);
@@ -524,10 +641,10 @@ impl Table {
             debug_assert_eq!(channel.peer, peer, "a live channel is never bound to another peer");
             channel.expiry.ends_ns = ends_ns;
             self.channel_peers.insert((id.index, peer), *channel);
-            return;
+            return self.renew_lease(id, number);
         }
         let Some(allocation) = self.get_mut(id) else { return };
-        allocation.bound.push(number);
+        allocation.bound.push(Bound::new(number));
         let channel = Channel { number, peer, relay, expiry: Expiry { ends_ns, timer_ns: ends_ns } };
         self.channels.insert((id.index, number), channel);
         self.channel_peers.insert((id.index, peer), channel);
@@ -550,26 +667,25 @@ impl Table {
     }
 
     pub(crate) fn unbind(&mut self, id: AllocationId, number: u16) {
-        if let Some(channel) = self.channels.remove(&(id.index, number)) {
-            self.channel_peers.remove(&(id.index, channel.peer));
-            self.timers.remove(channel.expiry.timer_ns, Timed::Channel(id, number));
-        }
-        if let Some(allocation) = self.get_mut(id) {
-            allocation.bound.retain(|bound| *bound != number);
+        if let Some(channel) = self.channels.get(&(id.index, number)) {
+            let peer = channel.peer;
+            self.retain_channels(id, |other| other != peer);
         }
     }
 
     /// Takes back the channels to peers that `keep` doesn't name, in one pass over them.
     pub(crate) fn retain_channels(&mut self, id: AllocationId, keep: impl Fn(PeerAddr) -> bool) {
+        // Straight into the fields: the list is walked while the maps change.
         let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
         let Some(allocation) = slot.and_then(|slot| slot.allocation.as_mut()) else { return };
-        allocation.bound.retain(|&number| {
-            let Some(channel) = self.channels.get(&(id.index, number)).copied() else { return false };
+        allocation.bound.retain(|bound| {
+            let Some(channel) = self.channels.get(&(id.index, bound.number)).copied() else { return false };
             let stays = keep(channel.peer);
             if !stays {
-                self.channels.remove(&(id.index, number));
+                self.channels.remove(&(id.index, bound.number));
                 self.channel_peers.remove(&(id.index, channel.peer));
-                self.timers.remove(channel.expiry.timer_ns, Timed::Channel(id, number));
+                self.timers.remove(channel.expiry.timer_ns, Timed::Channel(id, bound.number));
+                self.withdrawals.extend(bound.withdraw(&mut self.bindings));
             }
             stays
         });

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use tracing::{info, warn};
 use turnpike_proto::Now;
 use turnpike_proto::policy::Remedy;
-use turnpike_proto::stats::{AllocationRecord, Traffic};
+use turnpike_proto::stats::AllocationRecord;
 
 /// A source is named again after this time, nanoseconds.
 const QUIET_NS: u64 = 60_000_000_000;
@@ -24,7 +24,8 @@ impl Notices {
     /// The one final record of an allocation.
     pub(crate) fn allocation_ended(&mut self, record: &AllocationRecord) {
         let relayed: Vec<String> = record.relayed.iter().map(ToString::to_string).collect();
-        let Traffic { packets, bytes, rate_drops } = record.to_peer;
+        let (to_peer, to_client) = (record.to_peer.total(), record.to_client.total());
+        let (to_peer_kernel, to_client_kernel) = (record.to_peer.kernel, record.to_client.kernel);
         info!(
             allocation = record.id,
             // As a string, not by `Display`: the text form quotes it then, so that a name can't pass for fields.
@@ -34,12 +35,16 @@ impl Notices {
             transport = record.five_tuple.transport.name(),
             relayed = relayed.join(","),
             duration_ms = record.duration_ns / 1_000_000,
-            to_peer_packets = packets,
-            to_peer_bytes = bytes,
-            to_peer_rate_drops = rate_drops,
-            to_client_packets = record.to_client.packets,
-            to_client_bytes = record.to_client.bytes,
-            to_client_rate_drops = record.to_client.rate_drops,
+            to_peer_packets = to_peer.packets,
+            to_peer_bytes = to_peer.bytes,
+            to_peer_rate_drops = to_peer.rate_drops,
+            to_client_packets = to_client.packets,
+            to_client_bytes = to_client.bytes,
+            to_client_rate_drops = to_client.rate_drops,
+            to_peer_kernel_packets = to_peer_kernel.packets,
+            to_peer_kernel_bytes = to_peer_kernel.bytes,
+            to_client_kernel_packets = to_client_kernel.packets,
+            to_client_kernel_bytes = to_client_kernel.bytes,
             reason = record.reason.name(),
             "allocation ended"
         );

@@ -16,7 +16,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
-use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Server, Verdict};
+use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Server, Verdict, WhyNot};
 
 use crate::control::{Command, Reporter, Status};
 use crate::driver::{Datagram, Driver, DriverCounters, Event, Ingress};
@@ -133,7 +133,8 @@ impl<D: Driver> Shard<D> {
                     let peer = PeerAddr(without_scope(datagram.from));
                     match self.server.forward_peer(now, relay, peer, bytes, datagram.tos) {
                         Forward::Route(route) => self.driver.forward(datagram, start, &route),
-                        Forward::Drop(_) => {}
+                        // A peer's datagram is never another worker's: the relay socket is ours.
+                        Forward::Drop(_) | Forward::Elsewhere(_) => {}
                         Forward::Slow => {
                             let input = Input::FromPeer { relay, peer, bytes, tos: datagram.tos };
                             self.server.handle_input(now, input);
@@ -157,6 +158,7 @@ impl<D: Driver> Shard<D> {
         match self.server.forward_client(now, &path.five_tuple, bytes, datagram.tos) {
             Forward::Route(route) => self.driver.forward(datagram, start, &route),
             Forward::Drop(_) => {}
+            Forward::Elsewhere(_) => self.server.count(Verdict::DropForwardQueue, 1),
             Forward::Slow => {
                 self.server.handle_input(now, Input::FromClient { path, bytes, tos: datagram.tos });
                 self.carry_out(now);
@@ -191,6 +193,14 @@ impl<D: Driver> Shard<D> {
                 }
                 Output::OpenPort { relay, address } => self.driver.open_port(relay, address),
                 Output::ClosePort(relay) => self.driver.close_port(relay),
+                // Nothing fills the kernel's maps: there is nothing to be done, and nothing to be undone.
+                Output::Offload(binding) => {
+                    self.server.handle_input(now, Input::OffloadFailed(binding.binding, WhyNot::Off));
+                }
+                Output::Withdraw(binding) => {
+                    self.server.handle_input(now, Input::OffloadWithdrawn(binding));
+                }
+                Output::Created(_) => {}
                 Output::Ended(record) => {
                     self.reporter.count_end(record.reason);
                     self.notices.allocation_ended(&record);

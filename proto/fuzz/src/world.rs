@@ -278,7 +278,7 @@ impl World {
                 self.workers[worker].handle_input(self.now, input);
                 self.settle(worker);
             }
-            Forward::Drop(_) => {}
+            Forward::Drop(_) | Forward::Elsewhere(_) => {}
         }
         if self.opens {
             self.opening.insert(client, bytes.to_vec());
@@ -299,7 +299,7 @@ impl World {
             Forward::Slow => {
                 self.input(worker, Input::FromPeer { relay, peer: PeerAddr(peer), bytes, tos });
             }
-            Forward::Drop(_) => {}
+            Forward::Drop(_) | Forward::Elsewhere(_) => {}
         }
         self.check_to_client(client, expected);
     }
@@ -391,6 +391,7 @@ impl World {
                 channels: sum(|a| a.channels.len()),
                 relay_sockets: sum(|a| a.halves.iter().flatten().count()),
                 timers: counts.timers,
+                ..TableCounts::default()
             };
             assert_eq!(counts, expected, "worker {worker}");
             assert!(counts.timers >= counts.permissions + counts.channels + counts.relay_sockets);
@@ -525,6 +526,7 @@ impl World {
                     State::Closing | State::Unopened => panic!("{relay:?} is closed twice"),
                 };
             }
+            Output::Created(view) => assert!(!view.relayed.is_empty()),
             Output::Ended(record) => assert!(!record.relayed.is_empty()),
             // The rest is for logs.
             _ => {}

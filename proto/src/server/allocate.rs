@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rand_chacha::rand_core::RngCore;
-use turnpike_abi::Verdict;
+use turnpike_abi::{Rate, Verdict};
 
 use super::{Request, Server};
 use crate::addr::Family;
@@ -54,10 +54,35 @@ impl Server {
         }
         let wish = self.allocate_wish(request)?;
         let lifetime_secs = self.granted_lifetime(request.message)?;
+        if self.draining && self.shared.alternate(request.path.five_tuple.client.ip()).is_some() {
+            return Err(ErrorCode::TryAlternate);
+        }
         if self.draining || self.table.len() >= MAX_ALLOCATIONS {
             return Err(ErrorCode::InsufficientCapacity);
         }
-        let quota = self.shared.quotas.take(&request.identity.quota_user);
+        let five_tuple = request.path.five_tuple;
+        // Another worker may have got the same request just now; its answer will do.
+        if !self.shared.directory.claim(&five_tuple, self.worker) {
+            self.discard(Verdict::DropRetransmission);
+            return Ok(());
+        }
+        let begun = self.begin_allocation(now, request, &wish, lifetime_secs);
+        if begun.is_err() {
+            self.shared.directory.release(&five_tuple);
+        }
+        begun
+    }
+
+    /// Quota, ports, table.
+    fn begin_allocation(
+        &mut self,
+        now: Now,
+        request: &Request<'_>,
+        wish: &Wish,
+        lifetime_secs: u32,
+    ) -> Result<(), ErrorCode> {
+        let limits = self.shared.user_limits(&request.identity.quota_user);
+        let quota = self.shared.quotas.take(&request.identity.quota_user, limits.quota);
         let quota = quota.ok_or(ErrorCode::AllocationQuotaReached)?;
         let mut state = AllocateState {
             reply_to: request.message.reply_to(),
@@ -72,13 +97,15 @@ impl Server {
                     | Wish::Dual { parity: Parity::Even }
             ),
         };
-        let found = self.find_ports(now, request, &wish, &mut state)?;
+        let found = self.find_ports(now, request, wish, &mut state)?;
+        let bitrate_bits = limits.bitrate_bits.unwrap_or(self.shared.config.max_bitrate_bits);
         let new = NewAllocation {
             path: request.path,
             identity: Arc::clone(request.identity),
             quota,
             request: state,
-            rate: self.rate,
+            rate: Rate::new(bitrate_bits, self.shared.config.burst_ms),
+            bitrate_bits,
         };
         let id = self.table.insert(new);
         for Found { relay, lease } in found {
@@ -326,7 +353,7 @@ impl Server {
             allocation.request.refused_family = Some((family, ErrorCode::InsufficientCapacity));
             return self.answer_when_open(now, id);
         }
-        if let Some(allocation) = self.table.remove(id) {
+        if let Some(allocation) = self.remove_allocation(id) {
             let code = ErrorCode::InsufficientCapacity;
             self.refuse(&allocation.path, &allocation.identity, allocation.request.reply_to, code);
         }
@@ -335,8 +362,11 @@ impl Server {
     fn answer_when_open(&mut self, now: Now, id: AllocationId) {
         if self.table.get(id).is_some_and(|allocation| allocation.all_open()) {
             self.table.go_live(id, now.mono_ns);
+            self.take_slot(id);
             self.counts.allocations_created += 1;
             self.answer_allocate(id);
+            let view = self.table.get(id).and_then(|allocation| self.view(allocation));
+            self.outputs.extend(view.map(|view| Output::Created(Box::new(view))));
         }
     }
 

@@ -9,13 +9,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use rand_chacha::rand_core::RngCore;
-use turnpike_abi::{Rate, Verdict, charge};
+use turnpike_abi::Verdict;
 
 use super::Server;
 use crate::addr::{Family, FiveTuple, PeerAddr};
 use crate::io::{ClientPath, Egress, Forward, IcmpError, Now, Output, RelaySocket, Route};
 use crate::limits::{MAX_UDP_PAYLOAD, MAX_UDP_PAYLOAD_V6};
-use crate::table::{AllocationId, Direction};
+use crate::table::AllocationId;
 use crate::wire::{Class, HEADER_LEN, Message, MessageBuilder, TransactionId, attr, channel, method};
 
 /// The first two bytes of a Send indication (RFC 8489 s. 5: method 6, class indication).
@@ -30,10 +30,25 @@ impl Server {
             [first, second, ..] if [*first, *second] == SEND_INDICATION => {
                 self.forward_send(now, five_tuple, bytes, tos)
             }
-            [0..=3, ..] => return Forward::Slow,
+            // Anybody may answer a Binding; everything else is its allocation's worker's.
+            [0, 1 | 0x11, ..] => return Forward::Slow,
+            [0..=3, ..] => return self.elsewhere(five_tuple).unwrap_or(Forward::Slow),
             _ => Err(Verdict::DropNotTurn),
         };
-        self.count_forward(outcome)
+        match outcome {
+            Err(Verdict::DropNoAllocation) => {
+                self.elsewhere(five_tuple).unwrap_or_else(|| self.count_forward(outcome))
+            }
+            outcome => self.count_forward(outcome),
+        }
+    }
+
+    /// Another worker has this 5-tuple's allocation.
+    fn elsewhere(&self, five_tuple: &FiveTuple) -> Option<Forward> {
+        if self.table.find(five_tuple).is_some() {
+            return None;
+        }
+        self.shared.directory.other_owner(five_tuple, self.worker).map(Forward::Elsewhere)
     }
 
     /// What to do with a datagram from a peer.
@@ -104,7 +119,7 @@ impl Server {
         if !allocation.half(Family::of(&channel.peer.ip())).is_some_and(|half| half.lives(now.mono_ns)) {
             return Err(Verdict::DropStale);
         }
-        if !admit(&mut allocation.to_peer, &allocation.rate, now, usize::from(length)) {
+        if !allocation.admit_to_peer(now.mono_ns, usize::from(length)) {
             return Err(Verdict::DropRateToPeer);
         }
         Ok(Route {
@@ -149,7 +164,7 @@ impl Server {
             return Err(Verdict::DropTooLarge);
         }
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
-        if !admit(&mut allocation.to_peer, &allocation.rate, now, len) {
+        if !allocation.admit_to_peer(now.mono_ns, len) {
             return Err(Verdict::DropRateToPeer);
         }
         Ok(Route {
@@ -195,7 +210,7 @@ impl Server {
         if channel::HEADER_LEN + len > max_payload(path.five_tuple.client.ip()) {
             return Err(Verdict::DropTooLarge);
         }
-        if !admit(&mut allocation.to_client, &allocation.rate, now, len) {
+        if !allocation.admit_to_client(now.mono_ns, len) {
             return Err(Verdict::DropRateToClient);
         }
         Ok(Route {
@@ -253,7 +268,7 @@ impl Server {
         if data_indication_len(public, bytes.len()) > max_payload(path.five_tuple.client.ip()) {
             return Err(Verdict::DropTooLarge);
         }
-        if !admit(&mut allocation.to_client, &allocation.rate, now, bytes.len()) {
+        if !allocation.admit_to_client(now.mono_ns, bytes.len()) {
             return Err(Verdict::DropRateToClient);
         }
         let indication = MessageBuilder::indication(method::DATA, transaction)
@@ -308,17 +323,6 @@ impl Server {
         self.rng.fill_bytes(&mut id);
         TransactionId(id)
     }
-}
-
-/// Counts a datagram in one direction of an allocation; `false` if the bandwidth limit is used up.
-fn admit(direction: &mut Direction, rate: &Rate, now: Now, payload_len: usize) -> bool {
-    if !charge(&direction.bucket, rate, now.mono_ns, payload_len as u64) {
-        direction.traffic.rate_drops += 1;
-        return false;
-    }
-    direction.traffic.packets += 1;
-    direction.traffic.bytes += payload_len as u64;
-    true
 }
 
 /// The largest UDP payload towards an address.

@@ -2,6 +2,7 @@
 
 use super::Server;
 use crate::addr::Family;
+use crate::inspect::TrafficByPath;
 use crate::io::{Now, Output};
 use crate::limits::{MAX_OUTPUTS, RETRANSMISSION_SECS, SECOND_NS};
 use crate::stats::{AllocationRecord, EndReason};
@@ -33,33 +34,38 @@ impl Server {
                     self.shared.reservations.release(token);
                 }
             }
+            self.emit_withdrawals();
         }
     }
 
     /// Ends one relayed address, and the allocation with its last one.
     pub(super) fn end_half(&mut self, now: Now, id: AllocationId, family: Family, reason: EndReason) {
-        let Some(socket) = self.table.remove_half(id, family) else { return };
-        self.outputs.push_back(Output::ClosePort(socket));
+        let Some(half) = self.table.remove_half(id, family) else { return };
+        if half.may_close {
+            self.outputs.push_back(Output::ClosePort(half.socket));
+        }
         if self.table.get(id).is_some_and(|allocation| allocation.halves().next().is_some()) {
             return;
         }
-        let Some(allocation) = self.table.remove(id) else { return };
+        let Some(mut allocation) = self.remove_allocation(id) else { return };
         let Some(since_ns) = allocation.live_since_ns else { return };
         if now.mono_ns < since_ns + u64::from(RETRANSMISSION_SECS) * SECOND_NS {
             let (path, request) = (&allocation.path, &allocation.request);
             self.ended_allocates.insert(now, path.five_tuple, request.reply_to.transaction());
         }
         self.counts.allocations_ended += 1;
-        self.outputs.push_back(Output::Ended(Box::new(AllocationRecord {
+        let record = Box::new(AllocationRecord {
             id: allocation.number,
             user: allocation.identity.user.clone(),
             five_tuple: allocation.path.five_tuple,
-            relayed: allocation.relayed,
+            relayed: std::mem::take(&mut allocation.relayed),
             duration_ns: now.mono_ns.saturating_sub(since_ns),
-            to_peer: allocation.to_peer.traffic,
-            to_client: allocation.to_client.traffic,
+            to_peer: TrafficByPath { userspace: allocation.to_peer.traffic, ..TrafficByPath::default() },
+            to_client: TrafficByPath { userspace: allocation.to_client.traffic, ..TrafficByPath::default() },
             reason,
-        })));
+        });
+        let record = self.table.finish(id, &mut allocation, record);
+        self.outputs.extend(record.map(Output::Ended));
     }
 
     pub(super) fn end_all(&mut self, now: Now, reason: EndReason) {

@@ -14,6 +14,9 @@ mod allocate;
 mod channel;
 mod data;
 mod expire;
+mod inspect;
+mod offload;
+mod operate;
 mod permission;
 mod recent;
 mod refresh;
@@ -23,7 +26,7 @@ use std::sync::Arc;
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
-use turnpike_abi::{Rate, Verdict};
+use turnpike_abi::Verdict;
 
 use crate::addr::PeerAddr;
 use crate::auth::{Identity, Rejection};
@@ -33,7 +36,7 @@ use crate::limits::MAX_REQUEST;
 use crate::policy::Refused;
 use crate::shared::Shared;
 use crate::stats::{EndReason, ServerCounts};
-use crate::table::{AllocationId, Table, TableCounts};
+use crate::table::{Allocation, AllocationId, Table, TableCounts};
 use crate::wire::{Class, Message, MessageBuilder, ReplyTo, attr, method};
 
 /// Attributes that this server understands; any other comprehension-required one is answered with 420.
@@ -66,9 +69,10 @@ use recent::Recent;
 /// One worker's server. See [`crate::Input`] and [`crate::Output`] for its contract.
 pub struct Server {
     shared: Arc<Shared>,
+    /// Its number among the workers.
+    worker: u16,
     table: Table,
     rng: ChaCha12Rng,
-    rate: Rate,
     outputs: VecDeque<Output>,
     /// Refreshes that deleted something: repeated, they get the same answer and delete nothing else.
     deletions: Recent,
@@ -92,12 +96,12 @@ impl Server {
     pub fn new(shared: Arc<Shared>, worker: u16, seed: [u8; 32]) -> Self {
         let mut rng = ChaCha12Rng::from_seed(seed);
         let hash_seed = rng.next_u64();
-        let rate = Rate::new(shared.config.max_bitrate_bits, shared.config.burst_ms);
+        shared.directory.add_worker();
         Self {
             shared,
+            worker,
             table: Table::new(u64::from(worker) << 48 | 1, hash_seed),
             rng,
-            rate,
             outputs: VecDeque::new(),
             deletions: Recent::new(hash_seed),
             ended_allocates: Recent::new(hash_seed),
@@ -118,12 +122,26 @@ impl Server {
             Input::PortClosed(relay) => self.table.relay_closed(relay),
             Input::Tick => {}
             Input::PolicyChanged => self.revoke_refused(),
+            Input::OffloadDone(binding) => self.handle_offloaded(binding),
+            Input::OffloadFailed(binding, why_not) => self.handle_not_offloaded(binding, why_not),
+            Input::OffloadWithdrawn(binding) => self.handle_withdrawn(binding),
+            Input::SetRate { allocation, bits_per_sec } => self.set_rate(allocation, bits_per_sec),
+            Input::Disconnect { allocation } => self.disconnect(now, allocation),
+            Input::DisconnectUser { user } => self.disconnect_user(now, &user),
             Input::Drain(on) => self.draining = on,
             Input::Shutdown => {
                 self.draining = true;
                 self.end_all(now, EndReason::Shutdown);
             }
         }
+        self.emit_withdrawals();
+    }
+
+    /// Takes an allocation without halves away, for this worker and for the others.
+    fn remove_allocation(&mut self, id: AllocationId) -> Option<Box<Allocation>> {
+        let allocation = self.table.remove(id)?;
+        self.shared.directory.release(&allocation.path.five_tuple);
+        Some(allocation)
     }
 
     /// The next thing to be done, in order.
@@ -278,7 +296,13 @@ impl Server {
     /// Answers an authenticated request with an error.
     fn refuse(&mut self, path: &ClientPath, identity: &Identity, reply_to: ReplyTo, code: ErrorCode) {
         self.counts.errors.count(reply_to.method(), code);
-        let reply = MessageBuilder::error_to(reply_to, code);
+        let mut reply = MessageBuilder::error_to(reply_to, code);
+        // RFC 8489 s. 10: 300 says where to go instead.
+        if code == ErrorCode::TryAlternate
+            && let Some(server) = self.shared.alternate(path.five_tuple.client.ip())
+        {
+            reply = reply.address(attr::ALTERNATE_SERVER, server);
+        }
         self.answer(path, reply.finish_signed(identity.key()));
     }
 

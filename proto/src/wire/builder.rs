@@ -1,6 +1,6 @@
 //! Writing a STUN message: answers, indications, and requests for clients and tests.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use stun_types::attribute::{AttributeType, XorSocketAddr};
 
@@ -105,6 +105,17 @@ impl MessageBuilder {
         let raw = encoded.to_raw(AttributeType::new(kind));
         self.push(kind, &raw.value);
         self
+    }
+
+    /// Appends an address in the clear, as ALTERNATE-SERVER has it (RFC 8489 s. 14.1, 14.15).
+    pub fn address(self, kind: u16, address: SocketAddr) -> Self {
+        let mut value = vec![0, Family::of(&address.ip()) as u8];
+        value.extend_from_slice(&address.port().to_be_bytes());
+        match address.ip() {
+            IpAddr::V4(ip) => value.extend_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => value.extend_from_slice(&ip.octets()),
+        }
+        self.attribute(kind, &value)
     }
 
     /// Appends LIFETIME, seconds (RFC 8656 s. 18.2).

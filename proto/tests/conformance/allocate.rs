@@ -426,8 +426,8 @@ fn an_ended_allocation_leaves_a_record_of_what_it_relayed() {
     assert_eq!((&*record.user, record.five_tuple), ("alice", client.path().five_tuple));
     assert_eq!(record.relayed.iter().map(|relayed| relayed.0).collect::<Vec<_>>(), [relayed]);
     assert_eq!(record.duration_ns, 42_000_000_000);
-    assert_eq!((record.to_peer.packets, record.to_peer.bytes), (2, 8));
-    assert_eq!((record.to_client.packets, record.to_client.bytes), (1, 7));
+    assert_eq!((record.to_peer.userspace.packets, record.to_peer.userspace.bytes), (2, 8));
+    assert_eq!((record.to_client.userspace.packets, record.to_client.userspace.bytes), (1, 7));
     assert_eq!(record.reason.name(), "deleted");
 }
 

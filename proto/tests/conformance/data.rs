@@ -246,8 +246,8 @@ fn t5_the_bandwidth_limit_holds_for_channels_and_indications_together() {
     assert_eq!(drops as usize * 1000 + out + into, 10_000_000);
     client.refresh(&mut lab, 0).expect_success();
     let record = &lab.ended[0];
-    assert_eq!(record.to_peer.rate_drops + record.to_client.rate_drops, drops);
-    assert_eq!(record.to_peer.bytes as usize, out);
+    assert_eq!(record.to_peer.userspace.rate_drops + record.to_client.userspace.rate_drops, drops);
+    assert_eq!(record.to_peer.userspace.bytes as usize, out);
 }
 
 // RFC 8656 s. 5

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, Transport};
 use turnpike_proto::auth::{Authenticator, Credentials, Key};
+use turnpike_proto::plane::PlainMemory;
 use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
 use turnpike_proto::quota::Quotas;
 use turnpike_proto::shared::{RelayAddress, ServerConfig, Shared};
 use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_proto::{
-    ClientPath, ClientSocket, Egress, Forward, IcmpError, Input, Now, Output, PortError, RelaySocket, Server,
-    Verdict,
+    AllocationView, ClientPath, ClientSocket, Egress, Forward, IcmpError, Input, Now, OffloadBinding, Output,
+    Plane, PortError, RelaySocket, Server, SlotName, Verdict,
 };
 
 pub const REALM: &str = "example.org";
@@ -43,6 +44,8 @@ pub struct Setup {
     pub total_quota: u32,
     pub strict_expiry: bool,
     pub workers: u16,
+    /// Slots of allocations and of bindings in the kernel plane, if there is one.
+    pub slots: Option<(usize, usize)>,
 }
 
 impl Default for Setup {
@@ -62,6 +65,7 @@ impl Default for Setup {
             total_quota: 0,
             strict_expiry: false,
             workers: 2,
+            slots: None,
         }
     }
 }
@@ -119,6 +123,15 @@ pub struct Lab {
     pub pending: Vec<(usize, RelaySocket, RelayedAddr)>,
     pub open: HashMap<(usize, RelaySocket), SocketAddr>,
     pub ports_opened: usize,
+    /// The memory that the kernel would share.
+    pub memory: Arc<PlainMemory>,
+    /// What the kernel was told to forward, by worker, and not told to forget.
+    pub offloaded: Vec<(usize, OffloadBinding)>,
+    /// Leave Offload and Withdraw unanswered.
+    pub hold_kernel: bool,
+    /// Withdrawals that were not answered.
+    pub withdrawing: Vec<(usize, SlotName)>,
+    pub created: Vec<AllocationView>,
 }
 
 impl Lab {
@@ -131,7 +144,11 @@ impl Lab {
         let quotas = Quotas::new(setup.user_quota, setup.total_quota);
         let ports = setup.ports.0..=setup.ports.1;
         let policy = setup.policy();
-        let shared = Shared::new(setup.config.clone(), auth, policy, &setup.relays, ports, quotas);
+        let (allocations, bindings) = setup.slots.unwrap_or_default();
+        let memory = PlainMemory::new(allocations, bindings);
+        let plane = setup.slots.map(|_| Plane::new(Arc::<PlainMemory>::clone(&memory)));
+        let shared =
+            Shared::with_plane(setup.config.clone(), auth, policy, &setup.relays, ports, quotas, plane);
         let workers = (0..setup.workers)
             .map(|number| Server::new(Arc::clone(&shared), number, [number as u8 + 1; 32]))
             .collect();
@@ -149,6 +166,11 @@ impl Lab {
             pending: Vec::new(),
             open: HashMap::new(),
             ports_opened: 0,
+            memory,
+            offloaded: Vec::new(),
+            hold_kernel: false,
+            withdrawing: Vec::new(),
+            created: Vec::new(),
         }
     }
 
@@ -220,6 +242,10 @@ impl Lab {
             }
             Forward::Slow => self.input(worker, Input::FromClient { path, bytes, tos }),
             Forward::Drop(_) => {}
+            Forward::Elsewhere(owner) => {
+                assert_ne!(usize::from(owner), worker, "a worker's own clients are not elsewhere");
+                self.client_sends(owner.into(), path, bytes, tos);
+            }
         }
     }
 
@@ -235,7 +261,7 @@ impl Lab {
                 self.sent.push(Sent { egress, to, payload, tos, dont_fragment: route.dont_fragment });
             }
             Forward::Slow => self.input(worker, Input::FromPeer { relay, peer: PeerAddr(peer), bytes, tos }),
-            Forward::Drop(_) => {}
+            Forward::Drop(_) | Forward::Elsewhere(_) => {}
         }
     }
 
@@ -263,6 +289,25 @@ impl Lab {
                     self.pending.retain(|(owner, pending, _)| (*owner, *pending) != (worker, relay));
                     self.workers[worker].handle_input(self.now, Input::PortClosed(relay));
                 }
+                Output::Offload(binding) => {
+                    self.offloaded.push((worker, *binding));
+                    if !self.hold_kernel {
+                        let done = Input::OffloadDone(binding.binding);
+                        self.workers[worker].handle_input(self.now, done);
+                    }
+                }
+                Output::Withdraw(name) => {
+                    let is_meant = |(owner, offloaded): &(usize, OffloadBinding)| {
+                        (*owner, offloaded.binding) == (worker, name)
+                    };
+                    let at = self.offloaded.iter().position(is_meant);
+                    self.offloaded.remove(at.expect("what is withdrawn was offloaded, by the same worker"));
+                    self.withdrawing.push((worker, name));
+                    if !self.hold_kernel {
+                        self.forget_withdrawn();
+                    }
+                }
+                Output::Created(view) => self.created.push(*view),
                 Output::Ended(record) => self.ended.push(*record),
                 Output::PeerRefused { peer, .. } => self.refused_peers.push(peer),
                 Output::OldChannelNumber { channel } => self.old_channels.push(channel),
@@ -283,6 +328,13 @@ impl Lab {
                 }
             };
             self.input(worker, outcome);
+        }
+    }
+
+    /// The kernel has forgotten what was withdrawn.
+    pub fn forget_withdrawn(&mut self) {
+        for (worker, name) in std::mem::take(&mut self.withdrawing) {
+            self.input(worker, Input::OffloadWithdrawn(name));
         }
     }
 
@@ -308,6 +360,10 @@ impl Lab {
         assert_eq!(self.shared.ports_taken(), 0, "ports");
         assert_eq!(self.shared.reservations(), 0, "reservations");
         assert_eq!((self.shared.quotas.used(), self.shared.quotas.users()), (0, 0), "quotas");
+        assert_eq!(self.shared.directory_len(), 0, "directory");
+        if let Some(plane) = self.shared.plane() {
+            assert_eq!(plane.taken(), Default::default(), "slots of the kernel plane");
+        }
         assert!(self.open.is_empty(), "sockets: {:?}", self.open);
     }
 }

@@ -11,6 +11,7 @@ mod external;
 mod header;
 mod lab;
 mod limits;
+mod offload;
 mod permission;
 mod refresh;
 mod reservation;

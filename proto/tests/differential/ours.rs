@@ -72,7 +72,7 @@ impl Ours {
         match self.server.forward_client(self.now, &five_tuple, bytes, 0) {
             Forward::Route(route) => self.follow(&route, bytes),
             Forward::Slow => self.input(Input::FromClient { path, bytes, tos: 0 }),
-            Forward::Drop(_) => {}
+            Forward::Drop(_) | Forward::Elsewhere(_) => {}
         }
         std::mem::take(&mut self.sent)
     }
@@ -84,7 +84,7 @@ impl Ours {
         match self.server.forward_peer(self.now, relay, PeerAddr(peer), bytes, 0) {
             Forward::Route(route) => self.follow(&route, bytes),
             Forward::Slow => self.input(Input::FromPeer { relay, peer: PeerAddr(peer), bytes, tos: 0 }),
-            Forward::Drop(_) => {}
+            Forward::Drop(_) | Forward::Elsewhere(_) => {}
         }
         std::mem::take(&mut self.sent)
     }

@@ -18,7 +18,7 @@ const UNSAFE_PLACES: &[&str] = &[
 ];
 
 /// The only module that may emit offload commands.
-pub const OFFLOAD_MODULE: &str = "proto/src/offload.rs";
+pub const OFFLOAD_MODULE: &str = "proto/src/server/offload.rs";
 
 /// Longer functions and files are listed.
 const FUNCTION_LINES: usize = 70;

@@ -1,0 +1,161 @@
+//! What others may see of a worker's table: copies, made when they are asked for.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::addr::FiveTuple;
+use crate::stats::Traffic;
+
+/// Declares [`WhyNot`] with names and explanations side by side.
+macro_rules! reasons {
+    ($($variant:ident = $name:literal, $explanation:literal;)*) => {
+        /// Why the kernel does not forward something.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum WhyNot { $(#[doc = concat!("What it means: ", $explanation, ".")] $variant,)* }
+
+        impl WhyNot {
+            /// Every reason.
+            pub const ALL: &'static [WhyNot] = &[$(WhyNot::$variant,)*];
+
+            /// The name in logs and the API (`snake_case`).
+            pub const fn name(self) -> &'static str {
+                match self { $(WhyNot::$variant => $name,)* }
+            }
+
+            /// One line for people.
+            pub const fn explain(self) -> &'static str {
+                match self { $(WhyNot::$variant => $explanation,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    Off = "off", "the kernel fast path is not in use on this server";
+    NoChannel = "no_channel", "the client has bound no channel, and only channels go through the kernel";
+    Pending = "pending", "the kernel has been told, and has not answered yet";
+    NoSlot = "no_slot", "all places that the kernel fast path has are taken";
+    NoRoute = "no_route", "the system has no route to client or peer";
+    NextHop = "next_hop", "the hardware address of the next hop is not known (yet)";
+    Interface = "interface", "the way to client or peer leads through an interface without the fast path";
+    MapFull = "map_full", "the kernel's table of routes is full";
+    Busy = "busy", "an earlier binding of the same addresses has not been taken out of the kernel yet";
+    Stream = "stream", "the client talks TCP or TLS, which only userspace can relay";
+    Refused = "refused", "the kernel refused; the log says more";
+}
+
+/// Whether the kernel forwards an allocation's data, or a channel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffloadState {
+    /// It does.
+    Active {
+        /// Channels that the kernel forwards.
+        channels: u32,
+        /// Channels that there are.
+        of: u32,
+    },
+    /// It does not.
+    Not(WhyNot),
+}
+
+/// What went one way, by the plane that forwarded it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrafficByPath {
+    /// By a worker.
+    pub userspace: Traffic,
+    /// By the kernel program.
+    pub kernel: Traffic,
+}
+
+impl TrafficByPath {
+    /// Both together.
+    pub fn total(&self) -> Traffic {
+        Traffic {
+            packets: self.userspace.packets + self.kernel.packets,
+            bytes: self.userspace.bytes + self.kernel.bytes,
+            rate_drops: self.userspace.rate_drops + self.kernel.rate_drops,
+        }
+    }
+}
+
+/// Where a walk over a worker's allocations goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InspectCursor(pub(crate) u32);
+
+/// An allocation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AllocationView {
+    /// Its number; the worker's number is in the upper 16 bits.
+    pub id: u64,
+    /// The user's full name.
+    pub user: Arc<str>,
+    /// Whose quota counts.
+    pub quota_user: Arc<str>,
+    /// Client, server, transport.
+    pub five_tuple: FiveTuple,
+    /// Relayed transport addresses that have not ended, as clients see them.
+    pub relayed: Vec<SocketAddr>,
+    /// When it was answered, on the monotonic clock, nanoseconds.
+    pub created_ns: u64,
+    /// When the last of its relayed addresses ends, on the monotonic clock, nanoseconds.
+    pub expires_ns: u64,
+    /// From the client to its peers.
+    pub to_peer: TrafficByPath,
+    /// From the peers to the client.
+    pub to_client: TrafficByPath,
+    /// Its bandwidth limit in each direction, bits of payload per second; 0 is none.
+    pub bitrate_bits: u64,
+    /// How many channels it has.
+    pub channels: u32,
+    /// How many permissions it has.
+    pub permissions: u32,
+    /// Whether the kernel forwards its data.
+    pub offload: OffloadState,
+}
+
+/// An allocation with all that belongs to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AllocationDetail {
+    /// The allocation.
+    pub view: AllocationView,
+    /// Its permissions, by address.
+    pub permissions: Vec<PermissionView>,
+    /// Its channels, by number.
+    pub channels: Vec<ChannelView>,
+}
+
+/// A permission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PermissionView {
+    /// The peers' address, as the client named it.
+    pub ip: IpAddr,
+    /// When it ends, on the monotonic clock, nanoseconds.
+    pub expires_ns: u64,
+}
+
+/// A channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelView {
+    /// Its number.
+    pub number: u16,
+    /// The peer, as the client sees it.
+    pub peer: SocketAddr,
+    /// When it ends, on the monotonic clock, nanoseconds.
+    pub expires_ns: u64,
+    /// Whether the kernel forwards it.
+    pub offload: OffloadState,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_have_names_of_their_own() {
+        for (i, reason) in WhyNot::ALL.iter().enumerate() {
+            assert!(WhyNot::ALL[i + 1..].iter().all(|other| other.name() != reason.name()));
+            assert!(!reason.explain().is_empty());
+        }
+    }
+}

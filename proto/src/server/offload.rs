@@ -1,0 +1,76 @@
+//! What is told to the kernel plane: which channels to forward, and which no more.
+//!
+//! Only here are commands for it emitted. A channel's lease is over before its withdrawal is, so the kernel
+//! stops at once; its port and slots are kept until the answer comes.
+
+use super::Server;
+use crate::addr::{PeerAddr, Transport};
+use crate::inspect::WhyNot;
+use crate::io::{OffloadBinding, Output};
+use crate::plane::SlotName;
+use crate::table::{Allocation, AllocationId};
+
+impl Server {
+    /// An allocation goes live: if it may ever be forwarded by the kernel, it takes a slot.
+    pub(super) fn take_slot(&mut self, id: AllocationId) {
+        let Some(plane) = self.shared.plane() else { return };
+        if self.table.get(id).is_some_and(|a| a.path.five_tuple.transport == Transport::Udp) {
+            self.table.take_slot(id, plane);
+        }
+    }
+
+    /// A channel was bound, or bound again: the kernel is told, if it has not been and there is room.
+    pub(super) fn offload_channel(&mut self, id: AllocationId, number: u16) {
+        let Some(plane) = self.shared.plane().cloned() else { return };
+        let Some(allocation) = self.table.get(id) else { return };
+        if !allocation.has_slot() && allocation.path.five_tuple.transport == Transport::Udp {
+            // None was free when it went live; perhaps one is now.
+            self.table.take_slot(id, &plane);
+        }
+        // What used the same addresses before goes first.
+        self.emit_withdrawals();
+        match self.table.offload(id, number, &plane) {
+            Some(binding) => {
+                let internal = self.shared.is_relayed(PeerAddr(binding.peer));
+                self.outputs.push_back(Output::Offload(Box::new(OffloadBinding { internal, ..binding })));
+            }
+            None => {
+                let why_not = self.table.get(id).and_then(|allocation| self.why_not_allocation(allocation));
+                self.table.note_why_not(id, number, why_not.unwrap_or(WhyNot::NoSlot));
+            }
+        }
+    }
+
+    /// Why none of an allocation's channels can be forwarded by the kernel.
+    pub(super) fn why_not_allocation(&self, allocation: &Allocation) -> Option<WhyNot> {
+        if self.shared.plane().is_none() {
+            Some(WhyNot::Off)
+        } else if allocation.path.five_tuple.transport != Transport::Udp {
+            Some(WhyNot::Stream)
+        } else if !allocation.has_slot() {
+            Some(WhyNot::NoSlot)
+        } else {
+            None
+        }
+    }
+
+    /// Channels that have gone since the last call are taken out of the kernel.
+    pub(super) fn emit_withdrawals(&mut self) {
+        self.outputs.extend(self.table.take_withdrawals().into_iter().map(Output::Withdraw));
+    }
+
+    pub(super) fn handle_offloaded(&mut self, binding: SlotName) {
+        self.table.note_offload(binding, None);
+    }
+
+    pub(super) fn handle_not_offloaded(&mut self, binding: SlotName, why_not: WhyNot) {
+        self.table.note_offload(binding, Some(why_not));
+    }
+
+    /// The kernel has forgotten a binding: what waited for it goes on.
+    pub(super) fn handle_withdrawn(&mut self, binding: SlotName) {
+        let released = self.table.withdrawn(binding);
+        self.outputs.extend(released.socket.map(Output::ClosePort));
+        self.outputs.extend(released.record.map(Output::Ended));
+    }
+}

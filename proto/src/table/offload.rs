@@ -1,0 +1,267 @@
+//! The table's part in the kernel plane: which slot belongs to what, and what its lease is.
+//!
+//! ```text
+//!   channel ─► bound ─► binding slot ──┐ lease = the earlier end of half and channel
+//!   allocation ───────► allocation slot ┘ lease = the later end of its halves
+//!
+//!   channel gone ─► lease 0 ─► withdrawals ─► (kernel forgets) ─► slot, port and record are released
+//! ```
+//!
+//! Invariant: a binding's slot, its allocation's slot and its port are kept from the command that tells the
+//! kernel of it until the answer that the kernel has forgotten it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use turnpike_abi::Rate;
+
+use super::{Allocation, AllocationId, Table};
+use crate::addr::Family;
+use crate::inspect::WhyNot;
+use crate::io::{OffloadBinding, RelaySocket};
+use crate::plane::{AllocationSlot, BindingSlot, Plane, SlotName};
+use crate::stats::{AllocationRecord, Traffic};
+
+/// A channel number of an allocation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound {
+    pub(crate) number: u16,
+    pub(crate) offload: Offload,
+}
+
+/// What a channel is to the kernel plane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Offload {
+    /// It has this slot.
+    Slot(u32),
+    /// It has none.
+    Not(WhyNot),
+}
+
+impl Bound {
+    pub(super) fn new(number: u16) -> Self {
+        Self { number, offload: Offload::Not(WhyNot::Off) }
+    }
+
+    /// The channel is gone: ends the lease at once and names the slot to be withdrawn.
+    pub(super) fn withdraw(&self, bindings: &mut HashMap<u32, Binding, FixedState>) -> Option<SlotName> {
+        let Offload::Slot(slot) = self.offload else { return None };
+        let binding = bindings.get_mut(&slot)?;
+        binding.slot.lease(0);
+        binding.is_withdrawn = true;
+        Some(binding.slot.name())
+    }
+}
+
+/// A channel binding in the kernel plane.
+pub(super) struct Binding {
+    slot: BindingSlot,
+    owner: AllocationId,
+    relay: RelaySocket,
+    /// Why the kernel does not forward it; `None` when it does.
+    why_not: Option<WhyNot>,
+    /// Its channel is gone.
+    is_withdrawn: bool,
+}
+
+/// An allocation that has ended, but that the kernel plane has not forgotten.
+pub(super) struct Ending {
+    record: Box<AllocationRecord>,
+    slot: Option<AllocationSlot>,
+    bindings: u32,
+}
+
+/// What is free when the kernel plane has forgotten a binding.
+#[derive(Default)]
+pub(crate) struct Released {
+    /// A socket to close.
+    pub(crate) socket: Option<RelaySocket>,
+    /// The record of an allocation that has come to its very end.
+    pub(crate) record: Option<Box<AllocationRecord>>,
+}
+
+impl Allocation {
+    pub(crate) fn has_slot(&self) -> bool {
+        self.slot.is_some()
+    }
+
+    /// What the kernel has forwarded: to peers, and to the client.
+    pub(crate) fn kernel_traffic(&self) -> [Traffic; 2] {
+        self.slot.as_ref().map(AllocationSlot::traffic).unwrap_or_default()
+    }
+}
+
+impl Table {
+    /// Gives an allocation a slot, if one is free. What was spent of its limit stays spent.
+    pub(crate) fn take_slot(&mut self, id: AllocationId, plane: &Arc<Plane>) {
+        let Some(allocation) = self.get_mut(id) else { return };
+        let spent = [allocation.to_peer.bucket.get(), allocation.to_client.bucket.get()];
+        allocation.slot = plane.take_allocation(allocation.rate, spent);
+        self.renew_leases(id);
+    }
+
+    /// Gives a channel a slot, if one is free; gives what the kernel has to be told then. Nothing if it has
+    /// one, or its allocation has none.
+    pub(crate) fn offload(
+        &mut self,
+        id: AllocationId,
+        number: u16,
+        plane: &Arc<Plane>,
+    ) -> Option<OffloadBinding> {
+        let channel = *self.channels.get(&(id.index, number))?;
+        let allocation = self.get_mut(id)?;
+        let relayed = allocation.half(Family::of(&channel.peer.ip()))?.relayed;
+        let slot = allocation.slot.as_ref()?.name();
+        let five_tuple = allocation.path.five_tuple;
+        let bound = allocation.bound.iter_mut().find(|bound| bound.number == number)?;
+        if matches!(bound.offload, Offload::Slot(_)) {
+            return None;
+        }
+        let taken = plane.take_binding()?;
+        let binding = taken.name();
+        bound.offload = Offload::Slot(binding.slot);
+        allocation.bindings += 1;
+        self.relays[channel.relay.index as usize].bindings += 1;
+        let why_not = Some(WhyNot::Pending);
+        let entry = Binding { slot: taken, owner: id, relay: channel.relay, why_not, is_withdrawn: false };
+        self.bindings.insert(binding.slot, entry);
+        self.renew_lease(id, number);
+        Some(OffloadBinding {
+            binding,
+            allocation: slot,
+            client: five_tuple.client.0,
+            server: five_tuple.server,
+            relayed: relayed.0,
+            peer: channel.peer.0,
+            channel: number,
+            internal: false,
+        })
+    }
+
+    /// Notes why a channel without a slot has none.
+    pub(crate) fn note_why_not(&mut self, id: AllocationId, number: u16, why_not: WhyNot) {
+        let bound = self.get_mut(id).map(|allocation| &mut allocation.bound);
+        if let Some(bound) = bound.and_then(|bound| bound.iter_mut().find(|bound| bound.number == number))
+            && matches!(bound.offload, Offload::Not(_))
+        {
+            bound.offload = Offload::Not(why_not);
+        }
+    }
+
+    /// The kernel forwards a binding now, or doesn't, and why. Ignored for one that is gone.
+    pub(crate) fn note_offload(&mut self, name: SlotName, why_not: Option<WhyNot>) {
+        if let Some(binding) = self.bindings.get_mut(&name.slot).filter(|binding| binding.slot.name() == name)
+        {
+            binding.why_not = why_not;
+        }
+    }
+
+    /// Why the kernel does not forward a channel; `None` when it does.
+    pub(crate) fn why_not(&self, bound: &Bound) -> Option<WhyNot> {
+        match bound.offload {
+            Offload::Slot(slot) => self.bindings.get(&slot).map_or(Some(WhyNot::Off), |b| b.why_not),
+            Offload::Not(why_not) => Some(why_not),
+        }
+    }
+
+    /// Another limit, in both planes at once.
+    pub(crate) fn set_rate(&mut self, id: AllocationId, rate: Rate, bitrate_bits: u64) {
+        let Some(allocation) = self.get_mut(id) else { return };
+        (allocation.rate, allocation.bitrate_bits) = (rate, bitrate_bits);
+        if let Some(slot) = &allocation.slot {
+            slot.set_rate(rate);
+        }
+    }
+
+    /// Bindings to be taken out of the kernel, each once.
+    pub(crate) fn take_withdrawals(&mut self) -> Vec<SlotName> {
+        std::mem::take(&mut self.withdrawals)
+    }
+
+    /// Keeps an ended allocation's record until the kernel plane has forgotten all of its channels; gives it
+    /// back if there are none.
+    pub(crate) fn finish(
+        &mut self,
+        id: AllocationId,
+        allocation: &mut Allocation,
+        record: Box<AllocationRecord>,
+    ) -> Option<Box<AllocationRecord>> {
+        let slot = allocation.slot.take();
+        if let Some(slot) = &slot {
+            slot.lease(0);
+        }
+        let ending = Ending { record, slot, bindings: allocation.bindings };
+        if ending.bindings == 0 {
+            return Some(ending.close());
+        }
+        self.endings.insert(id, ending);
+        None
+    }
+
+    /// The kernel plane has forgotten a binding: its slot is free, and perhaps more. Ignored for a name that
+    /// is not being withdrawn.
+    pub(crate) fn withdrawn(&mut self, name: SlotName) -> Released {
+        let is_meant = |binding: &&Binding| binding.slot.name() == name && binding.is_withdrawn;
+        if self.bindings.get(&name.slot).filter(is_meant).is_none() {
+            return Released::default();
+        }
+        let Some(Binding { owner, relay, .. }) = self.bindings.remove(&name.slot) else {
+            return Released::default();
+        };
+        let relay_slot = &mut self.relays[relay.index as usize];
+        relay_slot.bindings -= 1;
+        let socket = Some(relay).filter(|_| relay_slot.bindings == 0 && relay_slot.owner.is_none());
+        Released { socket, record: self.forget_binding(owner) }
+    }
+
+    fn forget_binding(&mut self, owner: AllocationId) -> Option<Box<AllocationRecord>> {
+        if let Some(allocation) = self.get_mut(owner) {
+            allocation.bindings -= 1;
+            return None;
+        }
+        let ending = self.endings.get_mut(&owner)?;
+        ending.bindings -= 1;
+        if ending.bindings > 0 {
+            return None;
+        }
+        self.endings.remove(&owner).map(Ending::close)
+    }
+
+    /// Writes the leases of an allocation and all its channels.
+    pub(super) fn renew_leases(&mut self, id: AllocationId) {
+        let Some(allocation) = self.get(id) else { return };
+        let Some(slot) = &allocation.slot else { return };
+        slot.lease(allocation.ends_ns());
+        allocation.bound.iter().for_each(|bound| self.write_lease(id, allocation, bound));
+    }
+
+    /// Writes the lease of one channel.
+    pub(super) fn renew_lease(&mut self, id: AllocationId, number: u16) {
+        let Some(allocation) = self.get(id) else { return };
+        if let Some(bound) = allocation.bound.iter().find(|bound| bound.number == number) {
+            self.write_lease(id, allocation, bound);
+        }
+    }
+
+    fn write_lease(&self, id: AllocationId, allocation: &Allocation, bound: &Bound) {
+        let Offload::Slot(slot) = bound.offload else { return };
+        let (Some(binding), Some(channel)) =
+            (self.bindings.get(&slot), self.channels.get(&(id.index, bound.number)))
+        else {
+            return;
+        };
+        let half = allocation.half(Family::of(&channel.peer.ip()));
+        binding.slot.lease(half.map_or(0, |half| half.ends_ns().min(channel.ends_ns())));
+    }
+}
+
+impl Ending {
+    /// The record, with what the kernel has forwarded to the last.
+    fn close(mut self) -> Box<AllocationRecord> {
+        let [to_peer, to_client] = self.slot.as_ref().map(AllocationSlot::traffic).unwrap_or_default();
+        self.record.to_peer.kernel = to_peer;
+        self.record.to_client.kernel = to_client;
+        self.record
+    }
+}

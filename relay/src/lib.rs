@@ -13,6 +13,7 @@ pub mod config;
 pub mod control;
 pub mod credentials;
 pub mod driver;
+pub mod handover;
 pub mod logging;
 mod notices;
 pub mod offload;

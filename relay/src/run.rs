@@ -27,6 +27,7 @@ use crate::control::{Command, WorkerHandle};
 use crate::driver::Driver;
 use crate::driver::epoll::EpollDriver;
 use crate::driver::uring::UringDriver;
+use crate::handover::Handover;
 use crate::offload::pinning;
 use crate::shard::Shard;
 use crate::signals::{self, Signal};
@@ -137,9 +138,10 @@ impl Relay {
         let seed = || setup::seed().map_err(StartError::system("random numbers"));
         let shared = setup::shared(&config, &addresses, &listeners, seed()?)?;
         let mut workers = Vec::with_capacity(sockets.len());
-        for (number, own) in sockets.into_iter().enumerate() {
+        let handovers = Handover::between(sockets.len());
+        for (number, (own, handover)) in sockets.into_iter().zip(handovers).enumerate() {
             let server = Server::new(Arc::clone(&shared), number as u16, seed()?);
-            workers.push(Worker::open(io.backend, number, own, options, server)?);
+            workers.push(Worker::open(io.backend, number, own, options, server, handover)?);
         }
         Ok(Self { config, addresses, listeners, io, shared, workers })
     }
@@ -292,15 +294,16 @@ impl Worker {
         listeners: Vec<ListenerSocket>,
         options: SocketOptions,
         server: Server,
+        handover: Handover,
     ) -> Result<Self, StartError> {
         match backend {
             Backend::IoUring => {
                 let driver = UringDriver::new(listeners, options).map_err(StartError::system("io_uring"))?;
-                Self::start(number, driver, server)
+                Self::start(number, driver, server, handover)
             }
             Backend::Epoll => {
                 let driver = EpollDriver::new(listeners, options).map_err(StartError::system("epoll"))?;
-                Self::start(number, driver, server)
+                Self::start(number, driver, server, handover)
             }
         }
     }
@@ -309,9 +312,10 @@ impl Worker {
         number: usize,
         driver: impl Driver + Send + 'static,
         server: Server,
+        handover: Handover,
     ) -> Result<Self, StartError> {
         let (handle, commands, status) = WorkerHandle::new(driver.waker());
-        let mut shard = Shard::new(driver, server, commands, status);
+        let mut shard = Shard::new(driver, server, commands, status).with_handover(handover);
         let thread = thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || shard.run(clock::now))

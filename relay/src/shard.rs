@@ -4,6 +4,7 @@
 //!   driver.wait ─► events ─► server.forward_* ─► driver.forward     data: one question, one answer
 //!                       └──► server.handle_input ─► outputs ─► driver / log
 //!   commands (bounded queue, one wake) ──────────┘
+//!   other workers' datagrams for this one (bounded queue) ─► the same way as its own
 //! ```
 //!
 //! It decides nothing about TURN. What a worker owns, no other thread touches; what others want to know
@@ -16,10 +17,12 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
-use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Server, Verdict, WhyNot};
+use turnpike_proto::limits::MAX_FORWARDED;
+use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Route, Server, Verdict, WhyNot};
 
 use crate::control::{Command, Reporter, Status};
 use crate::driver::{Datagram, Driver, DriverCounters, Event, Ingress};
+use crate::handover::{Handed, Handover};
 use crate::notices::Notices;
 
 /// A worker's state; see the module's drawing.
@@ -31,6 +34,7 @@ pub struct Shard<D> {
     reporter: Reporter,
     notices: Notices,
     counted: DriverCounters,
+    handover: Option<Handover>,
     stopping: bool,
 }
 
@@ -46,8 +50,17 @@ impl<D: Driver> Shard<D> {
             reporter: Reporter::default(),
             notices,
             counted: DriverCounters::default(),
+            handover: None,
             stopping: false,
         }
+    }
+
+    /// Lets it give other workers what is theirs, and take its own from them.
+    #[must_use]
+    pub fn with_handover(mut self, handover: Handover) -> Self {
+        handover.set_waker(self.driver.waker());
+        self.handover = Some(handover);
+        self
     }
 
     /// Turns until a [`Command::Stop`] was carried out and every relay socket is closed.
@@ -80,12 +93,18 @@ impl<D: Driver> Shard<D> {
                 Event::PortOpened(relay) => self.handle(now, Input::PortOpened(relay)),
                 Event::PortFailed(relay, error) => self.handle(now, Input::PortFailed(relay, error)),
                 Event::PortClosed(relay) => self.handle(now, Input::PortClosed(relay)),
-                Event::Woken => self.handle_commands(now),
+                Event::Woken => {
+                    self.handle_commands(now);
+                    self.handle_handed(now);
+                }
             }
         }
         let is_due = self.server.poll_timeout().is_some_and(|(due_ns, _)| due_ns <= now.mono_ns);
         if is_due {
             self.handle(now, Input::Tick);
+        }
+        if let Some(handover) = &mut self.handover {
+            handover.wake();
         }
         self.count_driver_drops();
         self.reporter.publish(now, &self.server, &self.status, events > 0 || is_due);
@@ -158,11 +177,41 @@ impl<D: Driver> Shard<D> {
         match self.server.forward_client(now, &path.five_tuple, bytes, datagram.tos) {
             Forward::Route(route) => self.driver.forward(datagram, start, &route),
             Forward::Drop(_) => {}
-            Forward::Elsewhere(_) => self.server.count(Verdict::DropForwardQueue, 1),
+            Forward::Elsewhere(worker) => {
+                let handed = Handed { path, bytes: bytes.to_vec(), tos: datagram.tos };
+                if !self.handover.as_mut().is_some_and(|handover| handover.give(worker, handed)) {
+                    self.server.count(Verdict::DropForwardQueue, 1);
+                }
+            }
             Forward::Slow => {
                 self.server.handle_input(now, Input::FromClient { path, bytes, tos: datagram.tos });
                 self.carry_out(now);
             }
+        }
+    }
+
+    /// What other workers have received for this one's clients.
+    fn handle_handed(&mut self, now: Now) {
+        for _ in 0..MAX_FORWARDED {
+            let Some(Handed { path, bytes, tos }) = self.handover.as_mut().and_then(Handover::take) else {
+                return;
+            };
+            match self.server.forward_client(now, &path.five_tuple, &bytes, tos) {
+                Forward::Route(route) => {
+                    let start = route.payload_start as usize;
+                    let data = &bytes[start..start + route.payload_len as usize];
+                    let payload = route.header.iter().flatten().chain(data).copied().collect();
+                    let Route { egress, to, tos, dont_fragment, .. } = route;
+                    self.driver.transmit(egress, to, payload, tos, dont_fragment);
+                }
+                Forward::Drop(_) => {}
+                // Its allocation has ended since, and there is a new one on another worker already.
+                Forward::Elsewhere(_) => self.server.count(Verdict::DropStale, 1),
+                Forward::Slow => self.handle(now, Input::FromClient { path, bytes: &bytes, tos }),
+            }
+        }
+        if let Some(handover) = &mut self.handover {
+            handover.wake_self();
         }
     }
 

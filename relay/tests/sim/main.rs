@@ -17,6 +17,7 @@ mod client;
 mod commands;
 mod crowd;
 mod expiry;
+mod handover;
 mod ledger;
 mod ports;
 mod seeds;

@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use turnpike::control::{Command, WorkerHandle};
 use turnpike::driver::Driver;
 use turnpike::driver::sim::{Impairment, SimDriver, SimEndpoint, SimNetwork};
+use turnpike::handover::Handover;
 use turnpike::shard::Shard;
 use turnpike_proto::Server;
 use turnpike_proto::auth::{Authenticator, Credentials};
@@ -143,11 +144,13 @@ impl World {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let network = SimNetwork::new(random.random(), setup.impairment.clone());
         let shared = setup.shared(random.random());
-        let workers = (0..setup.workers).map(|number| {
+        let handovers = Handover::between(setup.workers.into());
+        let workers = (0..setup.workers).zip(handovers).map(|(number, handover)| {
             let driver = network.driver(number.into(), &[addr(SERVER_V4), addr(SERVER_V6)]);
             let server = Server::new(Arc::clone(&shared), number, random.random());
             let (handle, commands, status) = WorkerHandle::new(driver.waker());
-            Worker { shard: Shard::new(driver, server, commands, status), handle }
+            let shard = Shard::new(driver, server, commands, status).with_handover(handover);
+            Worker { shard, handle }
         });
         let workers = workers.collect();
         Self {
@@ -440,5 +443,6 @@ impl World {
         self.assert_holds(0);
         assert_eq!(self.shared.reservations(), 0, "reservations");
         assert_eq!(self.shared.quotas.users(), 0, "users in the quotas");
+        assert_eq!(self.shared.directory_len(), 0, "directory");
     }
 }

@@ -129,6 +129,12 @@ impl SimNetwork {
         self.lock().set_impairment(impairment);
     }
 
+    /// Spreads clients over the workers anew from now on, as the kernel does when the group of sockets that
+    /// share an address has changed. Begins with 0.
+    pub fn respread(&self, spread: u32) {
+        self.lock().respread(spread);
+    }
+
     /// Exempts a host: its datagrams and those to it arrive at once and unharmed. Datagrams from a
     /// host to itself always do.
     pub fn exempt(&self, host: IpAddr) {

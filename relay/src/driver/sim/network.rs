@@ -79,6 +79,8 @@ pub(super) struct Network {
     ready: BTreeSet<SocketAddr>,
     /// Each group ordered by worker.
     listeners: HashMap<SocketAddr, Vec<Listener>>,
+    /// What the choice of a worker depends on besides the addresses.
+    spread: u32,
     drivers: Vec<DriverState>,
     /// By time of arrival, then by order of sending.
     in_flight: BTreeMap<(u64, u64), InFlight>,
@@ -102,6 +104,7 @@ impl Network {
             owners: HashMap::new(),
             ready: BTreeSet::new(),
             listeners: HashMap::new(),
+            spread: 0,
             drivers: Vec::new(),
             in_flight: BTreeMap::new(),
             next_sequence: 0,
@@ -114,6 +117,10 @@ impl Network {
     pub(super) fn set_impairment(&mut self, impairment: Impairment) {
         check(&impairment);
         self.impairment = impairment;
+    }
+
+    pub(super) fn respread(&mut self, spread: u32) {
+        self.spread = spread;
     }
 
     pub(super) fn exempt(&mut self, host: IpAddr) {
@@ -405,7 +412,8 @@ impl Network {
         })?;
         let mut hasher = DefaultHasher::new();
         (from, to).hash(&mut hasher);
-        let listener = &group[(hasher.finish() % group.len() as u64) as usize];
+        let choice = hasher.finish().rotate_left(self.spread.wrapping_mul(7));
+        let listener = &group[(choice % group.len() as u64) as usize];
         Some((listener.driver, Ingress::Client { socket: listener.socket, server: to }))
     }
 

@@ -11,5 +11,6 @@
 
 pub mod model;
 pub mod relay;
+pub mod users;
 
 pub use relay::{Answer, Relay, RelayError};

@@ -1,16 +1,32 @@
 //! Administration of a relay over HTTP: REST API, metrics, events and a dashboard.
 //!
 //! ```text
-//!   HTTP ──► api ──► trait Relay ◄── the relay implements it
-//!             │
-//!           model (what goes over the wire, also for clients of the API)
+//!   HTTP ──► server ──► guard ──► api ──► trait Relay ◄── the relay implements it
+//!         (limits, TLS) (host, token)  │
+//!                                    model (what goes over the wire, also for clients of the API)
 //! ```
 //!
 //! This crate decides who may ask what, and how answers look. It knows no worker, no socket of the
 //! relay and no packet: all it can ask for is in [`Relay`].
 
+mod api;
+mod dashboard;
+mod extract;
+mod guard;
+mod metrics;
 pub mod model;
+mod problem;
 pub mod relay;
+mod server;
+mod state;
+mod strangers;
+mod tls;
+mod token;
 pub mod users;
 
+pub use api::openapi;
+pub use problem::ProblemBody;
 pub use relay::{Answer, Relay, RelayError};
+pub use server::{Handle, Running, Settings, StartError, start};
+pub use tls::TlsFiles;
+pub use token::{Scope, Scopes, Tokens};

@@ -1,0 +1,94 @@
+//! Who relays what, and what to do about it.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use super::Problems;
+use super::filter::ListQuery;
+use crate::extract::{Body, IdInPath, NoQuery, Query};
+use crate::guard::{Admin, Needs, Read};
+use crate::model::{AllocationDetail, AllocationPage, LimitChange};
+use crate::problem::Problem;
+use crate::state::Shared;
+
+/// Limits above this one are a slip of the pen.
+pub(super) const MAX_BITS_PER_SEC: u64 = 1_000_000_000_000;
+
+/// A page of the allocations that match, from a snapshot that is at most a second old.
+#[utoipa::path(
+    get, path = "/v1/allocations", tag = "allocations", security(("token" = ["read"])),
+    params(ListQuery),
+    responses((status = 200, description = "A page", body = AllocationPage), Problems)
+)]
+pub async fn list(
+    _: Needs<Read>,
+    Query(query): Query<ListQuery>,
+    State(shared): State<Arc<Shared>>,
+) -> Result<Json<AllocationPage>, Problem> {
+    let query = query.checked()?;
+    let snapshot = shared.relay.snapshot().await?;
+    Ok(Json(query.page(&snapshot)))
+}
+
+/// Everything about one allocation, as its worker knows it now.
+#[utoipa::path(
+    get, path = "/v1/allocations/{id}", tag = "allocations", security(("token" = ["read"])),
+    params(("id" = crate::model::AllocationId, Path, description = "Its number")),
+    responses((status = 200, description = "The allocation", body = AllocationDetail), Problems)
+)]
+pub async fn detail(
+    _: Needs<Read>,
+    IdInPath(id): IdInPath,
+    _: NoQuery,
+    State(shared): State<Arc<Shared>>,
+) -> Result<Json<AllocationDetail>, Problem> {
+    Ok(Json(shared.relay.allocation(id).await?))
+}
+
+/// Ends an allocation at once.
+#[utoipa::path(
+    delete, path = "/v1/allocations/{id}", tag = "allocations", security(("token" = ["admin"])),
+    params(("id" = crate::model::AllocationId, Path, description = "Its number")),
+    responses((status = 204, description = "It has ended"), Problems)
+)]
+pub async fn disconnect(
+    _: Needs<Admin>,
+    IdInPath(id): IdInPath,
+    _: NoQuery,
+    State(shared): State<Arc<Shared>>,
+) -> Result<StatusCode, Problem> {
+    shared.relay.disconnect(id).await?;
+    tracing::info!(%id, "an administrator disconnected an allocation");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Replaces the bandwidth limit of an allocation.
+#[utoipa::path(
+    patch, path = "/v1/allocations/{id}", tag = "allocations", security(("token" = ["admin"])),
+    params(("id" = crate::model::AllocationId, Path, description = "Its number")),
+    request_body = LimitChange,
+    responses((status = 200, description = "The allocation, limited", body = AllocationDetail), Problems)
+)]
+pub async fn limit(
+    _: Needs<Admin>,
+    IdInPath(id): IdInPath,
+    _: NoQuery,
+    State(shared): State<Arc<Shared>>,
+    Body(change): Body<LimitChange>,
+) -> Result<Json<AllocationDetail>, Problem> {
+    let bits_per_sec = checked_limit(change.max_bits_per_sec)?;
+    shared.relay.limit(id, bits_per_sec).await?;
+    tracing::info!(%id, bits_per_sec, "an administrator limited an allocation");
+    Ok(Json(shared.relay.allocation(id).await?))
+}
+
+pub(super) fn checked_limit(bits_per_sec: u64) -> Result<u64, Problem> {
+    if bits_per_sec <= MAX_BITS_PER_SEC {
+        return Ok(bits_per_sec);
+    }
+    let detail = format!("max_bits_per_sec is at most {MAX_BITS_PER_SEC}");
+    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_value", detail))
+}

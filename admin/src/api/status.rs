@@ -1,0 +1,39 @@
+//! What runs here.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+
+use super::Problems;
+use crate::extract::NoQuery;
+use crate::guard::{Needs, Read};
+use crate::model::{Config, Status, Totals};
+use crate::state::Shared;
+
+/// Version, addresses, data paths and workers.
+#[utoipa::path(
+    get, path = "/v1/status", tag = "status", security(("token" = ["read"])),
+    responses((status = 200, description = "What runs here", body = Status), Problems)
+)]
+pub async fn status(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>>) -> Json<Status> {
+    Json(shared.relay.status())
+}
+
+/// The configuration in force, secrets masked.
+#[utoipa::path(
+    get, path = "/v1/config", tag = "status", security(("token" = ["read"])),
+    responses((status = 200, description = "Each option", body = Config), Problems)
+)]
+pub async fn config(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>>) -> Json<Config> {
+    Json(shared.relay.config())
+}
+
+/// All counters: what the events send each second, and the metrics say to Prometheus.
+#[utoipa::path(
+    get, path = "/v1/totals", tag = "status", security(("token" = ["read"])),
+    responses((status = 200, description = "All counters", body = Totals), Problems)
+)]
+pub async fn totals(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>>) -> Json<Totals> {
+    Json(shared.relay.totals())
+}

@@ -1,0 +1,238 @@
+//! The counters as Prometheus wants them: text format 0.0.4, made when somebody asks.
+//!
+//! The number of time series depends on workers, addresses, interfaces and names of reasons, never on
+//! clients: no user, address of a client or allocation is a label.
+
+mod page;
+mod process;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::extract::State;
+use axum::http::HeaderName;
+use axum::http::header::CONTENT_TYPE;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::registry::Registry;
+
+use self::page::Page;
+use crate::api::Problems;
+use crate::guard::{Metrics, Needs};
+use crate::model::{Counts, OffloadCounts, Readiness, Status, Totals, Traffic, TrafficByPath, WorkerTotals};
+use crate::state::{ApiCounts, Shared};
+
+/// All counters, for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", tag = "status", security(("token" = ["metrics"])),
+    responses((status = 200, description = "Text format 0.0.4", body = String, content_type = "text/plain"), Problems)
+)]
+pub async fn scrape(
+    _: Needs<Metrics>,
+    State(shared): State<Arc<Shared>>,
+) -> ([(HeaderName, &'static str); 1], String) {
+    let mut registry = Registry::with_prefix("turnpike");
+    registry.register_collector(Box::new(Scrape {
+        totals: shared.relay.totals(),
+        status: shared.relay.status(),
+        readiness: shared.relay.readiness(),
+        api: Api::of(&shared.counts),
+    }));
+    // No prefix: these names are the same for every program.
+    let mut host = Registry::default();
+    host.register_collector(Box::new(process::Process::of_this()));
+    let mut text = String::new();
+    for registry in [registry, host] {
+        prometheus_client::encoding::prometheus_text::encode(&mut text, &registry)
+            .expect("a String takes everything");
+    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}
+
+/// Everything that one scrape says of the relay.
+#[derive(Debug)]
+struct Scrape {
+    totals: Totals,
+    status: Status,
+    readiness: Readiness,
+    api: Api,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        page.gauge(
+            "build_info",
+            "1, with the version as its label.",
+            [(vec![("version", self.status.version.clone())], 1)],
+        )?;
+        page.gauge("ready", "Whether new allocations are welcome.", one(self.readiness.ready))?;
+        page.gauge("draining", "Whether it drains.", one(self.status.drain.draining))?;
+        traffic(&mut page, &self.totals.sum)?;
+        verdicts(&mut page, &self.totals.sum, &self.totals.offload)?;
+        allocations(&mut page, &self.totals)?;
+        requests(&mut page, &self.totals.sum)?;
+        sockets(&mut page, &self.totals)?;
+        offload(&mut page, &self.totals.offload)?;
+        workers(&mut page, &self.totals.workers)?;
+        self.api.write(&mut page)
+    }
+}
+
+fn traffic(page: &mut Page<'_>, sum: &Counts) -> fmt::Result {
+    let help = "Datagrams relayed, by direction and by who forwarded them.";
+    page.counter("relayed_packets", help, by_path(sum, |traffic| traffic.packets))?;
+    let help = "Payload bytes relayed, by direction and by who forwarded them.";
+    page.counter("relayed_bytes", help, by_path(sum, |traffic| traffic.bytes))?;
+    let help = "Datagrams dropped by the bandwidth limits of allocations.";
+    page.counter("rate_drops", help, by_path(sum, |traffic| traffic.rate_drops))
+}
+
+fn by_path(sum: &Counts, of: impl Fn(&Traffic) -> u64) -> Vec<(Labels, u64)> {
+    let sample = |direction: &str, path: &str, traffic: &Traffic| {
+        (vec![("direction", direction.to_owned()), ("path", path.to_owned())], of(traffic))
+    };
+    let both = |direction, TrafficByPath { userspace, kernel }: &TrafficByPath| {
+        [sample(direction, "userspace", userspace), sample(direction, "kernel", kernel)]
+    };
+    [both("to_peer", &sum.to_peer), both("to_client", &sum.to_client)].concat()
+}
+
+/// What happened to datagrams: those that went nowhere apart from the rest.
+fn verdicts(page: &mut Page<'_>, sum: &Counts, offload: &OffloadCounts) -> fmt::Result {
+    let all = [("userspace", &sum.verdicts), ("kernel", &offload.verdicts)];
+    let samples = |label: &'static str, drops: bool| {
+        let named = all.iter().flat_map(|(path, counts)| counts.iter().map(move |count| (path, count)));
+        named
+            .filter(|(_, (name, _))| name.starts_with("drop_") == drops)
+            .map(|(path, (name, &count))| (vec![("path", (*path).to_owned()), (label, name.clone())], count))
+            .collect::<Vec<_>>()
+    };
+    let help = "Datagrams that were forwarded, answered or passed on, by who saw them and what happened.";
+    page.counter("verdicts", help, samples("verdict", false))?;
+    page.counter(
+        "drops",
+        "Datagrams that went nowhere, by who dropped them and why.",
+        samples("reason", true),
+    )
+}
+
+fn allocations(page: &mut Page<'_>, totals: &Totals) -> fmt::Result {
+    let sum = &totals.sum;
+    let offloaded = sum.allocations_offloaded.min(sum.allocations);
+    let states = [
+        (vec![("state", "userspace".to_owned())], sum.allocations - offloaded),
+        (vec![("state", "offloaded".to_owned())], offloaded),
+    ];
+    page.gauge("allocations", "Allocations that live, by who forwards for them.", states)?;
+    if totals.total_quota > 0 {
+        page.gauge(
+            "allocations_limit",
+            "Allocations that the total quota allows.",
+            plain(totals.total_quota),
+        )?;
+    }
+    page.counter("allocations_created", "Allocations created.", plain(sum.allocations_created))?;
+    let ended = sum.allocations_ended.iter().map(|(reason, &n)| (vec![("reason", reason.clone())], n));
+    page.counter("allocations_ended", "Allocations ended, by reason.", ended)
+}
+
+fn requests(page: &mut Page<'_>, sum: &Counts) -> fmt::Result {
+    let errors = sum
+        .errors
+        .iter()
+        .map(|error| (vec![("method", error.method.clone()), ("code", error.code.to_string())], error.count));
+    page.counter("errors", "Error answers, by method and code.", errors)?;
+    let results = sum.authentications.iter().map(|(result, &n)| (vec![("result", result.clone())], n));
+    page.counter("authentications", "Requests, by the result of their authentication.", results)?;
+    page.counter("bindings", "Binding requests answered with success.", plain(sum.bindings))
+}
+
+fn sockets(page: &mut Page<'_>, totals: &Totals) -> fmt::Result {
+    let sum = &totals.sum;
+    page.gauge("relay_sockets", "Sockets towards peers.", plain(sum.relay_sockets))?;
+    let help = "Datagrams that the kernel dropped because the buffer of a socket was full.";
+    page.counter("socket_drops", help, plain(sum.socket_drops))?;
+    page.counter("relay_ports_failed", "Relay ports that could not be opened.", plain(sum.ports_failed))?;
+    let ports = |of: fn(&crate::model::PortUse) -> u64| {
+        totals.ports.iter().map(move |port| (vec![("address", port.address.to_string())], of(port)))
+    };
+    page.gauge("relay_ports_used", "Relay ports in use, by address.", ports(|port| port.used))?;
+    page.gauge("relay_ports_limit", "Relay ports of the range, by address.", ports(|port| port.total))
+}
+
+fn offload(page: &mut Page<'_>, offload: &OffloadCounts) -> fmt::Result {
+    page.gauge(
+        "offload_active",
+        "Whether the kernel forwards on at least one interface.",
+        one(offload.active),
+    )?;
+    page.gauge("offload_interfaces", "Interfaces with the program.", plain(offload.interfaces))?;
+    page.gauge("offload_routes", "Routes in the kernel, two for each channel.", plain(offload.routes))?;
+    page.gauge("offload_routes_limit", "Routes that fit into the kernel.", plain(offload.max_routes))?;
+    page.counter("offload_inserted", "Channels that went into the kernel.", plain(offload.inserted))?;
+    let failed = offload.failed.iter().map(|(reason, &n)| (vec![("reason", reason.clone())], n));
+    page.counter("offload_failed", "Channels that could not go into the kernel, by reason.", failed)?;
+    let help = "Entries of the kernel that differed from what they should be.";
+    page.counter("offload_resync_differences", help, plain(offload.resync_differences))?;
+    let help = "Datagrams that the kernel forwarded and an interface could not send.";
+    page.counter("offload_transmit_drops", help, plain(offload.transmit_drops))
+}
+
+fn workers(page: &mut Page<'_>, workers: &[WorkerTotals]) -> fmt::Result {
+    let label = |worker: &WorkerTotals| vec![("worker", worker.index.to_string())];
+    let samples =
+        |of: fn(&WorkerTotals) -> u64| workers.iter().map(move |worker| (label(worker), of(worker)));
+    page.gauge("worker_allocations", "Allocations of each worker.", samples(|w| w.counts.allocations))?;
+    page.counter("worker_turns", "Turns of each worker's loop.", samples(|w| w.load.turns))?;
+    let busy = workers.iter().map(|worker| (label(worker), worker.load.busy_secs));
+    page.counter_f64("worker_busy_seconds", "Seconds in which each worker was not asleep.", busy)?;
+    let durations = workers
+        .iter()
+        .filter_map(|worker| worker.load.turn_duration.as_ref().map(|durations| (label(worker), durations)));
+    page.histogram(
+        "worker_turn_duration_seconds",
+        "How long turns took: what a datagram may have to wait.",
+        durations,
+    )
+}
+
+/// What the API counts of itself.
+#[derive(Debug)]
+struct Api {
+    answers: Vec<(Labels, u64)>,
+    wrong_tokens: u64,
+    refused_connections: u64,
+}
+
+impl Api {
+    fn of(counts: &ApiCounts) -> Self {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let by_class = counts.answers.iter().enumerate().skip(2);
+        Self {
+            answers: by_class.map(|(class, n)| (vec![("code", format!("{class}xx"))], read(n))).collect(),
+            wrong_tokens: read(&counts.wrong_tokens),
+            refused_connections: read(&counts.refused_connections),
+        }
+    }
+
+    fn write(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.counter("admin_requests", "Requests to the administration, by status.", self.answers.clone())?;
+        let help = "Requests to the administration with a wrong token.";
+        page.counter("admin_wrong_tokens", help, plain(self.wrong_tokens))?;
+        let help = "Connections to the administration that were refused because there were too many.";
+        page.counter("admin_refused_connections", help, plain(self.refused_connections))
+    }
+}
+
+type Labels = page::Labels;
+
+/// The one sample of a metric without labels.
+fn plain(value: u64) -> [(Labels, u64); 1] {
+    [(Vec::new(), value)]
+}
+
+fn one(yes: bool) -> [(Labels, u64); 1] {
+    plain(u64::from(yes))
+}

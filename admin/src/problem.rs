@@ -1,0 +1,88 @@
+//! Errors as `application/problem+json` (RFC 9457).
+
+use std::borrow::Cow;
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::relay::RelayError;
+
+/// What went wrong (RFC 9457). The type is always `about:blank`: `code` says more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProblemBody {
+    /// The HTTP status.
+    pub status: u16,
+    /// The HTTP status in words.
+    pub title: Cow<'static, str>,
+    /// One word for programs, which stays the same.
+    pub code: Cow<'static, str>,
+    /// A sentence for people.
+    pub detail: Cow<'static, str>,
+}
+
+/// An error answer.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: Cow<'static, str>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// An error with a word for programs and a sentence for people.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, detail: detail.into(), headers: Vec::new() }
+    }
+
+    /// The same with a header.
+    pub fn with(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
+        if let Ok(value) = value.try_into() {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// 400 for a query that can't be.
+    pub fn query(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_query", detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = ProblemBody {
+            status: self.status.as_u16(),
+            title: self.status.canonical_reason().unwrap_or("Error").into(),
+            code: self.code.into(),
+            detail: self.detail,
+        };
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.extend(self.headers);
+        response
+    }
+}
+
+impl From<RelayError> for Problem {
+    fn from(error: RelayError) -> Self {
+        match error {
+            RelayError::NotFound(what) => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {what}"))
+            }
+            RelayError::Conflict(why) => Self::new(StatusCode::CONFLICT, "conflict", why),
+            RelayError::Invalid(why) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", why),
+            RelayError::Busy(why) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", why).with(header::RETRY_AFTER, "1")
+            }
+            RelayError::Internal(why) => {
+                tracing::error!(%why, "a request of the administration failed");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this is our fault: see the log")
+            }
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Connections: how many, how long, how large; and threads of their own, so that no packet waits for a
+//! page.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tower::ServiceExt;
+
+use crate::api::router;
+use crate::relay::Relay;
+use crate::state::Shared;
+use crate::tls::{Tls, TlsError, TlsFiles};
+use crate::token::Tokens;
+
+/// Connections at once; further ones are closed without an answer.
+pub const MAX_CONNECTIONS: usize = 256;
+/// Threads that work for HTTP: it must never take more of the machine than this.
+const THREADS: usize = 2;
+/// Threads for what blocks: the users' database.
+const BLOCKING_THREADS: usize = 2;
+/// All headers of a request together.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+const MAX_HEADERS: usize = 64;
+/// For the headers of a request, from the first byte or from the answer before it on.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// A client that takes nothing for this long is gone.
+const SEND_TIME: Duration = Duration::from_secs(20);
+/// For answers that are under way when everything stops.
+const STOP_TIME: Duration = Duration::from_secs(2);
+/// After an accept that failed: files may have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What to serve, and to whom.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Who may ask. There must be at least one.
+    pub tokens: Tokens,
+    /// Names in Host headers besides addresses and `localhost`.
+    pub hosts: Vec<String>,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<TlsFiles>,
+}
+
+/// Why there is no administration.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Nobody could ask anything.
+    #[error("there is no token for the administration")]
+    NoToken,
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {address}: {why}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        why: io::Error,
+    },
+    /// Certificate or key.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    /// No thread to be had.
+    #[error("cannot start its threads: {0}")]
+    Threads(io::Error),
+}
+
+/// Serves until it is told to stop.
+///
+/// # Errors
+/// When it can't.
+pub fn start(settings: Settings, relay: Arc<dyn Relay>) -> Result<Running, StartError> {
+    if settings.tokens.is_empty() {
+        return Err(StartError::NoToken);
+    }
+    let fault = |why| StartError::Listen { address: settings.listen, why };
+    let listener = TcpListener::bind(settings.listen).map_err(fault)?;
+    listener.set_nonblocking(true).map_err(fault)?;
+    let address = listener.local_addr().map_err(fault)?;
+    let tls = settings.tls.map(Tls::load).transpose()?.map(Arc::new);
+    let (stop, stopping) = watch::channel(false);
+    let shared = Arc::new(Shared::new(relay, settings.tokens, settings.hosts, stopping));
+    let handle = Handle { shared: Arc::clone(&shared), tls: tls.clone() };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("admin")
+        .enable_all()
+        .build()
+        .map_err(StartError::Threads)?;
+    let thread = std::thread::Builder::new()
+        .name("admin-accept".into())
+        .spawn(move || {
+            runtime.block_on(accept(listener, Server { router: router(Arc::clone(&shared)), shared, tls }));
+            runtime.shutdown_timeout(STOP_TIME);
+        })
+        .map_err(StartError::Threads)?;
+    Ok(Running { address, handle, stop, thread: Some(thread) })
+}
+
+/// What can change while it runs. Clones are of the same one.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Handle {
+    /// Replaces all tokens, also for connections that exist.
+    pub fn set_tokens(&self, tokens: Tokens) {
+        self.shared.tokens.store(Arc::new(tokens));
+    }
+
+    /// Reads certificate and key again, for connections from now on. Without TLS it does nothing.
+    ///
+    /// # Errors
+    /// If they can't be used; then the old ones stay in force.
+    pub fn reload_tls(&self) -> Result<(), TlsError> {
+        self.tls.as_ref().map_or(Ok(()), |tls| tls.reload())
+    }
+}
+
+/// The administration at work. Stops when dropped.
+pub struct Running {
+    address: SocketAddr,
+    handle: Handle,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Where it listens, with the port that was chosen if none was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What can change while it runs.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Ends streams of events, finishes what is under way, and returns; within a few seconds in any case.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the administration has panicked");
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Server {
+    router: Router,
+    shared: Arc<Shared>,
+    tls: Option<Arc<Tls>>,
+}
+
+async fn accept(listener: TcpListener, server: Server) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "the administration can't accept connections"),
+    };
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut stopping = server.shared.stopping.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = told_to_stop(&mut stopping) => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!(%error, "accepting a connection failed");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            server.shared.counts.refused_connections.fetch_add(1, Ordering::Relaxed);
+            continue;
+        };
+        let server = server.clone();
+        tokio::spawn(async move {
+            server.connection(stream, client).await;
+            drop(slot);
+        });
+    }
+    drop(listener);
+    // Everybody has been told; whoever needs longer is cut off.
+    let all = u32::try_from(MAX_CONNECTIONS).expect("it is a small number");
+    let _ = timeout(STOP_TIME, slots.acquire_many(all)).await;
+}
+
+impl Server {
+    async fn connection(self, stream: TcpStream, client: SocketAddr) {
+        if let Err(error) = prepare(&stream) {
+            tracing::debug!(%error, "a connection is gone before it began");
+            return;
+        }
+        let Some(tls) = self.tls.clone() else {
+            return self.serve(stream, client).await;
+        };
+        match timeout(HANDSHAKE_TIME, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => self.serve(stream, client).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake took too long"),
+        }
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin, client: SocketAddr) {
+        let Self { router, shared, .. } = self;
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(client));
+            router.clone().oneshot(request.map(Body::new))
+        });
+        let mut protocol = http1::Builder::new();
+        protocol
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIME)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEADER_BYTES);
+        let mut connection = std::pin::pin!(protocol.serve_connection(TokioIo::new(stream), service));
+        let mut stopping = shared.stopping.clone();
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = told_to_stop(&mut stopping) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended with an error");
+        }
+    }
+}
+
+/// Returns when everything stops, also if nobody is left to say so.
+pub async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// A client that is gone, or stops reading, must not keep its connection.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(SEND_TIME))?;
+    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(SEND_TIME))
+}

@@ -1,0 +1,94 @@
+//! What all requests share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Semaphore, watch};
+
+use crate::Relay;
+use crate::model::{Event, Totals};
+use crate::strangers::Strangers;
+use crate::token::Tokens;
+
+/// Streams of events at once; each browser tab with the dashboard has one.
+pub const MAX_EVENT_STREAMS: usize = 32;
+/// Totals are read at most this often for all streams together.
+const TOTALS_AGE: Duration = Duration::from_millis(900);
+
+/// The relay, and what is needed to decide who may ask it.
+pub struct Shared {
+    /// Whom we ask.
+    pub relay: Arc<dyn Relay>,
+    /// Who may ask.
+    pub tokens: ArcSwap<Tokens>,
+    /// Names that may be in a Host header, lower case, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
+    /// Who presented wrong tokens.
+    pub strangers: Strangers,
+    /// Streams of events that may still be opened.
+    pub streams: Arc<Semaphore>,
+    /// Becomes true when everything has to end.
+    pub stopping: watch::Receiver<bool>,
+    /// What this API counts of itself.
+    pub counts: ApiCounts,
+    totals: Mutex<Option<(Instant, Arc<str>)>>,
+}
+
+impl Shared {
+    /// Shared by all requests to one relay.
+    pub fn new(
+        relay: Arc<dyn Relay>,
+        tokens: Tokens,
+        hosts: Vec<String>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            relay,
+            tokens: ArcSwap::from_pointee(tokens),
+            hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
+            strangers: Strangers::new(),
+            streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
+            stopping,
+            counts: ApiCounts::default(),
+            totals: Mutex::new(None),
+        }
+    }
+
+    /// The totals as the data of an event, written once for all streams.
+    pub fn totals_event(&self) -> Arc<str> {
+        let mut cached = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, text)) = &*cached
+            && at.elapsed() < TOTALS_AGE
+        {
+            return Arc::clone(text);
+        }
+        let totals: Totals = self.relay.totals();
+        let text: Arc<str> = serde_json::to_string(&Event::Totals(Box::new(totals)))
+            .expect("totals have nothing that JSON can't say")
+            .into();
+        *cached = Some((Instant::now(), Arc::clone(&text)));
+        text
+    }
+}
+
+/// What the API counts of itself.
+#[derive(Debug, Default)]
+pub struct ApiCounts {
+    /// Requests by the first digit of their status; the first two are never counted.
+    pub answers: [AtomicU64; 6],
+    /// Requests with a token that is none of ours.
+    pub wrong_tokens: AtomicU64,
+    /// Connections that were refused because there were too many.
+    pub refused_connections: AtomicU64,
+}
+
+impl ApiCounts {
+    /// Counts an answer.
+    pub fn answered(&self, status: u16) {
+        if let Some(count) = self.answers.get(usize::from(status / 100)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

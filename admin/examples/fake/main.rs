@@ -1,0 +1,34 @@
+//! `cargo run -p turnpike-admin --example fake -- 127.0.0.1:8080 TOKEN [ALLOCATIONS]`: the
+//! administration of a relay that exists in memory only. For working on the dashboard, and for tools
+//! that test the API.
+
+mod relay;
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use turnpike_admin::{Relay, Scope, Settings, Tokens, start};
+
+use self::relay::Fake;
+
+/// How often an allocation ends and another begins.
+const CHURN: Duration = Duration::from_secs(2);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let listen: SocketAddr = arguments.next().ok_or("usage: fake IP:PORT TOKEN [ALLOCATIONS]")?.parse()?;
+    let token = arguments.next().ok_or("a token is needed")?;
+    let allocations = arguments.next().map_or(Ok(42), |number| number.parse())?;
+    let mut tokens = Tokens::default();
+    tokens.add(&token, [Scope::Admin]);
+    let fake = Fake::new(allocations);
+    let relay: Arc<dyn Relay> = fake.clone();
+    let running = start(Settings { listen, tokens, hosts: Vec::new(), tls: None }, relay)?;
+    println!("fake relay: http://{}/", running.address());
+    loop {
+        std::thread::sleep(CHURN);
+        fake.churn();
+    }
+}

@@ -110,6 +110,8 @@ pub struct AllocationView {
     pub channels: u32,
     /// How many permissions it has.
     pub permissions: u32,
+    /// Peers that have one, as the client named them: at most [`MAX_VIEWED_PEERS`](crate::limits::MAX_VIEWED_PEERS).
+    pub peers: Vec<IpAddr>,
     /// Whether the kernel forwards its data.
     pub offload: OffloadState,
 }

@@ -65,6 +65,8 @@ pub const MAX_OUTPUTS: usize = 65_536;
 
 /// Allocations in one part of an inspection: the worker forwards nothing meanwhile.
 pub const MAX_INSPECTED: usize = 256;
+/// Peers named in a view of one allocation: enough to search by, and a walk stays short.
+pub const MAX_VIEWED_PEERS: usize = 16;
 /// Places of the table that one part of an inspection looks at, free ones included.
 pub const MAX_PLACES_WALKED: usize = 4096;
 /// Datagrams from other workers that wait for one worker: some milliseconds' worth of a busy client's.

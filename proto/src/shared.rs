@@ -241,6 +241,11 @@ impl Shared {
         self.relays.iter().map(|relay| relay.ports.taken()).sum()
     }
 
+    /// The same for each relay address, in its local form.
+    pub fn ports_used(&self) -> Vec<(IpAddr, usize)> {
+        self.relays.iter().map(|relay| (relay.address.local, relay.ports.taken())).collect()
+    }
+
     /// Ports reserved for a RESERVATION-TOKEN that has not come yet.
     pub fn reservations(&self) -> usize {
         self.reservations.lock().by_token.len()

@@ -2,6 +2,7 @@
 //!
 //! Plain integers owned by one worker; whoever wants to see them takes a copy.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use turnpike_abi::Verdict;
@@ -90,8 +91,14 @@ impl ErrorCounts {
 pub struct ServerCounts {
     /// Datagrams by what happened to them.
     pub verdicts: VerdictCounts,
+    /// Payload bytes that went from clients to peers.
+    pub bytes_to_peer: u64,
+    /// Payload bytes that went from peers to clients.
+    pub bytes_to_client: u64,
     /// Error answers by method and code.
     pub errors: ErrorCounts,
+    /// Requests by what authentication said of them.
+    pub authentications: AuthenticationCounts,
     /// Binding requests answered with success.
     pub bindings: u64,
     /// Allocations that were answered with success.
@@ -100,6 +107,87 @@ pub struct ServerCounts {
     pub allocations_ended: u64,
     /// Relay ports that could not be opened.
     pub ports_failed: u64,
+}
+
+impl ServerCounts {
+    /// What went from clients to peers, all allocations together, also those that have ended.
+    pub fn to_peer(&self) -> Traffic {
+        Traffic {
+            packets: self.verdicts.of(Verdict::ChannelToPeer) + self.verdicts.of(Verdict::SendToPeer),
+            bytes: self.bytes_to_peer,
+            rate_drops: self.verdicts.of(Verdict::DropRateToPeer),
+        }
+    }
+
+    /// What went from peers to clients, all allocations together, also those that have ended.
+    pub fn to_client(&self) -> Traffic {
+        Traffic {
+            packets: self.verdicts.of(Verdict::ChannelToClient) + self.verdicts.of(Verdict::DataToClient),
+            bytes: self.bytes_to_client,
+            rate_drops: self.verdicts.of(Verdict::DropRateToClient),
+        }
+    }
+
+    /// Counts a datagram that is forwarded.
+    pub(crate) fn count_forwarded(&mut self, verdict: Verdict, payload_len: u64) {
+        self.verdicts.count(verdict);
+        match verdict {
+            Verdict::ChannelToPeer | Verdict::SendToPeer => self.bytes_to_peer += payload_len,
+            _ => self.bytes_to_client += payload_len,
+        }
+    }
+}
+
+/// What authentication said of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// It is authentic.
+    Accepted,
+    /// It had no credentials: most clients ask without any first.
+    Challenged,
+    /// Its credentials are wrong.
+    Rejected,
+    /// It is authentic, with a nonce that is too old.
+    StaleNonce,
+    /// What should prove it is not well-formed.
+    Malformed,
+}
+
+impl Authentication {
+    /// All of them.
+    pub const ALL: [Authentication; 5] = [
+        Authentication::Accepted,
+        Authentication::Challenged,
+        Authentication::Rejected,
+        Authentication::StaleNonce,
+        Authentication::Malformed,
+    ];
+
+    /// The name in metrics and the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Authentication::Accepted => "accepted",
+            Authentication::Challenged => "challenged",
+            Authentication::Rejected => "rejected",
+            Authentication::StaleNonce => "stale_nonce",
+            Authentication::Malformed => "malformed",
+        }
+    }
+}
+
+/// Requests by what authentication said of them, whether they were answered or not.
+#[derive(Clone, Debug, Default)]
+pub struct AuthenticationCounts([u64; Authentication::ALL.len()]);
+
+impl AuthenticationCounts {
+    pub(crate) fn count(&mut self, result: Authentication) {
+        self.0[result as usize] += 1;
+    }
+
+    /// How many there were.
+    pub fn of(&self, result: Authentication) -> u64 {
+        self.0[result as usize]
+    }
 }
 
 /// Why an allocation ended.
@@ -134,10 +222,16 @@ pub struct AllocationRecord {
     pub id: u64,
     /// The user's full name.
     pub user: Arc<str>,
+    /// Whose quota counted.
+    pub quota_user: Arc<str>,
     /// Client, server, transport.
     pub five_tuple: FiveTuple,
     /// Relayed transport addresses in their local form: one, or one of each family.
     pub relayed: Vec<RelayedAddr>,
+    /// The same as clients saw them.
+    pub relayed_public: Vec<SocketAddr>,
+    /// Its bandwidth limit in each direction at the end, bits of payload per second; 0 is none.
+    pub bitrate_bits: u64,
     /// From the Allocate answer to the end, nanoseconds.
     pub duration_ns: u64,
     /// From the client to its peers.

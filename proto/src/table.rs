@@ -190,8 +190,8 @@ impl Allocation {
         &self.bound
     }
 
-    pub(crate) fn permissions_len(&self) -> usize {
-        self.permitted.len()
+    pub(crate) fn permitted(&self) -> &[IpAddr] {
+        &self.permitted
     }
 
     /// When its last half ends; 0 if there is none.

@@ -11,7 +11,7 @@ use foldhash::quality::FixedState;
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::claims::{Choice, Claims, Name};
 use super::key::{Algorithm, BadCredential, Key, opaque};
@@ -54,6 +54,30 @@ struct Keys {
     md5: Key,
     sha256: Option<Key>,
     userhash: [u8; 32],
+}
+
+/// A user's keys for being stored: as good as the password within its realm, so wiped when dropped and without
+/// `Debug`.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct StoredKeys {
+    /// MD5 over `user:realm:password`.
+    pub md5: [u8; 16],
+    /// SHA-256 over the same.
+    pub sha256: [u8; 32],
+}
+
+impl StoredKeys {
+    /// The keys of a password, which isn't needed any more afterwards.
+    ///
+    /// # Errors
+    /// If name, realm or password are no OpaqueString (RFC 8265).
+    pub fn derive(name: &str, realm: &str, password: &str) -> Result<StoredKeys, BadCredential> {
+        let (md5, sha256) = (Key::md5(name, realm, password)?, Key::sha256(name, realm, password)?);
+        let mut keys = StoredKeys { md5: [0; 16], sha256: [0; 32] };
+        keys.md5.copy_from_slice(md5.bytes());
+        keys.sha256.copy_from_slice(sha256.bytes());
+        Ok(keys)
+    }
 }
 
 /// The password that belongs to a REST user name: base64 of HMAC-SHA1 over the full name
@@ -129,6 +153,23 @@ impl Credentials {
         let keys = Keys::derive(name, &self.realm, password)?;
         self.insert(&opaque(name)?, keys);
         Ok(())
+    }
+
+    /// Adds a static user by the keys that were stored, or replaces the one of that name.
+    ///
+    /// # Errors
+    /// If the name is no OpaqueString (RFC 8265).
+    pub fn add_user_keys(&mut self, name: &str, keys: &StoredKeys) -> Result<(), BadCredential> {
+        let name = opaque(name)?;
+        let (md5, sha256) = (Key::from_md5_bytes(keys.md5), Key::from_sha256_bytes(keys.sha256));
+        let userhash = userhash(&name, &self.realm);
+        self.insert(&name, Keys { md5, sha256: Some(sha256), userhash });
+        Ok(())
+    }
+
+    /// Whether there is a static user of this name, which has been through OpaqueString.
+    pub fn has_user(&self, name: &str) -> bool {
+        self.accounts.contains_key(name)
     }
 
     /// Adds a static user of whom only the MD5 key is known. From then on SHA-256 isn't offered to

@@ -99,7 +99,7 @@ impl Key {
         })
     }
 
-    fn from_sha256_bytes(bytes: [u8; 32]) -> Key {
+    pub(super) fn from_sha256_bytes(bytes: [u8; 32]) -> Key {
         Key { bytes, algorithm: Algorithm::Sha256, mechanism: Mechanism::Sha256 }
     }
 
@@ -128,6 +128,14 @@ impl Key {
 /// If it is empty, too long, has control characters, or isn't in that form.
 pub fn check_realm(realm: &str) -> Result<(), BadCredential> {
     if opaque(realm)? == realm { Ok(()) } else { Err(BadCredential::Disallowed) }
+}
+
+/// A user's name in the form in which it is compared (OpaqueString, RFC 8265 s. 4.2).
+///
+/// # Errors
+/// If it can't be a name.
+pub fn prepare_name(name: &str) -> Result<Cow<'_, str>, BadCredential> {
+    opaque(name)
 }
 
 /// OpaqueString (RFC 8265 s. 4.2), bounded; control characters such as NUL are refused, never cut off.

@@ -18,5 +18,5 @@ mod nonce;
 mod tests;
 
 pub use authenticator::{Authenticator, Rejection};
-pub use credentials::{Credentials, Identity, rest_password};
-pub use key::{Algorithm, BadCredential, Key, check_realm};
+pub use credentials::{Credentials, Identity, StoredKeys, rest_password};
+pub use key::{Algorithm, BadCredential, Key, check_realm, prepare_name};

@@ -216,6 +216,21 @@ fn t4_s18_a_user_known_by_md5_key_only_can_log_in() {
     assert_eq!(rejected(ask(&server, T0, &sha256, None)), (401, true));
 }
 
+// RFC 8656 s. 6: both keys are kept, so that every client finds its algorithm.
+#[test]
+fn a_user_of_stored_keys_can_log_in_by_either_of_them() {
+    let keys = StoredKeys::derive("bob", REALM, "pw").unwrap();
+    let mut credentials = credentials(&[], &[]);
+    credentials.add_user_keys("bob", &keys).unwrap();
+    assert!(credentials.has_user("bob") && !credentials.has_user("alice"));
+    let server = Authenticator::new(REALM, credentials, false, [7; 32]);
+    assert!(login(&server, T0, "bob", "pw", None).is_ok());
+    assert_eq!(rejected(login(&server, T0, "bob", "other", None)), (401, true));
+    let nonce = nonce(&server, T0, &home());
+    assert!(ask(&server, T0, &new_style("bob", "pw", &nonce, SHA256_CHOICE), None).is_ok());
+    assert!(StoredKeys::derive("bob", REALM, "").is_err());
+}
+
 // RFC 8489 s. 9.2.4, last paragraph.
 #[test]
 fn s19_s23_the_answer_uses_what_the_client_understands() {

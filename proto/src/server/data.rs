@@ -84,7 +84,7 @@ impl Server {
     fn count_forward(&mut self, outcome: Result<Route, Verdict>) -> Forward {
         match outcome {
             Ok(route) => {
-                self.counts.verdicts.count(route.verdict);
+                self.counts.count_forwarded(route.verdict, u64::from(route.payload_len));
                 Forward::Route(route)
             }
             Err(verdict) => {
@@ -243,7 +243,7 @@ impl Server {
         let outcome = self.data_indication(now, relay, peer, bytes);
         match outcome {
             Ok((path, payload)) => {
-                self.counts.verdicts.count(Verdict::DataToClient);
+                self.counts.count_forwarded(Verdict::DataToClient, bytes.len() as u64);
                 self.send_to_client(&path, payload, tos);
             }
             Err(verdict) => self.discard(verdict),

@@ -57,8 +57,15 @@ impl Server {
         let record = Box::new(AllocationRecord {
             id: allocation.number,
             user: allocation.identity.user.clone(),
+            quota_user: allocation.identity.quota_user.clone(),
             five_tuple: allocation.path.five_tuple,
+            relayed_public: allocation
+                .relayed
+                .iter()
+                .map(|own| self.shared.relayed_to_public(*own))
+                .collect(),
             relayed: std::mem::take(&mut allocation.relayed),
+            bitrate_bits: allocation.bitrate_bits,
             duration_ns: now.mono_ns.saturating_sub(since_ns),
             to_peer: TrafficByPath { userspace: allocation.to_peer.traffic, ..TrafficByPath::default() },
             to_client: TrafficByPath { userspace: allocation.to_client.traffic, ..TrafficByPath::default() },

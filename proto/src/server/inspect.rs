@@ -1,5 +1,7 @@
 //! What the operator may see of the table: a walk in small steps, and one allocation in full.
 
+use std::net::IpAddr;
+
 use super::Server;
 use crate::addr::PeerAddr;
 use crate::inspect::{
@@ -7,7 +9,7 @@ use crate::inspect::{
     TrafficByPath, WhyNot,
 };
 use crate::io::Now;
-use crate::limits::{MAX_INSPECTED, MAX_PLACES_WALKED};
+use crate::limits::{MAX_INSPECTED, MAX_PLACES_WALKED, MAX_VIEWED_PEERS};
 use crate::table::{Allocation, AllocationId};
 
 impl Server {
@@ -86,9 +88,15 @@ impl Server {
             to_client: TrafficByPath { userspace: allocation.to_client.traffic, kernel: to_client },
             bitrate_bits: allocation.bitrate_bits,
             channels: allocation.channels().len() as u32,
-            permissions: allocation.permissions_len() as u32,
+            permissions: allocation.permitted().len() as u32,
+            peers: self.peers(allocation),
             offload: self.offload_state(allocation),
         })
+    }
+
+    fn peers(&self, allocation: &Allocation) -> Vec<IpAddr> {
+        let some = allocation.permitted().iter().take(MAX_VIEWED_PEERS);
+        some.map(|ip| self.shared.to_public_ip(*ip)).collect()
     }
 
     fn offload_state(&self, allocation: &Allocation) -> OffloadState {

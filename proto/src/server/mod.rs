@@ -35,7 +35,7 @@ use crate::io::{ClientPath, Egress, Input, Now, Output, Reason};
 use crate::limits::MAX_REQUEST;
 use crate::policy::Refused;
 use crate::shared::Shared;
-use crate::stats::{EndReason, ServerCounts};
+use crate::stats::{Authentication, EndReason, ServerCounts};
 use crate::table::{Allocation, AllocationId, Table, TableCounts};
 use crate::wire::{Class, Message, MessageBuilder, ReplyTo, attr, method};
 
@@ -220,8 +220,12 @@ impl Server {
         let held = allocation.and_then(|id| self.table.get(id)).map(|a| Arc::clone(&a.identity));
         let identity = match self.shared.auth.authenticate(now, &path.five_tuple, message, held.as_ref()) {
             Ok(identity) => identity,
-            Err(rejection) => return self.reject(now, &path, message, rejection),
+            Err(rejection) => {
+                self.counts.authentications.count(result_of(message, rejection));
+                return self.reject(now, &path, message, rejection);
+            }
         };
+        self.counts.authentications.count(Authentication::Accepted);
         let request = Request { path, message, identity: &identity, allocation };
         let unknown = message.unknown_required(KNOWN_ATTRIBUTES);
         if !unknown.is_empty() {
@@ -333,5 +337,15 @@ impl Server {
     fn note_refused_peer(&mut self, path: &ClientPath, peer: PeerAddr, refused: Refused) {
         let (client, remedy) = (path.five_tuple.client.0, refused.remedy);
         self.outputs.push_back(Output::PeerRefused { client, peer: peer.0, remedy });
+    }
+}
+
+/// How a rejected request is counted.
+fn result_of(message: &Message<'_>, rejection: Rejection) -> Authentication {
+    match rejection.code {
+        ErrorCode::StaleNonce => Authentication::StaleNonce,
+        ErrorCode::Unauthenticated if !message.has_integrity() => Authentication::Challenged,
+        ErrorCode::Unauthenticated => Authentication::Rejected,
+        _ => Authentication::Malformed,
     }
 }

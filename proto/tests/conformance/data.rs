@@ -1,5 +1,6 @@
 //! Send, Data and ICMP (RFC 8656 s. 11), and the bandwidth limit.
 
+use turnpike_proto::stats::Authentication;
 use turnpike_proto::wire::{Message, MessageBuilder, attr, method};
 use turnpike_proto::{Egress, Verdict};
 
@@ -274,4 +275,28 @@ fn t5_each_allocation_has_its_own_limit() {
     other.bind(&mut lab, 0x4000, PEER).expect_success();
     while !client.channel_data(&mut lab, 0x4000, &[0; 1000]).is_empty() {}
     assert_eq!(other.channel_data(&mut lab, 0x4000, &[0; 1000]).len(), 1);
+}
+
+#[test]
+fn what_the_server_counted_is_what_its_allocations_counted() {
+    let (mut lab, mut client, relayed) = permitted("203.0.113.5:1000");
+    client.bind(&mut lab, 0x4000, PEER).expect_success();
+    let other = "198.51.100.8:5000";
+    client.permit(&mut lab, other).expect_success();
+    client.channel_data(&mut lab, 0x4000, &[1; 100]);
+    client.send_indication(&mut lab, other, &[2; 30]);
+    lab.peer_data(PEER, relayed, &[3; 7]);
+    lab.peer_data(other, relayed, &[4; 20]);
+    client.channel_data(&mut lab, 0x4001, &[5; 1000]);
+    let counts = lab.workers[0].counts().clone();
+    let view = lab.workers[0].inspect(None, 10).0.remove(0);
+    assert_eq!((counts.to_peer().packets, counts.to_peer().bytes), (2, 130));
+    assert_eq!((counts.to_client().packets, counts.to_client().bytes), (2, 27));
+    assert_eq!((view.to_peer.userspace, view.to_client.userspace), (counts.to_peer(), counts.to_client()));
+    assert_eq!(view.peers, [addr(PEER).ip(), addr(other).ip()]);
+    assert_eq!(counts.authentications.of(Authentication::Challenged), 1);
+    assert!(counts.authentications.of(Authentication::Accepted) >= 3);
+    client.refresh(&mut lab, 0).expect_success();
+    let record = &lab.ended[0];
+    assert_eq!((record.to_peer.userspace, record.relayed_public[0]), (counts.to_peer(), relayed));
 }

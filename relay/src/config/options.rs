@@ -199,11 +199,11 @@ options! {
     "io" Text("auto|epoll|io-uring") io: IoBackend = IoBackend::Auto,
     shown "`auto`", parse::io;
 
-    /// Microseconds for which a worker waits for more datagrams before it handles those that are there, 0 to
-    /// 1000; 0 never waits. It waits only while datagrams come so fast that at least one is expected
-    /// meanwhile: fewer wake-ups then cost less CPU, for a delay of at most this time.
-    "coalesce" Number("US") coalesce: Duration = Duration::from_micros(150),
-    shown "`150`", parse::coalesce;
+    /// Microseconds for which a worker waits for more datagrams when none is there, 0 to 1000; 0 never waits.
+    /// It waits only while several arrive in that time, one by one: fewer wake-ups then cost less CPU, for a
+    /// delay of at most this time. A longer one saves more and delays more.
+    "coalesce" Number("US") coalesce: Duration = Duration::from_micros(50),
+    shown "`50`", parse::coalesce;
 
     /// Whether the kernel may forward ChannelData by itself (XDP): `auto` or `off`. `require` is
     /// refused: this version does not use its XDP program yet, so `auto` forwards in userspace and says so.

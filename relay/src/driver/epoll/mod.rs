@@ -32,7 +32,7 @@ use super::kernel::errors::drain_errors;
 use super::kernel::send::{SendQueue, Senders, source_of};
 use super::kernel::{
     Losses, MAX_RELAY_SOCKETS, check_listeners, port_error, relay_of, relay_token, release_heap,
-    sending_relay, sleep_briefly,
+    sending_relay, wait_precisely,
 };
 use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
 use crate::buffers::BufferPool;
@@ -289,20 +289,27 @@ impl EpollDriver {
         self.queue.push(envelope, header, payload);
     }
 
-    /// Waits for something to happen: first a little without looking if that lets more of it gather.
+    /// Waits for something to happen; with nothing there, first a little without looking if that lets more
+    /// of it gather.
     fn wait_until_ready(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         if timeout.is_none_or(|timeout| timeout > self.options.coalesce)
             && let Some(pause) = self.coalescer.pause(clock::monotonic_ns())
         {
+            self.poller.wait(Some(Duration::ZERO))?;
+            if self.poller.has_ready() {
+                return Ok(());
+            }
+            wait_precisely();
+            self.coalescer.begin(clock::monotonic_ns());
             // Sleeping outside of epoll, so that what arrives meanwhile doesn't wake this thread.
-            sleep_briefly(pause);
+            std::thread::sleep(pause);
         }
         if !self.pool_used {
             return self.poller.wait(timeout);
         }
         let longest = timeout.map_or(IDLE_BEFORE_RELEASE, |timeout| timeout.min(IDLE_BEFORE_RELEASE));
         self.poller.wait(Some(longest))?;
-        if self.poller.ready().next().is_none() && longest == IDLE_BEFORE_RELEASE {
+        if !self.poller.has_ready() && longest == IDLE_BEFORE_RELEASE {
             self.pool.release_memory();
             (self.events, self.answers) = (Vec::new(), Vec::new());
             release_heap();

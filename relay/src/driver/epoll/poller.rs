@@ -57,6 +57,11 @@ impl Poller {
         self.ready.iter().map(|event| (event.u64, event.events))
     }
 
+    /// Whether anything is ready.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Whether more may be ready than there was room for.
     pub(super) fn is_saturated(&self) -> bool {
         self.ready.len() >= self.limit

@@ -9,7 +9,6 @@ pub(super) mod send;
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use turnpike_proto::{PortError, RelaySocket};
 
@@ -112,17 +111,16 @@ pub(super) fn port_error(error: &io::Error) -> PortError {
     }
 }
 
-/// Sleeps for much less than a millisecond. By default the kernel lets such a sleep end 50 µs late.
-pub(super) fn sleep_briefly(duration: Duration) {
-    const SLACK_NS: libc::c_ulong = 5_000;
+/// Makes this thread's short waits end in time: by default the kernel lets each end 50 µs late.
+pub(super) fn wait_precisely() {
+    const SLACK_NS: libc::c_ulong = 1;
     thread_local! {
-        static SLACK_SET: Cell<bool> = const { Cell::new(false) };
+        static IS_SET: Cell<bool> = const { Cell::new(false) };
     }
-    if !SLACK_SET.replace(true) {
+    if !IS_SET.replace(true) {
         // SAFETY: no pointers; it concerns this thread's timers. An error leaves them as they were.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, SLACK_NS) };
     }
-    std::thread::sleep(duration);
 }
 
 /// Gives the heap's free pages back to the system; it takes milliseconds.

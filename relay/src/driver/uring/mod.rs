@@ -41,7 +41,7 @@ use super::kernel::errors::drain_errors;
 use super::kernel::send::{SendQueue, Senders, source_of};
 use super::kernel::{
     Ancillary, MAX_RELAY_SOCKETS, check_listeners, empty_header, port_error, relay_of, release_heap,
-    sending_relay, sleep_briefly,
+    sending_relay, wait_precisely,
 };
 use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
 use crate::buffers::BufferPool;
@@ -323,13 +323,18 @@ impl UringDriver {
             Some(timeout) if timeout <= self.options.coalesce => None,
             _ => self.coalescer.pause(clock::monotonic_ns()),
         };
-        if !self.ring.can_gather()
-            && let Some(pause) = gather
-        {
-            self.ring.submit()?;
-            // Nothing wakes this thread outside of the ring.
-            sleep_briefly(pause);
-            return self.ring.submit_and_wait(Waiting { timeout, gather: None });
+        if let Some(pause) = gather {
+            wait_precisely();
+            self.ring.submit_and_look()?;
+            if self.ring.has_completions() {
+                return Ok(());
+            }
+            self.coalescer.begin(clock::monotonic_ns());
+            if !self.ring.can_gather() {
+                // Nothing wakes this thread outside of the ring.
+                std::thread::sleep(pause);
+                return self.ring.submit_and_wait(Waiting { timeout, gather: None });
+            }
         }
         if !self.pool_used {
             return self.ring.submit_and_wait(Waiting { timeout, gather });

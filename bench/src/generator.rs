@@ -41,6 +41,7 @@ pub struct Generator {
     engine: Engine,
     peer: Option<PeerHost>,
     path: Path,
+    in_step: bool,
     trials: u32,
 }
 
@@ -83,7 +84,7 @@ impl Generator {
         let plan = traffic.plan(server, &addresses, threads);
         let engine = lab.client.enter(|| Engine::start(plan, Arc::clone(stop)));
         let engine = engine.map_err(|error| format!("load generator: {error}"))?;
-        Ok(Generator { engine, peer, path: traffic.path, trials: 0 })
+        Ok(Generator { engine, peer, path: traffic.path, in_step: traffic.in_step, trials: 0 })
     }
 
     /// Makes all allocations.
@@ -120,7 +121,7 @@ impl Generator {
             duration: Some(duration),
             count: None,
             drain: DRAIN,
-            spread: None,
+            spread: self.in_step.then_some(Duration::ZERO),
         };
         if let Some(peer) = &self.peer {
             peer.begin(self.trials);

@@ -66,12 +66,20 @@ pub struct Traffic {
     pub payload_bytes: usize,
     /// Packets sent back to back.
     pub run: u32,
+    /// All clients send at the same moments, as those of `turnutils_uclient` do; else evenly spread.
+    pub in_step: bool,
     /// The way.
     pub path: Path,
 }
 
-const SMALL: Traffic =
-    Traffic { clients: 10, packets_per_sec: 10_000.0, payload_bytes: 170, run: 1, path: Path::Channel };
+const SMALL: Traffic = Traffic {
+    clients: 10,
+    packets_per_sec: 10_000.0,
+    payload_bytes: 170,
+    run: 1,
+    in_step: false,
+    path: Path::Channel,
+};
 const VIDEO: Traffic = Traffic { payload_bytes: 1200, run: 8, ..SMALL };
 /// Thin traffic of many allocations, packets per second of each: one in a trial of two seconds.
 const THIN_PPS: f64 = 0.5;
@@ -90,10 +98,24 @@ pub const SCENARIOS: &[Scenario] = &[
         max_rounds: 9,
     },
     Scenario {
+        name: "in-step",
+        title: "ChannelData, 10 clients × 1000 packets/s × 170 B, all at the same moments (the pattern of turnutils_uclient), echoed by a peer",
+        link: Link::Plain,
+        work: Work::Paced(Traffic { in_step: true, ..SMALL }),
+        max_rounds: 9,
+    },
+    Scenario {
         name: "video",
         title: "ChannelData in runs of 8 × 1200 B, 10 clients × 1000 packets/s, echoed by a peer; receive interfaces merge (GRO)",
         link: Link::Merging,
         work: Work::Paced(VIDEO),
+        max_rounds: 9,
+    },
+    Scenario {
+        name: "video-busy",
+        title: "ChannelData in runs of 8 × 1200 B, 10 clients × 2500 packets/s, echoed by a peer; receive interfaces merge (GRO)",
+        link: Link::Merging,
+        work: Work::Paced(Traffic { packets_per_sec: 25_000.0, ..VIDEO }),
         max_rounds: 9,
     },
     Scenario {

@@ -12,6 +12,7 @@ mod deny;
 mod docs;
 mod ebpf;
 mod fuzz;
+mod openapi;
 mod setup;
 mod step;
 mod tidy;
@@ -51,6 +52,8 @@ enum Chore {
     },
     /// Writes docs/configuration.md from the doc comments of the configuration.
     Docs,
+    /// Writes docs/openapi.json: what the administration's API is, from its code.
+    Openapi,
     /// Writes docs/rfc-coverage.md: which requirement is met where, and which test shows it.
     Coverage,
     /// Builds the committed eBPF objects and their stamp; `ebpf/README.md` says which tools it needs.
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Chore::Frames => ci::frames(&root),
         Chore::Interop { filter } => ci::interop(&root, filter.as_deref()),
         Chore::Docs => docs::run(&root),
+        Chore::Openapi => openapi::run(&root),
         Chore::Coverage => coverage::run(&root),
         Chore::Ebpf { check: true } => ebpf::check(&root),
         Chore::Ebpf { check: false } => ebpf::build(&root),

@@ -68,10 +68,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Problem> {
-        match Json::from_request(request, shared).await {
-            Ok(Json(value)) => Ok(Self(value)),
-            Err(rejection) => Err(bad_json(rejection)),
-        }
+        let (parts, bytes) = whole(request, shared).await?;
+        parse_json(parts, bytes, shared).await.map(Self)
     }
 }
 
@@ -82,14 +80,35 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Shared>> for OptionalBody<T>
     type Rejection = Problem;
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Problem> {
-        let (parts, body) = request.into_parts();
-        let whole = Bytes::from_request(Request::from_parts(parts.clone(), body), shared).await;
-        let whole = whole.map_err(bad_body)?;
-        if whole.is_empty() && !parts.headers.contains_key(header::CONTENT_TYPE) {
+        let (parts, bytes) = whole(request, shared).await?;
+        if bytes.is_empty() && !parts.headers.contains_key(header::CONTENT_TYPE) {
             return Ok(Self(T::default()));
         }
-        let Body(value) = Body::from_request(Request::from_parts(parts, whole.into()), shared).await?;
-        Ok(Self(value))
+        parse_json(parts, bytes, shared).await.map(Self)
+    }
+}
+
+/// The whole body, and what came before it.
+async fn whole(request: Request, shared: &Arc<Shared>) -> Result<(Parts, Bytes), Problem> {
+    let (parts, body) = request.into_parts();
+    let request = Request::from_parts(parts.clone(), body);
+    Ok((parts, Bytes::from_request(request, shared).await.map_err(bad_body)?))
+}
+
+async fn parse_json<T: DeserializeOwned>(
+    parts: Parts,
+    bytes: Bytes,
+    shared: &Arc<Shared>,
+) -> Result<T, Problem> {
+    let first = bytes.trim_ascii_start().first().copied();
+    let request = Request::from_parts(parts, bytes.into());
+    match Json::from_request(request, shared).await {
+        // serde would take a list of the fields' values for an object.
+        Ok(Json(_)) if first != Some(b'{') => {
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_value", "expected an object"))
+        }
+        Ok(Json(value)) => Ok(value),
+        Err(rejection) => Err(bad_json(rejection)),
     }
 }
 
@@ -122,11 +141,16 @@ fn bad_body(rejection: BytesRejection) -> Problem {
 
 /// An error without the value that caused it: that may have been a password.
 fn without_values(message: &str) -> String {
+    let (place, fault) = match message.split_once(": ") {
+        Some((place, fault)) if !place.contains(' ') => (format!("{place}: "), fault),
+        _ => (String::new(), message),
+    };
     let about_names = ["unknown field", "missing field", "duplicate field"];
-    match message.rsplit_once(", expected ") {
-        Some(_) if about_names.iter().any(|start| message.starts_with(start)) => message.to_owned(),
-        Some((_, expected)) => format!("expected {expected}"),
-        None => message.to_owned(),
+    match fault.rsplit_once(", expected ") {
+        Some((before, expected)) if !about_names.iter().any(|start| before.starts_with(start)) => {
+            format!("{place}expected {expected}")
+        }
+        _ => message.to_owned(),
     }
 }
 

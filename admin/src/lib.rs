@@ -9,6 +9,9 @@
 //! This crate decides who may ask what, and how answers look. It knows no worker, no socket of the
 //! relay and no packet: all it can ask for is in [`Relay`].
 
+#[cfg(test)]
+extern crate self as turnpike_admin;
+
 mod api;
 mod dashboard;
 mod extract;
@@ -20,6 +23,8 @@ pub mod relay;
 mod server;
 mod state;
 mod strangers;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod token;
 pub mod users;

@@ -27,8 +27,6 @@ use crate::state::Shared;
 use crate::tls::{Tls, TlsError, TlsFiles};
 use crate::token::Tokens;
 
-/// Connections at once; further ones are closed without an answer.
-pub const MAX_CONNECTIONS: usize = 256;
 /// Threads that work for HTTP: it must never take more of the machine than this.
 const THREADS: usize = 2;
 /// Threads for what blocks: the users' database.
@@ -36,15 +34,26 @@ const BLOCKING_THREADS: usize = 2;
 /// All headers of a request together.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
-/// For the headers of a request, from the first byte or from the answer before it on.
-const HEADER_TIME: Duration = Duration::from_secs(10);
-const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// A client that takes nothing for this long is gone.
 const SEND_TIME: Duration = Duration::from_secs(20);
 /// For answers that are under way when everything stops.
 const STOP_TIME: Duration = Duration::from_secs(2);
 /// After an accept that failed: files may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a connection may take; tests have less patience.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// Connections at once; further ones are closed without an answer.
+    pub connections: u16,
+    /// For the headers of a request, from the first byte or from the answer before it on.
+    pub header_time: Duration,
+    /// For a TLS handshake.
+    pub handshake_time: Duration,
+}
+
+pub(crate) const LIMITS: Limits =
+    Limits { connections: 256, header_time: Duration::from_secs(10), handshake_time: Duration::from_secs(5) };
 
 /// What to serve, and to whom.
 #[derive(Clone)]
@@ -86,6 +95,14 @@ pub enum StartError {
 /// # Errors
 /// When it can't.
 pub fn start(settings: Settings, relay: Arc<dyn Relay>) -> Result<Running, StartError> {
+    start_with(LIMITS, settings, relay)
+}
+
+pub(crate) fn start_with(
+    limits: Limits,
+    settings: Settings,
+    relay: Arc<dyn Relay>,
+) -> Result<Running, StartError> {
     if settings.tokens.is_empty() {
         return Err(StartError::NoToken);
     }
@@ -107,7 +124,8 @@ pub fn start(settings: Settings, relay: Arc<dyn Relay>) -> Result<Running, Start
     let thread = std::thread::Builder::new()
         .name("admin-accept".into())
         .spawn(move || {
-            runtime.block_on(accept(listener, Server { router: router(Arc::clone(&shared)), shared, tls }));
+            let server = Server { router: router(Arc::clone(&shared)), shared, tls, limits };
+            runtime.block_on(accept(listener, server));
             runtime.shutdown_timeout(STOP_TIME);
         })
         .map_err(StartError::Threads)?;
@@ -177,6 +195,7 @@ struct Server {
     router: Router,
     shared: Arc<Shared>,
     tls: Option<Arc<Tls>>,
+    limits: Limits,
 }
 
 async fn accept(listener: TcpListener, server: Server) {
@@ -184,7 +203,7 @@ async fn accept(listener: TcpListener, server: Server) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the administration can't accept connections"),
     };
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(server.limits.connections.into()));
     let mut stopping = server.shared.stopping.clone();
     loop {
         let accepted = tokio::select! {
@@ -212,8 +231,7 @@ async fn accept(listener: TcpListener, server: Server) {
     }
     drop(listener);
     // Everybody has been told; whoever needs longer is cut off.
-    let all = u32::try_from(MAX_CONNECTIONS).expect("it is a small number");
-    let _ = timeout(STOP_TIME, slots.acquire_many(all)).await;
+    let _ = timeout(STOP_TIME, slots.acquire_many(server.limits.connections.into())).await;
 }
 
 impl Server {
@@ -225,7 +243,7 @@ impl Server {
         let Some(tls) = self.tls.clone() else {
             return self.serve(stream, client).await;
         };
-        match timeout(HANDSHAKE_TIME, tls.acceptor().accept(stream)).await {
+        match timeout(self.limits.handshake_time, tls.acceptor().accept(stream)).await {
             Ok(Ok(stream)) => self.serve(stream, client).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -233,7 +251,7 @@ impl Server {
     }
 
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin, client: SocketAddr) {
-        let Self { router, shared, .. } = self;
+        let Self { router, shared, limits, .. } = self;
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(ConnectInfo(client));
             router.clone().oneshot(request.map(Body::new))
@@ -241,7 +259,7 @@ impl Server {
         let mut protocol = http1::Builder::new();
         protocol
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIME)
+            .header_read_timeout(limits.header_time)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEADER_BYTES);
         let mut connection = std::pin::pin!(protocol.serve_connection(TokioIo::new(stream), service));

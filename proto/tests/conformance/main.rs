@@ -12,6 +12,7 @@ mod header;
 mod lab;
 mod limits;
 mod offload;
+mod operate;
 mod permission;
 mod refresh;
 mod reservation;

@@ -21,7 +21,6 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use foldhash::fast::FixedState;
 use turnpike_abi::{Rate, charge};
@@ -64,27 +63,15 @@ pub(crate) struct Direction {
 }
 
 impl Direction {
-    /// Counts a datagram; `false` if the bandwidth limit is used up. `shared` is the bucket that the kernel
-    /// charges as well.
-    fn admit<'a>(
-        &mut self,
-        rate: &Rate,
-        shared: impl FnOnce() -> Option<&'a AtomicU64>,
-        now_ns: u64,
-        payload_len: usize,
-    ) -> bool {
-        let bytes = payload_len as u64;
-        let is_admitted = rate.is_unlimited()
-            || match shared() {
-                Some(bucket) => charge(bucket, rate, now_ns, bytes),
-                None => charge(&self.bucket, rate, now_ns, bytes),
-            };
+    /// Counts a datagram that the bandwidth limit lets pass, or not.
+    #[inline]
+    fn count(&mut self, is_admitted: bool, payload_len: usize) -> bool {
         if !is_admitted {
             self.traffic.rate_drops += 1;
             return false;
         }
         self.traffic.packets += 1;
-        self.traffic.bytes += bytes;
+        self.traffic.bytes += payload_len as u64;
         true
     }
 }
@@ -200,15 +187,33 @@ impl Allocation {
     }
 
     /// Counts a datagram to a peer; `false` if the bandwidth limit is used up.
+    #[inline]
     pub(crate) fn admit_to_peer(&mut self, now_ns: u64, payload_len: usize) -> bool {
-        let shared = || self.slot.as_ref().map(|slot| &slot.words().to_peer.bucket);
-        self.to_peer.admit(&self.rate, shared, now_ns, payload_len)
+        let is_admitted = self.rate.is_unlimited() || self.charge_to_peer(now_ns, payload_len as u64);
+        self.to_peer.count(is_admitted, payload_len)
     }
 
     /// Counts a datagram to the client; `false` if the bandwidth limit is used up.
+    #[inline]
     pub(crate) fn admit_to_client(&mut self, now_ns: u64, payload_len: usize) -> bool {
-        let shared = || self.slot.as_ref().map(|slot| &slot.words().to_client.bucket);
-        self.to_client.admit(&self.rate, shared, now_ns, payload_len)
+        let is_admitted = self.rate.is_unlimited() || self.charge_to_client(now_ns, payload_len as u64);
+        self.to_client.count(is_admitted, payload_len)
+    }
+
+    // One bucket for both planes, where there are two.
+
+    fn charge_to_peer(&self, now_ns: u64, bytes: u64) -> bool {
+        match &self.slot {
+            Some(slot) => charge(&slot.words().to_peer.bucket, &self.rate, now_ns, bytes),
+            None => charge(&self.to_peer.bucket, &self.rate, now_ns, bytes),
+        }
+    }
+
+    fn charge_to_client(&self, now_ns: u64, bytes: u64) -> bool {
+        match &self.slot {
+            Some(slot) => charge(&slot.words().to_client.bucket, &self.rate, now_ns, bytes),
+            None => charge(&self.to_client.bucket, &self.rate, now_ns, bytes),
+        }
     }
 }
 

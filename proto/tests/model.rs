@@ -1,7 +1,8 @@
 //! The server against a naive model of itself: maps with the time at which each entry ends, nothing else.
 //!
 //! Random operations of four clients on two workers, with time passing in between; after each of them every
-//! client is asked whom it reaches, every peer whom it reaches and how, and all counts are compared.
+//! client is asked whom it reaches, every peer whom it reaches and how, and all counts are compared. The kernel
+//! plane (`lab` answers for it) must hold exactly the channels that live, each with the lease that it may have.
 //! A failure prints its operations, shrunk; `model.proptest-regressions` keeps its seed.
 
 #[allow(dead_code)]
@@ -10,13 +11,18 @@ mod lab;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
 
 use lab::*;
 use proptest::prelude::*;
 use turnpike_proto::wire::{MessageBuilder, attr, method};
-use turnpike_proto::{Egress, Input};
+use turnpike_proto::{Egress, Input, PlaneMemory};
 
 const SECOND: u64 = 1_000_000_000;
+/// A lease ends two ticks of the slowest coarse clock early.
+const MARGIN: u64 = 20_000_000;
+/// Slots for all channels that there can be.
+const MANY: usize = 64;
 const FIRST_PORT: u16 = 50_000;
 const NUMBERS: [u16; 4] = [0x4000, 0x4001, 0x4fff, 0x5000];
 /// Two IPs with two ports each, two of the other family, one that is denied.
@@ -260,9 +266,9 @@ struct World {
 }
 
 impl World {
-    fn new(ports: u16, user_quota: u32) -> Self {
+    fn new(ports: u16, user_quota: u32, slots: (usize, usize)) -> Self {
         let range = (FIRST_PORT, FIRST_PORT + ports - 1);
-        let lab = Lab::with(Setup { ports: range, user_quota, ..Setup::default() });
+        let lab = Lab::with(Setup { ports: range, user_quota, slots: Some(slots), ..Setup::default() });
         let clients = (0..4)
             .map(|i| {
                 let (user, password) = [("alice", "wonder"), ("bob", "builder")][user_of(i)];
@@ -466,14 +472,45 @@ impl World {
             assert_eq!(counts.allocations, mine.len());
             assert_eq!((counts.permissions, counts.channels), (permissions, channels));
             assert_eq!(counts.relay_sockets, halves);
+            let offloaded = self.lab.offloaded.iter().filter(|(owner, _)| *owner == worker).count();
+            assert_eq!((counts.offloaded, counts.ending), (offloaded, 0));
             assert_eq!(counts.timers, halves + permissions + channels + reserved);
         }
         let ports: usize = (0..2).map(|half| model.taken_ports(half).len()).sum();
         assert_eq!(self.lab.shared.ports_taken(), ports);
         assert_eq!(self.lab.shared.reservations(), model.reservations.len());
+        assert_eq!(self.lab.shared.directory_len(), model.allocations.len());
         let users: BTreeSet<usize> = model.allocations.keys().map(|client| user_of(*client)).collect();
         let quotas = &self.lab.shared.quotas;
         assert_eq!((quotas.used() as usize, quotas.users()), (model.allocations.len(), users.len()));
+    }
+}
+
+impl World {
+    /// What the kernel was told is alive, and its leases end as early as they must.
+    fn compare_kernel(&self) {
+        let memory = &self.lab.memory;
+        for (worker, binding) in &self.lab.offloaded {
+            let client = self.clients.iter().position(|client| client.address == binding.client);
+            let client = client.expect("a client's");
+            assert_eq!(*worker, worker_of(client));
+            let allocation = self.model.allocations.get(&client).expect("it lives");
+            let (peer, channel_ends_ns) = allocation.channels[&binding.channel];
+            let (relayed, half_ends_ns) = allocation.halves[half_of(peer.ip())].expect("it lives");
+            assert_eq!((binding.peer, binding.relayed), (peer, relayed));
+            let lease = memory.bindings()[binding.binding.slot as usize].lease_ns.load(Relaxed);
+            assert_eq!(lease, channel_ends_ns.min(half_ends_ns) - MARGIN);
+            let last_ns = allocation.halves.iter().flatten().map(|(_, ends_ns)| *ends_ns).max();
+            let lease =
+                memory.allocations()[binding.allocation.slot as usize].to_client.lease_ns.load(Relaxed);
+            assert_eq!(Some(lease), last_ns.map(|ends_ns| ends_ns - MARGIN));
+        }
+        let taken = self.lab.shared.plane().expect("there is one").taken();
+        assert_eq!(taken.bindings, self.lab.offloaded.len());
+        let channels: usize = self.model.allocations.values().map(|a| a.channels.len()).sum();
+        if memory.bindings().len() >= MANY {
+            assert_eq!(taken.bindings, channels, "where there is room each channel is in the kernel");
+        }
     }
 }
 
@@ -482,13 +519,15 @@ proptest! {
     fn the_server_does_what_its_model_does(
         ports in 1..8u16,
         user_quota in 0..2u32,
+        slots in prop_oneof![Just((4, MANY)), (0..4usize, 0..5usize)],
         operations in proptest::collection::vec(operation(), 1..80),
     ) {
-        let mut world = World::new(ports, user_quota);
+        let mut world = World::new(ports, user_quota, slots);
         for op in &operations {
             world.apply(op);
             world.compare_data();
             world.compare_counts();
+            world.compare_kernel();
         }
         world.lab.sleep(4000);
         world.lab.assert_empty();

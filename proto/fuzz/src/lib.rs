@@ -5,7 +5,7 @@
 //!         ─► request     datagrams to two workers, signed so that they get past authentication ─┐
 //!         ─► operations  allocations, permissions, data, time, failures                         ─┴─► world
 //!
-//!   world: a driver without sockets ─► shadow: what the answers promised, and so what data may pass
+//!   world: a driver without sockets, a kernel without routes ─► shadow: what the answers promised, and so what data may pass
 //! ```
 //!
 //! The fuzzer's binaries call `run` of a module with its input. Ordinary tests include this file
@@ -13,6 +13,7 @@
 
 pub mod expect;
 pub mod input;
+pub mod kernel;
 pub mod operations;
 pub mod reference;
 pub mod request;

@@ -52,7 +52,7 @@ fn step(world: &mut World, input: &mut Input<'_>) {
         }
         17 => world.repeat(client),
         18 => host(world, input),
-        _ => operate(world, input),
+        _ => operate(world, client, input),
     }
 }
 
@@ -172,13 +172,19 @@ fn host(world: &mut World, input: &mut Input<'_>) {
     };
 }
 
-fn operate(world: &mut World, input: &mut Input<'_>) {
+fn operate(world: &mut World, client: usize, input: &mut Input<'_>) {
     match input.below(16) {
         0 => world.shut_down(),
         1 => world.drain(true),
         2 | 3 => world.drain(false),
         4 => world.change_policy(true),
         5 => world.change_policy(false),
+        6 => world.kernel.hold = true,
+        7 => world.release_kernel(),
+        8..=10 => world.odd_kernel(input.u8().into(), input.u8().into()),
+        11 => world.disconnect(client),
+        12 => world.limit(client, u64::from(input.u16()) * 100),
+        13 => world.astray = input.u8() & 1 == 1,
         _ => world.check_counts(),
     }
 }

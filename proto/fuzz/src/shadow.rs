@@ -164,6 +164,11 @@ impl Shadow {
         }
     }
 
+    /// The operator has ended it.
+    pub fn remove(&mut self, client: usize) {
+        self.allocations.remove(&client);
+    }
+
     /// The server has stopped.
     pub fn clear(&mut self) {
         self.allocations.clear();

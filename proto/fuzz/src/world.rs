@@ -10,16 +10,18 @@ use std::sync::Arc;
 use turnpike_proto::addr::{ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, Transport};
 use turnpike_proto::auth::{Authenticator, Credentials, Key, rest_password};
 use turnpike_proto::limits::{RESERVATION_LIFETIME_SECS, SECOND_NS};
+use turnpike_proto::plane::PlainMemory;
 use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
 use turnpike_proto::quota::Quotas;
 use turnpike_proto::shared::{DefaultFamily, RelayAddress, ServerConfig, Shared};
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, method};
 use turnpike_proto::{
-    ClientPath, ClientSocket, Egress, ErrorCode, Forward, IcmpError, Input, Now, Output, PortError,
-    RelaySocket, Route, Server, TableCounts,
+    ClientPath, ClientSocket, Egress, ErrorCode, Forward, IcmpError, Input, Now, OffloadBinding, Output,
+    Plane, PortError, RelaySocket, Route, Server, TableCounts,
 };
 
 use super::expect::{ToClient, ToPeer};
+use super::kernel::Kernel;
 use super::reference::{self, Stun};
 use super::shadow::{Half, Shadow};
 
@@ -42,8 +44,10 @@ pub const PEERS: [&str; 12] = [
     "[::ffff:198.51.100.7]:4000",
     "[64:ff9b::a00:1]:80",
 ];
-/// Outputs that one input may cause: all allocations here end with three each.
-const MAX_OUTPUTS_PER_INPUT: usize = 32;
+/// Slots of allocations and of bindings in the kernel plane: fewer than are wanted.
+const SLOTS: (usize, usize) = (3, 6);
+/// Outputs that one input may cause: all allocations here end with three each, and all slots are given back.
+const MAX_OUTPUTS_PER_INPUT: usize = 32 + SLOTS.1;
 /// Largest answer without integrity, bytes (Q4).
 const MAX_UNAUTHENTICATED_ANSWER: usize = 160;
 /// Largest answer of all, bytes.
@@ -117,6 +121,10 @@ pub struct World {
     pub shared: Arc<Shared>,
     /// The machine underneath.
     pub host: Host,
+    /// What fills the kernel's maps.
+    pub kernel: Kernel,
+    /// Datagrams of clients that have an allocation come to the other worker.
+    pub astray: bool,
     /// What the clients hold.
     pub shadow: Shadow,
     relays: Vec<RelayAddress>,
@@ -169,18 +177,22 @@ impl World {
             ..ServerConfig::default()
         };
         let policy = policy(&relays, false);
-        let shared = Shared::new(
+        let memory = PlainMemory::new(SLOTS.0, SLOTS.1);
+        let shared = Shared::with_plane(
             config,
             Authenticator::new(REALM, credentials, bit(7), [7; 32]),
             policy,
             &relays,
             PORTS,
             if quotas { Quotas::new(2, 3) } else { Quotas::new(0, 0) },
+            Some(Plane::new(Arc::<PlainMemory>::clone(&memory))),
         );
         let workers = (0..2).map(|n| Server::new(Arc::clone(&shared), n, [n as u8 + 1; 32])).collect();
         let mut world = Self {
             shared,
             host: Host::default(),
+            kernel: Kernel::new(memory),
+            astray: false,
             shadow: Shadow::default(),
             relays,
             workers,
@@ -271,14 +283,23 @@ impl World {
         self.asked = bytes.to_vec();
         self.opens = false;
         let expected = self.expected_to_peer(client, bytes, message.as_ref(), tos);
-        match self.workers[worker].forward_client(self.now, &path.five_tuple, bytes, tos) {
+        let is_astray = self.astray && self.shadow.get(client).is_some();
+        let mut at = if is_astray { 1 - worker } else { worker };
+        let mut forward = self.workers[at].forward_client(self.now, &path.five_tuple, bytes, tos);
+        if let Forward::Elsewhere(owner) = forward {
+            assert!(is_astray && usize::from(owner) == worker, "only its own worker has it");
+            at = worker;
+            forward = self.workers[at].forward_client(self.now, &path.five_tuple, bytes, tos);
+        }
+        match forward {
             Forward::Route(route) => self.send_route(&route, bytes),
             Forward::Slow => {
                 let input = Input::FromClient { path, bytes, tos };
-                self.workers[worker].handle_input(self.now, input);
-                self.settle(worker);
+                self.workers[at].handle_input(self.now, input);
+                self.settle(at);
             }
-            Forward::Drop(_) | Forward::Elsewhere(_) => {}
+            Forward::Drop(_) => {}
+            Forward::Elsewhere(_) => panic!("its owner knows it"),
         }
         if self.opens {
             self.opening.insert(client, bytes.to_vec());
@@ -287,6 +308,7 @@ impl World {
             self.take_sent().into_iter().partition(|sent| matches!(sent.egress, Egress::Client { .. }));
         self.check_to_peers(worker, &to_peers, expected);
         self.check_answers(client, message.as_ref(), &to_clients);
+        self.check_kernel();
     }
 
     /// A datagram comes from a peer to one of a client's relayed addresses.
@@ -359,6 +381,65 @@ impl World {
         self.shadow.clear();
     }
 
+    /// The operator ends a client's allocation.
+    pub fn disconnect(&mut self, client: usize) {
+        self.shadow.expire(self.now.mono_ns);
+        let (five_tuple, worker) = (self.five_tuple(client), self.clients[client].worker);
+        self.input(worker, Input::Tick);
+        let (views, _) = self.workers[worker].inspect(None, usize::MAX);
+        let view = views.iter().find(|view| view.five_tuple == five_tuple);
+        assert_eq!(view.is_some(), self.shadow.get(client).is_some(), "what is held is shown");
+        let Some(view) = view else { return };
+        self.input(worker, Input::Disconnect { allocation: view.id });
+        self.shadow.remove(client);
+        self.check_kernel();
+    }
+
+    /// The operator changes a client's bandwidth limit, if there are limits at all.
+    pub fn limit(&mut self, client: usize, bits_per_sec: u64) {
+        let (five_tuple, worker) = (self.five_tuple(client), self.clients[client].worker);
+        let (views, _) = self.workers[worker].inspect(None, usize::MAX);
+        let view = views.iter().find(|view| self.limited && view.five_tuple == five_tuple);
+        if let Some(allocation) = view.map(|view| view.id) {
+            self.input(worker, Input::SetRate { allocation, bits_per_sec });
+        }
+    }
+
+    /// The kernel side answers all it owes.
+    pub fn release_kernel(&mut self) {
+        self.kernel.hold = false;
+        (0..self.workers.len()).for_each(|worker| self.settle(worker));
+        self.check_kernel();
+    }
+
+    /// The kernel side answers something that may not be due.
+    pub fn odd_kernel(&mut self, pick: usize, why_not: usize) {
+        if let Some((worker, answer)) = self.kernel.odd_answer(pick, why_not) {
+            self.input(worker, answer);
+        }
+        self.check_kernel();
+    }
+
+    fn check_kernel(&mut self) {
+        self.shadow.expire(self.now.mono_ns);
+        let ends_ns = |binding: &OffloadBinding| {
+            let client = self.clients.iter().position(|client| {
+                let five_tuple = client.path.five_tuple;
+                five_tuple.client.0 == binding.client && five_tuple.transport == Transport::Udp
+            });
+            let allocation = self.shadow.get(client.expect("a client's"))?;
+            let half = allocation.half(Family::of(&binding.peer.ip()))?;
+            let (peer, ends_ns) = allocation.channels.get(&binding.channel)?;
+            let is_it = (half.local, *peer) == (binding.relayed, binding.peer);
+            is_it.then_some(half.ends_ns.min(*ends_ns))
+        };
+        let is_open = |worker: usize, relayed: SocketAddr| {
+            let mut sockets = self.sockets.iter().filter(|((w, _), _)| *w == worker);
+            sockets.any(|(_, (address, state))| (address.0, *state) == (relayed, State::Open))
+        };
+        self.kernel.check(self.now.mono_ns, ends_ns, is_open);
+    }
+
     /// Opens and closes what was held back.
     pub fn release_held(&mut self) {
         let hold = std::mem::take(&mut self.host.hold);
@@ -376,7 +457,7 @@ impl World {
     pub fn check_counts(&mut self) {
         self.shadow.expire(self.now.mono_ns);
         (0..self.workers.len()).for_each(|worker| self.input(worker, Input::Tick));
-        if self.sockets.values().any(|(_, state)| *state != State::Open) {
+        if self.sockets.values().any(|(_, state)| *state != State::Open) || !self.kernel.is_quiet() {
             return;
         }
         for worker in 0..self.workers.len() {
@@ -391,7 +472,8 @@ impl World {
                 channels: sum(|a| a.channels.len()),
                 relay_sockets: sum(|a| a.halves.iter().flatten().count()),
                 timers: counts.timers,
-                ..TableCounts::default()
+                offloaded: self.kernel.told().iter().filter(|(w, _)| *w == worker).count(),
+                ending: 0,
             };
             assert_eq!(counts, expected, "worker {worker}");
             assert!(counts.timers >= counts.permissions + counts.channels + counts.relay_sockets);
@@ -399,11 +481,16 @@ impl World {
         }
         assert_eq!(self.shared.quotas.used() as usize, self.shadow.iter().count());
         assert_eq!(self.shared.ports_taken(), self.sockets.len() + self.shared.reservations());
+        assert_eq!(self.shared.directory_len(), self.shadow.iter().count());
+        let taken = self.shared.plane().expect("there is one").taken();
+        assert_eq!(taken.bindings, self.kernel.told().len());
+        self.check_kernel();
     }
 
     /// Everybody goes away: nothing is left of anybody (A14, Q8).
     pub fn finish(mut self) {
         self.host = Host::default();
+        self.release_kernel();
         self.release_held();
         self.check_counts();
         self.sleep(2 * 3600 * SECOND_NS, true);
@@ -416,6 +503,8 @@ impl World {
         assert!(self.sockets.is_empty());
         assert_eq!((self.shared.ports_taken(), self.shared.reservations()), (0, 0));
         assert_eq!((self.shared.quotas.used(), self.shared.quotas.users()), (0, 0));
+        assert_eq!(self.shared.directory_len(), 0);
+        assert_eq!(self.shared.plane().expect("there is one").taken(), Default::default());
     }
 
     /// A client's address, server address and worker.
@@ -466,8 +555,13 @@ impl World {
                 .filter(|((w, _), (_, state))| *w == worker && *state != State::Open && !self.host.hold);
             // In the order of the names: hash maps have none, and a find has to be repeatable.
             let next = waiting.map(|((_, relay), (address, state))| (relay.index, *relay, *address, *state));
-            let Some((_, relay, address, state)) = next.min_by_key(|(index, ..)| *index) else { return };
-            let outcome = self.host_outcome(worker, relay, address, state);
+            let outcome = match next.min_by_key(|(index, ..)| *index) {
+                Some((_, relay, address, state)) => self.host_outcome(worker, relay, address, state),
+                None => match self.kernel.answer(worker) {
+                    Some(answer) => answer,
+                    None => return,
+                },
+            };
             self.workers[worker].handle_input(self.now, outcome);
         }
     }
@@ -526,6 +620,8 @@ impl World {
                     State::Closing | State::Unopened => panic!("{relay:?} is closed twice"),
                 };
             }
+            Output::Offload(binding) => self.kernel.offload(worker, *binding),
+            Output::Withdraw(name) => self.kernel.withdraw(worker, name),
             Output::Created(view) => assert!(!view.relayed.is_empty()),
             Output::Ended(record) => assert!(!record.relayed.is_empty()),
             // The rest is for logs.

@@ -15,6 +15,7 @@ pub mod expect;
 pub mod input;
 pub mod kernel;
 pub mod operations;
+mod people;
 pub mod reference;
 pub mod request;
 pub mod shadow;

@@ -7,21 +7,22 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use turnpike_proto::addr::{ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, Transport};
-use turnpike_proto::auth::{Authenticator, Credentials, Key, rest_password};
+use turnpike_proto::addr::{Family, FiveTuple, PeerAddr, RelayedAddr, Transport};
+use turnpike_proto::auth::{Authenticator, Credentials, Key};
 use turnpike_proto::limits::{RESERVATION_LIFETIME_SECS, SECOND_NS};
 use turnpike_proto::plane::PlainMemory;
 use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
 use turnpike_proto::quota::Quotas;
 use turnpike_proto::shared::{DefaultFamily, RelayAddress, ServerConfig, Shared};
-use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, method};
+use turnpike_proto::wire::{Class, MessageBuilder, TransactionId, attr, method};
 use turnpike_proto::{
-    ClientPath, ClientSocket, Egress, ErrorCode, Forward, IcmpError, Input, Now, OffloadBinding, Output,
-    Plane, PortError, RelaySocket, Route, Server, TableCounts,
+    Egress, Forward, IcmpError, Input, Now, OffloadBinding, Output, Plane, PortError, RelaySocket, Route,
+    Server, TableCounts,
 };
 
 use super::expect::{ToClient, ToPeer};
 use super::kernel::Kernel;
+use super::people::{Client, STATIC_USERS, User, clients, is_signed, users};
 use super::reference::{self, Stun};
 use super::shadow::{Half, Shadow};
 
@@ -65,24 +66,6 @@ pub enum Style {
     Wrong,
     /// Another user, who is known, too.
     Other,
-}
-
-/// Somebody who is known.
-pub struct User {
-    name: String,
-    md5: Key,
-    sha256: Key,
-}
-
-/// A client, bound to one worker as the kernel's hash would do.
-pub struct Client {
-    path: ClientPath,
-    worker: usize,
-    user: usize,
-    nonce: Vec<u8>,
-    transactions: u8,
-    /// Its last datagram, for repeating it.
-    last: Vec<u8>,
 }
 
 /// What the machine underneath does when ports are opened and closed.
@@ -793,44 +776,6 @@ impl World {
     }
 }
 
-const STATIC_USERS: [(&str, &str); 2] = [("alice", "wonder"), ("bob", "builder")];
-/// A REST name that expires an hour after the start.
-const REST_USER: &str = "1700003600:carol";
-
-fn users() -> Vec<User> {
-    let rest = rest_password("north", REST_USER);
-    let all = STATIC_USERS.into_iter().chain([(REST_USER, rest.as_str())]);
-    all.map(|(name, password)| User {
-        name: name.to_owned(),
-        md5: Key::md5(name, REALM, password).expect("good credentials"),
-        sha256: Key::sha256(name, REALM, password).expect("good credentials"),
-    })
-    .collect()
-}
-
-/// Two workers' worth of clients: same user on both, same address on UDP and TCP (A13), both families.
-fn clients(rest: bool) -> Vec<Client> {
-    let udp = Transport::Udp;
-    [
-        ("203.0.113.5:1000", udp, 0, 0),
-        ("203.0.113.5:1001", udp, 1, 0),
-        ("[2001:db8:5::1]:1000", udp, 0, 1),
-        ("203.0.113.6:1000", udp, 1, if rest { 2 } else { 1 }),
-        ("203.0.113.5:1000", Transport::Tcp, 1, 0),
-    ]
-    .into_iter()
-    .enumerate()
-    .map(|(number, (address, transport, worker, user))| {
-        let client: SocketAddr = address.parse().expect("an address");
-        let server = if client.is_ipv4() { "192.0.2.1:3478" } else { "[2001:db8::1]:3478" };
-        let server = server.parse().expect("an address");
-        let five_tuple = FiveTuple { client: ClientAddr(client), server, transport };
-        let path = ClientPath { five_tuple, socket: ClientSocket(number as u32) };
-        Client { path, worker, user, nonce: Vec::new(), transactions: 0, last: Vec::new() }
-    })
-    .collect()
-}
-
 fn policy(relays: &[RelayAddress], strict: bool) -> PeerPolicy {
     let net = |text: &str| text.parse().expect("a network");
     let deny = [net("198.51.100.8/32"), net("2001:db8:ffff::8/128")];
@@ -844,19 +789,4 @@ fn policy(relays: &[RelayAddress], strict: bool) -> PeerPolicy {
         listeners: listeners.to_vec(),
     };
     PeerPolicy::new(&[], if strict { &deny } else { &[] }, false, own)
-}
-
-/// Whether an answer is, bit by bit, what the user's key makes of it.
-fn is_signed(bytes: &[u8], user: &User) -> bool {
-    let Ok(answer) = Message::parse(bytes) else { return false };
-    [&user.md5, &user.sha256].into_iter().any(|key| {
-        let code = answer.attribute(attr::ERROR_CODE).map(|v| u16::from(v[2]) * 100 + u16::from(v[3]));
-        let code = code.and_then(|code| ErrorCode::ALL.iter().find(|known| known.code() == code));
-        let start = match code {
-            Some(code) => MessageBuilder::error(&answer, *code),
-            None => MessageBuilder::success(&answer),
-        };
-        let rest = answer.attributes().filter(|(kind, _)| *kind != attr::ERROR_CODE);
-        rest.fold(start, |builder, (kind, value)| builder.attribute(kind, value)).finish_signed(key) == bytes
-    })
 }

@@ -1,7 +1,7 @@
 # Thin names for `cargo xtask`, which is the one way to run things here.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test ebpf bench
+.PHONY: help run test ebpf kernels bench
 
 help: ## What there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ test: ## Install what the tests need, then run every check and test there is
 
 ebpf: ## Rebuild the committed eBPF objects after a change of their sources (tools: ebpf/README.md)
 	cargo xtask ebpf
+
+kernels: ## Test the eBPF objects in other kernels and on virtio_net, in QEMU (downloads the kernels once)
+	cargo xtask kernels
 
 bench: ## Compare with coturn in network namespaces (root, under 10 minutes); writes docs/benchmarks.md
 	cargo build --release --locked --package turnpike --package turnpike-bench

@@ -12,6 +12,7 @@ mod deny;
 mod docs;
 mod ebpf;
 mod fuzz;
+mod kernels;
 mod openapi;
 mod setup;
 mod step;
@@ -62,6 +63,9 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// The eBPF objects in Debian's kernels, in virtual machines: load, every frame test, real packets on
+    /// virtio_net. Takes minutes; downloads the kernels once.
+    Kernels,
     /// Runs a fuzz target of the core.
     Fuzz {
         /// Which one.
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Chore::Coverage => coverage::run(&root),
         Chore::Ebpf { check: true } => ebpf::check(&root),
         Chore::Ebpf { check: false } => ebpf::build(&root),
+        Chore::Kernels => kernels::run(&root),
         Chore::Fuzz { target, minutes } => fuzz::run(&root, target, minutes),
     };
     match done {

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::process::Command;
 
 /// A program that tests start, and the Debian package that has it.
-struct Need {
-    program: &'static str,
-    package: &'static str,
+pub struct Need {
+    /// The program.
+    pub program: &'static str,
+    /// The package.
+    pub package: &'static str,
 }
 
 const NEEDS: &[Need] = &[
@@ -21,12 +23,20 @@ const NEEDS: &[Need] = &[
     Need { program: "turnserver", package: "coturn" },
 ];
 
-/// Installs what is missing; does nothing, and needs no rights, if nothing is.
+/// Installs what the tests of the CI need.
 ///
 /// # Errors
 /// When packages are missing and can't be installed: the message names them.
 pub fn run() -> Result<(), String> {
-    let missing = missing_packages(NEEDS, is_installed);
+    install(NEEDS)
+}
+
+/// Installs what is missing; does nothing, and needs no rights, if nothing is.
+///
+/// # Errors
+/// When packages are missing and can't be installed: the message names them.
+pub fn install(needs: &[Need]) -> Result<(), String> {
+    let missing = missing_packages(needs, is_installed);
     if missing.is_empty() {
         println!("setup: everything that the tests need is installed");
         return Ok(());
@@ -39,7 +49,7 @@ pub fn run() -> Result<(), String> {
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(&missing);
     apt_get(&arguments)?;
-    match missing_packages(NEEDS, is_installed) {
+    match missing_packages(needs, is_installed) {
         still if still.is_empty() => Ok(()),
         still => Err(format!("{} installed, yet a program of it is not on the path", still.join(", "))),
     }

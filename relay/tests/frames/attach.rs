@@ -12,7 +12,7 @@ use crate::kernel::Kernel;
 const INSIDE: &str = "TURNPIKE_INSIDE_NAMESPACE";
 
 /// Runs a test of this binary again in a namespace with a `/sys` of its own; `true` inside of it.
-fn inside_namespace(test: &str) -> bool {
+pub fn inside_namespace(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
@@ -35,7 +35,7 @@ fn inside_namespace(test: &str) -> bool {
     false
 }
 
-fn ip(arguments: &str) -> String {
+pub fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip can be started");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()

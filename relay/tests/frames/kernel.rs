@@ -85,7 +85,8 @@ impl Kernel {
         }
     }
 
-    fn traffic(&self, allocations: usize) -> Vec<[[u64; 3]; 2]> {
+    /// Packets, bytes and drops of so many allocations.
+    pub fn traffic(&self, allocations: usize) -> Vec<[[u64; 3]; 2]> {
         let traffic = |direction: &Direction<AtomicU64>| {
             [&direction.packets, &direction.bytes, &direction.rate_drops].map(|word| word.load(Relaxed))
         };

@@ -7,6 +7,7 @@ mod attach;
 mod bench;
 mod kernel;
 mod pinning;
+mod wire;
 
 use kernel::Kernel;
 use turnpike_abi::{NextHop, Verdict};

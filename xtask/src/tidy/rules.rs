@@ -9,6 +9,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "relay/src/sockets.rs",
     "relay/src/buffers.rs",
     "relay/src/config/interfaces.rs",
+    "relay/tests/frames/wire.rs",
     "relay/tests/worker.rs",
     "relay/src/offload/mapped.rs",
     "ebpf/program/src/kernel/",

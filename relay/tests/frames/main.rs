@@ -3,9 +3,17 @@
 //! The same tables run over the host build in `ebpf/program/tests`. They need CAP_BPF and CAP_NET_ADMIN,
 //! so they are ignored by a plain `cargo test`; `cargo xtask frames` runs them.
 
+mod agreement;
 mod attach;
 mod bench;
+/// The program's host build over ordinary memory, as its own tests have it.
+#[path = "../../../ebpf/program/tests/plane/mod.rs"]
+mod host;
 mod kernel;
+/// The core's own test bench: clients, virtual time, a driver's double.
+#[allow(dead_code)]
+#[path = "../../../proto/tests/conformance/lab.rs"]
+mod lab;
 mod pinning;
 mod wire;
 

@@ -23,9 +23,7 @@ impl Plane for Host {
 /// Runs the path on a frame with this much room in front of it, bytes.
 pub fn run(world: &World, frame: &[u8], headroom: usize) -> Outcome {
     let maps = HostMaps::new(world);
-    let mut memory = vec![0xa5; headroom];
-    memory.extend(frame);
-    let mut frame = HostFrame { memory, start: headroom };
+    let mut frame = HostFrame::new(frame, headroom);
     let action = handle(&mut frame, &maps);
     let traffic = |direction: &Direction<AtomicU64>| {
         [&direction.packets, &direction.bytes, &direction.rate_drops].map(|word| word.load(Relaxed))
@@ -33,7 +31,7 @@ pub fn run(world: &World, frame: &[u8], headroom: usize) -> Outcome {
     Outcome {
         passed: action == Action::Pass,
         redirected: matches!(action, Action::Redirect(1)),
-        frame: frame.memory[frame.start..].to_vec(),
+        frame: frame.bytes().to_vec(),
         verdicts: maps.verdicts.into_inner(),
         traffic: maps.allocations.iter().map(|a| [traffic(&a.to_peer), traffic(&a.to_client)]).collect(),
     }
@@ -119,12 +117,24 @@ impl Maps for HostMaps {
 }
 
 /// Reading outside the frame panics: a missing comparison shows here as it would in the verifier.
-struct HostFrame {
+pub struct HostFrame {
     memory: Vec<u8>,
     start: usize,
 }
 
 impl HostFrame {
+    /// With this much room in front of it, bytes.
+    pub fn new(frame: &[u8], headroom: usize) -> HostFrame {
+        let mut memory = vec![0xa5; headroom];
+        memory.extend(frame);
+        HostFrame { memory, start: headroom }
+    }
+
+    /// What it is now.
+    pub fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..]
+    }
+
     fn get<const N: usize>(&self, at: usize) -> [u8; N] {
         self.memory[self.start + at..][..N].try_into().expect("it has this length")
     }

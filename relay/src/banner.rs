@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::backend::Choice;
 use crate::config::resolve::RelayAddress;
-use crate::config::{Config, Offload, PortRange};
+use crate::config::{Config, PortRange};
 use crate::credentials;
 
 /// How long the credential that a trial makes from a configured secret is valid, seconds.
@@ -36,34 +36,30 @@ pub struct Ready {
 }
 
 /// Where ChannelData is forwarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataPath {
-    /// `userspace` in this version.
+    /// `kernel`, or `userspace`.
     pub name: &'static str,
     /// Why, in words.
-    pub why: &'static str,
+    pub why: String,
 }
 
-/// The data path that a setting leads to.
-pub fn data_path(offload: Offload) -> DataPath {
-    let why = match offload {
-        Offload::Auto => "this version does not use its XDP program yet",
-        Offload::Off => "offload is off",
-    };
-    DataPath { name: "userspace", why }
+impl fmt::Display for DataPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.why)
+    }
 }
 
 impl Ready {
     /// What a configuration leads to with these addresses.
-    pub fn new(config: &Config, listen: Vec<SocketAddr>, relay: Vec<RelayAddress>, io: Choice) -> Self {
-        Ready {
-            listen,
-            relay,
-            port_range: config.port_range,
-            workers: config.workers.get(),
-            io,
-            data_path: data_path(config.offload),
-        }
+    pub fn new(
+        config: &Config,
+        listen: Vec<SocketAddr>,
+        relay: Vec<RelayAddress>,
+        io: Choice,
+        data_path: DataPath,
+    ) -> Self {
+        Ready { listen, relay, port_range: config.port_range, workers: config.workers.get(), io, data_path }
     }
 }
 
@@ -73,14 +69,13 @@ impl fmt::Display for Ready {
         let listen: Vec<_> = self.listen.iter().map(SocketAddr::to_string).collect();
         write!(
             f,
-            "turnpike ready: listen={} relay={} ports={} workers={} io={} data-path={} ({})",
+            "turnpike ready: listen={} relay={} ports={} workers={} io={} data-path={}",
             listen.join(","),
             relay.join(","),
             self.port_range,
             self.workers,
             self.io,
-            self.data_path.name,
-            self.data_path.why,
+            self.data_path,
         )
     }
 }
@@ -134,7 +129,7 @@ fn quickstart_text(ready: &Ready, config: &Config, now_unix_secs: u64) -> Zeroiz
         urls = urls.join("\n             "),
         shown = password.as_str(),
         path = ready.data_path.name,
-        why = ready.data_path.why,
+        why = ready.data_path.why.as_str(),
         js_urls = serde_json::json!(urls),
         js_user = serde_json::json!(user),
         js_password = serde_json::json!(password.as_str()),
@@ -228,7 +223,8 @@ mod tests {
             .collect();
         let config = Config { workers: 2.try_into().unwrap(), ..Config::default() };
         let io = Choice { backend: Backend::Epoll, why: "as configured".to_owned() };
-        Ready::new(&config, listen, relay, io)
+        let path = DataPath { name: "userspace", why: "offload is off".to_owned() };
+        Ready::new(&config, listen, relay, io, path)
     }
 
     fn trial() -> Config {
@@ -246,9 +242,8 @@ mod tests {
             ready.to_string(),
             "turnpike ready: listen=0.0.0.0:3478,[::]:3478 relay=203.0.113.9=10.0.0.5,2001:db8::5 \
              ports=49152-65535 workers=2 io=epoll (as configured) \
-             data-path=userspace (this version does not use its XDP program yet)"
+             data-path=userspace (offload is off)"
         );
-        assert_eq!(data_path(Offload::Off).why, "offload is off");
     }
 
     #[test]
@@ -265,7 +260,7 @@ mod tests {
             "urls: [\"turn:192.168.1.5:3478?transport=udp\"],".to_owned(),
             "username: \"quickstart\",".to_owned(),
             format!("credential: \"{password}\","),
-            "data path  userspace: this version does not use its XDP program yet\n".to_owned(),
+            "data path  userspace: offload is off\n".to_owned(),
         ] {
             assert!(text.contains(&expected), "{expected:?} is missing in {}", text.as_str());
         }

@@ -3,12 +3,9 @@
 use std::fs;
 
 use crate::backend;
-use crate::banner::data_path;
 use crate::config::resolve::{Host, resolve};
-use crate::config::{Config, IoBackend, Offload};
-
-/// Bits of the effective capabilities (`linux/capability.h`).
-const CAPABILITIES: &[(u32, &str)] = &[(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
+use crate::config::{Config, IoBackend};
+use crate::offload::{self, survey};
 
 /// What the kernel says about itself; `None` where it says nothing.
 struct Facts {
@@ -19,8 +16,8 @@ struct Facts {
     io_uring: Result<(), String>,
     /// Whether `/proc/sys/net/core/bpf_jit_enable` is there: BPF programs are compiled.
     bpf_jit: bool,
-    /// The effective capabilities of this process.
-    capabilities: Option<u64>,
+    /// What the kernel data path needs of the host.
+    host: offload::probe::Host,
 }
 
 impl Facts {
@@ -31,33 +28,31 @@ impl Facts {
             io_uring_disabled: line("/proc/sys/kernel/io_uring_disabled"),
             io_uring: backend::io_uring(),
             bpf_jit: fs::exists("/proc/sys/net/core/bpf_jit_enable").unwrap_or(false),
-            capabilities: line("/proc/self/status").and_then(|status| effective(&status)),
+            host: offload::probe::Host::detect(),
         }
     }
 }
 
 /// The report on this machine.
 pub fn report() -> String {
+    let host = Host::detect();
     let mut report = describe(&Facts::gather());
-    report.push_str(&addresses(&Host::detect()));
+    report.push_str(&addresses(&host));
+    report.push_str(&survey::report(&Config::default(), &host));
     report
 }
 
 fn describe(facts: &Facts) -> String {
-    let path = data_path(Offload::Auto);
     format!(
         "kernel     Linux {}\n\
          epoll      yes\n\
          io_uring   {}\n\
          default    {}\n\
-         XDP        {}; not used: this version does not use its XDP program yet\n\
-         data path  {}: {}\n",
+         XDP        {}\n",
         facts.release.as_deref().unwrap_or("of unknown release"),
         io_uring(facts),
         default_backend(facts),
         xdp(facts),
-        path.name,
-        path.why,
     )
 }
 
@@ -81,22 +76,12 @@ fn default_backend(facts: &Facts) -> String {
 fn xdp(facts: &Facts) -> String {
     let kernel =
         if facts.bpf_jit { "the kernel compiles BPF programs" } else { "the kernel shows no BPF compiler" };
-    let Some(held) = facts.capabilities else {
-        return format!("{kernel}; the privileges of this process are unknown");
-    };
-    let missing: Vec<_> =
-        CAPABILITIES.iter().filter(|(bit, _)| held >> bit & 1 == 0).map(|(_, name)| *name).collect();
+    let missing = &facts.host.missing_capabilities;
     if missing.is_empty() {
         format!("{kernel}, this process may load them")
     } else {
         format!("{kernel}, this process may not load them (it lacks {})", missing.join(" and "))
     }
-}
-
-/// `CapEff` in `/proc/self/status`.
-fn effective(status: &str) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(value.trim(), 16).ok()
 }
 
 /// What the defaults of `listen` and `relay-address` mean here.
@@ -117,19 +102,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capabilities_are_read_from_the_status() {
-        assert_eq!(effective("Name:\tx\nCapInh:\t00\nCapEff:\t0000008000001000\n"), Some(1 << 39 | 1 << 12));
-        assert_eq!(effective("Name:\tx\n"), None);
-    }
-
-    #[test]
     fn missing_privileges_and_switches_are_named() {
         let facts = Facts {
             release: Some("6.12.1".to_owned()),
             io_uring_disabled: Some("2".to_owned()),
             io_uring: Err("not permitted".to_owned()),
             bpf_jit: true,
-            capabilities: Some(1 << 12),
+            host: offload::probe::Host { kernel: (6, 12), missing_capabilities: vec!["CAP_BPF"] },
         };
         let report = describe(&facts);
         assert!(report.contains("Linux 6.12.1\n"), "{report}");
@@ -137,13 +116,13 @@ mod tests {
         assert!(report.contains(expected), "{report}");
         assert!(report.contains("default    epoll (no io_uring: not permitted)\n"), "{report}");
         assert!(report.contains("may not load them (it lacks CAP_BPF)"), "{report}");
-        assert!(!xdp(&Facts { capabilities: Some(u64::MAX), ..facts }).contains("lacks"));
+        assert!(!xdp(&Facts { host: offload::probe::Host::default(), ..facts }).contains("lacks"));
     }
 
     #[test]
     fn this_machine_can_be_described() {
         let report = report();
-        assert!(report.contains("data path  userspace: "), "{report}");
+        assert!(report.contains("\ndata path  "), "{report}");
         assert!(report.contains("\nrelay      "), "{report}");
     }
 }

@@ -28,7 +28,7 @@ use crate::driver::Driver;
 use crate::driver::epoll::EpollDriver;
 use crate::driver::uring::UringDriver;
 use crate::handover::Handover;
-use crate::offload::pinning;
+use crate::offload::{KernelPath, pinning};
 use crate::shard::Shard;
 use crate::signals::{self, Signal};
 use crate::sockets::{ListenerSocket, SocketOptions, bind_listeners};
@@ -83,7 +83,7 @@ pub fn run(config: Config, loader: &Loader) -> Result<(), StartError> {
     }
     let mut relay = Relay::start(config, addresses)?;
     let (listen, relayed) = (relay.listeners.clone(), relay.addresses.relay.clone());
-    let ready = Ready::new(&relay.config, listen, relayed, relay.io.clone());
+    let ready = Ready::new(&relay.config, listen, relayed, relay.io.clone(), relay.kernel.data_path());
     banner::announce(&ready, &relay.config).map_err(StartError::system("stdout"))?;
     info!("{ready}");
     notify(&[NotifyState::Ready]);
@@ -115,6 +115,7 @@ struct Relay {
     addresses: Addresses,
     listeners: Vec<SocketAddr>,
     io: Choice,
+    kernel: KernelPath,
     shared: Arc<Shared>,
     workers: Vec<Worker>,
 }
@@ -136,14 +137,17 @@ impl Relay {
             .map(|own| own.iter().map(ListenerSocket::local_addr).collect())
             .unwrap_or_default();
         let seed = || setup::seed().map_err(StartError::system("random numbers"));
-        let shared = setup::shared(&config, &addresses, &listeners, seed()?)?;
+        let kernel = KernelPath::start(&config, &addresses, &listeners)
+            .map_err(io::Error::other)
+            .map_err(StartError::system("offload = \"require\""))?;
+        let shared = setup::shared(&config, &addresses, &listeners, seed()?, kernel.plane())?;
         let mut workers = Vec::with_capacity(sockets.len());
         let handovers = Handover::between(sockets.len());
         for (number, (own, handover)) in sockets.into_iter().zip(handovers).enumerate() {
             let server = Server::new(Arc::clone(&shared), number as u16, seed()?);
-            workers.push(Worker::open(io.backend, number, own, options, server, handover)?);
+            workers.push(Worker::open(io.backend, number, own, options, server, handover, &kernel)?);
         }
-        Ok(Self { config, addresses, listeners, io, shared, workers })
+        Ok(Self { config, addresses, listeners, io, kernel, shared, workers })
     }
 
     /// Until a signal says stop and, if so configured, the last allocation has gone.
@@ -246,12 +250,16 @@ impl Relay {
             created += counts.allocations_created;
             ended += counts.allocations_ended;
         }
+        let path = self.kernel.data_path();
+        let forwarded_in_kernel = self.kernel.stop();
         let datagrams: Vec<String> =
             verdicts.nonzero().map(|(verdict, times)| format!("{}={times}", verdict.name())).collect();
         info!(
             allocations_created = created,
             allocations_ended = ended,
             datagrams = datagrams.join(" "),
+            data_path = path.to_string(),
+            forwarded_in_kernel,
             "stopped"
         );
     }
@@ -295,15 +303,16 @@ impl Worker {
         options: SocketOptions,
         server: Server,
         handover: Handover,
+        kernel: &KernelPath,
     ) -> Result<Self, StartError> {
         match backend {
             Backend::IoUring => {
                 let driver = UringDriver::new(listeners, options).map_err(StartError::system("io_uring"))?;
-                Self::start(number, driver, server, handover)
+                Self::start(number, driver, server, handover, kernel)
             }
             Backend::Epoll => {
                 let driver = EpollDriver::new(listeners, options).map_err(StartError::system("epoll"))?;
-                Self::start(number, driver, server, handover)
+                Self::start(number, driver, server, handover, kernel)
             }
         }
     }
@@ -313,9 +322,14 @@ impl Worker {
         driver: impl Driver + Send + 'static,
         server: Server,
         handover: Handover,
+        kernel: &KernelPath,
     ) -> Result<Self, StartError> {
         let (handle, commands, status) = WorkerHandle::new(driver.waker());
+        let outbox = kernel.outbox(number as u16, driver.waker());
         let mut shard = Shard::new(driver, server, commands, status).with_handover(handover);
+        if let Some(outbox) = outbox {
+            shard.set_offload(outbox);
+        }
         let thread = thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || shard.run(clock::now))

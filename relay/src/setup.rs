@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rand::TryRngCore;
 use rand::rngs::OsRng;
+use turnpike_proto::Plane;
 use turnpike_proto::auth::{Authenticator, BadCredential, Credentials};
 use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
 use turnpike_proto::quota::Quotas;
@@ -23,7 +24,8 @@ pub fn seed() -> std::io::Result<[u8; 32]> {
     Ok(seed)
 }
 
-/// The state that workers share. `listeners` are the addresses that sockets are bound to.
+/// The state that workers share. `listeners` are the addresses that sockets are bound to, `plane` the slots
+/// of the kernel data path, if there is one.
 ///
 /// # Errors
 /// If a user's name or password can't be used.
@@ -32,6 +34,7 @@ pub fn shared(
     addresses: &Addresses,
     listeners: &[SocketAddr],
     seed: [u8; 32],
+    plane: Option<Arc<Plane>>,
 ) -> Result<Arc<Shared>, BadCredential> {
     let auth = Authenticator::new(&config.realm, credentials(config)?, config.strict_credential_expiry, seed);
     let relays: Vec<RelayAddress> = addresses
@@ -43,13 +46,14 @@ pub fn shared(
         })
         .collect();
     let (per_user, total) = quota_limits(config);
-    Ok(Shared::new(
+    Ok(Shared::with_plane(
         server_config(config),
         auth,
         peer_policy(config, addresses, listeners),
         &relays,
         config.port_range.first..=config.port_range.last,
         Quotas::new(per_user, total),
+        plane,
     ))
 }
 

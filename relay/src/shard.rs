@@ -24,6 +24,7 @@ use crate::control::{Command, Reporter, Status};
 use crate::driver::{Datagram, Driver, DriverCounters, Event, Ingress};
 use crate::handover::{Handed, Handover};
 use crate::notices::Notices;
+use crate::offload::{Answer, Outbox};
 
 /// A worker's state; see the module's drawing.
 pub struct Shard<D> {
@@ -35,6 +36,8 @@ pub struct Shard<D> {
     notices: Notices,
     counted: DriverCounters,
     handover: Option<Handover>,
+    /// Where bindings for the kernel go, if there is a kernel data path.
+    offload: Option<Outbox>,
     stopping: bool,
 }
 
@@ -51,6 +54,7 @@ impl<D: Driver> Shard<D> {
             notices,
             counted: DriverCounters::default(),
             handover: None,
+            offload: None,
             stopping: false,
         }
     }
@@ -61,6 +65,11 @@ impl<D: Driver> Shard<D> {
         handover.set_waker(self.driver.waker());
         self.handover = Some(handover);
         self
+    }
+
+    /// Bindings go to the kernel data path from now on.
+    pub fn set_offload(&mut self, outbox: Outbox) {
+        self.offload = Some(outbox);
     }
 
     /// Turns until a [`Command::Stop`] was carried out and every relay socket is closed.
@@ -87,6 +96,7 @@ impl<D: Driver> Shard<D> {
             match self.driver.event(index) {
                 Event::Datagram(datagram) => self.handle_datagram(now, &datagram),
                 Event::Icmp { relay, peer, icmp_type, icmp_code, data } => {
+                    self.notice_smaller_mtu(peer, icmp_type, icmp_code);
                     let error = IcmpError { relay, peer: PeerAddr(peer), icmp_type, icmp_code, data };
                     self.handle(now, Input::PeerIcmp(error));
                 }
@@ -96,6 +106,7 @@ impl<D: Driver> Shard<D> {
                 Event::Woken => {
                     self.handle_commands(now);
                     self.handle_handed(now);
+                    self.handle_offload_answers(now);
                 }
             }
         }
@@ -106,6 +117,7 @@ impl<D: Driver> Shard<D> {
         if let Some(handover) = &mut self.handover {
             handover.wake();
         }
+        self.flush_offload(now);
         self.count_driver_drops();
         self.reporter.publish(now, &self.server, &self.status, events > 0 || is_due);
     }
@@ -242,13 +254,17 @@ impl<D: Driver> Shard<D> {
                 }
                 Output::OpenPort { relay, address } => self.driver.open_port(relay, address),
                 Output::ClosePort(relay) => self.driver.close_port(relay),
-                // Nothing fills the kernel's maps: there is nothing to be done, and nothing to be undone.
-                Output::Offload(binding) => {
-                    self.server.handle_input(now, Input::OffloadFailed(binding.binding, WhyNot::Off));
-                }
-                Output::Withdraw(binding) => {
-                    self.server.handle_input(now, Input::OffloadWithdrawn(binding));
-                }
+                Output::Offload(binding) => match &mut self.offload {
+                    Some(outbox) => outbox.offload(binding),
+                    None => {
+                        let failed = Input::OffloadFailed(binding.binding, WhyNot::Off);
+                        self.server.handle_input(now, failed);
+                    }
+                },
+                Output::Withdraw(binding) => match &mut self.offload {
+                    Some(outbox) => outbox.withdraw(binding),
+                    None => self.server.handle_input(now, Input::OffloadWithdrawn(binding)),
+                },
                 Output::Created(_) => {}
                 Output::Ended(record) => {
                     self.reporter.count_end(record.reason);
@@ -259,6 +275,39 @@ impl<D: Driver> Shard<D> {
                 }
                 Output::OldChannelNumber { channel } => self.notices.old_channel_number(channel),
             }
+        }
+    }
+
+    /// Hands over what this turn wants of the kernel data path, in one batch.
+    fn flush_offload(&mut self, now: Now) {
+        let answers = self.offload.as_mut().map(Outbox::flush).unwrap_or_default();
+        self.handle_answers(now, answers);
+    }
+
+    fn handle_offload_answers(&mut self, now: Now) {
+        let answers = self.offload.as_mut().map(Outbox::take_answers).unwrap_or_default();
+        self.handle_answers(now, answers);
+    }
+
+    fn handle_answers(&mut self, now: Now, answers: Vec<Answer>) {
+        for answer in answers {
+            let input = match answer {
+                Answer::Done(name) => Input::OffloadDone(name),
+                Answer::Failed(name, why) => Input::OffloadFailed(name, why),
+                Answer::Withdrawn(name) => Input::OffloadWithdrawn(name),
+            };
+            self.handle(now, input);
+        }
+    }
+
+    /// The kernel has learned that the way to a peer takes less than was thought (RFC 1191, RFC 8201).
+    fn notice_smaller_mtu(&self, peer: SocketAddr, icmp_type: u8, icmp_code: u8) {
+        let is_too_big = match peer.is_ipv4() {
+            true => (icmp_type, icmp_code) == (3, 4),
+            false => icmp_type == 2,
+        };
+        if is_too_big && let Some(outbox) = &self.offload {
+            outbox.recheck(peer.ip());
         }
     }
 

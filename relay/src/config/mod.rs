@@ -37,7 +37,7 @@ pub use report::{Place, Problem, Problems};
 pub use show::Shown;
 pub use types::{
     AdminScope, AdminToken, DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload,
-    PortRange, Secret, User,
+    OffloadMode, PortRange, Secret, User,
 };
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use super::quickstart::Quickstart;
 use super::report::Report;
 use super::show::{Shown, ToShown};
 use super::types::{
-    AdminToken, DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload, PortRange,
-    Secret, User,
+    AdminToken, DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload, OffloadMode,
+    PortRange, Secret, User,
 };
 
 /// What kind of value an option takes.
@@ -205,10 +205,23 @@ options! {
     "coalesce" Number("US") coalesce: Duration = Duration::from_micros(50),
     shown "`50`", parse::coalesce;
 
-    /// Whether the kernel may forward ChannelData by itself (XDP): `auto` or `off`. `require` is
-    /// refused: this version does not use its XDP program yet, so `auto` forwards in userspace and says so.
+    /// Whether the kernel may forward ChannelData by itself (XDP): `auto` where that is possible, and in
+    /// userspace elsewhere; `off` never; `require` refuses to start unless every interface asked for takes
+    /// the program. It needs CAP_BPF and CAP_NET_ADMIN. `turnpike probe` and the ready line say what came
+    /// of it, and why; docs/offload.md says more.
     "offload" Text("auto|off|require") offload: Offload = Offload::Auto,
     shown "`auto`", parse::offload;
+
+    /// Interface on which the kernel may forward. Loopback, ports of bridges and bonds, and interfaces with
+    /// VLANs on top never do. Software interfaces such as `veth` only do if they are named here: their far
+    /// end must not leave checksums to hardware (`ethtool -K DEV tx off` there).
+    "offload-interface" List("IF") offload_interface: Vec<String> = Vec::new(),
+    shown "the hardware interfaces that have the relay's addresses", parse::interface;
+
+    /// How the kernel's program gets its frames: `native`, from the driver, or `generic`, from the network
+    /// stack, which is slow and for tests only.
+    "offload-mode" Text("native|generic") offload_mode: OffloadMode = OffloadMode::Native,
+    shown "`native`", parse::offload_mode;
 
     /// Limit for each allocation and direction, bits per second of payload, with `k`, `M` or `G` for powers
     /// of 1000; 0 means none. Datagrams above it are dropped and counted.

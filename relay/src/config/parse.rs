@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::types::{
     AdminScope, AdminToken, DefaultFamily, ExternalAddress, IoBackend, LogFormat, LogLevel, Offload,
-    PortRange, Secret, User,
+    OffloadMode, PortRange, Secret, User,
 };
 
 /// Most worker threads: far above any machine's cores, so only typing errors reach it.
@@ -225,10 +225,22 @@ pub(super) fn io(text: &str) -> Parsed<IoBackend> {
 }
 
 pub(super) fn offload(text: &str) -> Parsed<Offload> {
-    if text == "require" {
-        return Err("this version does not use its XDP program yet: write auto or off".to_owned());
-    }
     word(text, Offload::WORDS)
+}
+
+pub(super) fn offload_mode(text: &str) -> Parsed<OffloadMode> {
+    word(text, OffloadMode::WORDS)
+}
+
+/// A network interface's name (`dev_valid_name` in the kernel).
+pub(super) fn interface(text: &str) -> Parsed<String> {
+    let is_plain = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
+    match text {
+        "." | ".." | "" => Err("is no interface's name".to_owned()),
+        name if name.len() > 15 => Err("is longer than an interface's name can be".to_owned()),
+        name if !name.chars().all(is_plain) => Err("has characters that no interface's name has".to_owned()),
+        name => Ok(name.to_owned()),
+    }
 }
 
 pub(super) fn log_level(text: &str) -> Parsed<LogLevel> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::types::{
-    DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload, PortRange,
+    DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload, OffloadMode, PortRange,
 };
 
 /// What may be shown of an option's value.
@@ -48,6 +48,7 @@ as_text! {
     DefaultFamily => |value| value.name();
     IoBackend => |value| value.name();
     Offload => |value| value.name();
+    OffloadMode => |value| value.name();
     LogLevel => |value| value.name();
     LogFormat => |value| value.name();
 }

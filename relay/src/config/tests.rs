@@ -133,6 +133,9 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
     ("io", r#""io-uring""#, "io-uring", "io: IoUring"),
     ("coalesce", "200", "200", "coalesce: 200µs"),
     ("offload", r#""off""#, "off", "offload: Off"),
+    ("offload", r#""require""#, "require", "offload: Require"),
+    ("offload-interface", r#"["eth0", "eth1.5"]"#, "eth0,eth1.5", r#"offload_interface: ["eth0", "eth1.5"]"#),
+    ("offload-mode", r#""generic""#, "generic", "offload_mode: Generic"),
     ("max-bitrate", r#""2M""#, "2M", "max_bitrate: Some(2000000)"),
     ("max-bitrate", "64_000", "64k", "max_bitrate: Some(64000)"),
     ("max-bitrate", r#""1G""#, "1000M", "max_bitrate: Some(1000000000)"),
@@ -270,10 +273,7 @@ const REFUSED: &[(&str, &str)] = &[
     (r#"workers = 1.5"#, "11: workers: has a value of type float: write a whole number"),
     (r#"io = "uring""#, r#"6: io: "uring": is none of auto, io-uring, epoll"#),
     (r#"coalesce = 1001"#, r#"12: coalesce: "1001": is outside 0-1000 microseconds"#),
-    (
-        r#"offload = "require""#,
-        r#"11: offload: "require": this version does not use its XDP program yet: write auto or off"#,
-    ),
+    (r#"offload = "yes""#, r#"11: offload: "yes": is none of auto, off, require"#),
     (
         r#"max-bitrate = "2Mbit""#,
         r#"15: max-bitrate: "2Mbit": is not a rate in bits per second, such as 500k, 2M, 1G or 0 for none"#,

@@ -150,6 +150,18 @@ words! {
         Auto = "auto",
         /// Never.
         Off = "off",
+        /// On every interface that is asked for, or the relay doesn't start.
+        Require = "require",
+    }
+}
+
+words! {
+    /// How the kernel's program gets its frames.
+    OffloadMode {
+        /// From the driver.
+        Native = "native",
+        /// From the network stack: slow, for tests only.
+        Generic = "generic",
     }
 }
 

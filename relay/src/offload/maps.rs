@@ -153,7 +153,8 @@ impl Maps {
         changes.iter().try_for_each(|&(slot, next_hop)| self.set_next_hop(slot, next_hop))
     }
 
-    fn set_next_hop(&mut self, slot: u32, next_hop: NextHop) -> Result<(), MapsError> {
+    /// Writes a next hop that no route names.
+    pub fn set_next_hop(&mut self, slot: u32, next_hop: NextHop) -> Result<(), MapsError> {
         self.next_hops.set(slot, Plain(next_hop), 0).map_err(refused("NEXT_HOPS"))
     }
 

@@ -4,21 +4,36 @@
 //! the core's table that may always be empty. Here is what fills and watches them:
 //!
 //! ```text
-//!   probe ─► can this interface be offloaded? ─► xdp: load the object, attach it
-//!                                                  │
-//!   (core's commands) ───────────────────────────► maps ◄──────── bucket words, counters (workers)
+//!   workers ─► hub ─► service ─► mirror ─► maps ◄─ leases, limits, counters (the core itself)
+//!                       ▲          ▲  └─ routes, nexthop: what should be in them
+//!              netlink ─┴─ choose ─┘
 //! ```
 //!
-//! Not used by `turnpike run` yet: nothing here mirrors the core's table into the maps.
+//! [`service`] has the thread, [`mirror`] is the only one to write routes and next hops, [`choose`] and
+//! [`probe`] decide about interfaces, [`xdp`] loads the program. The core shares the slots' memory with the
+//! program directly, so renewing and revoking need no command.
 //!
 //! Nothing is pinned: when the process ends, however it ends, its programs and maps are gone.
 
+mod choose;
+pub mod hub;
 mod mapped;
 pub mod maps;
+mod mirror;
+pub mod netlink;
+mod nexthop;
+mod path;
 pub mod pinning;
 pub mod probe;
+mod routes;
+pub mod service;
 pub mod status;
+pub mod survey;
 pub mod xdp;
 
+pub use choose::{Wishes, sizes};
+pub use hub::{Answer, Outbox};
 pub use mapped::Mapped;
+pub use path::KernelPath;
+pub use service::{Offload, Settings};
 pub use status::{InterfaceStatus, OffloadStatus, StatusCell};

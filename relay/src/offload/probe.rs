@@ -1,12 +1,13 @@
 //! Can an interface be offloaded, and if not, why? Asked before anything is loaded.
 //!
-//! [`Facts`] are gathered from `/sys/class/net` and `/proc`, nothing is changed; [`verdict`] judges
-//! them and is pure. What only the kernel can say, whether the driver takes the program, shows when it
+//! [`Facts`] are gathered from the kernel's list of interfaces and from `/proc`, nothing is changed;
+//! [`verdict`] judges them and is pure. What only the kernel can say, whether the driver takes the program, shows when it
 //! is attached.
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use super::netlink::{Link, Netlink};
 
 /// Atomic instructions in eBPF came with 5.12; 5.15 is the oldest long-term release with them.
 const OLDEST_KERNEL: (u32, u32) = (5, 15);
@@ -14,6 +15,8 @@ const OLDEST_KERNEL: (u32, u32) = (5, 15);
 const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
 /// Above it a native frame doesn't fit into one page on x86-64 with any driver, bytes.
 const LARGEST_MTU: u32 = 3_506;
+/// Interfaces that have ports.
+const MASTERS: [&str; 4] = ["bond", "bridge", "team", "vrf"];
 /// `ARPHRD_ETHER`: frames have an Ethernet header.
 const ETHERNET: u32 = 1;
 
@@ -34,6 +37,8 @@ pub struct Facts {
     pub is_loopback: bool,
     /// The driver, where the device has one.
     pub driver: Option<String>,
+    /// What software makes it, if it isn't hardware: `veth`, `tun`, `bond`.
+    pub software: Option<String>,
     /// How many receive queues there are.
     pub receive_queues: usize,
     /// The bridge, bond or other interface that it is a port of.
@@ -67,6 +72,9 @@ pub enum Unfit {
     /// A tunnel, for instance: frames without the header that the program reads.
     #[error("its frames have no Ethernet header")]
     NotEthernet,
+    /// Frames arrive at its ports, not at itself.
+    #[error("it is a {0}, whose frames arrive at its ports")]
+    Master(String),
     /// Addresses and neighbours belong to the master, frames to its ports.
     #[error("it is a port of {0}")]
     Port(String),
@@ -78,9 +86,30 @@ pub enum Unfit {
     Mtu(u32),
 }
 
+/// What the host is like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// The kernel's release, major and minor.
+    pub kernel: (u32, u32),
+    /// Capabilities that are needed and missing.
+    pub missing_capabilities: Vec<&'static str>,
+}
+
+impl Host {
+    /// Asks the kernel.
+    pub fn detect() -> Host {
+        host(Path::new("/"))
+    }
+}
+
 /// Gathers what there is to know about an interface. What can't be read counts as absent.
 pub fn facts(name: &str) -> Facts {
-    gather(Path::new("/"), name)
+    let links = Netlink::open().and_then(|mut netlink| netlink.links()).unwrap_or_default();
+    let host = Host::detect();
+    match links.iter().find(|link| link.name == name) {
+        Some(link) => facts_of(link, &links, &host),
+        None => Facts { name: name.to_owned(), ..absent(&host) },
+    }
 }
 
 /// Whether the program may be tried on such an interface.
@@ -106,6 +135,9 @@ pub fn verdict(facts: &Facts) -> Result<(), Unfit> {
     if facts.kind != ETHERNET {
         return Err(Unfit::NotEthernet);
     }
+    if let Some(kind) = facts.software.as_ref().filter(|kind| MASTERS.contains(&kind.as_str())) {
+        return Err(Unfit::Master(kind.clone()));
+    }
     if let Some(master) = &facts.master {
         return Err(Unfit::Port(master.clone()));
     }
@@ -118,78 +150,54 @@ pub fn verdict(facts: &Facts) -> Result<(), Unfit> {
     Ok(())
 }
 
-fn gather(root: &Path, name: &str) -> Facts {
-    let device = root.join("sys/class/net").join(name);
-    let number = |file: &str| line(&device.join(file)).and_then(|text| parse_number(&text));
-    let link = |file: &str| {
-        let target = fs::read_link(device.join(file)).ok()?;
-        Some(target.file_name()?.to_string_lossy().into_owned())
+/// The same for one of the interfaces that the kernel has listed.
+pub fn facts_of(link: &Link, links: &[Link], host: &Host) -> Facts {
+    let name_of = |ifindex: u32| {
+        let other = links.iter().find(|other| other.ifindex == ifindex);
+        other.map_or_else(|| format!("interface number {ifindex}"), |other| other.name.clone())
     };
+    let is_vlan = |upper: &&Link| upper.below == link.ifindex && upper.software.as_deref() == Some("vlan");
+    Facts {
+        name: link.name.clone(),
+        ifindex: link.ifindex,
+        mac: link.mac,
+        mtu: link.mtu,
+        kind: u32::from(link.kind),
+        is_loopback: link.is_loopback,
+        driver: driver(&link.name).or_else(|| link.software.clone()),
+        software: link.software.clone(),
+        receive_queues: link.receive_queues as usize,
+        master: (link.master != 0).then(|| name_of(link.master)),
+        vlans: links.iter().filter(is_vlan).map(|upper| upper.name.clone()).collect(),
+        ..absent(host)
+    }
+}
+
+fn absent(host: &Host) -> Facts {
+    let Host { kernel, missing_capabilities } = host.clone();
+    Facts { kernel, missing_capabilities, ..Facts::default() }
+}
+
+/// For people only: `/sys` may show another network namespace.
+fn driver(name: &str) -> Option<String> {
+    let target = fs::read_link(Path::new("/sys/class/net").join(name).join("device/driver")).ok()?;
+    Some(target.file_name()?.to_string_lossy().into_owned())
+}
+
+fn host(root: &Path) -> Host {
     let status = line_of(&root.join("proc/self/status"), "CapEff:");
     let held = status.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
-    // A name is one part of a path, or it names no interface.
-    let exists = !name.is_empty() && !name.contains('/') && !name.starts_with('.');
-    Facts {
-        name: name.to_owned(),
-        ifindex: number("ifindex").filter(|_| exists).unwrap_or(0),
-        mac: line(&device.join("address")).and_then(|text| parse_mac(&text)).unwrap_or_default(),
-        mtu: number("mtu").unwrap_or(0),
-        kind: number("type").unwrap_or(0),
-        // IFF_LOOPBACK
-        is_loopback: number("flags").is_some_and(|flags| flags & 0x8 != 0),
-        driver: link("device/driver"),
-        receive_queues: entries(&device.join("queues"), "rx-").unwrap_or_default().len(),
-        master: link("master"),
-        vlans: vlans(root, &device),
-        kernel: line(&root.join("proc/sys/kernel/osrelease"))
-            .and_then(|text| parse_release(&text))
-            .unwrap_or((0, 0)),
-        missing_capabilities: CAPABILITIES
-            .iter()
-            .filter(|(bit, _)| held >> bit & 1 == 0)
-            .map(|(_, name)| *name)
-            .collect(),
+    let release = fs::read_to_string(root.join("proc/sys/kernel/osrelease")).ok();
+    let missing = CAPABILITIES.iter().filter(|(bit, _)| held >> bit & 1 == 0).map(|(_, name)| *name);
+    Host {
+        kernel: release.and_then(|text| parse_release(&text)).unwrap_or((0, 0)),
+        missing_capabilities: missing.collect(),
     }
-}
-
-/// Interfaces on top of a device that the kernel's VLAN module lists; none if it isn't loaded.
-fn vlans(root: &Path, device: &Path) -> Vec<String> {
-    let mut uppers: Vec<String> = entries(device, "upper_").unwrap_or_default();
-    uppers.retain(|upper| root.join("proc/net/vlan").join(upper).exists());
-    uppers
-}
-
-/// The rests of the names in a folder that begin with `prefix`, sorted.
-fn entries(folder: &Path, prefix: &str) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        names.extend(name.strip_prefix(prefix).map(str::to_owned));
-    }
-    names.sort();
-    Ok(names)
-}
-
-fn line(path: &PathBuf) -> Option<String> {
-    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
 fn line_of(path: &Path, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned)
-}
-
-/// Decimal, or hexadecimal after `0x`.
-fn parse_number(text: &str) -> Option<u32> {
-    match text.strip_prefix("0x") {
-        Some(hex) => u32::from_str_radix(hex, 16).ok(),
-        None => text.parse().ok(),
-    }
-}
-
-fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let bytes: Option<Vec<u8>> = text.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect();
-    bytes?.try_into().ok()
 }
 
 fn parse_release(text: &str) -> Option<(u32, u32)> {
@@ -199,8 +207,6 @@ fn parse_release(text: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
 
     fn fit() -> Facts {
@@ -222,13 +228,14 @@ mod tests {
     #[test]
     fn each_reason_against_it_is_named() {
         type Edit = fn(&mut Facts);
-        let cases: [(Edit, &str); 8] = [
+        let cases: [(Edit, &str); 9] = [
             (|f| f.kernel = (5, 10), "Linux 5.10 is too old"),
             (|f| f.missing_capabilities = vec!["CAP_BPF"], "lacks CAP_BPF"),
             (|f| f.ifindex = 0, "no interface eth0"),
             (|f| f.is_loopback = true, "loopback"),
             (|f| f.kind = 65534, "no Ethernet header"),
             (|f| f.master = Some("br0".to_owned()), "a port of br0"),
+            (|f| f.software = Some("bond".to_owned()), "it is a bond"),
             (|f| f.vlans = vec!["eth0.5".to_owned()], "eth0.5"),
             (|f| f.mtu = 9000, "MTU of 9000"),
         ];
@@ -241,48 +248,45 @@ mod tests {
     }
 
     #[test]
-    fn facts_are_read_from_the_system_files() {
-        let root = tempfile::tempdir().unwrap();
-        let device = root.path().join("sys/class/net/eth0");
-        let write = |path: &Path, text: &str| {
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
-        for (file, text) in [
-            ("ifindex", "7\n"),
-            ("address", "02:11:22:33:44:ff\n"),
-            ("mtu", "1400\n"),
-            ("type", "1\n"),
-            ("flags", "0x1003\n"),
-            ("queues/rx-0/rps_cpus", ""),
-            ("queues/rx-1/rps_cpus", ""),
-            ("queues/tx-0/xps_cpus", ""),
-            ("upper_eth0.5/x", ""),
-            ("upper_macvlan0/x", ""),
-        ] {
-            write(&device.join(file), text);
-        }
-        symlink("../br0", device.join("master")).unwrap();
-        fs::create_dir_all(device.join("device")).unwrap();
-        symlink("../../bus/drivers/virtio_net", device.join("device/driver")).unwrap();
-        write(&root.path().join("proc/net/vlan/eth0.5"), "");
-        write(&root.path().join("proc/sys/kernel/osrelease"), "6.12.9-amd64\n");
-        write(&root.path().join("proc/self/status"), "Name:\tx\nCapEff:\t0000000000001000\n");
-        let expected = Facts {
-            name: "eth0".to_owned(),
+    fn ports_and_vlans_are_known_by_name() {
+        let eth0 = Link {
             ifindex: 7,
-            mac: [2, 0x11, 0x22, 0x33, 0x44, 0xff],
+            name: "eth0".to_owned(),
             mtu: 1400,
-            kind: ETHERNET,
-            is_loopback: false,
-            driver: Some("virtio_net".to_owned()),
+            kind: 1,
+            master: 8,
             receive_queues: 2,
-            master: Some("br0".to_owned()),
-            vlans: vec!["eth0.5".to_owned()],
-            kernel: (6, 12),
-            missing_capabilities: vec!["CAP_BPF"],
+            ..Link::default()
         };
-        assert_eq!(gather(root.path(), "eth0"), expected);
+        let other = |ifindex, name: &str, software: &str, below| Link {
+            ifindex,
+            name: name.to_owned(),
+            software: Some(software.to_owned()),
+            below,
+            ..Link::default()
+        };
+        let links = [
+            eth0.clone(),
+            other(8, "br0", "bridge", 0),
+            other(9, "eth0.5", "vlan", 7),
+            other(10, "macvlan0", "macvlan", 7),
+            other(11, "eth1.5", "vlan", 3),
+        ];
+        let facts = facts_of(&eth0, &links, &Host { kernel: (6, 12), missing_capabilities: vec!["CAP_BPF"] });
+        assert_eq!((facts.ifindex, facts.mtu, facts.kind, facts.receive_queues), (7, 1400, 1, 2));
+        assert_eq!((facts.master.as_deref(), facts.vlans), (Some("br0"), vec!["eth0.5".to_owned()]));
+        assert_eq!((facts.kernel, facts.missing_capabilities), ((6, 12), vec!["CAP_BPF"]));
+    }
+
+    #[test]
+    fn the_host_is_read_from_the_system_files() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("proc/self")).unwrap();
+        fs::create_dir_all(root.path().join("proc/sys/kernel")).unwrap();
+        fs::write(root.path().join("proc/sys/kernel/osrelease"), "6.12.9-amd64\n").unwrap();
+        fs::write(root.path().join("proc/self/status"), "Name:\tx\nCapEff:\t0000000000001000\n").unwrap();
+        let expected = Host { kernel: (6, 12), missing_capabilities: vec!["CAP_BPF"] };
+        assert_eq!(host(root.path()), expected);
     }
 
     #[test]

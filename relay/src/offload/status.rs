@@ -1,6 +1,6 @@
 //! What others may know about the kernel data path: written by the mirror, read on demand.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use turnpike_abi::Verdict;
@@ -55,6 +55,7 @@ pub struct StatusCell {
     waiting: AtomicU64,
     differences: AtomicU64,
     queue: AtomicU64,
+    stale: AtomicBool,
     verdicts: Option<Arc<Verdicts>>,
 }
 
@@ -91,10 +92,21 @@ impl StatusCell {
 
     /// What every round may change.
     pub fn set_counts(&self, counts: Counts) {
+        self.stale.store(false, Relaxed);
         self.routes.store(counts.routes, Relaxed);
         self.bindings.store(counts.bindings, Relaxed);
         self.waiting.store(counts.waiting, Relaxed);
         self.differences.store(counts.differences, Relaxed);
+    }
+
+    /// The counts are not what they were.
+    pub fn set_stale(&self) {
+        self.stale.store(true, Relaxed);
+    }
+
+    /// Whether the counts have to be set again.
+    pub fn is_stale(&self) -> bool {
+        self.stale.load(Relaxed)
     }
 
     /// How many commands wait.

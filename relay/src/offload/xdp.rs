@@ -28,6 +28,16 @@ pub enum Mode {
     Generic,
 }
 
+impl Mode {
+    /// The word in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Native => "native",
+            Mode::Generic => "generic",
+        }
+    }
+}
+
 /// Why the program could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum XdpError {

@@ -1,0 +1,271 @@
+//! Chooses the interfaces, and fills in the program's configuration. Pure: it judges lists.
+
+use std::net::{IpAddr, SocketAddr};
+
+use turnpike_abi::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_LOCAL_ADDRESSES};
+
+use super::maps::Sizes;
+use super::netlink::Link;
+use super::nexthop::Port;
+use super::probe::{self, Host};
+use crate::config::PortRange;
+use crate::config::resolve::LocalAddress;
+
+/// Slots at most: 16 MB of memory for allocations.
+const MAX_ALLOCATIONS: usize = 131_072;
+/// Slots at most, for channel bindings: 45 MB with their routes.
+const MAX_BINDINGS: usize = 131_072;
+/// Fewer would only save kilobytes.
+const MIN_SLOTS: usize = 1024;
+/// Next hops at most: routers, and hosts that are reached without one.
+const MAX_NEXT_HOPS: usize = 16_384;
+
+/// What the configuration wants of the kernel data path.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    /// Interfaces by name; none: those that have the addresses below.
+    pub named: Vec<String>,
+    /// The listeners, with the ports that they got.
+    pub listeners: Vec<SocketAddr>,
+    /// What relay sockets are bound to.
+    pub relays: Vec<IpAddr>,
+    /// The ports of relayed addresses.
+    pub ports: PortRange,
+    /// The last channel number that may be bound.
+    pub last_channel: u16,
+}
+
+/// An interface that was chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// Its name.
+    pub name: String,
+    /// The kernel's index; 0 if there is none.
+    pub ifindex: u32,
+    /// Whether the program may be tried there, else why not.
+    pub fit: Result<Port, String>,
+}
+
+/// How large the maps have to be for these ports and addresses. With a total quota there won't be more.
+pub fn sizes(ports: PortRange, relays: usize, total_quota: Option<u32>) -> Sizes {
+    let possible = ports.count() * relays.max(1);
+    let allowed = total_quota.map_or(possible, |quota| possible.min(quota as usize));
+    let allocations = allowed.clamp(MIN_SLOTS, MAX_ALLOCATIONS);
+    // A call has one or two channels.
+    let bindings = (2 * allocations).min(MAX_BINDINGS);
+    let next_hops = bindings.min(MAX_NEXT_HOPS);
+    Sizes { bindings: bindings as u32, allocations: allocations as u32, next_hops: next_hops as u32 }
+}
+
+/// The interfaces to be on, fit or not.
+///
+/// # Errors
+/// Why there is none that could be chosen.
+pub fn interfaces(
+    wishes: &Wishes,
+    links: &[Link],
+    addresses: &[LocalAddress],
+    host: &Host,
+) -> Result<Vec<Chosen>, String> {
+    let names = match wishes.named.as_slice() {
+        [] => default_names(wishes, links, addresses)?,
+        named => named.to_vec(),
+    };
+    Ok(names.iter().enumerate().map(|(place, name)| choose(place, name, links, host)).collect())
+}
+
+/// The program's configuration on these interfaces.
+///
+/// # Errors
+/// What doesn't fit into it.
+pub fn config(wishes: &Wishes, ports: &[Port], addresses: &[LocalAddress]) -> Result<Config, String> {
+    let mut config = Config {
+        enabled: 1,
+        last_channel: wishes.last_channel,
+        first_relay_port: wishes.ports.first,
+        last_relay_port: wishes.ports.last,
+        ..Config::OFF
+    };
+    let mut listener_ports: Vec<u16> = wishes.listeners.iter().map(SocketAddr::port).collect();
+    listener_ports.sort_unstable();
+    listener_ports.dedup();
+    if listener_ports.len() > MAX_LISTENER_PORTS {
+        let count = listener_ports.len();
+        return Err(format!(
+            "the listeners have {count} ports, the program knows {MAX_LISTENER_PORTS} at most"
+        ));
+    }
+    config.listener_port_count = listener_ports.len() as u16;
+    config.listener_ports[..listener_ports.len()].copy_from_slice(&listener_ports);
+    let own = own_addresses(wishes, addresses)?;
+    config.local_address_count = own.len() as u32;
+    for (place, ip) in config.local_addresses.iter_mut().zip(own) {
+        *place = ip.into();
+    }
+    for (place, port) in config.interfaces.iter_mut().zip(ports) {
+        let [a, b, c, d, e, f] = port.mac;
+        let mac = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
+        *place = Interface { ifindex: port.ifindex, mac, reserved: 0 };
+    }
+    Ok(config)
+}
+
+/// Relays and listeners, which have to be in there, and whatever else fits.
+fn own_addresses(wishes: &Wishes, addresses: &[LocalAddress]) -> Result<Vec<IpAddr>, String> {
+    let mut own: Vec<IpAddr> = Vec::new();
+    let add = |own: &mut Vec<IpAddr>, ip: IpAddr| {
+        if !ip.is_loopback() && !ip.is_unspecified() && !own.contains(&ip) {
+            own.push(ip);
+        }
+    };
+    wishes.relays.iter().for_each(|ip| add(&mut own, *ip));
+    wishes.listeners.iter().for_each(|listener| add(&mut own, listener.ip()));
+    if own.len() > MAX_LOCAL_ADDRESSES {
+        let count = own.len();
+        return Err(format!(
+            "listeners and relays have {count} addresses, the program knows {MAX_LOCAL_ADDRESSES} at most"
+        ));
+    }
+    // Packets to the others go to userspace. None can come from them: no route leads to an own address.
+    addresses.iter().for_each(|address| add(&mut own, address.ip));
+    own.truncate(MAX_LOCAL_ADDRESSES);
+    Ok(own)
+}
+
+/// Hardware interfaces that have the relay's addresses.
+///
+/// Others have to be named: a sender on the same machine leaves a UDP checksum to hardware, which
+/// between two ends of a `veth` nobody ever fills in, and the program can't see that.
+fn default_names(wishes: &Wishes, links: &[Link], addresses: &[LocalAddress]) -> Result<Vec<String>, String> {
+    let listeners = wishes.listeners.iter().map(SocketAddr::ip);
+    let wanted: Vec<IpAddr> = wishes.relays.iter().copied().chain(listeners).collect();
+    let has_one = |name: &str| addresses.iter().any(|own| own.interface == name && wanted.contains(&own.ip));
+    let (mut names, mut left_out) = (Vec::new(), Vec::new());
+    for link in links.iter().filter(|link| has_one(&link.name)) {
+        match &link.software {
+            _ if link.is_loopback => left_out.push(format!("{} is the loopback interface", link.name)),
+            Some(kind) => left_out
+                .push(format!("{} is software ({kind}): it has to be named by offload-interface", link.name)),
+            None => names.push(link.name.clone()),
+        }
+    }
+    match (names.is_empty(), left_out.is_empty()) {
+        (false, _) => Ok(names),
+        (true, false) => Err(left_out.join(", ")),
+        (true, true) => Err("no interface has the relay's addresses".to_owned()),
+    }
+}
+
+fn choose(place: usize, name: &str, links: &[Link], host: &Host) -> Chosen {
+    let link = links.iter().find(|link| link.name == name);
+    let facts = match link {
+        Some(link) => probe::facts_of(link, links, host),
+        None => probe::Facts {
+            name: name.to_owned(),
+            kernel: host.kernel,
+            missing_capabilities: host.missing_capabilities.clone(),
+            ..probe::Facts::default()
+        },
+    };
+    let fit = if place >= MAX_INTERFACES {
+        Err(format!("the program knows {MAX_INTERFACES} interfaces at most"))
+    } else {
+        probe::verdict(&facts).map_err(|unfit| unfit.to_string())
+    };
+    let port = Port { ifindex: facts.ifindex, mac: facts.mac, mtu: facts.mtu };
+    Chosen { name: name.to_owned(), ifindex: facts.ifindex, fit: fit.map(|()| port) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wishes() -> Wishes {
+        Wishes {
+            named: Vec::new(),
+            listeners: vec!["192.0.2.1:3478".parse().unwrap(), "[::]:3478".parse().unwrap()],
+            relays: vec!["198.51.100.1".parse().unwrap()],
+            ports: PortRange { first: 49152, last: 65535 },
+            last_channel: 0x4fff,
+        }
+    }
+
+    fn link(ifindex: u32, name: &str) -> Link {
+        let mac = [2, 0, 0, 0, 0, ifindex as u8];
+        Link { ifindex, name: name.to_owned(), mac, mtu: 1500, kind: 1, ..Link::default() }
+    }
+
+    fn address(interface: &str, ip: &str) -> LocalAddress {
+        let ip: IpAddr = ip.parse().unwrap();
+        LocalAddress { interface: interface.to_owned(), ip, network: ip.into(), stable: true }
+    }
+
+    fn host() -> Host {
+        Host { kernel: (6, 1), missing_capabilities: Vec::new() }
+    }
+
+    #[test]
+    fn interfaces_with_the_addresses_are_chosen_and_judged() {
+        let links = [link(2, "eth0"), link(3, "eth1"), Link { mtu: 9000, ..link(4, "eth2") }];
+        let addresses =
+            [address("eth0", "192.0.2.1"), address("eth1", "203.0.113.1"), address("eth2", "198.51.100.1")];
+        let chosen = interfaces(&wishes(), &links, &addresses, &host()).unwrap();
+        let names: Vec<_> = chosen.iter().map(|chosen| chosen.name.as_str()).collect();
+        assert_eq!(names, ["eth0", "eth2"]);
+        assert_eq!(chosen[0].fit, Ok(Port { ifindex: 2, mac: links[0].mac, mtu: 1500 }));
+        assert!(chosen[1].fit.as_ref().unwrap_err().contains("MTU of 9000"));
+    }
+
+    #[test]
+    fn software_and_loopback_are_not_chosen_by_themselves() {
+        let veth = Link { software: Some("veth".to_owned()), ..link(2, "eth0") };
+        let lo = Link { is_loopback: true, ..link(1, "lo") };
+        let addresses = [address("eth0", "192.0.2.1"), address("lo", "198.51.100.1")];
+        let why = interfaces(&wishes(), &[lo, veth.clone()], &addresses, &host()).unwrap_err();
+        assert!(why.contains("lo is the loopback") && why.contains("eth0 is software (veth)"), "{why}");
+        let named = Wishes { named: vec!["eth0".to_owned(), "eth9".to_owned()], ..wishes() };
+        let chosen = interfaces(&named, &[veth], &[], &host()).unwrap();
+        assert!(chosen[0].fit.is_ok(), "{chosen:?}");
+        assert!(chosen[1].fit.as_ref().unwrap_err().contains("no interface eth9"), "{chosen:?}");
+        let why = interfaces(&wishes(), &[], &[], &host()).unwrap_err();
+        assert_eq!(why, "no interface has the relay's addresses");
+    }
+
+    #[test]
+    fn the_configuration_has_ports_addresses_and_interfaces() {
+        let port = Port { ifindex: 7, mac: [2, 1, 2, 3, 4, 5], mtu: 1500 };
+        let addresses =
+            [address("lo", "127.0.0.1"), address("eth0", "192.0.2.1"), address("eth0", "192.0.2.9")];
+        let config = config(&wishes(), std::slice::from_ref(&port), &addresses).unwrap();
+        assert_eq!((config.enabled, config.last_channel), (1, 0x4fff));
+        assert_eq!((config.first_relay_port, config.last_relay_port), (49152, 65535));
+        assert_eq!((config.listener_port_count, config.listener_ports[0]), (1, 3478));
+        let own = ["198.51.100.1", "192.0.2.1", "192.0.2.9"].map(|ip| ip.parse::<IpAddr>().unwrap().into());
+        assert_eq!(config.local_addresses[..config.local_address_count as usize], own);
+        assert_eq!(config.interfaces[0].ifindex, 7);
+        assert_eq!(config.interfaces[0].mac.map(u16::to_ne_bytes).concat(), port.mac);
+        assert_eq!(config.interfaces[1], Interface::default());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let listener = |port: u16| SocketAddr::new(IpAddr::from([192, 0, 2, 1]), port);
+        let many_ports = Wishes { listeners: (1..=9).map(listener).collect(), ..wishes() };
+        assert!(config(&many_ports, &[], &[]).unwrap_err().contains("9 ports"));
+        let relay = |last: u8| IpAddr::from([198, 51, 100, last]);
+        let many_relays = Wishes { relays: (0..17).map(relay).collect(), ..wishes() };
+        assert!(config(&many_relays, &[], &[]).unwrap_err().contains("18 addresses"));
+        let others: Vec<_> = (0..30).map(|last| address("eth0", &format!("203.0.113.{last}"))).collect();
+        assert_eq!(config(&wishes(), &[], &others).unwrap().local_address_count, 16);
+    }
+
+    #[test]
+    fn sizes_follow_the_ports_and_have_bounds() {
+        let range = |first, last| PortRange { first, last };
+        let default = sizes(range(49152, 65535), 1, None);
+        assert_eq!((default.allocations, default.bindings), (16_384, 32_768));
+        assert_eq!(sizes(range(50000, 50009), 1, None).allocations, 1024);
+        assert_eq!(sizes(range(1024, 65535), 9, None).allocations, 131_072);
+        assert_eq!(sizes(range(49152, 65535), 2, Some(2000)).allocations, 2000);
+    }
+}

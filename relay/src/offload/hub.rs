@@ -1,0 +1,396 @@
+//! Between the workers and the mirror: commands one way, answers the other, nothing lost, nothing unbounded.
+//!
+//! ```text
+//!   worker: Outbox ──► queue (bounded, one wake per batch) ──► mirror
+//!           Outbox ◄── mailbox (the last word on each slot)  ◄──┘
+//! ```
+//!
+//! What does not fit into the queue waits in the worker's own outbox, which holds at most two commands for
+//! each slot: a slot is not used again before its withdrawal was answered. A mailbox holds at most one answer
+//! for each slot: only the last one counts.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+use turnpike_proto::{OffloadBinding, SlotName, WhyNot};
+
+use super::status::StatusCell;
+use crate::driver::Waker;
+
+/// Commands that may wait for the mirror: three seconds of 5000 binds per second.
+const MAX_QUEUE: usize = 16_384;
+/// Destinations whose way may have changed; above it, every way is looked up again.
+const MAX_RECHECKS: usize = 64;
+
+/// What a worker wants of the mirror.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Insert a binding's routes.
+    Offload(Box<OffloadBinding>),
+    /// Delete them.
+    Withdraw(SlotName),
+}
+
+/// What the mirror says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The routes are in the kernel.
+    Done(SlotName),
+    /// They aren't.
+    Failed(SlotName, WhyNot),
+    /// They aren't any more, and no run of the program knows them.
+    Withdrawn(SlotName),
+}
+
+impl Answer {
+    fn name(&self) -> SlotName {
+        match self {
+            Answer::Done(name) | Answer::Failed(name, _) | Answer::Withdrawn(name) => *name,
+        }
+    }
+}
+
+/// What the mirror finds in its queue.
+#[derive(Default)]
+pub struct Orders {
+    /// Commands, each with the worker's number.
+    pub commands: Vec<(u16, Command)>,
+    /// Destinations to which the way may have changed.
+    pub rechecks: Vec<IpAddr>,
+    /// There were more of those than are remembered.
+    pub recheck_all: bool,
+    /// Whether the mirror shall end.
+    pub stop: bool,
+}
+
+/// The meeting point.
+pub struct Hub {
+    queue: Mutex<Queue>,
+    wake: OwnedFd,
+    mailboxes: Vec<Mailbox>,
+    status: Arc<StatusCell>,
+}
+
+#[derive(Default)]
+struct Queue {
+    commands: VecDeque<(u16, Command)>,
+    rechecks: Vec<IpAddr>,
+    recheck_all: bool,
+    /// Workers that have more than fitted.
+    refused: HashSet<u16>,
+    stop: bool,
+    /// The mirror has ended, and nothing of it is in the kernel.
+    dead: bool,
+}
+
+#[derive(Default)]
+struct Mailbox {
+    answers: Mutex<HashMap<u32, Answer>>,
+    waker: OnceLock<Arc<dyn Waker>>,
+}
+
+impl Hub {
+    /// For that many workers.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub fn new(workers: usize, status: Arc<StatusCell>) -> io::Result<Arc<Hub>> {
+        Ok(Arc::new(Hub {
+            queue: Mutex::default(),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
+            status,
+        }))
+    }
+
+    /// A worker's end.
+    pub fn outbox(self: &Arc<Hub>, worker: u16, waker: Arc<dyn Waker>) -> Outbox {
+        if let Some(mailbox) = self.mailboxes.get(usize::from(worker)) {
+            // Each worker has one end, so nobody was here before.
+            let _ = mailbox.waker.set(waker);
+        }
+        Outbox {
+            hub: Arc::clone(self),
+            worker,
+            waiting: VecDeque::new(),
+            refused: 0,
+            withdrawing: HashSet::new(),
+        }
+    }
+
+    /// Takes at most `max` commands, and everything else.
+    pub fn take_orders(&self, max: usize) -> Orders {
+        // Cleared before the queue is read: what comes later wakes again.
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        let mut queue = self.queue();
+        let count = queue.commands.len().min(max);
+        let commands = queue.commands.drain(..count).collect();
+        let refused = std::mem::take(&mut queue.refused);
+        let orders = Orders {
+            commands,
+            rechecks: std::mem::take(&mut queue.rechecks),
+            recheck_all: std::mem::take(&mut queue.recheck_all),
+            stop: queue.stop,
+        };
+        let left = queue.commands.len();
+        drop(queue);
+        self.status.set_queue(left);
+        if left > 0 {
+            self.wake();
+        }
+        refused.into_iter().for_each(|worker| self.wake_worker(worker));
+        orders
+    }
+
+    /// Hands answers out, with one wake for each worker.
+    pub fn answer(&self, answers: &mut Vec<(u16, Answer)>) {
+        let mut workers = HashSet::new();
+        for (worker, answer) in answers.drain(..) {
+            let Some(mailbox) = self.mailboxes.get(usize::from(worker)) else { continue };
+            let mut waiting = mailbox.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.insert(answer.name().slot, answer);
+            workers.insert(worker);
+        }
+        workers.into_iter().for_each(|worker| self.wake_worker(worker));
+    }
+
+    /// Ends the mirror, after all commands that are there.
+    pub fn stop(&self) {
+        self.queue().stop = true;
+        self.wake();
+    }
+
+    /// The mirror has ended: from now on the workers answer themselves.
+    pub fn set_dead(&self) {
+        let mut queue = self.queue();
+        queue.dead = true;
+        queue.commands.clear();
+        drop(queue);
+        (0..self.mailboxes.len()).for_each(|worker| self.wake_worker(worker as u16));
+    }
+
+    fn wake(&self) {
+        // Full only if it is awake.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    fn wake_worker(&self, worker: u16) {
+        let mailbox = self.mailboxes.get(usize::from(worker));
+        if let Some(waker) = mailbox.and_then(|mailbox| mailbox.waker.get()) {
+            waker.wake();
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for Hub {
+    /// Readable when there are orders.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+/// A worker's end of the hub.
+pub struct Outbox {
+    hub: Arc<Hub>,
+    worker: u16,
+    /// What was not handed over yet.
+    waiting: VecDeque<Command>,
+    /// How many of them the worker was told of already, from the front.
+    refused: usize,
+    /// Withdrawals that were not answered yet.
+    withdrawing: HashSet<SlotName>,
+}
+
+impl Outbox {
+    /// To be handed over by the next [`Outbox::flush`].
+    pub fn offload(&mut self, binding: Box<OffloadBinding>) {
+        self.waiting.push_back(Command::Offload(binding));
+    }
+
+    /// To be handed over by the next [`Outbox::flush`].
+    pub fn withdraw(&mut self, name: SlotName) {
+        self.withdrawing.insert(name);
+        self.waiting.push_back(Command::Withdraw(name));
+    }
+
+    /// The way to a destination may have changed.
+    pub fn recheck(&self, destination: IpAddr) {
+        let mut queue = self.hub.queue();
+        if queue.rechecks.len() >= MAX_RECHECKS {
+            queue.recheck_all = true;
+        } else if !queue.rechecks.contains(&destination) {
+            queue.rechecks.push(destination);
+        }
+        drop(queue);
+        self.hub.wake();
+    }
+
+    /// Hands over what fits. What doesn't is kept, and tried again when the mirror has made room; bindings
+    /// among it are answered with `Busy` meanwhile.
+    pub fn flush(&mut self) -> Vec<Answer> {
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
+        let mut queue = self.hub.queue();
+        if queue.dead {
+            drop(queue);
+            return self.answer_alone();
+        }
+        let room = MAX_QUEUE.saturating_sub(queue.commands.len()).min(self.waiting.len());
+        let was_empty = queue.commands.is_empty();
+        queue.commands.extend(self.waiting.drain(..room).map(|command| (self.worker, command)));
+        if !self.waiting.is_empty() {
+            queue.refused.insert(self.worker);
+        }
+        self.hub.status.set_queue(queue.commands.len());
+        drop(queue);
+        if was_empty {
+            self.hub.wake();
+        }
+        self.refused = self.refused.saturating_sub(room);
+        let newly = self.waiting.iter().skip(self.refused);
+        let busy = newly.filter_map(|command| match command {
+            Command::Offload(binding) => Some(Answer::Failed(binding.binding, WhyNot::Busy)),
+            Command::Withdraw(_) => None,
+        });
+        let busy = busy.collect();
+        self.refused = self.waiting.len();
+        busy
+    }
+
+    /// What the mirror has said since it was last asked.
+    pub fn take_answers(&mut self) -> Vec<Answer> {
+        if self.hub.queue().dead {
+            return self.answer_alone();
+        }
+        let Some(mailbox) = self.hub.mailboxes.get(usize::from(self.worker)) else { return Vec::new() };
+        let answers = std::mem::take(&mut *mailbox.answers.lock().unwrap_or_else(PoisonError::into_inner));
+        let answers: Vec<Answer> = answers.into_values().collect();
+        for answer in &answers {
+            if let Answer::Withdrawn(name) = answer {
+                self.withdrawing.remove(name);
+            }
+        }
+        answers
+    }
+
+    /// Without a mirror nothing is in the kernel.
+    fn answer_alone(&mut self) -> Vec<Answer> {
+        let mut answers: Vec<Answer> = self
+            .waiting
+            .drain(..)
+            .filter_map(|command| match command {
+                Command::Offload(binding) => Some(Answer::Failed(binding.binding, WhyNot::Off)),
+                Command::Withdraw(_) => None,
+            })
+            .collect();
+        self.refused = 0;
+        answers.extend(self.withdrawing.drain().map(Answer::Withdrawn));
+        answers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicU32);
+
+    impl Waker for Wakes {
+        fn wake(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn name(slot: u32) -> SlotName {
+        SlotName { slot, generation: 1 }
+    }
+
+    fn binding(slot: u32) -> Box<OffloadBinding> {
+        let address = "192.0.2.1:1".parse().unwrap();
+        Box::new(OffloadBinding {
+            binding: name(slot),
+            allocation: name(0),
+            client: address,
+            server: address,
+            relayed: address,
+            peer: address,
+            channel: 0x4000,
+            internal: false,
+        })
+    }
+
+    fn hub() -> (Arc<Hub>, Outbox, Arc<Wakes>) {
+        let hub = Hub::new(1, Arc::default()).unwrap();
+        let wakes = Arc::new(Wakes::default());
+        let outbox = hub.outbox(0, Arc::clone(&wakes) as Arc<dyn Waker>);
+        (hub, outbox, wakes)
+    }
+
+    #[test]
+    fn commands_arrive_in_order_and_answers_with_one_wake() {
+        let (hub, mut outbox, wakes) = hub();
+        outbox.offload(binding(7));
+        outbox.withdraw(name(7));
+        assert_eq!(outbox.flush(), []);
+        let orders = hub.take_orders(10);
+        assert_eq!(orders.commands, [(0, Command::Offload(binding(7))), (0, Command::Withdraw(name(7)))]);
+        hub.answer(&mut vec![(0, Answer::Done(name(6))), (0, Answer::Withdrawn(name(7)))]);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        let mut answers = outbox.take_answers();
+        answers.sort_by_key(Answer::name);
+        assert_eq!(answers, [Answer::Done(name(6)), Answer::Withdrawn(name(7))]);
+        assert_eq!(outbox.take_answers(), []);
+    }
+
+    #[test]
+    fn a_full_queue_loses_nothing_and_says_so_once() {
+        let (hub, mut outbox, wakes) = hub();
+        (0..MAX_QUEUE as u32).for_each(|slot| outbox.offload(binding(slot)));
+        assert_eq!(outbox.flush(), []);
+        outbox.offload(binding(20_000));
+        outbox.withdraw(name(3));
+        assert_eq!(outbox.flush(), [Answer::Failed(name(20_000), WhyNot::Busy)]);
+        assert_eq!(outbox.flush(), [], "it was told already");
+        assert_eq!(hub.take_orders(usize::MAX).commands.len(), MAX_QUEUE);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "there is room now");
+        assert_eq!(outbox.flush(), []);
+        let rest = hub.take_orders(usize::MAX).commands;
+        assert_eq!(rest, [(0, Command::Offload(binding(20_000))), (0, Command::Withdraw(name(3)))]);
+    }
+
+    #[test]
+    fn without_a_mirror_workers_answer_themselves() {
+        let (hub, mut outbox, wakes) = hub();
+        outbox.withdraw(name(1));
+        outbox.flush();
+        hub.set_dead();
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert_eq!(outbox.take_answers(), [Answer::Withdrawn(name(1))], "it was under way");
+        outbox.offload(binding(2));
+        outbox.withdraw(name(2));
+        assert_eq!(outbox.flush(), [Answer::Failed(name(2), WhyNot::Off), Answer::Withdrawn(name(2))]);
+    }
+
+    #[test]
+    fn many_rechecks_become_one_for_all() {
+        let (hub, outbox, _) = hub();
+        for last in 0..=MAX_RECHECKS as u8 {
+            outbox.recheck(IpAddr::from([192, 0, 2, last]));
+            outbox.recheck(IpAddr::from([192, 0, 2, 0]));
+        }
+        let orders = hub.take_orders(1);
+        assert!(orders.recheck_all && orders.rechecks.len() == MAX_RECHECKS);
+    }
+}

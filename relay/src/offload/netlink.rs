@@ -1,0 +1,456 @@
+//! Asks the kernel about links, routes and neighbours, and hears when they change (rtnetlink).
+//!
+//! The kernel answers within the system call, so nothing here waits. It translates; what follows from
+//! the answers is decided in [`super::nexthop`] and [`super::choose`].
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
+use tracing::debug;
+
+/// `RTNLGRP_*` (`linux/rtnetlink.h`): links, neighbours, addresses, routes and rules of both families, next hops.
+const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
+/// The largest part of an answer that the kernel sends at once, bytes.
+const ANSWER_SIZE: usize = 64 * 1024;
+/// Changes that may wait for us, bytes; what is more is noticed, and everything asked for again.
+const EVENTS_SIZE: usize = 1024 * 1024;
+/// Messages that are read in one go: others want the thread, too.
+const MAX_EVENTS: usize = 1024;
+
+/// A MAC address.
+pub type Mac = [u8; 6];
+
+/// A network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// The kernel's index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address; zeros if it has none of six bytes.
+    pub mac: Mac,
+    /// Its MTU, bytes.
+    pub mtu: u32,
+    /// `ARPHRD_*`: what its frames look like.
+    pub kind: u16,
+    /// Whether it is the loopback interface.
+    pub is_loopback: bool,
+    /// What software makes it (`veth`, `bridge`, `vlan`); `None` for hardware.
+    pub software: Option<String>,
+    /// Index of the bridge, bond or other interface that it is a port of; 0 for none.
+    pub master: u32,
+    /// Index of the interface that it is on top of; 0 for none.
+    pub below: u32,
+    /// How many receive queues there are.
+    pub receive_queues: u32,
+}
+
+/// Where packets to a destination go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Way {
+    /// The interface they leave by.
+    pub ifindex: u32,
+    /// Who takes them: a router, or the destination itself.
+    pub neighbour: IpAddr,
+    /// Largest packet that the route allows, bytes; 0 where it says nothing.
+    pub mtu: u32,
+}
+
+/// What has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// An interface or an address.
+    Links,
+    /// A route or a rule.
+    Routes,
+    /// A neighbour has this MAC address now, or none that is known.
+    Neighbour(u32, IpAddr, Option<Mac>),
+    /// Changes came faster than they were read: anything may be different.
+    Lost,
+}
+
+/// The kernel's routing, over two sockets: one to ask, one to listen.
+pub struct Netlink {
+    requests: Socket,
+    events: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Netlink {
+    /// Opens the sockets and begins to listen.
+    pub fn open() -> io::Result<Netlink> {
+        let mut requests = Socket::new(NETLINK_ROUTE)?;
+        requests.bind_auto()?;
+        requests.connect(&NetlinkAddress::new(0, 0))?;
+        let mut events = Socket::new(NETLINK_ROUTE)?;
+        events.bind_auto()?;
+        events.set_non_blocking(true)?;
+        events.set_rx_buf_sz(EVENTS_SIZE as libc::c_int)?;
+        for group in GROUPS {
+            if let Err(error) = events.add_membership(group) {
+                debug!(group, %error, "no news of this kind");
+            }
+        }
+        Ok(Netlink { requests, events, sequence: 0, buffer: Vec::with_capacity(ANSWER_SIZE) })
+    }
+
+    /// Every interface of this network namespace.
+    pub fn links(&mut self) -> io::Result<Vec<Link>> {
+        let mut links = Vec::new();
+        self.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP, |message| {
+            if let RouteNetlinkMessage::NewLink(link) = message {
+                links.push(read_link(&link));
+            }
+        })?;
+        Ok(links)
+    }
+
+    /// Every neighbour whose MAC address is known.
+    pub fn neighbours(&mut self) -> io::Result<Vec<(u32, IpAddr, Mac)>> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = NeighbourMessage::default();
+            request.header.family = family;
+            self.ask(RouteNetlinkMessage::GetNeighbour(request), NLM_F_DUMP, |message| {
+                if let RouteNetlinkMessage::NewNeighbour(neighbour) = message
+                    && let Some((ifindex, ip, Some(mac))) = read_neighbour(&neighbour)
+                {
+                    found.push((ifindex, ip, mac));
+                }
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// Where a packet from `source`, an address of ours, to `destination` goes; `None` if nowhere, or
+    /// if it stays on this host, or would have to be wrapped in another protocol.
+    ///
+    /// # Errors
+    /// If the kernel can't be asked.
+    pub fn way(&mut self, source: IpAddr, destination: IpAddr) -> io::Result<Option<Way>> {
+        let mut request = RouteMessage::default();
+        let bits = if destination.is_ipv4() { 32 } else { 128 };
+        request.header.address_family = family(destination);
+        request.header.destination_prefix_length = bits;
+        request.header.source_prefix_length = bits;
+        request.attributes =
+            vec![RouteAttribute::Destination(destination.into()), RouteAttribute::Source(source.into())];
+        let mut way = None;
+        let asked = self.ask(RouteNetlinkMessage::GetRoute(request), 0, |message| {
+            if let RouteNetlinkMessage::NewRoute(route) = message {
+                way = read_way(&route, destination);
+            }
+        });
+        match asked {
+            // "Unreachable" is an answer.
+            Err(error) if error.raw_os_error().is_some_and(|code| code != libc::ENOBUFS) => Ok(None),
+            Err(error) => Err(error),
+            Ok(()) => Ok(way),
+        }
+    }
+
+    /// Makes the kernel find out, or confirm, a neighbour's MAC address, as if it had a packet for it.
+    /// It sees none of those that are forwarded below it, and would forget the neighbour.
+    pub fn probe(&mut self, ifindex: u32, neighbour: IpAddr) -> io::Result<()> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = family(neighbour);
+        request.header.ifindex = ifindex;
+        request.header.state = NeighbourState::None;
+        request.header.flags = NeighbourFlags::Use;
+        request.attributes = vec![NeighbourAttribute::Destination(match neighbour {
+            IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
+            IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
+        })];
+        self.ask(RouteNetlinkMessage::NewNeighbour(request), NLM_F_CREATE | NLM_F_ACK, |_| {})
+    }
+
+    /// What has changed since it was last asked; a part of it, if it is much.
+    pub fn changes(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for _ in 0..MAX_EVENTS {
+            self.buffer.clear();
+            match self.events.recv(&mut self.buffer, 0) {
+                Ok(_) => {
+                    let before = changes.len();
+                    let parsed = each_message(&self.buffer, |message| {
+                        changes.extend(change(message.payload));
+                        Ok(true)
+                    });
+                    if parsed.is_err() {
+                        changes.push(Change::Lost);
+                    } else if changes.len() == before {
+                        // Something that the library can't read, next hop objects for instance.
+                        changes.push(Change::Routes);
+                    }
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changes.push(Change::Lost),
+                Err(_) => break,
+            }
+        }
+        changes
+    }
+
+    /// Sends a request and hands out the parts of its answer.
+    fn ask(
+        &mut self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+        mut part: impl FnMut(RouteNetlinkMessage),
+    ) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = NetlinkMessage::from(request);
+        message.header.flags = NLM_F_REQUEST | flags;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        self.buffer.clear();
+        self.buffer.resize(message.buffer_len(), 0);
+        message.serialize(&mut self.buffer);
+        self.requests.send(&self.buffer, 0)?;
+        // Answers of several parts end with one that says so; the others are one message.
+        let (sequence, is_dump) = (self.sequence, flags & NLM_F_DUMP == NLM_F_DUMP);
+        let mut more = true;
+        while more {
+            self.buffer.clear();
+            self.requests.recv(&mut self.buffer, 0)?;
+            more = each_message(&self.buffer, |message| {
+                if message.header.sequence_number != sequence {
+                    return Ok(true);
+                }
+                match message.payload {
+                    NetlinkPayload::InnerMessage(inner) => {
+                        part(inner);
+                        Ok(is_dump)
+                    }
+                    // An error of number 0 is an acknowledgement.
+                    NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => Ok(false),
+                    _ => Ok(true),
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Netlink {
+    /// The socket that becomes readable when something has changed.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+}
+
+/// Takes what the kernel sent apart; `Ok(false)` as soon as `handle` says that it was the last.
+///
+/// Messages that the library can't read are left out: a newer kernel may say things it doesn't know.
+fn each_message(
+    mut bytes: &[u8],
+    mut handle: impl FnMut(NetlinkMessage<RouteNetlinkMessage>) -> io::Result<bool>,
+) -> io::Result<bool> {
+    while !bytes.is_empty() {
+        let length = NetlinkBuffer::new_checked(bytes).map_err(io::Error::other)?.length() as usize;
+        match NetlinkMessage::deserialize(&bytes[..length]) {
+            Ok(message) => {
+                if !handle(message)? {
+                    return Ok(false);
+                }
+            }
+            Err(error) => debug!(%error, "a netlink message that can't be read"),
+        }
+        bytes = &bytes[length.next_multiple_of(4).min(bytes.len())..];
+    }
+    Ok(true)
+}
+
+fn change(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
+    let NetlinkPayload::InnerMessage(message) = payload else { return None };
+    match message {
+        RouteNetlinkMessage::NewLink(_)
+        | RouteNetlinkMessage::DelLink(_)
+        | RouteNetlinkMessage::NewAddress(_)
+        | RouteNetlinkMessage::DelAddress(_) => Some(Change::Links),
+        RouteNetlinkMessage::NewNeighbour(message) => {
+            let (ifindex, ip, mac) = read_neighbour(&message)?;
+            Some(Change::Neighbour(ifindex, ip, mac))
+        }
+        RouteNetlinkMessage::DelNeighbour(message) => {
+            let (ifindex, ip, _) = read_neighbour(&message)?;
+            Some(Change::Neighbour(ifindex, ip, None))
+        }
+        _ => Some(Change::Routes),
+    }
+}
+
+fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn read_link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        ifindex: message.header.index,
+        kind: message.header.link_layer_type.into(),
+        is_loopback: message.header.flags.contains(LinkFlags::Loopback),
+        ..Link::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().unwrap_or_default(),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Controller(master) => link.master = *master,
+            LinkAttribute::Link(below) => link.below = *below,
+            LinkAttribute::NumRxQueues(queues) => link.receive_queues = *queues,
+            LinkAttribute::LinkInfo(infos) => link.software = infos.iter().find_map(software),
+            _ => {}
+        }
+    }
+    link
+}
+
+fn software(info: &LinkInfo) -> Option<String> {
+    match info {
+        LinkInfo::Kind(InfoKind::Other(name)) => Some(name.clone()),
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    }
+}
+
+/// Interface, address, and the MAC address if it may be used.
+fn read_neighbour(message: &NeighbourMessage) -> Option<(u32, IpAddr, Option<Mac>)> {
+    let (mut ip, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => ip = Some(IpAddr::V4(*v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => ip = Some(IpAddr::V6(*v6)),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::try_from(bytes.as_slice()).ok(),
+            _ => {}
+        }
+    }
+    // While it is probed, the address is still used.
+    let usable = matches!(
+        message.header.state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent
+    );
+    Some((message.header.ifindex, ip?, mac.filter(|_| usable)))
+}
+
+fn read_way(message: &RouteMessage, destination: IpAddr) -> Option<Way> {
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut way = Way { ifindex: 0, neighbour: destination, mtu: 0 };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(ifindex) => way.ifindex = *ifindex,
+            RouteAttribute::Gateway(RouteAddress::Inet(v4)) => way.neighbour = (*v4).into(),
+            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => way.neighbour = (*v6).into(),
+            RouteAttribute::Via(RouteVia::Inet(v4)) => way.neighbour = (*v4).into(),
+            RouteAttribute::Via(RouteVia::Inet6(v6)) => way.neighbour = (*v6).into(),
+            RouteAttribute::Metrics(metrics) => {
+                let mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+                way.mtu = mtu.unwrap_or(0);
+            }
+            RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => return None,
+            _ => {}
+        }
+    }
+    (way.ifindex != 0).then_some(way)
+}
+
+impl std::fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Netlink").field("events", &self.events.as_raw_fd()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_found_and_leads_nowhere() {
+        let mut netlink = Netlink::open().unwrap();
+        let links = netlink.links().unwrap();
+        let loopback = links.iter().find(|link| link.is_loopback).expect("every namespace has it");
+        assert_eq!((loopback.name.as_str(), loopback.ifindex), ("lo", 1));
+        netlink.neighbours().unwrap();
+        let own = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(netlink.way(own, own).unwrap(), None, "it stays on this host");
+        let nobody = IpAddr::from([255, 255, 255, 255]);
+        assert_eq!(netlink.way(nobody, nobody).unwrap(), None, "no source of ours: the kernel refuses");
+    }
+
+    #[test]
+    fn half_a_message_is_an_error_and_not_a_panic() {
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        assert!(each_message(&bytes, |_| Ok(true)).unwrap());
+        assert!(!each_message(&bytes, |_| Ok(false)).unwrap());
+        for length in 1..bytes.len() {
+            each_message(&bytes[..length], |_| Ok(true)).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn neighbours_count_only_while_their_address_is_valid() {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = 7;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::Inet([192, 0, 2, 1].into())),
+            NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 1]),
+        ];
+        let ip = IpAddr::from([192, 0, 2, 1]);
+        for (state, usable) in [
+            (NeighbourState::Reachable, true),
+            (NeighbourState::Stale, true),
+            (NeighbourState::Probe, true),
+            (NeighbourState::Permanent, true),
+            (NeighbourState::Incomplete, false),
+            (NeighbourState::Failed, false),
+            (NeighbourState::None, false),
+        ] {
+            message.header.state = state;
+            let mac = usable.then_some([2, 0, 0, 0, 0, 1]);
+            assert_eq!(read_neighbour(&message), Some((7, ip, mac)), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_way_has_its_router_and_its_mtu() {
+        let destination = IpAddr::from([198, 51, 100, 9]);
+        let mut message = RouteMessage::default();
+        message.header.kind = RouteType::Unicast;
+        message.attributes = vec![RouteAttribute::Oif(3)];
+        let direct = Way { ifindex: 3, neighbour: destination, mtu: 0 };
+        assert_eq!(read_way(&message, destination), Some(direct));
+        let router: IpAddr = "fe80::1".parse().unwrap();
+        message.attributes.push(RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap())));
+        message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]));
+        assert_eq!(read_way(&message, destination), Some(Way { ifindex: 3, neighbour: router, mtu: 1400 }));
+        message.header.kind = RouteType::Local;
+        assert_eq!(read_way(&message, destination), None);
+    }
+}

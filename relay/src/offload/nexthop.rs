@@ -1,0 +1,407 @@
+//! Next hops: by which way the program sends what it forwards.
+//!
+//! ```text
+//!   (source, destination) ─► path ─► hop {interface, neighbour, MTU} ─► slot of NEXT_HOPS
+//!                              ▲                  ▲
+//!                 route changes, ICMP     neighbour's MAC address
+//! ```
+//!
+//! Pure bookkeeping over [`Routing`]. Many paths share a hop, so a router that changes its MAC address is
+//! one changed entry. A hop that nobody uses any more keeps its slot until [`NextHops::drained`]: routes
+//! that name it may still be read.
+//!
+//! Invariant: only ways out of interfaces that the program is on become hops.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::IpAddr;
+
+use turnpike_abi::NextHop;
+use turnpike_proto::WhyNot;
+
+use super::netlink::{Mac, Netlink, Way};
+
+/// The kernel's routing, or a double of it.
+pub trait Routing {
+    /// Where a packet goes; `None` if nowhere that a frame could be sent to.
+    fn way(&mut self, source: IpAddr, destination: IpAddr) -> io::Result<Option<Way>>;
+    /// Asks for a neighbour's MAC address, and keeps it from being forgotten.
+    fn probe(&mut self, ifindex: u32, neighbour: IpAddr) -> io::Result<()>;
+}
+
+impl Routing for Netlink {
+    fn way(&mut self, source: IpAddr, destination: IpAddr) -> io::Result<Option<Way>> {
+        Netlink::way(self, source, destination)
+    }
+
+    fn probe(&mut self, ifindex: u32, neighbour: IpAddr) -> io::Result<()> {
+        Netlink::probe(self, ifindex, neighbour)
+    }
+}
+
+/// An interface that the program is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The kernel's index.
+    pub ifindex: u32,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its MTU, bytes.
+    pub mtu: u32,
+}
+
+/// Names a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PathId(u32);
+
+/// Where a path leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Slot of the next hop.
+    pub slot: u16,
+    /// The interface, as a bit: its place among the ports.
+    pub interface: u16,
+    /// Whether the neighbour's MAC address is known now.
+    pub is_known: bool,
+}
+
+/// A change of an entry of `NEXT_HOPS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// Which entry.
+    pub slot: u16,
+    /// What it shall be.
+    pub value: NextHop,
+    /// Whether routes may name it: then it has to be changed with care.
+    pub in_use: bool,
+}
+
+struct Path {
+    source: IpAddr,
+    destination: IpAddr,
+    users: u32,
+    hop: Result<u16, WhyNot>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct HopKey {
+    ifindex: u32,
+    neighbour: IpAddr,
+    mtu: u32,
+}
+
+struct Hop {
+    key: HopKey,
+    paths: u32,
+    /// What the entry shall be, and what it is.
+    wanted: NextHop,
+    written: NextHop,
+    in_use: bool,
+}
+
+/// All paths and hops.
+pub struct NextHops {
+    ports: Vec<Port>,
+    paths: Vec<Option<Path>>,
+    free_paths: Vec<u32>,
+    by_ends: HashMap<(IpAddr, IpAddr), PathId>,
+    hops: HashMap<u16, Hop>,
+    by_key: HashMap<HopKey, u16>,
+    free_slots: Vec<u16>,
+    next_slot: u32,
+    slots: u32,
+    changed: HashSet<u16>,
+    draining: Vec<u16>,
+    macs: HashMap<(u32, IpAddr), Mac>,
+    expected: Vec<(u32, IpAddr, Mac)>,
+}
+
+impl NextHops {
+    /// For a map of that many entries; the first is left alone.
+    pub fn new(entries: u32) -> NextHops {
+        NextHops {
+            ports: Vec::new(),
+            paths: Vec::new(),
+            free_paths: Vec::new(),
+            by_ends: HashMap::new(),
+            hops: HashMap::new(),
+            by_key: HashMap::new(),
+            free_slots: Vec::new(),
+            next_slot: 1,
+            slots: entries.min(u32::from(u16::MAX) + 1),
+            changed: HashSet::new(),
+            draining: Vec::new(),
+            macs: HashMap::new(),
+            expected: Vec::new(),
+        }
+    }
+
+    /// The interfaces that the program is on.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    /// Other interfaces: every path has to be looked up again. To be called only while no route is in
+    /// the kernel.
+    pub fn replace_ports(&mut self, ports: Vec<Port>) {
+        self.ports = ports;
+        for path in self.paths.iter_mut().flatten() {
+            path.hop = Err(WhyNot::Pending);
+        }
+        for hop in self.hops.values_mut() {
+            hop.paths = 0;
+        }
+        self.draining = self.hops.keys().copied().collect();
+        self.by_key.clear();
+        self.macs.retain(|(ifindex, _), _| self.ports.iter().any(|port| port.ifindex == *ifindex));
+        for (ifindex, ip, mac) in std::mem::take(&mut self.expected) {
+            self.set_neighbour(ifindex, ip, Some(mac));
+        }
+    }
+
+    /// A path for one more user; looked up if it is new.
+    pub fn acquire(&mut self, routing: &mut impl Routing, source: IpAddr, destination: IpAddr) -> PathId {
+        if let Some(id) = self.by_ends.get(&(source, destination)).copied() {
+            if let Some(path) = self.path_mut(id) {
+                path.users += 1;
+            }
+            return id;
+        }
+        let path = Path { source, destination, users: 1, hop: Err(WhyNot::Pending) };
+        let id = match self.free_paths.pop() {
+            Some(index) => PathId(index),
+            None => {
+                self.paths.push(None);
+                PathId(self.paths.len() as u32 - 1)
+            }
+        };
+        self.paths[id.0 as usize] = Some(path);
+        self.by_ends.insert((source, destination), id);
+        self.look_up(routing, id);
+        id
+    }
+
+    /// One user of a path less.
+    pub fn release(&mut self, id: PathId) {
+        let Some(path) = self.path_mut(id) else { return };
+        path.users -= 1;
+        if path.users > 0 {
+            return;
+        }
+        let (ends, hop) = ((path.source, path.destination), path.hop);
+        self.by_ends.remove(&ends);
+        self.paths[id.0 as usize] = None;
+        self.free_paths.push(id.0);
+        if let Ok(slot) = hop {
+            self.leave(slot);
+        }
+    }
+
+    /// Where a path leads now; else why it can't be used.
+    pub fn place(&self, id: PathId) -> Result<Place, WhyNot> {
+        let path = self.paths[id.0 as usize].as_ref().ok_or(WhyNot::NoRoute)?;
+        let slot = path.hop?;
+        let hop = self.hops.get(&slot).ok_or(WhyNot::NextHop)?;
+        let place = self.ports.iter().position(|port| port.ifindex == hop.key.ifindex);
+        let interface = 1 << place.ok_or(WhyNot::Interface)?;
+        Ok(Place { slot, interface, is_known: hop.wanted.ifindex != 0 })
+    }
+
+    /// Routes name this hop from now on, until it is drained.
+    pub fn use_slot(&mut self, slot: u16) {
+        if let Some(hop) = self.hops.get_mut(&slot) {
+            hop.in_use = true;
+        }
+    }
+
+    /// How many places for paths there are: [`NextHops::recheck`] takes numbers below it.
+    pub fn path_count(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Looks a path up again; whether it leads elsewhere now. Numbers without a path are fine.
+    pub fn recheck(&mut self, routing: &mut impl Routing, number: usize) -> bool {
+        let Some(Some(path)) = self.paths.get(number) else { return false };
+        let before = path.hop;
+        self.look_up(routing, PathId(number as u32));
+        self.paths[number].as_ref().is_some_and(|path| path.hop != before)
+    }
+
+    /// Numbers of the paths to a destination.
+    pub fn paths_to(&self, destination: IpAddr) -> Vec<usize> {
+        let leads_there = |path: &Option<Path>| path.as_ref().is_some_and(|p| p.destination == destination);
+        self.paths.iter().enumerate().filter(|(_, path)| leads_there(path)).map(|(n, _)| n).collect()
+    }
+
+    /// A neighbour's MAC address, or that it has none; whether that changes a hop.
+    pub fn set_neighbour(&mut self, ifindex: u32, ip: IpAddr, mac: Option<Mac>) -> bool {
+        if !self.ports.iter().any(|port| port.ifindex == ifindex) {
+            return false;
+        }
+        let before = match mac {
+            Some(mac) => self.macs.insert((ifindex, ip), mac),
+            None => self.macs.remove(&(ifindex, ip)),
+        };
+        if before == mac {
+            return false;
+        }
+        let affected: Vec<u16> = self
+            .by_key
+            .iter()
+            .filter(|(key, _)| key.ifindex == ifindex && key.neighbour == ip)
+            .map(|(_, slot)| *slot)
+            .collect();
+        for slot in &affected {
+            self.refresh(*slot);
+        }
+        !affected.is_empty()
+    }
+
+    /// All neighbours there are, for ports that [`NextHops::replace_ports`] is going to bring.
+    pub fn expect_neighbours(&mut self, all: Vec<(u32, IpAddr, Mac)>) {
+        self.expected = all;
+    }
+
+    /// All neighbours there are; whether that changes a hop.
+    pub fn replace_neighbours(&mut self, all: Vec<(u32, IpAddr, Mac)>) -> bool {
+        let known: HashSet<_> = all.iter().map(|(ifindex, ip, _)| (*ifindex, *ip)).collect();
+        let gone: Vec<_> = self.macs.keys().filter(|key| !known.contains(key)).copied().collect();
+        let mut changed = false;
+        for (ifindex, ip) in gone {
+            changed |= self.set_neighbour(ifindex, ip, None);
+        }
+        for (ifindex, ip, mac) in all {
+            changed |= self.set_neighbour(ifindex, ip, Some(mac));
+        }
+        changed
+    }
+
+    /// Asks the kernel about each neighbour that is in use; it would forget them otherwise.
+    pub fn probe_all(&self, routing: &mut impl Routing) {
+        let neighbours: HashSet<_> = self.by_key.keys().map(|key| (key.ifindex, key.neighbour)).collect();
+        for (ifindex, neighbour) in neighbours {
+            // What went wrong shows as a neighbour without a MAC address.
+            let _ = routing.probe(ifindex, neighbour);
+        }
+    }
+
+    /// Entries that have to be changed; they count as written.
+    pub fn take_updates(&mut self) -> Vec<Update> {
+        let mut updates = Vec::new();
+        for slot in std::mem::take(&mut self.changed) {
+            let Some(hop) = self.hops.get_mut(&slot) else { continue };
+            if hop.written != hop.wanted {
+                hop.written = hop.wanted;
+                updates.push(Update { slot, value: hop.wanted, in_use: hop.in_use });
+            }
+        }
+        updates
+    }
+
+    /// Whether slots wait for a grace period.
+    pub fn is_draining(&self) -> bool {
+        !self.draining.is_empty()
+    }
+
+    /// A grace period is over since the last route that named an unused hop was deleted.
+    pub fn drained(&mut self) {
+        for slot in std::mem::take(&mut self.draining) {
+            let unused = self.hops.get(&slot).is_some_and(|hop| hop.paths == 0);
+            if unused && let Some(hop) = self.hops.remove(&slot) {
+                if self.by_key.get(&hop.key) == Some(&slot) {
+                    self.by_key.remove(&hop.key);
+                }
+                self.free_slots.push(slot);
+            }
+        }
+    }
+
+    fn look_up(&mut self, routing: &mut impl Routing, id: PathId) {
+        let Some(path) = self.paths[id.0 as usize].as_ref() else { return };
+        let (source, destination, before) = (path.source, path.destination, path.hop);
+        let found = self.find_way(routing, source, destination);
+        let after = found.and_then(|key| match before {
+            Ok(slot) if self.hops.get(&slot).is_some_and(|hop| hop.key == key) => Ok(slot),
+            _ => self.join(routing, key),
+        });
+        if let Some(path) = self.path_mut(id) {
+            path.hop = after;
+        }
+        match before {
+            Ok(slot) if after != Ok(slot) => self.leave(slot),
+            _ => {}
+        }
+    }
+
+    fn find_way(
+        &self,
+        routing: &mut impl Routing,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Result<HopKey, WhyNot> {
+        // Without its interface such an address says nothing.
+        let is_link_local = |ip: IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if is_link_local(destination) || is_link_local(source) {
+            return Err(WhyNot::NoRoute);
+        }
+        let way = routing.way(source, destination).ok().flatten().ok_or(WhyNot::NoRoute)?;
+        let port = self.ports.iter().find(|port| port.ifindex == way.ifindex).ok_or(WhyNot::Interface)?;
+        let mtu = if way.mtu == 0 { port.mtu } else { way.mtu.min(port.mtu) };
+        Ok(HopKey { ifindex: way.ifindex, neighbour: way.neighbour, mtu })
+    }
+
+    /// The slot of a hop, for one more path.
+    fn join(&mut self, routing: &mut impl Routing, key: HopKey) -> Result<u16, WhyNot> {
+        if let Some(slot) = self.by_key.get(&key).copied()
+            && let Some(hop) = self.hops.get_mut(&slot)
+        {
+            hop.paths += 1;
+            return Ok(slot);
+        }
+        let slot = self.free_slot().ok_or(WhyNot::MapFull)?;
+        let empty = NextHop::default();
+        // Written in any case: the entry still has what its last user was.
+        let written = NextHop { ifindex: u32::MAX, ..empty };
+        self.hops.insert(slot, Hop { key, paths: 1, wanted: empty, written, in_use: false });
+        self.by_key.insert(key, slot);
+        self.refresh(slot);
+        if !self.macs.contains_key(&(key.ifindex, key.neighbour)) {
+            // The answer comes as a change.
+            let _ = routing.probe(key.ifindex, key.neighbour);
+        }
+        Ok(slot)
+    }
+
+    fn leave(&mut self, slot: u16) {
+        let Some(hop) = self.hops.get_mut(&slot) else { return };
+        hop.paths = hop.paths.saturating_sub(1);
+        if hop.paths == 0 {
+            self.draining.push(slot);
+        }
+    }
+
+    fn free_slot(&mut self) -> Option<u16> {
+        if let Some(slot) = self.free_slots.pop() {
+            return Some(slot);
+        }
+        let slot = (self.next_slot < self.slots).then_some(self.next_slot)?;
+        self.next_slot += 1;
+        u16::try_from(slot).ok()
+    }
+
+    /// Computes what a hop's entry shall be.
+    fn refresh(&mut self, slot: u16) {
+        let Some(hop) = self.hops.get_mut(&slot) else { return };
+        let HopKey { ifindex, neighbour, mtu } = hop.key;
+        let port = self.ports.iter().find(|port| port.ifindex == ifindex);
+        hop.wanted = match (self.macs.get(&(ifindex, neighbour)), port) {
+            (Some(mac), Some(port)) => NextHop::new(ifindex, mtu, *mac, port.mac),
+            _ => NextHop::default(),
+        };
+        self.changed.insert(slot);
+    }
+
+    fn path_mut(&mut self, id: PathId) -> Option<&mut Path> {
+        self.paths.get_mut(id.0 as usize)?.as_mut()
+    }
+}

@@ -1,0 +1,416 @@
+//! The mirror's thread: it waits for commands, for news from the kernel, and for its deadlines.
+//!
+//! It begins with [`Offload::start`], before the workers, and ends with [`Offload::stop`], after them: what
+//! they withdraw last is answered, too. If it fails on the way, the program leaves every interface, and the
+//! workers go on alone.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use tracing::{debug, error, info, warn};
+use turnpike_abi::{Allocation, Binding, Config};
+use turnpike_proto::{Plane, PlaneMemory};
+
+use super::choose::{self, Chosen, Wishes};
+use super::hub::{Hub, Outbox};
+use super::mapped::Mapped;
+use super::maps::{MapsError, Sizes};
+use super::mirror::Mirror;
+use super::netlink::{Change, Netlink};
+use super::nexthop::Port;
+use super::probe::Host;
+use super::status::{InterfaceStatus, OffloadStatus, StatusCell};
+use super::xdp::{Mode, Xdp};
+use crate::config::resolve::local_addresses;
+use crate::driver::Waker;
+
+/// How often neighbours in use are asked about. Shorter than the kernel's patience with an unconfirmed one.
+const PROBE_PERIOD: Duration = Duration::from_secs(5);
+/// How often the maps are compared with what they should be; longer where comparing takes long.
+const RESYNC_PERIOD: Duration = Duration::from_secs(10);
+/// Comparing may take this part of the time: one hundredth.
+const RESYNC_SHARE: u32 = 100;
+/// How often the status is brought up to date while there is work.
+const STATUS_PERIOD: Duration = Duration::from_millis(200);
+/// Every path is looked up again at most this often, however fast routes change.
+const RECHECK_PERIOD: Duration = Duration::from_secs(1);
+/// Commands of one round: answers shall not wait for thousands of others.
+const COMMANDS_PER_ROUND: usize = 2048;
+
+/// What the kernel data path is made from.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Interfaces, addresses and ports.
+    pub wishes: Wishes,
+    /// How the program gets its frames.
+    pub mode: Mode,
+    /// How large the maps are.
+    pub sizes: Sizes,
+    /// How many workers there are.
+    pub workers: usize,
+}
+
+/// The running kernel data path.
+pub struct Offload {
+    hub: Arc<Hub>,
+    plane: Arc<Plane>,
+    status: Arc<StatusCell>,
+    thread: JoinHandle<()>,
+}
+
+/// The slots of allocations and bindings, as the program sees them.
+struct SharedMemory {
+    allocations: Arc<Mapped<Allocation<AtomicU64>>>,
+    bindings: Arc<Mapped<Binding<AtomicU64>>>,
+}
+
+impl PlaneMemory for SharedMemory {
+    fn allocations(&self) -> &[Allocation<AtomicU64>] {
+        &self.allocations
+    }
+
+    fn bindings(&self) -> &[Binding<AtomicU64>] {
+        &self.bindings
+    }
+}
+
+impl Offload {
+    /// Loads the program and attaches it where it is wanted and fits. It need not be anywhere: interfaces
+    /// may come later.
+    ///
+    /// # Errors
+    /// Why there can be no kernel data path as long as this process lives.
+    pub fn start(settings: Settings) -> Result<Offload, String> {
+        let mut netlink = Netlink::open().map_err(|error| format!("cannot ask for interfaces: {error}"))?;
+        let host = Host::detect();
+        let chosen = choose_interfaces(&settings.wishes, &mut netlink, &host)?;
+        if settings.wishes.named.is_empty() && chosen.iter().all(|chosen| chosen.fit.is_err()) {
+            return Err(reasons(&chosen));
+        }
+        if !host.missing_capabilities.is_empty() {
+            return Err(format!("this process lacks {}", host.missing_capabilities.join(" and ")));
+        }
+        let mut xdp = Xdp::load(settings.sizes).map_err(|error| error.to_string())?;
+        if let Err(error) = xdp.watch_drops() {
+            warn!("redirected frames that a device drops will not be counted: {error}");
+        }
+        let status = Arc::new(StatusCell::with_verdicts(Arc::clone(xdp.maps.verdicts())));
+        let memory = SharedMemory {
+            allocations: Arc::clone(xdp.maps.allocations()),
+            bindings: Arc::clone(xdp.maps.bindings()),
+        };
+        let hub = Hub::new(settings.workers, Arc::clone(&status)).map_err(|error| error.to_string())?;
+        let now = Instant::now();
+        let mut service = Service {
+            mirror: Mirror::new(settings.sizes.next_hops),
+            wishes: settings.wishes,
+            mode: settings.mode,
+            xdp,
+            netlink,
+            host,
+            hub: Arc::clone(&hub),
+            status: Arc::clone(&status),
+            attached: HashMap::new(),
+            failed: HashMap::new(),
+            next_probe: now,
+            next_resync: now + RESYNC_PERIOD,
+            next_status: now,
+            next_recheck: now,
+            recheck_wanted: false,
+        };
+        service.look_at_interfaces().map_err(|error| error.to_string())?;
+        let own = Arc::clone(&hub);
+        let thread = thread::Builder::new()
+            .name("offload".to_owned())
+            .spawn(move || service.run_guarded(&own))
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
+        Ok(Offload { hub, plane: Plane::new(Arc::new(memory)), status, thread })
+    }
+
+    /// The slots, for the core.
+    pub fn plane(&self) -> &Arc<Plane> {
+        &self.plane
+    }
+
+    /// A worker's end of the queue.
+    pub fn outbox(&self, worker: u16, waker: Arc<dyn Waker>) -> Outbox {
+        self.hub.outbox(worker, waker)
+    }
+
+    /// What others may know.
+    pub fn status(&self) -> &Arc<StatusCell> {
+        &self.status
+    }
+
+    /// Takes the program off every interface. To be called when the workers have ended.
+    pub fn stop(self) {
+        self.hub.stop();
+        if self.thread.join().is_err() {
+            error!("the thread of the kernel data path panicked");
+        }
+    }
+}
+
+struct Service {
+    mirror: Mirror,
+    wishes: Wishes,
+    mode: Mode,
+    xdp: Xdp,
+    netlink: Netlink,
+    host: Host,
+    hub: Arc<Hub>,
+    status: Arc<StatusCell>,
+    /// By index of the interface.
+    attached: HashMap<u32, String>,
+    /// Interfaces that did not take the program, as they were then, and why.
+    failed: HashMap<u32, (Port, String)>,
+    next_probe: Instant,
+    next_resync: Instant,
+    next_status: Instant,
+    next_recheck: Instant,
+    recheck_wanted: bool,
+}
+
+/// Says so when the mirror has ended, even by a panic. Dropped after the program itself.
+struct EndOfMirror<'a>(&'a Hub);
+
+impl Drop for EndOfMirror<'_> {
+    fn drop(&mut self) {
+        self.0.set_dead();
+    }
+}
+
+impl Service {
+    fn run_guarded(mut self, hub: &Hub) {
+        let _end = EndOfMirror(hub);
+        let status = Arc::clone(&self.status);
+        let why = match self.run() {
+            Ok(()) => "the relay is stopping".to_owned(),
+            Err(error) => {
+                error!("the kernel data path is given up: {error}");
+                error.to_string()
+            }
+        };
+        drop(self);
+        status.set_state(OffloadStatus { why, ..OffloadStatus::default() });
+    }
+
+    /// Until it is told to stop.
+    fn run(&mut self) -> Result<(), MapsError> {
+        if let Ok(neighbours) = self.netlink.neighbours() {
+            self.mirror.replace_neighbours(neighbours);
+        }
+        loop {
+            self.wait().map_err(|error| MapsError::System { what: "wait for events", error })?;
+            let mut orders = self.hub.take_orders(COMMANDS_PER_ROUND);
+            let is_last = orders.stop && orders.commands.is_empty();
+            self.take_changes()?;
+            for destination in orders.rechecks.drain(..) {
+                self.mirror.recheck(&mut self.netlink, destination);
+            }
+            self.recheck_wanted |= orders.recheck_all;
+            let hub = &self.hub;
+            self.mirror.round(&mut self.xdp.maps, &mut self.netlink, orders.commands, |answers| {
+                hub.answer(answers);
+            })?;
+            self.keep_deadlines()?;
+            if is_last {
+                return self.xdp.maps.replace_config(&Config::OFF);
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let now = Instant::now();
+        let mut due = self.next_probe.min(self.next_resync);
+        if self.status.is_stale() {
+            due = due.min(self.next_status);
+        }
+        if self.recheck_wanted {
+            due = due.min(self.next_recheck);
+        }
+        let wait = if self.mirror.has_more() { Duration::ZERO } else { due.saturating_duration_since(now) };
+        let timeout = rustix::event::Timespec {
+            tv_sec: wait.as_secs() as i64,
+            tv_nsec: i64::from(wait.subsec_nanos()),
+        };
+        let (hub, events) = (self.hub.as_fd(), self.netlink.as_fd());
+        let mut fds =
+            [PollFd::from_borrowed_fd(hub, PollFlags::IN), PollFd::from_borrowed_fd(events, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn take_changes(&mut self) -> Result<(), MapsError> {
+        let (mut links, mut all) = (false, false);
+        for change in self.netlink.changes() {
+            match change {
+                Change::Links => links = true,
+                Change::Routes => self.recheck_wanted = true,
+                Change::Neighbour(ifindex, ip, mac) => self.mirror.set_neighbour(ifindex, ip, mac),
+                Change::Lost => all = true,
+            }
+        }
+        if all {
+            debug!("changes of the routing were lost; asking for everything");
+            match self.netlink.neighbours() {
+                Ok(neighbours) => self.mirror.replace_neighbours(neighbours),
+                Err(error) => warn!("cannot ask for neighbours: {error}"),
+            }
+        }
+        if links || all {
+            self.look_at_interfaces()?;
+            self.recheck_wanted = true;
+        }
+        Ok(())
+    }
+
+    fn keep_deadlines(&mut self) -> Result<(), MapsError> {
+        let now = Instant::now();
+        if self.recheck_wanted && now >= self.next_recheck {
+            self.recheck_wanted = false;
+            self.next_recheck = now + RECHECK_PERIOD;
+            self.mirror.recheck_all();
+        }
+        if now >= self.next_probe {
+            self.next_probe = now + PROBE_PERIOD;
+            self.mirror.probe_neighbours(&mut self.netlink);
+        }
+        if now >= self.next_resync {
+            self.failed.clear();
+            self.look_at_interfaces()?;
+            self.mirror.resync(&mut self.xdp.maps, &mut self.netlink)?;
+            self.next_resync = now + RESYNC_PERIOD.max(now.elapsed() * RESYNC_SHARE);
+        }
+        if self.mirror.take_touched() {
+            self.status.set_stale();
+        }
+        if self.status.is_stale() && now >= self.next_status {
+            self.next_status = now + STATUS_PERIOD;
+            let counts = self.mirror.counts();
+            debug!(kernel_routes = counts.routes, waiting = counts.waiting, "kernel data path");
+            self.status.set_counts(counts);
+        }
+        Ok(())
+    }
+
+    /// Brings the program to where it should be, and the maps with it.
+    fn look_at_interfaces(&mut self) -> Result<(), MapsError> {
+        let chosen = choose_interfaces(&self.wishes, &mut self.netlink, &self.host);
+        let (chosen, mut why_not) = match chosen {
+            Ok(chosen) => (chosen, None),
+            Err(why) => (Vec::new(), Some(why)),
+        };
+        let addresses = local_addresses().unwrap_or_default();
+        let mut ports = Vec::new();
+        let mut interfaces = Vec::new();
+        for Chosen { name, ifindex, fit } in chosen {
+            let outcome = fit.and_then(|port| self.attach(&name, &port).map(|()| port));
+            let why = match &outcome {
+                Ok(_) => format!("{} XDP", self.mode.name()),
+                Err(why) => why.clone(),
+            };
+            interfaces.push(InterfaceStatus { name, ifindex, attached: outcome.is_ok(), why });
+            ports.extend(outcome);
+        }
+        let config = match choose::config(&self.wishes, &ports, &addresses) {
+            Ok(config) if !ports.is_empty() => config,
+            Ok(_) => Config::OFF,
+            Err(why) => {
+                ports.clear();
+                why_not = Some(why);
+                Config::OFF
+            }
+        };
+        self.mirror.reconfigure(&mut self.xdp.maps, &mut self.netlink, ports.clone(), &config)?;
+        self.detach_others(&ports);
+        let status = state(self.mode, interfaces, why_not, !ports.is_empty());
+        let before = self.status.read();
+        if (before.active, &before.why) != (status.active, &status.why) {
+            info!(active = status.active, "kernel data path: {}", status.why);
+        }
+        self.status.set_state(status);
+        Ok(())
+    }
+
+    fn attach(&mut self, name: &str, port: &Port) -> Result<(), String> {
+        if self.attached.contains_key(&port.ifindex) {
+            return Ok(());
+        }
+        if let Some((before, why)) = self.failed.get(&port.ifindex)
+            && before == port
+        {
+            return Err(why.clone());
+        }
+        match self.xdp.attach(port.ifindex, self.mode) {
+            Ok(()) => {
+                self.attached.insert(port.ifindex, name.to_owned());
+                // Neighbours of other interfaces were not remembered.
+                if let Ok(neighbours) = self.netlink.neighbours() {
+                    self.mirror.expect_neighbours(neighbours);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let why = error.to_string();
+                self.failed.insert(port.ifindex, (port.clone(), why.clone()));
+                Err(why)
+            }
+        }
+    }
+
+    /// Leaves the interfaces that are not among `ports`.
+    fn detach_others(&mut self, ports: &[Port]) {
+        let others: Vec<u32> = self
+            .attached
+            .keys()
+            .filter(|ifindex| !ports.iter().any(|port| port.ifindex == **ifindex))
+            .copied()
+            .collect();
+        for ifindex in others {
+            self.attached.remove(&ifindex);
+            if let Err(error) = self.xdp.detach(ifindex) {
+                warn!("the program may still be on interface number {ifindex}, switched off: {error}");
+            }
+        }
+    }
+}
+
+fn choose_interfaces(wishes: &Wishes, netlink: &mut Netlink, host: &Host) -> Result<Vec<Chosen>, String> {
+    let links = netlink.links().map_err(|error| format!("cannot ask for interfaces: {error}"))?;
+    choose::interfaces(wishes, &links, &local_addresses().unwrap_or_default(), host)
+}
+
+fn state(
+    mode: Mode,
+    interfaces: Vec<InterfaceStatus>,
+    why_not: Option<String>,
+    active: bool,
+) -> OffloadStatus {
+    let on: Vec<&str> = interfaces.iter().filter(|i| i.attached).map(|i| i.name.as_str()).collect();
+    let off: Vec<String> =
+        interfaces.iter().filter(|i| !i.attached).map(|i| format!("{}: {}", i.name, i.why)).collect();
+    let why = match why_not {
+        Some(why) => why,
+        None if !active => off.join("; "),
+        None if off.is_empty() => format!("{} XDP on {}", mode.name(), on.join(",")),
+        None => format!("{} XDP on {}; not on {}", mode.name(), on.join(","), off.join("; ")),
+    };
+    OffloadStatus { active, mode: active.then_some(mode), why, interfaces, ..OffloadStatus::default() }
+}
+
+fn reasons(chosen: &[Chosen]) -> String {
+    let reasons: Vec<String> = chosen
+        .iter()
+        .filter_map(|chosen| Some(format!("{}: {}", chosen.name, chosen.fit.as_ref().err()?)))
+        .collect();
+    reasons.join("; ")
+}

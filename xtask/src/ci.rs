@@ -24,12 +24,16 @@ pub fn run(root: &Path) -> Result<(), String> {
         cargo_step(root, "loom", LOOM, &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")]),
         cargo_step(root, "frames", ebpf::FRAME_TESTS, &[]),
     ];
-    let mut counts = Counts::default();
-    let mut report = Report::of("interop", "cargo xtask interop", || {
-        run_interop(root, None, &mut counts).map(|()| Counts::default())
-    });
-    report.counts = counts;
-    reports.push(report);
+    for (name, rerun, tests) in
+        [("interop", "cargo xtask interop", INTEROP), ("offload", "cargo xtask offload", OFFLOAD)]
+    {
+        let mut counts = Counts::default();
+        let mut report = Report::of(name, rerun, || {
+            run_with_binary(root, tests, None, &mut counts).map(|()| Counts::default())
+        });
+        report.counts = counts;
+        reports.push(report);
+    }
     summarize(&reports)
 }
 
@@ -47,7 +51,16 @@ pub fn frames(root: &Path) -> Result<(), String> {
 /// When building fails or a test does.
 pub fn interop(root: &Path, filter: Option<&str>) -> Result<(), String> {
     cargo(root, &["build", "--release", "--locked"], &[], &mut Counts::default())?;
-    run_interop(root, filter, &mut Counts::default())
+    run_with_binary(root, INTEROP, filter, &mut Counts::default())
+}
+
+/// Runs the tests of the kernel data path alone, against the release binary.
+///
+/// # Errors
+/// When building fails or a test does.
+pub fn offload(root: &Path, filter: Option<&str>) -> Result<(), String> {
+    cargo(root, &["build", "--release", "--locked"], &[], &mut Counts::default())?;
+    run_with_binary(root, OFFLOAD, filter, &mut Counts::default())
 }
 
 const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
@@ -59,15 +72,23 @@ const LOOM: &[&str] =
     &["test", "-p", "turnpike-abi", "-p", "turnpike-proto", "--lib", "--locked", "interleavings"];
 const DOC: &[&str] = &["doc", "--workspace", "--no-deps", "--locked"];
 
-/// The tests wait for the clients' timers most of the time: more at once than there are cores.
-const INTEROP_THREADS: &str = "6";
+/// Test programs, and how many of their tests run at once. Those of interop wait for the clients' timers
+/// most of the time: more than there are cores.
+const INTEROP: (&[&str], &str) = (&["interop", "hostile"], "6");
+/// These measure and flood, too.
+const OFFLOAD: (&[&str], &str) = (&["offload"], "3");
 
-fn run_interop(root: &Path, filter: Option<&str>, counts: &mut Counts) -> Result<(), String> {
+fn run_with_binary(
+    root: &Path,
+    (programs, threads): (&[&str], &str),
+    filter: Option<&str>,
+    counts: &mut Counts,
+) -> Result<(), String> {
     let binary = target_folder(root).join("release/turnpike");
     let binary = binary.to_str().ok_or("the path of the repository is not UTF-8")?;
-    let mut arguments =
-        vec!["test", "--package", "turnpike", "--test", "interop", "--test", "hostile", "--locked", "--"];
-    arguments.extend(["--ignored", "--test-threads", INTEROP_THREADS]);
+    let mut arguments = vec!["test", "--package", "turnpike"];
+    programs.iter().for_each(|program| arguments.extend(["--test", program]));
+    arguments.extend(["--locked", "--", "--ignored", "--test-threads", threads]);
     arguments.extend(filter);
     cargo(root, &arguments, &[("TURNPIKE_BIN", binary)], counts)
 }

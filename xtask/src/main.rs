@@ -1,7 +1,7 @@
 //! Turnpike's chores, each a subcommand: `cargo xtask ci` runs what the CI runs.
 //!
 //! ```text
-//!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► frames ► interop ──► table, `N passed, N failed`
+//!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► frames ► interop ► offload ──► table, `N passed, N failed`
 //! ```
 //!
 //! It decides nothing about the relay; it only starts cargo and reads the tree.
@@ -51,6 +51,11 @@ enum Chore {
         /// Only tests whose name contains this.
         filter: Option<String>,
     },
+    /// Tests of the kernel data path with the release binary in network namespaces; needs root.
+    Offload {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
     /// Writes docs/configuration.md from the doc comments of the configuration.
     Docs,
     /// Writes docs/openapi.json: what the administration's API is, from its code.
@@ -86,6 +91,7 @@ fn main() -> ExitCode {
         Chore::Advisories => deny::advisories(&root),
         Chore::Frames => ci::frames(&root),
         Chore::Interop { filter } => ci::interop(&root, filter.as_deref()),
+        Chore::Offload { filter } => ci::offload(&root, filter.as_deref()),
         Chore::Docs => docs::run(&root),
         Chore::Openapi => openapi::run(&root),
         Chore::Coverage => coverage::run(&root),

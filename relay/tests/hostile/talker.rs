@@ -129,6 +129,10 @@ impl Talker {
         for _ in 0..TRIES {
             self.say(bytes);
             while let Some(heard) = self.hear() {
+                // RFC 7983 s. 7: data, which may come at any time.
+                if heard.first().is_some_and(|first| *first >= 0x40) {
+                    continue;
+                }
                 let answer = Answer::of(heard);
                 // Another one is the answer to an earlier request that was sent twice.
                 if answer.message().transaction_id().0 == bytes[8..20] {

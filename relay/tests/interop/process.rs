@@ -65,6 +65,20 @@ impl Process {
         find(&state).ok_or_else(|| state.all())
     }
 
+    /// Waits until `find` finds something in a line of either output, the newest first.
+    #[allow(dead_code, reason = "the tests of the kernel data path read the log")]
+    pub fn wait_for<T>(&self, timeout: Duration, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let newest =
+            |state: &State| state.stderr.iter().chain(&state.stdout).rev().find_map(|line| find(line));
+        let state = self.output.state.lock().expect("no reader panics");
+        let (state, _) = self
+            .output
+            .changed
+            .wait_timeout_while(state, timeout, |state| newest(state).is_none() && state.ended < 2)
+            .expect("no reader panics");
+        newest(&state)
+    }
+
     /// Waits for the end; kills it when `timeout` has passed.
     pub fn wait(mut self, timeout: Duration) -> Outcome {
         let status = self.wait_for_status(timeout);

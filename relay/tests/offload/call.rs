@@ -1,0 +1,94 @@
+//! An allocation with a channel to a peer: the two ends of what the kernel forwards.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use turnpike_proto::wire::{attr, channel, method};
+
+use super::lab::{Lab, PEER_V4, PEER_V6};
+use super::talker::{Talker, UDP, peer_socket};
+
+/// How long a datagram may take.
+pub const ARRIVAL: Duration = Duration::from_secs(2);
+/// REQUESTED-ADDRESS-FAMILY (RFC 8656 s. 18.8).
+const FAMILY_V4: [u8; 4] = [1, 0, 0, 0];
+const FAMILY_V6: [u8; 4] = [2, 0, 0, 0];
+
+/// A client, its relayed address, and a peer.
+pub struct Call {
+    /// The client.
+    pub talker: Talker,
+    /// Its relayed address.
+    pub relayed: SocketAddr,
+    /// The peer.
+    pub peer: UdpSocket,
+}
+
+impl Call {
+    /// Allocates at `server`, in the family of the peer, and binds channel 0x4000.
+    pub fn new(lab: &Lab, server: SocketAddr, peer_v6: bool) -> Call {
+        let peer: IpAddr = if peer_v6 { PEER_V6 } else { PEER_V4 };
+        let peer = peer_socket(&lab.peer, peer, ARRIVAL);
+        let mut talker = Talker::new(&lab.client, server);
+        let relayed = allocate(&mut talker, peer_v6);
+        let address = peer.local_addr().expect("it is bound");
+        assert_eq!(talker.bind(address).code, None, "the channel is bound");
+        Call { talker, relayed, peer }
+    }
+
+    /// The client says `data`; gives what the peer hears.
+    pub fn to_peer(&self, data: &[u8]) -> Option<Vec<u8>> {
+        self.talker.channel_data(data);
+        self.peer_hears()
+    }
+
+    /// The peer says `data`; gives what the client hears, its header taken off.
+    pub fn to_client(&self, data: &[u8]) -> Option<Vec<u8>> {
+        self.peer.send_to(data, self.relayed).expect("there is a route");
+        let heard = self.client_hears()?;
+        let header = channel::header(0x4000, data.len() as u16);
+        assert_eq!(&heard[..4], header, "on its channel");
+        // RFC 8656 s. 12.5: over UDP nothing needs to follow.
+        assert_eq!(heard.len(), 4 + data.len());
+        Some(heard[4..].to_vec())
+    }
+
+    /// Both directions carry this payload unharmed.
+    #[track_caller]
+    pub fn assert_carries(&self, data: &[u8]) {
+        assert_eq!(self.to_peer(data).as_deref(), Some(data), "{} bytes to the peer", data.len());
+        assert_eq!(self.to_client(data).as_deref(), Some(data), "{} bytes to the client", data.len());
+    }
+
+    /// What the client hears next.
+    pub fn client_hears(&self) -> Option<Vec<u8>> {
+        hear(&self.talker.socket)
+    }
+
+    /// What the peer hears next.
+    pub fn peer_hears(&self) -> Option<Vec<u8>> {
+        hear(&self.peer)
+    }
+}
+
+/// Allocates a relayed address of a family.
+#[track_caller]
+pub fn allocate(talker: &mut Talker, v6: bool) -> SocketAddr {
+    let family = if v6 { FAMILY_V6 } else { FAMILY_V4 };
+    let answer = talker.request(method::ALLOCATE, |builder| {
+        builder.attribute(attr::REQUESTED_TRANSPORT, &UDP).attribute(attr::REQUESTED_ADDRESS_FAMILY, &family)
+    });
+    assert_eq!(answer.code, None, "{answer:?}");
+    answer.message().xor_address(attr::XOR_RELAYED_ADDRESS).expect("present").expect("well-formed")
+}
+
+/// Bytes that are not all the same.
+pub fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 7 + len) as u8).collect()
+}
+
+fn hear(socket: &UdpSocket) -> Option<Vec<u8>> {
+    let mut buffer = [0; 4096];
+    let (length, _) = socket.recv_from(&mut buffer).ok()?;
+    Some(buffer[..length].to_vec())
+}

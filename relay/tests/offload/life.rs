@@ -1,0 +1,245 @@
+//! What ends, ends in the kernel at once; what changes on the host never misleads a packet.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::call::{ARRIVAL, Call, allocate, pattern};
+use super::lab::{Lab, PEER_V4};
+use super::process::Process;
+use super::server::{SERVER, Server, command, lab, run};
+use super::talker::{Talker, peer_socket};
+
+/// How long nothing must arrive before nothing is believed to.
+const SILENCE: Duration = Duration::from_millis(300);
+
+#[test]
+#[ignore = "needs root: cargo xtask offload"]
+fn deleting_an_allocation_stops_the_kernel_at_once() {
+    let Some(lab) = lab("deleting_an_allocation_stops_the_kernel_at_once") else { return };
+    let server = Server::start(&lab, &[]);
+    let mut call = Call::new(&lab, SERVER, false);
+    server.wait_for_routes(2);
+    call.assert_carries(b"before");
+    // A refresh changes nothing.
+    assert_eq!(call.talker.refresh(600).code, None);
+    call.assert_carries(b"refreshed");
+    assert_eq!(call.talker.refresh(0).code, None);
+    // The answer was sent after the lease had ended: not one more datagram.
+    call.peer.set_read_timeout(Some(SILENCE)).expect("not zero");
+    assert_eq!(call.to_peer(b"after"), None);
+    server.wait_for_routes(0);
+    let frames = server.stop();
+    assert_eq!((frames.count("channel_to_peer"), frames.count("channel_to_client")), (2, 2));
+    assert!(frames.log.contains("resync") || !frames.log.contains("were not as they should be"));
+}
+
+/// A port and its slots go to somebody else while the former peer keeps sending.
+#[test]
+#[ignore = "needs root: cargo xtask offload"]
+fn a_port_that_is_used_again_never_carries_the_former_peers_data() {
+    let Some(lab) = lab("a_port_that_is_used_again_never_carries_the_former_peers_data") else { return };
+    let server = Server::start(&lab, &["--port-range=50000-50001"]);
+    let peer = peer_socket(&lab.peer, PEER_V4, ARRIVAL);
+    let address = peer.local_addr().expect("it is bound");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stop = SetOnDrop(&stop);
+        let old = lab.peer.enter(|| std::net::UdpSocket::bind((PEER_V4, 0))).expect("a port is free");
+        let old_address = old.local_addr().expect("it is bound");
+        let flood = &stop;
+        scope.spawn(move || {
+            while !flood.load(std::sync::atomic::Ordering::Relaxed) {
+                for port in 50000..=50001 {
+                    // The port is closed now and then.
+                    let _ = old.send_to(
+                        b"former",
+                        ("10.77.2.2".parse::<std::net::IpAddr>().expect("an address"), port),
+                    );
+                }
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        });
+        for round in 0..10 {
+            let mut first = Talker::new(&lab.client, SERVER);
+            allocate(&mut first, false);
+            assert_eq!(first.bind(old_address).code, None);
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!(first.refresh(0).code, None);
+            // Whoever comes next has the same slots, soon the same port, and another peer.
+            let mut second = Talker::new(&lab.client, SERVER);
+            let relayed = allocate(&mut second, false);
+            assert_eq!(second.bind(address).code, None);
+            let deadline = Instant::now() + Duration::from_millis(40);
+            while Instant::now() < deadline {
+                peer.send_to(b"present", relayed).expect("there is a route");
+                let heard = second.hear().expect("it arrives");
+                assert_eq!(&heard[4..], b"present", "round {round}");
+            }
+            assert_eq!(second.refresh(0).code, None);
+        }
+    });
+    let frames = server.stop();
+    assert!(frames.count("channel_to_client") > 100, "{}", frames.count("channel_to_client"));
+}
+
+struct SetOnDrop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask offload"]
+fn interfaces_that_come_go_and_change_are_followed() {
+    let Some(lab) = lab("interfaces_that_come_go_and_change_are_followed") else { return };
+    let server = Server::start(&lab, &[]);
+    let call = Call::new(&lab, SERVER, false);
+    server.wait_for_routes(2);
+    call.assert_carries(b"at first");
+    // Down: its routes and neighbours go with it.
+    run(&lab.relay, "ip link set peer0 down");
+    server.wait_for_routes(0);
+    run(&lab.relay, "ip link set peer0 up");
+    server.wait_for_routes(2);
+    call.assert_carries(b"up again");
+    // The far end has another MAC address: what goes on being sent to the old one would be lost.
+    run(&lab.peer, "ip link set relay0 down");
+    run(&lab.peer, "ip link set relay0 address 02:00:00:00:77:01");
+    run(&lab.peer, "ip link set relay0 up");
+    assert_eq!(call.talker_reaches_the_peer_within(Duration::from_secs(5)), Some(()));
+    // So has the near end.
+    run(&lab.relay, "ip link set client0 down");
+    run(&lab.relay, "ip link set client0 address 02:00:00:00:77:02");
+    run(&lab.relay, "ip link set client0 up");
+    assert_eq!(call.talker_reaches_the_peer_within(Duration::from_secs(5)), Some(()));
+    server.wait_for_routes(2);
+    // Another address of ours.
+    run(&lab.relay, "ip address add 10.77.1.77/24 dev client0");
+    call.assert_carries(b"more addresses");
+    // A VLAN on top of it: tags may be invisible to the program, so it leaves.
+    run(&lab.relay, "ip link add link client0 name client0.5 type vlan id 5");
+    server.wait_for_log("VLAN interfaces are on top of it");
+    assert!(!run(&lab.relay, "ip -d link show client0").contains("prog/xdp"));
+    call.assert_carries(b"by userspace");
+    run(&lab.relay, "ip link del client0.5");
+    server.wait_for_routes(2);
+    call.assert_carries(b"in the kernel again");
+    // A smaller MTU.
+    run(&lab.relay, "ip link set peer0 mtu 1300");
+    std::thread::sleep(SILENCE);
+    call.assert_carries(&pattern(1400));
+    let frames = server.stop();
+    frames.assert_forwarded(5, 5);
+    assert!(frames.count("pass_mtu") > 0);
+}
+
+impl Call {
+    /// Says something until the peer hears it: neighbours that have changed are found out by asking.
+    fn talker_reaches_the_peer_within(&self, timeout: Duration) -> Option<()> {
+        let deadline = Instant::now() + timeout;
+        self.peer.set_read_timeout(Some(Duration::from_millis(100))).expect("not zero");
+        let mut reached = None;
+        while reached.is_none() && Instant::now() < deadline {
+            reached = self.to_peer(b"hello?").map(|_| ());
+        }
+        // What was late is not an answer to the next question.
+        while self.peer_hears().is_some() {}
+        self.peer.set_read_timeout(Some(ARRIVAL)).expect("not zero");
+        reached
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask offload"]
+fn a_killed_relay_leaves_nothing_behind() {
+    let Some(lab) = lab("a_killed_relay_leaves_nothing_behind") else { return };
+    let before = links(&lab);
+    let server = Server::start(&lab, &[]);
+    let call = Call::new(&lab, SERVER, false);
+    server.wait_for_routes(2);
+    assert!(links(&lab).contains("prog/xdp"));
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            for _ in 0..20_000 {
+                call.talker.channel_data(b"under load");
+            }
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        server.kill();
+        flood.join().expect("nothing panics");
+    });
+    // The kernel lets go of the program a moment after the process has gone.
+    let deadline = Instant::now() + ARRIVAL;
+    while links(&lab).contains("xdp") && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(links(&lab), before);
+    let again = Server::start(&lab, &[]);
+    let call = Call::new(&lab, SERVER, false);
+    again.wait_for_routes(2);
+    call.assert_carries(b"the next one");
+    again.stop().assert_forwarded(1, 1);
+}
+
+/// Everything about the relay's interfaces that isn't a counter or depends on who else is up.
+fn links(lab: &Lab) -> String {
+    let shown = run(&lab.relay, "ip -d link show");
+    let lines = shown.lines().filter(|line| line.contains("link/ether") || line.contains("prog/xdp"));
+    lines.map(|line| line.trim().to_owned() + "\n").collect()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask offload"]
+fn what_can_not_be_had_is_said() {
+    let Some(lab) = lab("what_can_not_be_had_is_said") else { return };
+    let refused = |arguments: &[&str]| {
+        let outcome = Process::start(command(&lab.relay, arguments)).wait(Duration::from_secs(20));
+        assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+        outcome.output
+    };
+    let why = refused(&["--offload=require", "--offload-interface=lo"]);
+    assert!(why.contains("lo: it is the loopback interface"), "{why}");
+    let why = refused(&["--offload=require", "--offload-interface=nosuch0"]);
+    assert!(why.contains("there is no interface nosuch0"), "{why}");
+    let auto = Server::start_anyhow(&lab, &["--offload-interface=lo"]);
+    let line = auto.ready_line();
+    let expected = "data-path=kernel (native XDP on client0,peer0; not on lo: it is the loopback interface";
+    assert!(line.contains(expected), "{line}");
+    auto.stop();
+    let off = Server::start_anyhow(&lab, &["--offload=off"]);
+    assert!(off.ready_line().contains("data-path=userspace (offload is off)"));
+    let call = Call::new(&lab, SERVER, false);
+    call.assert_carries(b"in userspace");
+    let frames = off.stop();
+    assert!(frames.log.contains("channel_to_peer=1") && frames.log.contains("forwarded_in_kernel=0"));
+    let generic = Server::start_anyhow(&lab, &["--offload=require", "--offload-mode=generic"]);
+    assert!(generic.ready_line().contains("data-path=kernel (generic XDP on client0,peer0)"));
+    let call = Call::new(&lab, SERVER, false);
+    generic.wait_for_routes(2);
+    call.assert_carries(b"through the stack's hook");
+    generic.stop().assert_forwarded(1, 1);
+}
+
+/// A reload that denies the peer ends the kernel's forwarding, too.
+#[test]
+#[ignore = "needs root: cargo xtask offload"]
+fn a_reload_that_denies_the_peer_stops_the_kernel() {
+    let Some(lab) = lab("a_reload_that_denies_the_peer_stops_the_kernel") else { return };
+    let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+    let file = folder.path().join("turnpike.toml");
+    std::fs::write(&file, "").expect("it is writable");
+    let config = format!("--config={}", file.display());
+    let server = Server::start(&lab, &[&config]);
+    let call = Call::new(&lab, SERVER, false);
+    server.wait_for_routes(2);
+    call.assert_carries(b"allowed");
+    std::fs::write(&file, "deny-peer = [\"10.77.2.10/32\"]\n").expect("it is writable");
+    server.signal(Signal::HUP);
+    server.wait_for_routes(0);
+    call.peer.set_read_timeout(Some(SILENCE)).expect("not zero");
+    assert_eq!(call.to_peer(b"denied"), None);
+    server.stop();
+}

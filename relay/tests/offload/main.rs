@@ -1,0 +1,29 @@
+//! The kernel data path with real sockets: the program itself in network namespaces, forwarding by XDP.
+//!
+//! ```text
+//!   interop's lab and processes, hostile's talker ─► server: the program on both interfaces of its namespace
+//!                                  ├─ forwarding, life, load: the tests
+//!                                  └─ call: an allocation with a channel, and its peer
+//! ```
+//!
+//! They need root and are ignored by a plain `cargo test`; `cargo xtask offload` runs them against the
+//! release binary. Interfaces are `veth`, in native mode: a sender has to compute checksums itself
+//! (`ethtool -K DEV tx off`), and a receiver without a program of its own needs GRO.
+
+mod call;
+mod forwarding;
+#[path = "../interop/lab.rs"]
+#[allow(dead_code)]
+mod lab;
+mod life;
+mod load;
+#[path = "../interop/process.rs"]
+#[allow(dead_code)]
+mod process;
+mod server;
+#[path = "../hostile/talker.rs"]
+#[allow(dead_code)]
+mod talker;
+#[path = "../interop/uclient.rs"]
+#[allow(dead_code)]
+mod uclient;

@@ -1,0 +1,210 @@
+//! The program under test, with its XDP program on both interfaces of the lab.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::lab::{self, Lab, Namespace, RELAY_V4, RELAY_V6};
+use super::process::{Outcome, Process};
+
+/// The realm.
+pub const REALM: &str = "example.org";
+/// The user.
+pub const USER: &str = "alice";
+/// The password of [`USER`].
+pub const PASSWORD: &str = "correct horse";
+/// The listener.
+pub const SERVER: SocketAddr = SocketAddr::new(RELAY_V4, 3478);
+/// The IPv6 listener.
+pub const SERVER_V6: SocketAddr = SocketAddr::new(RELAY_V6, 3478);
+
+const START: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(10);
+/// Bindings reach the kernel within milliseconds; an unknown neighbour takes a second.
+const ROUTES: Duration = Duration::from_secs(5);
+
+/// What every server is started with.
+const ARGUMENTS: [&str; 14] = [
+    "run",
+    "--listen=10.77.1.2:3478",
+    "--listen=[fd77:1::2]:3478",
+    "--relay-address=10.77.2.2",
+    "--relay-address=fd77:2::2",
+    "--realm=example.org",
+    "--user=alice:correct horse",
+    "--allow-peer=10.77.0.0/16",
+    "--allow-peer=fd77::/16",
+    "--unauthenticated-rate=0",
+    "--rfc5766-channel-numbers",
+    "--offload-interface=client0",
+    "--offload-interface=peer0",
+    "--log-level=debug",
+];
+
+/// A running server.
+pub struct Server {
+    process: Process,
+}
+
+/// What the program in the kernel did, by name, and the whole log.
+pub struct Frames {
+    counts: BTreeMap<String, u64>,
+    /// Both outputs.
+    pub log: String,
+}
+
+impl Server {
+    /// Starts it; the kernel data path has to be there.
+    pub fn start(lab: &Lab, arguments: &[&str]) -> Server {
+        let server = Server::start_anyhow(lab, &[&["--offload=require"], arguments].concat());
+        let path = server.ready_line();
+        assert!(path.contains("data-path=kernel (native XDP on client0,peer0)"), "{path}");
+        server
+    }
+
+    /// Starts it, wherever it forwards.
+    pub fn start_anyhow(lab: &Lab, arguments: &[&str]) -> Server {
+        let process = Process::start(command(&lab.relay, arguments));
+        let server = Server { process };
+        server.ready_line();
+        server
+    }
+
+    /// The line that says that it is ready.
+    pub fn ready_line(&self) -> String {
+        match self.process.wait_for_line("turnpike ready", START) {
+            Ok(line) => line,
+            Err(output) => panic!("the server did not become ready; it printed:\n{output}"),
+        }
+    }
+
+    /// Waits until that many routes are in the kernel: two for each channel.
+    #[track_caller]
+    pub fn wait_for_routes(&self, routes: u64) {
+        let deadline = Instant::now() + ROUTES;
+        let latest = |line: &str| number_after(line, "kernel_routes=");
+        loop {
+            let now = self.process.wait_for(Duration::from_millis(20), latest);
+            if now == Some(routes) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{routes} routes are expected in the kernel, there are {now:?}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for a line of the log that contains this.
+    #[track_caller]
+    pub fn wait_for_log(&self, words: &str) {
+        let found = self.process.wait_for(ROUTES, |line| line.contains(words).then_some(()));
+        assert!(found.is_some(), "the log never says {words:?}");
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(self) {
+        self.process.signal(Signal::KILL);
+        self.process.wait(STOP);
+    }
+
+    /// Stops it; gives what the program in the kernel did. Nothing may have gone wrong meanwhile.
+    pub fn stop(self) -> Frames {
+        self.process.signal(Signal::TERM);
+        let Outcome { code, output } = self.process.wait(STOP);
+        assert_eq!(code, Some(0), "{output}");
+        assert!(!output.contains("ERROR") && !output.contains(PASSWORD), "{output}");
+        let line = output.lines().find(|line| line.contains("what the kernel's program did"));
+        let counts = line.map(frames).unwrap_or_default();
+        Frames { counts, log: output }
+    }
+}
+
+impl Frames {
+    /// How often this happened.
+    pub fn count(&self, verdict: &str) -> u64 {
+        self.counts.get(verdict).copied().unwrap_or(0)
+    }
+
+    /// Frames that were lost after they had been counted as forwarded.
+    pub fn lost(&self) -> u64 {
+        ["drop_redirect", "drop_device_queue", "drop_rewrite"].map(|verdict| self.count(verdict)).iter().sum()
+    }
+
+    /// Asserts that at least this many datagrams went each way in the kernel, and none was lost there.
+    #[track_caller]
+    pub fn assert_forwarded(&self, to_peer: u64, to_client: u64) {
+        let forwarded = (self.count("channel_to_peer"), self.count("channel_to_client"));
+        assert!(forwarded.0 >= to_peer && forwarded.1 >= to_client, "{forwarded:?} in {:?}", self.counts);
+        assert_eq!(self.lost(), 0, "{:?}", self.counts);
+    }
+}
+
+/// Namespaces in which the program can forward: senders compute checksums, receivers have GRO.
+pub fn lab(test: &str) -> Option<Lab> {
+    let lab = Lab::new(test)?;
+    for namespace in [&lab.client, &lab.peer] {
+        run(namespace, "ethtool -K relay0 tx off gro on");
+    }
+    if !has_native_xdp(&lab) {
+        lab::skip(test, "the kernel takes no XDP program");
+        return None;
+    }
+    Some(lab)
+}
+
+/// Runs a command line in a namespace; it has to succeed. Gives what it prints.
+#[track_caller]
+pub fn run(namespace: &Namespace, line: &str) -> String {
+    let mut words = line.split(' ');
+    let program = words.next().expect("a program");
+    let mut command = namespace.command(Path::new(program));
+    command.args(words);
+    let output = command.output().expect("it can be started");
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The server's command line in a namespace.
+pub fn command(namespace: &Namespace, arguments: &[&str]) -> std::process::Command {
+    let mut command = namespace.command(&binary());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TURNPIKE_")) {
+        command.env_remove(name);
+    }
+    command.args(ARGUMENTS).args(arguments);
+    command
+}
+
+fn binary() -> PathBuf {
+    let named = std::env::var_os("TURNPIKE_BIN").map(PathBuf::from);
+    named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_turnpike")))
+}
+
+/// Whether BPF programs may be loaded at all here.
+fn has_native_xdp(lab: &Lab) -> bool {
+    let status = run(&lab.relay, "grep CapEff /proc/self/status");
+    let held =
+        status.split_whitespace().nth(1).and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
+    held >> 39 & 1 == 1 && held >> 12 & 1 == 1
+}
+
+fn frames(line: &str) -> BTreeMap<String, u64> {
+    let Some((_, counts)) = line.split_once("frames=\"") else { return BTreeMap::new() };
+    let pairs = counts.trim_end_matches('"').split(' ').filter_map(|pair| pair.split_once('='));
+    pairs.filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?))).collect()
+}
+
+fn number_after(line: &str, label: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(label)?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}

@@ -81,7 +81,8 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Shared>> for OptionalBody<T>
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Problem> {
         let (parts, bytes) = whole(request, shared).await?;
-        if bytes.is_empty() && !parts.headers.contains_key(header::CONTENT_TYPE) {
+        let none = bytes.is_empty() && !parts.headers.contains_key(header::CONTENT_TYPE);
+        if none || bytes.trim_ascii() == b"null" {
             return Ok(Self(T::default()));
         }
         parse_json(parts, bytes, shared).await.map(Self)
@@ -177,9 +178,13 @@ impl FromRequestParts<Arc<Shared>> for NameInPath {
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
         let name = segment(parts, shared).await?;
-        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(char::is_control) {
-            let detail = format!("a name has 1 to {MAX_NAME_BYTES} bytes and no control characters");
+        if name.is_empty() || name.contains(char::is_control) {
+            let detail = "a name has no control characters";
             return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_name", detail));
+        }
+        if name.len() > MAX_NAME_BYTES {
+            let detail = format!("a name has at most {MAX_NAME_BYTES} bytes");
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "name_too_long", detail));
         }
         Ok(Self(name))
     }

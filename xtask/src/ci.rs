@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::step::{Counts, Report, cargo};
-use crate::{coverage, deny, ebpf, target_folder, tidy};
+use crate::{api, coverage, deny, ebpf, target_folder, tidy};
 
 /// Runs all steps, also after one failed, and prints the summary.
 ///
@@ -20,6 +20,9 @@ pub fn run(root: &Path) -> Result<(), String> {
         cargo_step(root, "doc", DOC, &[("RUSTDOCFLAGS", "-D warnings")]),
         cargo_step(root, "build", &["build", "--release", "--locked"], &[]),
         cargo_step(root, "test", &["test", "--workspace", "--locked", "--no-fail-fast"], &[]),
+        Report::of("api", "cargo xtask api", || {
+            api::run(root).map(|()| Counts { passed: 1, ..Counts::default() })
+        }),
         cargo_step(root, "worker", WORKER, &[]),
         cargo_step(root, "loom", LOOM, &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")]),
         cargo_step(root, "frames", ebpf::FRAME_TESTS, &[]),

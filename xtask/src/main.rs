@@ -1,11 +1,12 @@
 //! Turnpike's chores, each a subcommand: `cargo xtask ci` runs what the CI runs.
 //!
 //! ```text
-//!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► frames ► interop ► offload ──► table, `N passed, N failed`
+//!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► api ► frames ► interop ► offload ──► table, `N passed, N failed`
 //! ```
 //!
 //! It decides nothing about the relay; it only starts cargo and reads the tree.
 
+mod api;
 mod ci;
 mod coverage;
 mod deny;
@@ -58,6 +59,8 @@ enum Chore {
     },
     /// Writes docs/configuration.md from the doc comments of the configuration.
     Docs,
+    /// Tests of the administration's API by schemathesis, against docs/openapi.json.
+    Api,
     /// Writes docs/openapi.json: what the administration's API is, from its code.
     Openapi,
     /// Writes docs/rfc-coverage.md: which requirement is met where, and which test shows it.
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Chore::Interop { filter } => ci::interop(&root, filter.as_deref()),
         Chore::Offload { filter } => ci::offload(&root, filter.as_deref()),
         Chore::Docs => docs::run(&root),
+        Chore::Api => api::run(&root),
         Chore::Openapi => openapi::run(&root),
         Chore::Coverage => coverage::run(&root),
         Chore::Ebpf { check: true } => ebpf::check(&root),

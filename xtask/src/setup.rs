@@ -16,6 +16,7 @@ const NEEDS: &[Need] = &[
     Need { program: "sysctl", package: "procps" },
     Need { program: "taskset", package: "util-linux" },
     Need { program: "ip", package: "iproute2" },
+    Need { program: "python3", package: "python3-venv" },
     Need { program: "setpriv", package: "util-linux" },
     Need { program: "turnutils_uclient", package: "coturn" },
     Need { program: "turnutils_peer", package: "coturn" },

@@ -1,6 +1,7 @@
 //! Which allocations a list shows, and in which order.
 
 use std::cmp::Ordering;
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -15,7 +16,9 @@ const MAX_PAGE: u32 = 500;
 const USUAL_PAGE: u32 = 100;
 /// Further pages than there can be allocations.
 const MAX_OFFSET: u32 = 10_000_000;
-/// What is longer is in no allocation.
+/// Ages and rates above this one are no allocation's.
+const MAX_NUMBER: u64 = 1_000_000_000_000_000;
+/// What has more characters is in no allocation.
 const MAX_TEXT: usize = 600;
 
 /// What to list. All filters must match.
@@ -41,16 +44,16 @@ pub struct ListQuery {
     /// Whether the kernel forwards for it.
     offloaded: Option<bool>,
     /// At least this old.
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 1_000_000_000_000_000_i64)]
     min_age_secs: Option<u64>,
     /// At most this old.
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 1_000_000_000_000_000_i64)]
     max_age_secs: Option<u64>,
     /// At least this many bits of payload per second, both directions together.
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 1_000_000_000_000_000_i64)]
     min_bits_per_sec: Option<u64>,
     /// At most this many.
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 1_000_000_000_000_000_i64)]
     max_bits_per_sec: Option<u64>,
     /// By what to sort; the default is `created`.
     #[param(inline)]
@@ -128,9 +131,17 @@ impl ListQuery {
         for (name, text) in
             [("search", &self.search), ("user", &self.user), ("client", &self.client), ("peer", &self.peer)]
         {
-            if text.as_ref().is_some_and(|text| text.len() > MAX_TEXT) {
-                return Err(Problem::query(format!("{name} has at most {MAX_TEXT} bytes")));
+            if text.as_ref().is_some_and(|text| text.chars().count() > MAX_TEXT) {
+                return Err(Problem::query(format!("{name} has at most {MAX_TEXT} characters")));
             }
+        }
+        for (name, value) in [
+            ("min_age_secs", self.min_age_secs),
+            ("max_age_secs", self.max_age_secs),
+            ("min_bits_per_sec", self.min_bits_per_sec),
+            ("max_bits_per_sec", self.max_bits_per_sec),
+        ] {
+            within(name, value.unwrap_or(0), 0, MAX_NUMBER)?;
         }
         let limit = within("limit", self.limit.unwrap_or(USUAL_PAGE), 1, MAX_PAGE)?;
         let offset = within("offset", self.offset.unwrap_or(0), 0, MAX_OFFSET)?;
@@ -146,16 +157,16 @@ impl ListQuery {
             search: self.search.as_deref().map(str::to_lowercase),
             client: client.transpose()?,
             peer: peer.transpose()?,
-            limit,
-            offset,
+            limit: limit as usize,
+            offset: offset as usize,
             query: self,
         })
     }
 }
 
-fn within(name: &str, value: u32, least: u32, most: u32) -> Result<usize, Problem> {
-    if (least..=most).contains(&value) {
-        return Ok(value as usize);
+fn within<N: PartialOrd + Display>(name: &str, value: N, least: N, most: N) -> Result<N, Problem> {
+    if (&least..=&most).contains(&&value) {
+        return Ok(value);
     }
     Err(Problem::query(format!("{name} is {least} to {most}")))
 }
@@ -335,6 +346,7 @@ mod tests {
             ("limit=0", "limit"),
             ("limit=501", "limit"),
             ("offset=10000001", "offset"),
+            ("min_age_secs=1000000000000001", "min_age_secs"),
             ("client=nobody", "client"),
             ("peer=1.2.3.4:5", "peer"),
         ] {

@@ -21,6 +21,8 @@ const MAX_PAGE: u32 = 500;
 const USUAL_PAGE: u32 = 100;
 /// Further pages than there can be users.
 const MAX_OFFSET: u32 = 10_000_000;
+/// Characters of a search: no name has more.
+const MAX_SEARCH: usize = 600;
 /// The longest password.
 const MAX_PASSWORD_BYTES: usize = 1024;
 
@@ -57,6 +59,9 @@ pub async fn list(
         return Err(Problem::query(format!("limit is 1 to {MAX_PAGE}, offset at most {MAX_OFFSET}")));
     }
     let search = query.search.unwrap_or_default().to_lowercase();
+    if search.chars().count() > MAX_SEARCH {
+        return Err(Problem::query(format!("search has at most {MAX_SEARCH} characters")));
+    }
     let mut users = shared.relay.users().await?;
     users.retain(|user| user.name.to_lowercase().contains(&search));
     let matching = users.len() as u64;
@@ -67,7 +72,8 @@ pub async fn list(
 /// One user.
 #[utoipa::path(
     get, path = "/v1/users/{name}", tag = "users", security(("token" = ["read"])),
-    params(("name" = String, Path, description = "The user's name", min_length = 1, max_length = 508)),
+    params(("name" = String, Path, description = "The user's name",
+        min_length = 1, max_length = 508, pattern = r"^[^\u0000-\u001F\u007F-\u009F]+$")),
     responses((status = 200, description = "The user", body = User), Problems)
 )]
 pub async fn one(
@@ -82,7 +88,8 @@ pub async fn one(
 /// Creates a user of the database, or changes it.
 #[utoipa::path(
     put, path = "/v1/users/{name}", tag = "users", security(("token" = ["admin"])),
-    params(("name" = String, Path, description = "The user's name", min_length = 1, max_length = 508)),
+    params(("name" = String, Path, description = "The user's name",
+        min_length = 1, max_length = 508, pattern = r"^[^\u0000-\u001F\u007F-\u009F]+$")),
     request_body = UserChange,
     responses(
         (status = 200, description = "The user was changed", body = User),
@@ -111,7 +118,8 @@ pub async fn put(
 /// Removes a user from the database; what it relays lives on.
 #[utoipa::path(
     delete, path = "/v1/users/{name}", tag = "users", security(("token" = ["admin"])),
-    params(("name" = String, Path, description = "The user's name", min_length = 1, max_length = 508)),
+    params(("name" = String, Path, description = "The user's name",
+        min_length = 1, max_length = 508, pattern = r"^[^\u0000-\u001F\u007F-\u009F]+$")),
     responses((status = 204, description = "The user is gone"), Problems)
 )]
 pub async fn delete(
@@ -129,7 +137,8 @@ pub async fn delete(
 /// count.
 #[utoipa::path(
     delete, path = "/v1/users/{name}/allocations", tag = "users", security(("token" = ["admin"])),
-    params(("name" = String, Path, description = "The user's name", min_length = 1, max_length = 508)),
+    params(("name" = String, Path, description = "The user's name",
+        min_length = 1, max_length = 508, pattern = r"^[^\u0000-\u001F\u007F-\u009F]+$")),
     responses((status = 200, description = "How many were ended", body = Disconnected), Problems)
 )]
 pub async fn disconnect_all(

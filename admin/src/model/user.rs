@@ -91,7 +91,12 @@ pub struct UserPage {
 #[serde(deny_unknown_fields)]
 pub struct CredentialRequest {
     /// For whom: any name without a colon. Quotas count it.
-    #[schema(min_length = 1, max_length = 400, example = "alice")]
+    #[schema(
+        min_length = 1,
+        max_length = 400,
+        pattern = r"^[^:\u0000-\u001F\u007F-\u009F]+$",
+        example = "alice"
+    )]
     pub user: String,
     /// How long a new allocation may be made with them; absent: a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]

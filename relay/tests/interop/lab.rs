@@ -111,6 +111,12 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// What `ip netns` knows it by.
+    #[allow(dead_code, reason = "some tests build more than the lab has")]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Joins this namespace and another one by a pair of interfaces.
     fn connect(&self, device: &str, other: &Namespace, other_device: &str) -> Result<(), String> {
         ip(&[

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   interop's lab and processes, hostile's talker ─► server: the program on both interfaces of its namespace
-//!                                  ├─ forwarding, life, load: the tests
+//!                                  ├─ forwarding, life, limits, load: the tests
 //!                                  └─ call: an allocation with a channel, and its peer
 //! ```
 //!
@@ -16,6 +16,7 @@ mod forwarding;
 #[allow(dead_code)]
 mod lab;
 mod life;
+mod limits;
 mod load;
 #[path = "../interop/process.rs"]
 #[allow(dead_code)]

@@ -27,7 +27,7 @@ const STOP: Duration = Duration::from_secs(10);
 const ROUTES: Duration = Duration::from_secs(5);
 
 /// What every server is started with.
-const ARGUMENTS: [&str; 14] = [
+const ARGUMENTS: [&str; 12] = [
     "run",
     "--listen=10.77.1.2:3478",
     "--listen=[fd77:1::2]:3478",
@@ -39,10 +39,10 @@ const ARGUMENTS: [&str; 14] = [
     "--allow-peer=fd77::/16",
     "--unauthenticated-rate=0",
     "--rfc5766-channel-numbers",
-    "--offload-interface=client0",
-    "--offload-interface=peer0",
     "--log-level=debug",
 ];
+/// The interfaces of the relay's namespace.
+const BOTH: [&str; 2] = ["--offload-interface=client0", "--offload-interface=peer0"];
 
 /// A running server.
 pub struct Server {
@@ -67,6 +67,11 @@ impl Server {
 
     /// Starts it, wherever it forwards.
     pub fn start_anyhow(lab: &Lab, arguments: &[&str]) -> Server {
+        Server::start_on(lab, &[&BOTH, arguments].concat())
+    }
+
+    /// Starts it with no interface but those that are named here.
+    pub fn start_on(lab: &Lab, arguments: &[&str]) -> Server {
         let process = Process::start(command(&lab.relay, arguments));
         let server = Server { process };
         server.ready_line();
@@ -160,6 +165,15 @@ pub fn lab(test: &str) -> Option<Lab> {
         return None;
     }
     Some(lab)
+}
+
+/// Waits until no address is tentative any more: each that becomes usable is a change of what is ours, and
+/// the program passes everything for a moment.
+pub fn settle(lab: &Lab) {
+    let deadline = Instant::now() + ROUTES;
+    while !run(&lab.relay, "ip -6 address show tentative").is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Runs a command line in a namespace; it has to succeed. Gives what it prints.

@@ -660,6 +660,7 @@ const list = {
   order: "desc",
   rows: new Map(),
   asked: 0,
+  shown: null,
 
   query(parameters) {
     return new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== "")).toString();
@@ -680,8 +681,9 @@ const list = {
       return this.refresh();
     }
     // Under the pointer nothing moves by itself: a click must hit what it was meant for.
-    if (hold && $("rows").matches(":hover")) this.update(page);
-    else this.show(page);
+    if (hold && query === this.shown && $("rows").matches(":hover")) return this.update(page);
+    this.shown = query;
+    this.show(page);
   },
 
   /** Asks at once, for a reader who changed what is shown. */

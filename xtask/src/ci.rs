@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::step::{Counts, Report, cargo};
-use crate::{api, coverage, deny, ebpf, target_folder, tidy};
+use crate::{api, coverage, deny, ebpf, node, target_folder, tidy};
 
 /// Runs all steps, also after one failed, and prints the summary.
 ///
@@ -27,16 +27,10 @@ pub fn run(root: &Path) -> Result<(), String> {
         cargo_step(root, "loom", LOOM, &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")]),
         cargo_step(root, "frames", ebpf::FRAME_TESTS, &[]),
     ];
-    for (name, rerun, tests) in
-        [("interop", "cargo xtask interop", INTEROP), ("offload", "cargo xtask offload", OFFLOAD)]
-    {
-        let mut counts = Counts::default();
-        let mut report = Report::of(name, rerun, || {
-            run_with_binary(root, tests, None, &mut counts).map(|()| Counts::default())
-        });
-        report.counts = counts;
-        reports.push(report);
-    }
+    reports.push(counted_step("interop", |counts| run_with_binary(root, INTEROP, None, counts)));
+    reports.push(counted_step("offload", |counts| run_with_binary(root, OFFLOAD, None, counts)));
+    reports.push(counted_step("dashboard", |counts| node::dashboard(root, counts)));
+    reports.push(counted_step("deploy", |counts| node::deploy(root, counts)));
     summarize(&reports)
 }
 
@@ -94,6 +88,15 @@ fn run_with_binary(
     arguments.extend(["--locked", "--", "--ignored", "--test-threads", threads]);
     arguments.extend(filter);
     cargo(root, &arguments, &[("TURNPIKE_BIN", binary)], counts)
+}
+
+/// A step that runs tests, also under its name alone.
+fn counted_step(name: &'static str, work: impl FnOnce(&mut Counts) -> Result<(), String>) -> Report {
+    let mut counts = Counts::default();
+    let mut report =
+        Report::of(name, format!("cargo xtask {name}"), || work(&mut counts).map(|()| Counts::default()));
+    report.counts = counts;
+    report
 }
 
 fn cargo_step(root: &Path, name: &'static str, arguments: &[&str], environment: &[(&str, &str)]) -> Report {

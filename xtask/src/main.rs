@@ -1,7 +1,8 @@
 //! Turnpike's chores, each a subcommand: `cargo xtask ci` runs what the CI runs.
 //!
 //! ```text
-//!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► api ► frames ► interop ► offload ──► table, `N passed, N failed`
+//!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► api ► frames ► interop ► offload ►
+//!        dashboard ► deploy ──► table, `N passed, N failed`
 //! ```
 //!
 //! It decides nothing about the relay; it only starts cargo and reads the tree.
@@ -14,6 +15,7 @@ mod docs;
 mod ebpf;
 mod fuzz;
 mod kernels;
+mod node;
 mod openapi;
 mod setup;
 mod step;
@@ -24,6 +26,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::step::Counts;
 
 /// Turnpike's chores.
 #[derive(Parser)]
@@ -57,6 +61,10 @@ enum Chore {
         /// Only tests whose name contains this.
         filter: Option<String>,
     },
+    /// Tests of the dashboard in a real browser; `setup` installs it.
+    Dashboard,
+    /// Tests of the files in `deploy/`: systemd unit, alert rules, Grafana dashboard.
+    Deploy,
     /// Writes docs/configuration.md from the doc comments of the configuration.
     Docs,
     /// Tests of the administration's API by schemathesis, against docs/openapi.json.
@@ -95,6 +103,8 @@ fn main() -> ExitCode {
         Chore::Frames => ci::frames(&root),
         Chore::Interop { filter } => ci::interop(&root, filter.as_deref()),
         Chore::Offload { filter } => ci::offload(&root, filter.as_deref()),
+        Chore::Dashboard => node::dashboard(&root, &mut Counts::default()),
+        Chore::Deploy => node::deploy(&root, &mut Counts::default()),
         Chore::Docs => docs::run(&root),
         Chore::Api => api::run(&root),
         Chore::Openapi => openapi::run(&root),

@@ -22,6 +22,12 @@ const NEEDS: &[Need] = &[
     Need { program: "turnutils_peer", package: "coturn" },
     Need { program: "turnutils_stunclient", package: "coturn" },
     Need { program: "turnserver", package: "coturn" },
+    Need { program: "node", package: "nodejs" },
+    Need { program: "npm", package: "npm" },
+    Need { program: "chromium", package: "chromium" },
+    Need { program: "prometheus", package: "prometheus" },
+    Need { program: "promtool", package: "prometheus" },
+    Need { program: "systemd-analyze", package: "systemd" },
 ];
 
 /// Installs what the tests of the CI need.
@@ -65,7 +71,7 @@ fn missing_packages(needs: &[Need], has: impl Fn(&str) -> bool) -> Vec<&'static 
 }
 
 /// Whether a program is on the path, or where Debian puts system programs.
-fn is_installed(program: &str) -> bool {
+pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])

@@ -22,6 +22,15 @@ impl Counts {
         if line.starts_with("SKIPPED:") {
             self.skipped += 1;
         }
+        // node --test: "ℹ pass 5", "ℹ fail 0".
+        if let Some((word, number)) = line.strip_prefix("\u{2139} ").and_then(|rest| rest.split_once(' ')) {
+            let number = number.trim().parse::<u64>().unwrap_or(0);
+            match word {
+                "pass" => self.passed += number,
+                "fail" => self.failed += number,
+                _ => {}
+            }
+        }
         // libtest: "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; ..."
         let Some(result) = line.strip_prefix("test result: ") else { return };
         let result = result.split_once(". ").map_or(result, |(_, numbers)| numbers);
@@ -90,14 +99,24 @@ pub fn cargo(
 ) -> Result<(), String> {
     let mut command = Command::new("cargo");
     command.args(arguments).envs(environment.iter().copied()).current_dir(root);
+    run_command(&mut command, &format!("cargo {}", arguments.join(" ")), counts)
+}
+
+/// Runs any command, which messages call `shown`, and shows its output.
+///
+/// Counts go into `counts` also when the command fails.
+///
+/// # Errors
+/// When it cannot be started or does not end with exit code 0.
+pub fn run_command(command: &mut Command, shown: &str, counts: &mut Counts) -> Result<(), String> {
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| format!("cannot start cargo: {error}"))?;
+        .map_err(|error| format!("cannot start {shown}: {error}"))?;
     *counts = counts.plus(show_output(&mut child));
-    let status = child.wait().map_err(|error| format!("cannot wait for cargo: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("cargo {} ended with {status}", arguments.join(" "))) }
+    let status = child.wait().map_err(|error| format!("cannot wait for {shown}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{shown} ended with {status}")) }
 }
 
 /// Copies both outputs of a child to ours as they come, and counts its tests.
@@ -135,6 +154,10 @@ mod tests {
         counts.read_line("test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out");
         counts.read_line("SKIPPED: interop because not root");
         assert_eq!(counts, Counts { passed: 7, failed: 3, skipped: 1 });
+        counts.read_line("\u{2139} pass 4\n");
+        counts.read_line("\u{2139} fail 1\n");
+        counts.read_line("\u{2139} duration_ms 12\n");
+        assert_eq!(counts, Counts { passed: 11, failed: 4, skipped: 1 });
     }
 
     #[test]

@@ -172,8 +172,17 @@ impl Carrying {
 }
 
 /// Names that a page must show as they are, and not run.
-const NAMES: &[&str] =
-    &["alice", "bob", "carol", "<img src=x onerror=alert(1)>", "dave\u{202e}gnp.exe", "\u{96ea}"];
+const NAMES: &[&str] = &[
+    "alice",
+    "bob",
+    "carol",
+    "<img src=x onerror=alert(1)>",
+    "dave\u{202e}gnp.exe",
+    "\u{96ea}",
+    "\"'><script>alert(2)</script>&amp;`${7*7}`",
+    "a-name-without-an-end-a-name-without-an-end-a-name-without-an-end-a-name-without-an-end-a-name-without-an-end-\
+     a-name-without-an-end-a-name-without-an-end-a-name-without-an-end-a-name-without-an-end-a-name-without-an-end",
+];
 
 fn invent(number: u64) -> Carrying {
     let name = NAMES[number as usize % NAMES.len()];

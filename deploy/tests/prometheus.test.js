@@ -1,0 +1,103 @@
+// A real Prometheus scrapes the relay, and the alert rules and the Grafana dashboard name what is there.
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+
+import { Program, TOKEN, api, freePort, startFake, temporaryFolder, until } from "../../admin/dashboard/tests/support.js";
+
+const path = (name) => new URL(name, import.meta.url).pathname;
+const RULES = path("../prometheus/turnpike.rules.yml");
+const RULE_TESTS = path("../prometheus/turnpike.rules.test.yml");
+const SCRAPE = path("../prometheus/scrape.example.yml");
+const GRAFANA = path("../grafana/turnpike.json");
+const VERDICTS = path("../../ebpf/abi/src/verdict.rs");
+
+const promtool = (...args) => execFileSync("promtool", args, { encoding: "utf8", stdio: "pipe" });
+
+/** Every metric that a text names, without the suffixes of histograms. */
+function metricsIn(text) {
+  const names = text.match(/\b(turnpike|process)_[a-z0-9_]+/g) ?? [];
+  return new Set(names.map((name) => name.replace(/_(bucket|sum|count)$/, "")));
+}
+
+test("promtool accepts the rules and the example, and each alert does what its test says", () => {
+  promtool("check", "rules", RULES);
+  promtool("check", "config", "--syntax-only", SCRAPE);
+  assert.match(promtool("test", "rules", RULE_TESTS), /SUCCESS/);
+});
+
+test("each alert has a test, a summary and a paragraph in the documentation", () => {
+  const rules = readFileSync(RULES, "utf8");
+  const tests = readFileSync(RULE_TESTS, "utf8");
+  const operations = readFileSync(path("../../docs/operations.md"), "utf8");
+  const alerts = [...rules.matchAll(/- alert: (\w+)/g)].map(([, name]) => name);
+  assert.ok(alerts.length > 15);
+  assert.equal(rules.match(/summary:/g).length, alerts.length);
+  assert.deepEqual(alerts.filter((name) => !tests.includes(name)), [], "alerts without a test");
+  assert.deepEqual(alerts.filter((name) => !operations.includes(name)), [], "alerts without advice");
+});
+
+test("the reasons of drops in rules and dashboard exist", () => {
+  const known = new Set(readFileSync(VERDICTS, "utf8").match(/drop_[a-z_]+/g));
+  for (const file of [RULES, GRAFANA]) {
+    for (const reason of readFileSync(file, "utf8").match(/drop_[a-z_]+/g)) assert.ok(known.has(reason), `${reason} in ${file}`);
+  }
+});
+
+test("the Grafana dashboard is whole: unique ids, queries in each panel, one data source", () => {
+  const dashboard = JSON.parse(readFileSync(GRAFANA, "utf8"));
+  const panels = dashboard.panels.filter((panel) => panel.type !== "row");
+  assert.equal(new Set(dashboard.panels.map((panel) => panel.id)).size, dashboard.panels.length);
+  for (const panel of panels) {
+    assert.ok(panel.description && panel.targets.length > 0, panel.title);
+    for (const target of panel.targets) assert.equal(target.datasource.uid, "${datasource}", panel.title);
+  }
+});
+
+test("a Prometheus scrapes, and understands each query of rules and dashboard", async (t) => {
+  const relay = await startFake(t);
+  const folder = temporaryFolder(t);
+  const port = await freePort();
+  const config = readFileSync(SCRAPE, "utf8")
+    .replace("scrape_interval: 15s", "scrape_interval: 1s")
+    .replace("/etc/prometheus/turnpike-token", join(folder, "token"))
+    .replace("192.0.2.10:8080", new URL(relay.url).host)
+    .replace("- turnpike.rules.yml", `- ${RULES}`);
+  writeFileSync(join(folder, "token"), TOKEN, { mode: 0o600 });
+  writeFileSync(join(folder, "prometheus.yml"), config);
+  const prometheus = new Program(t, "prometheus", [
+    `--config.file=${join(folder, "prometheus.yml")}`, `--storage.tsdb.path=${join(folder, "data")}`,
+    `--web.listen-address=127.0.0.1:${port}`, "--log.level=warn",
+  ]);
+  const query = async (expression) => {
+    const response = await fetch(`http://127.0.0.1:${port}/api/v1/query?${new URLSearchParams({ query: expression })}`);
+    const answer = await response.json();
+    if (answer.status !== "success") throw new Error(`${expression}: ${answer.error}`);
+    return answer.data.result;
+  };
+  await until("the relay is scraped", async () => (await query('up{job="turnpike"} == 1')).length === 1, 20_000);
+  await until("a rate is known", async () => (await query("sum(rate(turnpike_relayed_bytes_total[10s])) > 0")).length === 1, 20_000);
+
+  const instance = new URL(relay.url).host;
+  for (const panel of JSON.parse(readFileSync(GRAFANA, "utf8")).panels) {
+    for (const { expr } of panel.targets ?? []) {
+      await query(expr.replaceAll("$instance", instance).replaceAll("$__rate_interval", "10s"));
+    }
+  }
+  assert.equal((await query('ALERTS{alertname="TurnpikeDown"}')).length, 0);
+  await prometheus.stop();
+});
+
+test("each metric that rules and dashboard name is in a scrape", async (t) => {
+  const relay = await startFake(t);
+  const { allocations: [{ id }] } = await api(relay.url, "/v1/allocations?limit=1");
+  await api(relay.url, `/v1/allocations/${id}`, { method: "DELETE" });
+  const scraped = metricsIn(await api(relay.url, "/metrics"));
+  for (const file of [RULES, GRAFANA]) {
+    const missing = [...metricsIn(readFileSync(file, "utf8"))].filter((name) => !scraped.has(name));
+    assert.deepEqual(missing, [], file);
+  }
+});

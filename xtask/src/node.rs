@@ -58,13 +58,9 @@ fn run(root: &Path, suite: &Suite, counts: &mut Counts) -> Result<(), String> {
     if let Some(missing) = suite.programs.iter().find(|program| !is_installed(program)) {
         return skip(&format!("the tests of {} need {missing}", suite.name), counts);
     }
-    cargo(root, &["build", "--locked", "-p", "turnpike-admin", "--example", "fake"], &[], counts)?;
-    cargo(
-        root,
-        &["build", "--release", "--locked", "-p", "turnpike", "-p", "turnpike-loadtest"],
-        &[],
-        counts,
-    )?;
+    for programs in PROGRAMS {
+        cargo(root, programs, &[], counts)?;
+    }
     let mut command = Command::new("node");
     command
         .args(["--test", "--test-reporter=spec"])

@@ -16,8 +16,6 @@ use crate::problem::Problem;
 use crate::state::Shared;
 use crate::token::Scope;
 
-/// A request must be answered within this time; a stream of events, begun.
-const REQUEST_TIME: Duration = Duration::from_secs(15);
 /// Longer ones are none of ours, and not worth hashing.
 const MAX_TOKEN: usize = 512;
 
@@ -43,7 +41,7 @@ pub async fn around(State(shared): State<Arc<Shared>>, request: Request, next: N
         .err();
     let mut response = match refused {
         Some(problem) => problem.into_response(),
-        None => in_time(request, next).await,
+        None => in_time(shared.request_time, request, next).await,
     };
     for (name, value) in ANSWER_HEADERS {
         response.headers_mut().insert(name, value);
@@ -52,8 +50,8 @@ pub async fn around(State(shared): State<Arc<Shared>>, request: Request, next: N
     response
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(REQUEST_TIME, next.run(request)).await {
+async fn in_time(limit: Duration, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request took too long")
             .with(header::CONNECTION, "close")

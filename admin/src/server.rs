@@ -34,8 +34,6 @@ const BLOCKING_THREADS: usize = 2;
 /// All headers of a request together.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
-/// A client that takes nothing for this long is gone.
-const SEND_TIME: Duration = Duration::from_secs(20);
 /// For answers that are under way when everything stops.
 const STOP_TIME: Duration = Duration::from_secs(2);
 /// After an accept that failed: files may have run out.
@@ -50,10 +48,19 @@ pub(crate) struct Limits {
     pub header_time: Duration,
     /// For a TLS handshake.
     pub handshake_time: Duration,
+    /// For everything else of a request; of a stream of events, for its beginning.
+    pub request_time: Duration,
+    /// A client that takes nothing for this long is gone.
+    pub send_time: Duration,
 }
 
-pub(crate) const LIMITS: Limits =
-    Limits { connections: 256, header_time: Duration::from_secs(10), handshake_time: Duration::from_secs(5) };
+pub(crate) const LIMITS: Limits = Limits {
+    connections: 256,
+    header_time: Duration::from_secs(10),
+    handshake_time: Duration::from_secs(5),
+    request_time: Duration::from_secs(15),
+    send_time: Duration::from_secs(20),
+};
 
 /// What to serve, and to whom.
 #[derive(Clone)]
@@ -112,7 +119,7 @@ pub(crate) fn start_with(
     let address = listener.local_addr().map_err(fault)?;
     let tls = settings.tls.map(Tls::load).transpose()?.map(Arc::new);
     let (stop, stopping) = watch::channel(false);
-    let shared = Arc::new(Shared::new(relay, settings.tokens, settings.hosts, stopping));
+    let shared = Arc::new(Shared::new(relay, settings.tokens, settings.hosts, limits.request_time, stopping));
     let handle = Handle { shared: Arc::clone(&shared), tls: tls.clone() };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
@@ -236,7 +243,7 @@ async fn accept(listener: TcpListener, server: Server) {
 
 impl Server {
     async fn connection(self, stream: TcpStream, client: SocketAddr) {
-        if let Err(error) = prepare(&stream) {
+        if let Err(error) = prepare(&stream, self.limits.send_time) {
             tracing::debug!(%error, "a connection is gone before it began");
             return;
         }
@@ -283,9 +290,9 @@ pub async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
 }
 
 /// A client that is gone, or stops reading, must not keep its connection.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+fn prepare(stream: &TcpStream, send_time: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = socket2::SockRef::from(stream);
-    socket.set_tcp_user_timeout(Some(SEND_TIME))?;
-    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(SEND_TIME))
+    socket.set_tcp_user_timeout(Some(send_time))?;
+    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(send_time))
 }

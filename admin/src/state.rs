@@ -27,6 +27,8 @@ pub struct Shared {
     pub hosts: Vec<String>,
     /// Who presented wrong tokens.
     pub strangers: Strangers,
+    /// For a request.
+    pub request_time: Duration,
     /// Streams of events that may still be opened.
     pub streams: Arc<Semaphore>,
     /// Becomes true when everything has to end.
@@ -42,6 +44,7 @@ impl Shared {
         relay: Arc<dyn Relay>,
         tokens: Tokens,
         hosts: Vec<String>,
+        request_time: Duration,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         Self {
@@ -49,6 +52,7 @@ impl Shared {
             tokens: ArcSwap::from_pointee(tokens),
             hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
             strangers: Strangers::new(),
+            request_time,
             streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
             stopping,
             counts: ApiCounts::default(),

@@ -106,6 +106,41 @@ fn an_idle_connection_is_closed() {
 }
 
 #[test]
+fn a_slow_body_is_given_up() {
+    let server = serve(Limits { request_time: Duration::from_millis(300), ..LIMITS });
+    let mut stream = connect(&server);
+    let request = format!(
+        "POST /v1/credentials HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ADMIN}\r\n\
+         Content-Type: application/json\r\nContent-Length: 60000\r\n\r\n{{\"user\":"
+    );
+    stream.write_all(request.as_bytes()).expect("sent");
+    let answer = read_all(&stream);
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"timeout\""), "{answer}");
+}
+
+#[test]
+fn a_client_that_does_not_read_loses_its_connection() {
+    let server = serve(Limits { connections: 1, send_time: Duration::from_secs(1), ..LIMITS });
+    let stream = connect(&server);
+    stream.set_nonblocking(true).expect("it does not wait");
+    let request =
+        format!("GET /v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(10));
+    // Some 30 MB of answers, more than the buffers of both ends hold.
+    for _ in 0..500 {
+        let sent = (&stream).write(request.as_bytes());
+        if sent.is_err() {
+            break;
+        }
+    }
+    assert_eq!(read_all(&connect(&server)), "", "its connection is the only one");
+    let began = Instant::now();
+    while !exchange_if_open(&server).starts_with("HTTP/1.1 200 OK\r\n") {
+        assert!(began.elapsed() < 3 * PATIENCE, "it still has its connection");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
 fn more_connections_than_allowed_are_closed_until_there_is_room() {
     let server = serve(Limits { connections: 4, ..LIMITS });
     let held: Vec<TcpStream> = (0..4).map(|_| connect(&server)).collect();
@@ -119,15 +154,18 @@ fn more_connections_than_allowed_are_closed_until_there_is_room() {
     assert_eq!(read_all(&connect(&server)), "");
     drop(held);
     let began = Instant::now();
-    loop {
-        let mut stream = connect(&server);
-        // It may be closed before the request is sent.
-        let sent = stream.write_all(status_request().as_bytes());
-        if sent.is_ok() && read_all(&stream).starts_with("HTTP/1.1 200 OK\r\n") {
-            break;
-        }
+    while !exchange_if_open(&server).starts_with("HTTP/1.1 200 OK\r\n") {
         assert!(began.elapsed() < PATIENCE, "there is no room again");
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// An exchange with a server that may close the connection before the request is sent.
+fn exchange_if_open(server: &Running) -> String {
+    let mut stream = connect(server);
+    match stream.write_all(status_request().as_bytes()) {
+        Ok(()) => read_all(&stream),
+        Err(_) => String::new(),
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 
 use self::fake::Fake;
+use crate::server::LIMITS;
 use crate::state::Shared;
 use crate::token::{Scope, Tokens};
 
@@ -79,7 +80,8 @@ impl Api {
     fn new(allocations: u64) -> Self {
         let fake = Fake::new(allocations);
         let (stop, stopping) = watch::channel(false);
-        let shared = Shared::new(fake.clone(), tokens(), vec!["turn.example.org".into()], stopping);
+        let hosts = vec!["turn.example.org".into()];
+        let shared = Shared::new(fake.clone(), tokens(), hosts, LIMITS.request_time, stopping);
         Self { fake, router: crate::api::router(Arc::new(shared)), stop }
     }
 

@@ -110,3 +110,16 @@ async fn the_api_counts_itself() {
     assert!(text.contains("turnpike_admin_requests_total{code=\"4xx\"} 1\n"), "{text}");
     assert!(text.contains("turnpike_admin_requests_total{code=\"2xx\"} 1\n"), "{text}");
 }
+
+#[tokio::test]
+async fn the_documentation_has_every_metric_and_every_path() {
+    let page = include_str!("../../../docs/admin-api.md");
+    let text = scrape(&Api::new(1)).await;
+    for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE turnpike_")?.split(' ').next()) {
+        assert!(page.contains(&format!("`turnpike_{name}`")), "turnpike_{name} is not in docs/admin-api.md");
+    }
+    let document: serde_json::Value = serde_json::from_str(&crate::openapi()).expect("a document");
+    for path in document["paths"].as_object().expect("paths").keys() {
+        assert!(page.contains(path.as_str()), "{path} is not in docs/admin-api.md");
+    }
+}

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -11,7 +12,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::fake::Fake;
 use super::tokens;
-use crate::server::{Running, Settings, StartError, start};
+use crate::server::{LIMITS, Limits, Running, Settings, StartError, start_with};
 use crate::tls::{TlsError, TlsFiles};
 
 /// Writes a new certificate, and gives back what a client needs to trust it.
@@ -28,9 +29,13 @@ fn files(folder: &Path) -> TlsFiles {
 }
 
 fn serve(files: &TlsFiles) -> Result<Running, StartError> {
+    serve_with(LIMITS, files)
+}
+
+fn serve_with(limits: Limits, files: &TlsFiles) -> Result<Running, StartError> {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let settings = Settings { listen, tokens: tokens(), hosts: Vec::new(), tls: Some(files.clone()) };
-    start(settings, Fake::new(1))
+    start_with(limits, settings, Fake::new(1))
 }
 
 fn ask(server: &Running, trusted: &CertificateDer<'static>) -> std::io::Result<String> {
@@ -78,6 +83,18 @@ fn plain_http_gets_no_answer() {
     // Closed, or reset: either way nothing of HTTP.
     let _ = stream.read_to_end(&mut bytes);
     assert!(!bytes.starts_with(b"HTTP"));
+}
+
+#[test]
+fn a_handshake_that_does_not_come_is_given_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = files(folder.path());
+    write_certificate(&files);
+    let limits = Limits { handshake_time: Duration::from_millis(300), ..LIMITS };
+    let server = serve_with(limits, &files).expect("it starts");
+    let mut stream = TcpStream::connect(server.address()).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    assert_eq!(stream.read(&mut [0; 16]).expect("it is closed"), 0);
 }
 
 #[test]

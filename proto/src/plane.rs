@@ -67,6 +67,11 @@ impl Plane {
         SlotsTaken { allocations: taken(&self.allocations), bindings: taken(&self.bindings) }
     }
 
+    /// How many channel bindings fit.
+    pub fn binding_slots(&self) -> usize {
+        self.memory.bindings().len()
+    }
+
     /// How often a slot was wanted and none was left.
     pub fn exhausted(&self) -> u64 {
         self.exhausted.load(Ordering::Relaxed)

@@ -33,6 +33,8 @@ pub struct Ready {
     pub io: Choice,
     /// Where ChannelData is forwarded, and why there.
     pub data_path: DataPath,
+    /// Where the administration is, if there is one.
+    pub admin: Option<String>,
 }
 
 /// Where ChannelData is forwarded.
@@ -59,7 +61,15 @@ impl Ready {
         io: Choice,
         data_path: DataPath,
     ) -> Self {
-        Ready { listen, relay, port_range: config.port_range, workers: config.workers.get(), io, data_path }
+        Ready {
+            listen,
+            relay,
+            port_range: config.port_range,
+            workers: config.workers.get(),
+            io,
+            data_path,
+            admin: None,
+        }
     }
 }
 
@@ -76,8 +86,14 @@ impl fmt::Display for Ready {
             self.workers,
             self.io,
             self.data_path,
-        )
+        )?;
+        self.admin.as_ref().map_or(Ok(()), |url| write!(f, " admin={url}"))
     }
+}
+
+/// `turn:` addresses where clients reach the relay, the most useful one first.
+pub fn urls(ready: &Ready) -> Vec<String> {
+    endpoints(ready).iter().map(|endpoint| format!("turn:{endpoint}?transport=udp")).collect()
 }
 
 /// Written like an `external-address`: `PUBLIC=LOCAL`.
@@ -109,9 +125,8 @@ fn unix_secs() -> u64 {
 /// Everything that a developer needs: addresses, credentials, settings for a browser, a test.
 fn quickstart_text(ready: &Ready, config: &Config, now_unix_secs: u64) -> Zeroizing<String> {
     let (user, password) = trial_credentials(config, now_unix_secs);
-    let endpoints = endpoints(ready);
-    let urls: Vec<_> = endpoints.iter().map(|endpoint| format!("turn:{endpoint}?transport=udp")).collect();
-    let main = endpoints.first().copied();
+    let urls = urls(ready);
+    let main = endpoints(ready).first().copied();
     let test = main.map_or_else(String::new, |main| {
         format!(
             "\nTest it:\n\n  turnutils_uclient -y -c -u {} -w {} -n 50 -p {} {}\n",
@@ -122,7 +137,7 @@ fn quickstart_text(ready: &Ready, config: &Config, now_unix_secs: u64) -> Zeroiz
         )
     });
     Zeroizing::new(format!(
-        "\n  TURN URL   {urls}\n  user       {user}\n  password   {shown}\n  data path  {path}: {why}\n\
+        "\n  TURN URL   {urls}\n  user       {user}\n  password   {shown}\n  data path  {path}: {why}\n{admin}\
          \nFor the browser:\n\n  new RTCPeerConnection({{\n    iceServers: [{{\n      urls: {js_urls},\n      \
          username: {js_user},\n      credential: {js_password},\n    }}],\n    iceTransportPolicy: \"relay\", \
          // to see the relay at work; leave it out later\n  }});\n{test}\n{notes}",
@@ -130,11 +145,20 @@ fn quickstart_text(ready: &Ready, config: &Config, now_unix_secs: u64) -> Zeroiz
         shown = password.as_str(),
         path = ready.data_path.name,
         why = ready.data_path.why.as_str(),
+        admin = admin_text(ready, config).as_str(),
         js_urls = serde_json::json!(urls),
         js_user = serde_json::json!(user),
         js_password = serde_json::json!(password.as_str()),
         notes = notes(config),
     ))
+}
+
+/// Where the administration is, with the token that was made for the trial; a configured one isn't shown.
+fn admin_text(ready: &Ready, config: &Config) -> Zeroizing<String> {
+    let Some(url) = &ready.admin else { return Zeroizing::default() };
+    let generated = config.quickstart.as_ref().and_then(|quickstart| quickstart.admin_token.as_ref());
+    let token = generated.map_or("the-configured-token", |token| token.expose());
+    Zeroizing::new(format!("\n  dashboard  {url}\n  token      {token}\n"))
 }
 
 /// A name and password to show. A configured password isn't shown, one that was made for the trial is.

@@ -147,7 +147,7 @@ fn run_relay(matches: &ArgMatches) -> ExitCode {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    match run::run(config, &loader) {
+    match run::run(config, loader) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             for line in error.to_string().lines() {

@@ -4,6 +4,7 @@
 //! ([`sockets`]), and starts one [`shard`] per worker over a [`driver`]. Afterwards only the shards
 //! touch packets; [`run`] waits for signals.
 
+pub mod admin;
 pub mod backend;
 pub mod banner;
 pub mod buffers;

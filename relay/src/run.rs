@@ -1,7 +1,7 @@
 //! Starts the relay and keeps it running until it is told to stop.
 //!
 //! ```text
-//!   addresses ─► listeners ─► shared state ─► workers ─► ready line ─► signals ─► drain ─► stop
+//!   addresses ─► listeners ─► shared state ─► workers ─► control ─► ready line ─► signals ─► drain ─► stop
 //! ```
 
 use std::io;
@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
+use turnpike_admin::model::Counts;
 use turnpike_proto::Server;
 use turnpike_proto::auth::BadCredential;
-use turnpike_proto::shared::Shared;
-use turnpike_proto::stats::VerdictCounts;
 
-use crate::backend::{self, Backend, Choice};
-use crate::banner::{self, Ready};
+use crate::admin::Administration;
+use crate::backend::{self, Backend};
+use crate::banner::{self, DataPath, Ready};
 use crate::config::resolve::{self, Addresses};
-use crate::config::{Config, Loaded, Loader, Problems};
-use crate::control::{Command, WorkerHandle};
+use crate::config::{Config, Loader, Problems};
+use crate::control::{Command, Control, EventSink, Parts, Users, WorkerHandle, event_queue};
 use crate::driver::Driver;
 use crate::driver::epoll::EpollDriver;
 use crate::driver::uring::UringDriver;
@@ -65,29 +65,31 @@ impl StartError {
         }
     }
 
+    fn other<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> StartError + '_ {
+        move |why| Self::system(what)(io::Error::other(why.to_string()))
+    }
+
     fn system(what: &str) -> impl FnOnce(io::Error) -> StartError + '_ {
         move |source| StartError::System { what: what.to_owned(), source }
     }
 }
 
-/// Runs the relay; returns when it was told to stop. `loader` loads the configuration again on SIGHUP.
+/// Runs the relay; returns when it was told to stop. `loader` loads the configuration again for a reload.
 ///
 /// # Errors
 /// If the relay can't start or can't go on.
-pub fn run(config: Config, loader: &Loader) -> Result<(), StartError> {
+pub fn run(config: Config, loader: Loader) -> Result<(), StartError> {
     let signals = signals::listen().map_err(StartError::system("signals"))?;
     raise_descriptor_limit();
     let addresses = resolve::resolve_here(&config)?;
     for warning in &addresses.warnings {
         warn!("{warning}");
     }
-    let mut relay = Relay::start(config, addresses)?;
-    let (listen, relayed) = (relay.listeners.clone(), relay.addresses.relay.clone());
-    let ready = Ready::new(&relay.config, listen, relayed, relay.io.clone(), relay.kernel.data_path());
-    banner::announce(&ready, &relay.config).map_err(StartError::system("stdout"))?;
+    let (relay, ready) = Relay::start(&config, loader, addresses)?;
+    banner::announce(&ready, &config).map_err(StartError::system("stdout"))?;
     info!("{ready}");
     notify(&[NotifyState::Ready]);
-    let outcome = relay.serve(&signals, loader);
+    let outcome = relay.serve(&signals);
     notify(&[NotifyState::Stopping]);
     relay.stop();
     outcome
@@ -103,7 +105,7 @@ fn raise_descriptor_limit() {
 }
 
 /// Tells systemd, if it listens; nobody else minds.
-fn notify(states: &[NotifyState<'_>]) {
+pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         warn!("systemd was not notified: {error}");
     }
@@ -111,22 +113,16 @@ fn notify(states: &[NotifyState<'_>]) {
 
 /// The running relay.
 struct Relay {
-    config: Config,
-    addresses: Addresses,
-    listeners: Vec<SocketAddr>,
-    io: Choice,
+    control: Arc<Control>,
     kernel: KernelPath,
-    shared: Arc<Shared>,
-    workers: Vec<Worker>,
-}
-
-struct Worker {
-    handle: WorkerHandle,
-    thread: JoinHandle<io::Result<()>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    /// Ends when dropped.
+    _admin: Option<Administration>,
 }
 
 impl Relay {
-    fn start(config: Config, addresses: Addresses) -> Result<Self, StartError> {
+    /// Also gives what there is to announce.
+    fn start(config: &Config, loader: Loader, addresses: Addresses) -> Result<(Self, Ready), StartError> {
         let io = backend::choose(config.io)
             .map_err(io::Error::other)
             .map_err(StartError::system("io = \"io-uring\""))?;
@@ -137,35 +133,53 @@ impl Relay {
             .map(|own| own.iter().map(ListenerSocket::local_addr).collect())
             .unwrap_or_default();
         let seed = || setup::seed().map_err(StartError::system("random numbers"));
-        let kernel = KernelPath::start(&config, &addresses, &listeners)
-            .map_err(io::Error::other)
-            .map_err(StartError::system("offload = \"require\""))?;
-        let shared = setup::shared(&config, &addresses, &listeners, seed()?, kernel.plane())?;
-        let mut workers = Vec::with_capacity(sockets.len());
+        let kernel = KernelPath::start(config, &addresses, &listeners)
+            .map_err(StartError::other("offload = \"require\""))?;
+        let shared = setup::shared(config, &addresses, &listeners, seed()?, kernel.plane())?;
+        let users = Users::open(config).map_err(StartError::other("user-database"))?;
+        let (events, event_source) = event_queue();
+        let (mut workers, mut threads) = (Vec::new(), Vec::new());
         let handovers = Handover::between(sockets.len());
         for (number, (own, handover)) in sockets.into_iter().zip(handovers).enumerate() {
             let server = Server::new(Arc::clone(&shared), number as u16, seed()?);
-            workers.push(Worker::open(io.backend, number, own, options, server, handover, &kernel)?);
+            let parts = WorkerParts { number, server, handover, events: events.clone(), kernel: &kernel };
+            let (handle, thread) = parts.open(io.backend, own, options)?;
+            workers.push(handle);
+            threads.push(thread);
         }
-        Ok(Self { config, addresses, listeners, io, kernel, shared, workers })
+        let mut ready = Ready::new(config, listeners, addresses.relay.clone(), io, kernel.data_path());
+        let control = Control::new(Parts {
+            config: config.clone(),
+            loader,
+            addresses,
+            ready: ready.clone(),
+            shared,
+            workers,
+            offload: Arc::clone(kernel.status()),
+            users,
+        });
+        control.apply_credentials(config).map_err(StartError::other("users"))?;
+        let admin =
+            Administration::start(config, &control, event_source).map_err(StartError::other("admin"))?;
+        ready.admin = admin.as_ref().map(Administration::url);
+        Ok((Self { control, kernel, threads, _admin: admin }, ready))
     }
 
     /// Until a signal says stop and, if so configured, the last allocation has gone.
-    fn serve(&mut self, signals: &Receiver<Signal>, loader: &Loader) -> Result<(), StartError> {
+    fn serve(&self, signals: &Receiver<Signal>) -> Result<(), StartError> {
         loop {
             match signals.recv_timeout(GLANCE) {
-                Ok(Signal::Reload) => self.reload(loader),
+                // Its outcome is in the log.
+                Ok(Signal::Reload) => drop(self.control.reload_all()),
                 Ok(Signal::Stop) => {
                     self.drain(signals);
                     return Ok(());
                 }
-                Err(RecvTimeoutError::Timeout)
-                    if self.workers.iter().any(|worker| worker.thread.is_finished()) =>
-                {
+                Err(RecvTimeoutError::Timeout) if self.threads.iter().any(JoinHandle::is_finished) => {
                     let source = io::Error::other("a worker has ended; see the log");
                     return Err(StartError::System { what: "workers".to_owned(), source });
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.control.enforce_deadline(),
                 Err(RecvTimeoutError::Disconnected) => {
                     let source = io::Error::other("the signal thread has ended");
                     return Err(StartError::System { what: "signals".to_owned(), source });
@@ -174,16 +188,19 @@ impl Relay {
         }
     }
 
-    /// Lets existing allocations live on for the configured time; a second signal ends the wait.
+    /// Lets existing allocations live on for the configured time; a second signal ends the wait. It is the
+    /// drain that the API knows, too.
     fn drain(&self, signals: &Receiver<Signal>) {
-        let timeout = self.config.drain_timeout;
-        if timeout.is_zero() || self.allocations() == 0 {
+        let timeout = self.control.drain_timeout();
+        if timeout.is_zero() || self.control.allocations() == 0 {
             return;
         }
-        info!(allocations = self.allocations(), timeout_secs = timeout.as_secs(), "draining");
-        self.tell(Command::Drain(true));
+        notify(&[NotifyState::Stopping]);
+        if let Err(why) = self.control.begin_drain(Some(timeout)) {
+            error!("not draining: {why}");
+        }
         let deadline = Instant::now() + timeout;
-        while self.allocations() > 0 && Instant::now() < deadline {
+        while self.control.allocations() > 0 && Instant::now() < deadline {
             if signals.recv_timeout(GLANCE) == Ok(Signal::Stop) {
                 info!("a second signal: stopping at once");
                 return;
@@ -191,78 +208,44 @@ impl Relay {
         }
     }
 
-    /// Users, secrets, peer policy, quotas and the rate of unauthenticated answers as the configuration says
-    /// now; the rest needs a restart.
-    fn reload(&mut self, loader: &Loader) {
-        let Loaded { config, warnings } = match loader.load() {
-            Ok(loaded) => loaded,
-            Err(problems) => return error!("not reloaded: {problems}"),
-        };
-        for warning in &warnings {
-            warn!("{warning}");
-        }
-        let config = Config { realm: self.config.realm.clone(), ..config };
-        let credentials = match setup::credentials(&config) {
-            Ok(credentials) => credentials,
-            Err(problem) => return error!("not reloaded: {problem}"),
-        };
-        self.shared.auth.replace_credentials(credentials);
-        self.shared.replace_policy(setup::peer_policy(&config, &self.addresses, &self.listeners));
-        let (per_user, total) = setup::quota_limits(&config);
-        self.shared.quotas.set_limits(per_user, total);
-        self.shared.set_unauthenticated_rate(setup::unauthenticated_rate(&config));
-        self.tell(Command::PolicyChanged);
-        self.config.drain_timeout = config.drain_timeout;
-        info!(
-            "reloaded users, secrets, peer policy, quotas, unauthenticated rate and drain timeout; \
-             other options need a restart"
-        );
-    }
-
-    fn allocations(&self) -> usize {
-        self.workers.iter().map(|worker| worker.handle.status.allocations()).sum()
-    }
-
-    fn tell(&self, command: Command) {
-        for worker in &self.workers {
-            if let Err(error) = worker.handle.send(command) {
-                error!("{error}");
-            }
-        }
-    }
-
     fn stop(self) {
-        for worker in &self.workers {
+        for worker in self.control.workers() {
             // The thread's own outcome says why it has ended before.
-            let _ = worker.handle.insist(Command::Stop);
+            let _ = worker.insist(Command::Stop);
         }
-        let mut verdicts = VerdictCounts::default();
-        let (mut created, mut ended) = (0, 0);
-        for worker in self.workers {
-            let Worker { handle, thread } = worker;
+        for thread in self.threads {
             match thread.join() {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => error!("a worker failed: {error}"),
                 Err(_) => error!("a worker panicked"),
             }
-            let counts = handle.status.report().counts;
-            counts.verdicts.nonzero().for_each(|(verdict, times)| verdicts.add(verdict, times));
-            created += counts.allocations_created;
-            ended += counts.allocations_ended;
         }
         let path = self.kernel.data_path();
-        let forwarded_in_kernel = self.kernel.stop();
-        let datagrams: Vec<String> =
-            verdicts.nonzero().map(|(verdict, times)| format!("{}={times}", verdict.name())).collect();
-        info!(
-            allocations_created = created,
-            allocations_ended = ended,
-            datagrams = datagrams.join(" "),
-            data_path = path.to_string(),
-            forwarded_in_kernel,
-            "stopped"
-        );
+        let frames = self.kernel.stop();
+        log_totals(&turnpike_admin::Relay::totals(&*self.control).sum, &path, frames);
     }
+}
+
+/// The last record: what all allocations together have come to.
+fn log_totals(sum: &Counts, path: &DataPath, forwarded_in_kernel: u64) {
+    let datagrams: Vec<String> = sum.verdicts.iter().map(|(verdict, n)| format!("{verdict}={n}")).collect();
+    let ended: u64 = sum.allocations_ended.values().sum();
+    info!(
+        allocations_created = sum.allocations_created,
+        allocations_ended = ended,
+        to_peer_packets = sum.to_peer.userspace.packets,
+        to_peer_bytes = sum.to_peer.userspace.bytes,
+        to_client_packets = sum.to_client.userspace.packets,
+        to_client_bytes = sum.to_client.userspace.bytes,
+        to_peer_kernel_packets = sum.to_peer.kernel.packets,
+        to_peer_kernel_bytes = sum.to_peer.kernel.bytes,
+        to_client_kernel_packets = sum.to_client.kernel.packets,
+        to_client_kernel_bytes = sum.to_client.kernel.bytes,
+        datagrams = datagrams.join(" "),
+        data_path = path.to_string(),
+        forwarded_in_kernel,
+        "stopped"
+    );
 }
 
 /// All workers' listeners, one of each address for each worker. All are bound before anybody reads, since
@@ -295,38 +278,40 @@ fn keep_clients(group: &[ListenerSocket]) {
     }
 }
 
-impl Worker {
+/// What a worker is made of, besides its driver.
+struct WorkerParts<'a> {
+    number: usize,
+    server: Server,
+    handover: Handover,
+    events: EventSink,
+    kernel: &'a KernelPath,
+}
+
+type WorkerThread = JoinHandle<io::Result<()>>;
+
+impl WorkerParts<'_> {
     fn open(
+        self,
         backend: Backend,
-        number: usize,
         listeners: Vec<ListenerSocket>,
         options: SocketOptions,
-        server: Server,
-        handover: Handover,
-        kernel: &KernelPath,
-    ) -> Result<Self, StartError> {
+    ) -> Result<(WorkerHandle, WorkerThread), StartError> {
         match backend {
             Backend::IoUring => {
-                let driver = UringDriver::new(listeners, options).map_err(StartError::system("io_uring"))?;
-                Self::start(number, driver, server, handover, kernel)
+                self.start(UringDriver::new(listeners, options).map_err(StartError::system("io_uring"))?)
             }
             Backend::Epoll => {
-                let driver = EpollDriver::new(listeners, options).map_err(StartError::system("epoll"))?;
-                Self::start(number, driver, server, handover, kernel)
+                self.start(EpollDriver::new(listeners, options).map_err(StartError::system("epoll"))?)
             }
         }
     }
 
-    fn start(
-        number: usize,
-        driver: impl Driver + Send + 'static,
-        server: Server,
-        handover: Handover,
-        kernel: &KernelPath,
-    ) -> Result<Self, StartError> {
-        let (handle, commands, status) = WorkerHandle::new(driver.waker());
+    fn start(self, driver: impl Driver + Send + 'static) -> Result<(WorkerHandle, WorkerThread), StartError> {
+        let Self { number, server, handover, events, kernel } = self;
+        let (handle, messages, status) = WorkerHandle::new(driver.waker());
         let outbox = kernel.outbox(number as u16, driver.waker());
-        let mut shard = Shard::new(driver, server, commands, status).with_handover(handover);
+        let shard = Shard::new(driver, server, messages, status);
+        let mut shard = shard.with_handover(handover).with_events(events);
         if let Some(outbox) = outbox {
             shard.set_offload(outbox);
         }
@@ -334,6 +319,6 @@ impl Worker {
             .name(format!("worker-{number}"))
             .spawn(move || shard.run(clock::now))
             .map_err(StartError::system("worker thread"))?;
-        Ok(Self { handle, thread })
+        Ok((handle, thread))
     }
 }

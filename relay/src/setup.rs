@@ -46,7 +46,7 @@ pub fn shared(
         })
         .collect();
     let (per_user, total) = quota_limits(config);
-    Ok(Shared::with_plane(
+    let shared = Shared::with_plane(
         server_config(config),
         auth,
         peer_policy(config, addresses, listeners),
@@ -54,7 +54,9 @@ pub fn shared(
         config.port_range.first..=config.port_range.last,
         Quotas::new(per_user, total),
         plane,
-    ))
+    );
+    set_alternates(&shared, config);
+    Ok(shared)
 }
 
 /// Users and secrets.
@@ -94,6 +96,14 @@ pub fn quota_limits(config: &Config) -> (u32, u32) {
 /// Answers per second to each source that has not authenticated; 0 is no limit.
 pub fn unauthenticated_rate(config: &Config) -> u32 {
     config.unauthenticated_rate.map_or(0, u32::from)
+}
+
+/// Where clients go whose allocations are refused while draining.
+pub fn set_alternates(shared: &Shared, config: &Config) {
+    shared.set_alternate(None);
+    for server in &config.alternate_server {
+        shared.set_alternate(Some(*server));
+    }
 }
 
 fn server_config(config: &Config) -> ServerConfig {

@@ -3,12 +3,12 @@
 //! ```text
 //!   driver.wait ─► events ─► server.forward_* ─► driver.forward     data: one question, one answer
 //!                       └──► server.handle_input ─► outputs ─► driver / log
-//!   commands (bounded queue, one wake) ──────────┘
+//!   commands, questions (bounded queue, one wake) ┘     a snapshot is gathered over several turns
 //!   other workers' datagrams for this one (bounded queue) ─► the same way as its own
 //! ```
 //!
 //! It decides nothing about TURN. What a worker owns, no other thread touches; what others want to know
-//! they read from [`Status`], what they want done comes as a [`Command`].
+//! they read from [`Status`], what they want done or know comes as a [`Message`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +20,9 @@ use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
 use turnpike_proto::limits::MAX_FORWARDED;
 use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Route, Server, Verdict, WhyNot};
 
-use crate::control::{Command, Reporter, Status};
+use crate::control::{
+    Command, EventSink, MAX_MESSAGES, Message, Question, Reporter, Status, Walk, WorkerEvent,
+};
 use crate::driver::{Datagram, Driver, DriverCounters, Event, Ingress};
 use crate::handover::{Handed, Handover};
 use crate::notices::Notices;
@@ -30,9 +32,11 @@ use crate::offload::{Answer, Outbox};
 pub struct Shard<D> {
     driver: D,
     server: Server,
-    commands: Receiver<Command>,
+    messages: Receiver<Message>,
     status: Arc<Status>,
     reporter: Reporter,
+    walk: Walk,
+    events: Option<EventSink>,
     notices: Notices,
     counted: DriverCounters,
     handover: Option<Handover>,
@@ -43,14 +47,16 @@ pub struct Shard<D> {
 
 impl<D: Driver> Shard<D> {
     /// Puts a worker together; it does nothing until [`Shard::turn`] is called.
-    pub fn new(driver: D, server: Server, commands: Receiver<Command>, status: Arc<Status>) -> Self {
+    pub fn new(driver: D, server: Server, messages: Receiver<Message>, status: Arc<Status>) -> Self {
         let notices = Notices::default();
         Self {
             driver,
             server,
-            commands,
+            messages,
             status,
             reporter: Reporter::default(),
+            walk: Walk::default(),
+            events: None,
             notices,
             counted: DriverCounters::default(),
             handover: None,
@@ -64,6 +70,13 @@ impl<D: Driver> Shard<D> {
     pub fn with_handover(mut self, handover: Handover) -> Self {
         handover.set_waker(self.driver.waker());
         self.handover = Some(handover);
+        self
+    }
+
+    /// Lets it tell what happens to allocations.
+    #[must_use]
+    pub fn with_events(mut self, events: EventSink) -> Self {
+        self.events = Some(events);
         self
     }
 
@@ -104,7 +117,7 @@ impl<D: Driver> Shard<D> {
                 Event::PortFailed(relay, error) => self.handle(now, Input::PortFailed(relay, error)),
                 Event::PortClosed(relay) => self.handle(now, Input::PortClosed(relay)),
                 Event::Woken => {
-                    self.handle_commands(now);
+                    self.handle_messages(now);
                     self.handle_handed(now);
                     self.handle_offload_answers(now);
                 }
@@ -118,12 +131,19 @@ impl<D: Driver> Shard<D> {
             handover.wake();
         }
         self.flush_offload(now);
+        let eventful = events > 0 || is_due || self.walk.is_under_way();
+        if self.walk.is_under_way() {
+            self.walk.step(&self.server, &mut self.reporter);
+        }
         self.count_driver_drops();
-        self.reporter.publish(now, &self.server, &self.status, events > 0 || is_due);
+        self.reporter.publish(now, &self.server, &self.status, eventful);
     }
 
-    /// How long `wait` may sleep: until the next deadline.
+    /// How long `wait` may sleep: until the next deadline, and not at all while a walk is under way.
     pub fn timeout(&self, now: Now) -> Option<Duration> {
+        if self.walk.is_under_way() {
+            return Some(Duration::ZERO);
+        }
         let server_ns = self.server.poll_timeout().map(|(due_ns, _)| due_ns);
         let due_ns = [server_ns, self.reporter.due_ns()].into_iter().flatten().min()?;
         Some(Duration::from_nanos(due_ns.saturating_sub(now.mono_ns)))
@@ -232,16 +252,51 @@ impl<D: Driver> Shard<D> {
         self.carry_out(now);
     }
 
-    fn handle_commands(&mut self, now: Now) {
-        while let Ok(command) = self.commands.try_recv() {
-            match command {
-                Command::Drain(on) => self.handle(now, Input::Drain(on)),
-                Command::PolicyChanged => self.handle(now, Input::PolicyChanged),
-                Command::Stop => {
-                    self.stopping = true;
-                    self.handle(now, Input::Drain(true));
-                    self.handle(now, Input::Shutdown);
-                }
+    /// What others want, at most a queue's length in one turn.
+    fn handle_messages(&mut self, now: Now) {
+        for _ in 0..MAX_MESSAGES {
+            match self.messages.try_recv() {
+                Ok(Message::Tell(command)) => self.obey(now, command),
+                Ok(Message::Ask(question)) => self.reply(now, question),
+                Err(_) => return,
+            }
+        }
+        self.driver.waker().wake();
+    }
+
+    fn obey(&mut self, now: Now, command: Command) {
+        match command {
+            Command::Drain(on) => self.handle(now, Input::Drain(on)),
+            Command::PolicyChanged => self.handle(now, Input::PolicyChanged),
+            Command::EndAll => self.handle(now, Input::Shutdown),
+            Command::Stop => {
+                self.stopping = true;
+                self.handle(now, Input::Drain(true));
+                self.handle(now, Input::Shutdown);
+            }
+        }
+    }
+
+    /// Whoever asked may have gone meanwhile: then the answer is for nobody.
+    fn reply(&mut self, now: Now, question: Question) {
+        match question {
+            Question::Snapshot(reply) => self.walk.begin(reply),
+            Question::Inspect(allocation, reply) => {
+                let _ = reply.send(self.server.inspect_one(now, allocation).map(Box::new));
+            }
+            Question::SetRate(allocation, bits_per_sec, reply) => {
+                self.handle(now, Input::SetRate { allocation, bits_per_sec });
+                let _ = reply.send(self.server.inspect_one(now, allocation).map(Box::new));
+            }
+            Question::Disconnect(allocation, reply) => {
+                let found = self.server.inspect_one(now, allocation).map(drop);
+                self.handle(now, Input::Disconnect { allocation });
+                let _ = reply.send(found);
+            }
+            Question::DisconnectUser(user, reply) => {
+                let before = self.server.counts().allocations_ended;
+                self.handle(now, Input::DisconnectUser { user });
+                let _ = reply.send(self.server.counts().allocations_ended - before);
             }
         }
     }
@@ -265,10 +320,17 @@ impl<D: Driver> Shard<D> {
                     Some(outbox) => outbox.withdraw(binding),
                     None => self.server.handle_input(now, Input::OffloadWithdrawn(binding)),
                 },
-                Output::Created(_) => {}
+                Output::Created(view) => {
+                    if let Some(events) = &self.events {
+                        events.tell(|| WorkerEvent::Created(view));
+                    }
+                }
                 Output::Ended(record) => {
-                    self.reporter.count_end(record.reason);
+                    self.reporter.count_end(&record);
                     self.notices.allocation_ended(&record);
+                    if let Some(events) = &self.events {
+                        events.tell(|| WorkerEvent::Ended(record));
+                    }
                 }
                 Output::PeerRefused { client, peer, remedy } => {
                     self.notices.peer_refused(now, client, peer, remedy)

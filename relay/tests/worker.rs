@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use turnpike::config::resolve::{Addresses, RelayAddress};
 use turnpike::config::{Config, Hidden, PortRange, Secret, User};
-use turnpike::control::{Command as Order, Status};
+use turnpike::control::{Command as Order, Message as ToWorker, Status};
 use turnpike::driver::Driver;
 use turnpike::driver::epoll::EpollDriver;
 use turnpike::driver::uring::{self, UringDriver};
@@ -43,7 +43,7 @@ struct Worker<D> {
     shard: Shard<D>,
     shared: Arc<Shared>,
     address: SocketAddr,
-    orders: SyncSender<Order>,
+    orders: SyncSender<ToWorker>,
 }
 
 impl<D: Driver> Worker<D> {
@@ -253,7 +253,7 @@ fn fill<D: Driver>(worker: &mut Worker<D>, count: usize) {
     }
     assert!(ports.iter().all(|port| (RANGE.first..=RANGE.last).contains(port)));
     assert_eq!(worker.shard.driver().open_ports(), count);
-    worker.orders.send(Order::Stop).expect("the worker takes one order");
+    worker.orders.send(ToWorker::Tell(Order::Stop)).expect("the worker takes one order");
     worker.shard.driver().waker().wake();
     worker.assert_empty();
 }

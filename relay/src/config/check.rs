@@ -41,7 +41,8 @@ fn check_credentials(config: &Config, settings: &Settings, report: &mut Report) 
     // After a fault in one of them nobody knows whether anything is missing.
     let sources = ["user", "user-file", "auth-secret", "auth-secret-file"];
     let unclear = report.incomplete || sources.iter().any(|key| report.blames(key));
-    if config.users.is_empty() && config.auth_secrets.is_empty() && !unclear {
+    let none = config.users.is_empty() && config.auth_secrets.is_empty() && config.user_database.is_none();
+    if none && !unclear {
         let message = match settings.home {
             Place::File(..) => {
                 "missing, and no auth-secret either: nobody could use the relay; set user, user-file, \

@@ -1,14 +1,17 @@
-//! What a worker can be told, and the queue that carries it.
+//! What a worker can be told and asked, and the queue that carries it.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use tokio::sync::oneshot;
+use turnpike_proto::{AllocationDetail, AllocationView};
+
 use super::Status;
 use crate::driver::Waker;
 
-/// Commands that wait for one worker; above it the asker is told to come again.
-const MAX_COMMANDS: usize = 256;
+/// Messages that wait for one worker; above it the asker is told to come again.
+pub(crate) const MAX_MESSAGES: usize = 256;
 
 /// What a worker can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,13 +20,54 @@ pub enum Command {
     Drain(bool),
     /// The peer policy was replaced.
     PolicyChanged,
+    /// End all allocations, and go on draining.
+    EndAll,
     /// End all allocations, close everything, and return.
     Stop,
 }
 
-/// Sends commands to one worker and reads its status.
+/// How a worker answers: without waiting, and perhaps to nobody.
+pub type Reply<T> = oneshot::Sender<T>;
+
+/// What a worker can be asked. Allocations go by their numbers; `None` says that there is no such one.
+#[derive(Debug)]
+pub enum Question {
+    /// All allocations, gathered over as many turns as it takes.
+    Snapshot(Reply<Vec<AllocationView>>),
+    /// Everything about one allocation.
+    Inspect(u64, Reply<Option<Box<AllocationDetail>>>),
+    /// Another bandwidth limit, bits of payload per second and direction; 0 is none. Answers the
+    /// allocation as it is afterwards.
+    SetRate(u64, u64, Reply<Option<Box<AllocationDetail>>>),
+    /// End an allocation.
+    Disconnect(u64, Reply<Option<()>>),
+    /// End all allocations of a user; answers how many there were.
+    DisconnectUser(Arc<str>, Reply<u64>),
+}
+
+/// What travels to a worker.
+#[derive(Debug)]
+pub enum Message {
+    /// Something to do.
+    Tell(Command),
+    /// Something to do and to answer.
+    Ask(Question),
+}
+
+/// Why a worker was not reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreachable {
+    /// Too much waits for it already.
+    #[error("a worker does not keep up with what it is asked")]
+    Full,
+    /// It has ended.
+    #[error("a worker has ended")]
+    Ended,
+}
+
+/// Sends messages to one worker and reads its status.
 pub struct WorkerHandle {
-    sender: SyncSender<Command>,
+    sender: SyncSender<Message>,
     waker: Arc<dyn Waker>,
     /// What the worker lets us see.
     pub status: Arc<Status>,
@@ -31,8 +75,8 @@ pub struct WorkerHandle {
 
 impl WorkerHandle {
     /// A handle, with the ends that the worker itself needs.
-    pub fn new(waker: Arc<dyn Waker>) -> (Self, Receiver<Command>, Arc<Status>) {
-        let (sender, receiver) = sync_channel(MAX_COMMANDS);
+    pub fn new(waker: Arc<dyn Waker>) -> (Self, Receiver<Message>, Arc<Status>) {
+        let (sender, receiver) = sync_channel(MAX_MESSAGES);
         let status = Arc::new(Status::default());
         (Self { sender, waker, status: Arc::clone(&status) }, receiver, status)
     }
@@ -41,10 +85,17 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// If the worker is gone, or does not keep up.
-    pub fn send(&self, command: Command) -> io::Result<()> {
-        let sent = self.sender.try_send(command);
-        self.waker.wake();
-        sent.map_err(|_| io::Error::other("a worker does not take commands"))
+    pub fn send(&self, command: Command) -> Result<(), Unreachable> {
+        self.push(Message::Tell(command))
+    }
+
+    /// Asks a question and wakes the worker; the answer comes by the question's own channel, which is
+    /// closed without one if the worker ends.
+    ///
+    /// # Errors
+    /// If the worker is gone, or does not keep up.
+    pub fn ask(&self, question: Question) -> Result<(), Unreachable> {
+        self.push(Message::Ask(question))
     }
 
     /// Sends a command that must arrive, and waits for a place in the queue if there is none.
@@ -52,10 +103,19 @@ impl WorkerHandle {
     /// # Errors
     /// If the worker is gone.
     pub fn insist(&self, command: Command) -> io::Result<()> {
-        // A worker whose queue is full may sleep: its driver was woken for what is in there, but not for this.
+        // A worker with a full queue was woken for what is in there; this makes it return for the rest.
         self.waker.wake();
-        let sent = self.sender.send(command);
+        let sent = self.sender.send(Message::Tell(command));
         self.waker.wake();
-        sent.map_err(|_| io::Error::other("a worker has ended"))
+        sent.map_err(|_| io::Error::other(Unreachable::Ended))
+    }
+
+    fn push(&self, message: Message) -> Result<(), Unreachable> {
+        let sent = self.sender.try_send(message);
+        self.waker.wake();
+        sent.map_err(|error| match error {
+            std::sync::mpsc::TrySendError::Full(_) => Unreachable::Full,
+            std::sync::mpsc::TrySendError::Disconnected(_) => Unreachable::Ended,
+        })
     }
 }

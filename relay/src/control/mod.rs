@@ -1,15 +1,33 @@
 //! Between the workers and everybody else.
 //!
 //! ```text
-//!   signals, API ──► WorkerHandle ── bounded queue, one wake ──► Shard
-//!                    Status ◄── gauges each turn, a Report when anything happened ──┘
+//!   signals ─────► Control ──► WorkerHandle ── bounded queue, one wake ──► Shard
+//!   API ─► Relay ─►   │  ◄── answers, by a channel of each question ◄───────┤
+//!                     ├─ Status ◄── gauges each turn, Reports while anything happens
+//!                     └─ EventSource ◄── events, while somebody listens ────┘
 //! ```
 //!
-//! Whoever asks a worker gets the answer by a channel of its own; a worker never waits for anybody.
+//! A worker never waits for anybody: what it can't hand over, it drops and counts. Whoever asks a worker
+//! waits a bounded time.
 
 mod command;
+mod convert;
+mod credentials;
+mod events;
+mod operate;
+mod relay;
+mod reload;
+mod snapshots;
 mod status;
+mod totals;
+mod users;
+mod walk;
 
-pub use command::{Command, WorkerHandle};
+pub(crate) use command::MAX_MESSAGES;
+pub use command::{Command, Message, Question, Reply, Unreachable, WorkerHandle};
+pub use events::{EventSink, EventSource, WorkerEvent, event_queue};
+pub use relay::{Control, Parts};
 pub(crate) use status::Reporter;
 pub use status::{Load, Report, Status, TURN_BOUNDS_NS};
+pub use users::Users;
+pub(crate) use walk::Walk;

@@ -4,11 +4,11 @@
 //! [`REPORT_INTERVAL_NS`] while things happen and once after they have stopped happening: what others read
 //! is never older than that, and an idle worker sleeps on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use turnpike_proto::stats::{EndReason, ServerCounts};
+use turnpike_proto::stats::{AllocationRecord, ServerCounts, Traffic};
 use turnpike_proto::{Now, Server};
 
 use crate::clock;
@@ -53,6 +53,11 @@ pub struct Report {
     pub counts: ServerCounts,
     /// Allocations that have ended, by the name of the reason.
     pub ended: BTreeMap<&'static str, u64>,
+    /// What the kernel forwarded for its allocations, to peers and to clients: as of the last walk, and exact
+    /// for those that have ended.
+    pub kernel: [Traffic; 2],
+    /// Allocations that the kernel forwarded for at the last walk.
+    pub offloaded: u64,
     /// How busy it was.
     pub load: Load,
 }
@@ -86,6 +91,10 @@ impl Status {
 #[derive(Debug, Default)]
 pub(crate) struct Reporter {
     ended: BTreeMap<&'static str, u64>,
+    kernel: [Traffic; 2],
+    /// How much of each living allocation's kernel traffic is in `kernel`; only those that have any.
+    kernel_seen: HashMap<u64, [Traffic; 2]>,
+    offloaded: u64,
     load: Load,
     turn_began_ns: Option<u64>,
     reported_ns: u64,
@@ -109,8 +118,30 @@ impl Reporter {
     }
 
     /// An allocation has ended.
-    pub(crate) fn count_end(&mut self, reason: EndReason) {
-        *self.ended.entry(reason.name()).or_default() += 1;
+    pub(crate) fn count_end(&mut self, record: &AllocationRecord) {
+        *self.ended.entry(record.reason.name()).or_default() += 1;
+        self.see_kernel_traffic(record.id, [record.to_peer.kernel, record.to_client.kernel]);
+        self.kernel_seen.remove(&record.id);
+    }
+
+    /// Adds what the kernel forwarded for an allocation since it was seen last: so the sum never shrinks,
+    /// and keeps what has ended.
+    pub(crate) fn see_kernel_traffic(&mut self, allocation: u64, traffic: [Traffic; 2]) {
+        if traffic == [Traffic::default(); 2] {
+            return;
+        }
+        let seen = self.kernel_seen.entry(allocation).or_default();
+        for ((sum, seen), now) in self.kernel.iter_mut().zip(seen).zip(traffic) {
+            sum.packets += now.packets - seen.packets;
+            sum.bytes += now.bytes - seen.bytes;
+            sum.rate_drops += now.rate_drops - seen.rate_drops;
+            *seen = now;
+        }
+    }
+
+    /// A walk has counted the allocations that the kernel forwards for.
+    pub(crate) fn set_offloaded(&mut self, allocations: u64) {
+        self.offloaded = allocations;
     }
 
     /// When the worker has to come back for a report at the latest.
@@ -135,8 +166,13 @@ impl Reporter {
     pub(crate) fn report(&mut self, now: Now, server: &Server, status: &Status) {
         (self.reported_ns, self.due_ns) = (now.mono_ns, None);
         self.load.cpu_ns = clock::thread_cpu_ns();
-        let report =
-            Report { counts: server.counts().clone(), ended: self.ended.clone(), load: self.load.clone() };
+        let report = Report {
+            counts: server.counts().clone(),
+            ended: self.ended.clone(),
+            kernel: self.kernel,
+            offloaded: self.offloaded,
+            load: self.load.clone(),
+        };
         *status.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 }
@@ -147,6 +183,18 @@ mod tests {
 
     fn at(mono_ns: u64) -> Now {
         Now { mono_ns, unix_secs: 0 }
+    }
+
+    #[test]
+    fn kernel_traffic_is_summed_over_living_and_ended_allocations() {
+        let traffic = |packets| Traffic { packets, bytes: packets * 100, rate_drops: 1 };
+        let mut reporter = Reporter::default();
+        reporter.see_kernel_traffic(1, [traffic(10), traffic(1)]);
+        reporter.see_kernel_traffic(2, [traffic(5), Traffic::default()]);
+        reporter.see_kernel_traffic(1, [traffic(12), traffic(1)]);
+        assert_eq!(reporter.kernel, [Traffic { packets: 17, bytes: 1700, rate_drops: 2 }, traffic(1)]);
+        reporter.see_kernel_traffic(3, [Traffic::default(); 2]);
+        assert_eq!(reporter.kernel_seen.len(), 2, "nothing is kept for what has no such traffic");
     }
 
     #[test]

@@ -1,0 +1,81 @@
+//! The administration's listener and its helpers, where one is configured.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Runtime};
+use turnpike_admin::{Running, Scope, Settings, StartError, TlsFiles, Tokens};
+
+use crate::config::{AdminScope, AdminToken, Config};
+use crate::control::{Control, EventSource};
+
+/// The administration at work; it ends when dropped.
+pub struct Administration {
+    running: Running,
+    is_https: bool,
+    /// Publishes events and looks at the workers once a second.
+    _helpers: Runtime,
+}
+
+impl Administration {
+    /// Starts what is configured, if anything.
+    ///
+    /// # Errors
+    /// If the address is taken, certificate and key can't be used, or there are no threads.
+    pub fn start(
+        config: &Config,
+        control: &Arc<Control>,
+        events: EventSource,
+    ) -> Result<Option<Administration>, StartError> {
+        let Some(listen) = config.admin else { return Ok(None) };
+        let files = config.admin_tls_cert.clone().zip(config.admin_tls_key.clone());
+        let settings = Settings {
+            listen,
+            tokens: tokens(&config.admin_tokens),
+            hosts: config.admin_host.clone(),
+            tls: files.map(|(cert, key)| TlsFiles { cert, key }),
+        };
+        let is_https = settings.tls.is_some();
+        let helpers = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("control")
+            .enable_time()
+            .build()
+            .map_err(StartError::Threads)?;
+        helpers.spawn(Arc::clone(control).publish_events(events));
+        helpers.spawn(Arc::clone(control).tick());
+        let running = turnpike_admin::start(settings, Arc::clone(control) as _)?;
+        control.set_admin(running.handle());
+        Ok(Some(Administration { running, is_https, _helpers: helpers }))
+    }
+
+    /// Where a browser on this host finds it.
+    pub fn url(&self) -> String {
+        let address = self.running.address();
+        let ip = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let scheme = if self.is_https { "https" } else { "http" };
+        format!("{scheme}://{}/", SocketAddr::new(ip, address.port()))
+    }
+}
+
+/// Configured tokens as the administration keeps them: only their hashes.
+pub(crate) fn tokens(configured: &[AdminToken]) -> Tokens {
+    let mut tokens = Tokens::default();
+    for AdminToken { scopes, token } in configured {
+        tokens.add(token.expose(), scopes.iter().map(|scope| scope_of(*scope)));
+    }
+    tokens
+}
+
+fn scope_of(scope: AdminScope) -> Scope {
+    match scope {
+        AdminScope::Metrics => Scope::Metrics,
+        AdminScope::Read => Scope::Read,
+        AdminScope::Credentials => Scope::Credentials,
+        AdminScope::Admin => Scope::Admin,
+    }
+}

@@ -1,0 +1,107 @@
+//! What workers tell as it happens, for whoever listens just now.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::mpsc;
+use turnpike_proto::AllocationView;
+use turnpike_proto::stats::AllocationRecord;
+
+/// Events that wait to be published; above it they are dropped and counted, since no worker waits.
+const MAX_EVENTS: usize = 4096;
+
+/// What a worker tells.
+#[derive(Debug)]
+pub enum WorkerEvent {
+    /// An allocation was answered.
+    Created(Box<AllocationView>),
+    /// An allocation has ended.
+    Ended(Box<AllocationRecord>),
+}
+
+/// A worker's end of the queue.
+#[derive(Clone, Debug)]
+pub struct EventSink {
+    queue: mpsc::Sender<WorkerEvent>,
+    listening: Arc<AtomicBool>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The other end.
+#[derive(Debug)]
+pub struct EventSource {
+    queue: mpsc::Receiver<WorkerEvent>,
+    listening: Arc<AtomicBool>,
+}
+
+/// A queue for all workers together. Nothing is put in it until somebody listens.
+pub fn event_queue() -> (EventSink, EventSource) {
+    let (sender, receiver) = mpsc::channel(MAX_EVENTS);
+    let listening = Arc::new(AtomicBool::new(false));
+    let sink = EventSink { queue: sender, listening: Arc::clone(&listening), dropped: Arc::default() };
+    (sink, EventSource { queue: receiver, listening })
+}
+
+impl EventSink {
+    /// Tells an event, if anybody wants to know.
+    pub(crate) fn tell(&self, event: impl FnOnce() -> WorkerEvent) {
+        if self.listening.load(Ordering::Relaxed) && self.queue.try_send(event()).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Events that found the queue full.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl EventSource {
+    /// Says whether anybody wants to know.
+    pub fn set_listening(&self, listening: bool) {
+        self.listening.store(listening, Ordering::Relaxed);
+    }
+
+    /// The next event; `None` when no worker is left.
+    pub async fn next(&mut self) -> Option<WorkerEvent> {
+        self.queue.recv().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use turnpike_proto::stats::EndReason;
+
+    use super::*;
+
+    fn ended() -> WorkerEvent {
+        let any = "192.0.2.1:1".parse().expect("an address");
+        let five_tuple = turnpike_proto::addr::FiveTuple {
+            client: turnpike_proto::addr::ClientAddr(any),
+            server: any,
+            transport: turnpike_proto::addr::Transport::Udp,
+        };
+        WorkerEvent::Ended(Box::new(AllocationRecord {
+            id: 1,
+            user: "alice".into(),
+            quota_user: "alice".into(),
+            five_tuple,
+            relayed: Vec::new(),
+            relayed_public: Vec::new(),
+            bitrate_bits: 0,
+            duration_ns: 0,
+            to_peer: Default::default(),
+            to_client: Default::default(),
+            reason: EndReason::Deleted,
+        }))
+    }
+
+    #[test]
+    fn a_worker_neither_waits_nor_fills_memory_when_events_are_not_taken() {
+        let (sink, source) = event_queue();
+        sink.tell(|| unreachable!("nobody listens"));
+        source.set_listening(true);
+        (0..MAX_EVENTS + 3).for_each(|_| sink.tell(ended));
+        assert_eq!(sink.dropped(), 3);
+    }
+}

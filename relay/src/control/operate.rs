@@ -1,0 +1,90 @@
+//! Draining: by signal and by API on the same path.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+use turnpike_admin::RelayError;
+use turnpike_admin::model;
+
+use super::Command;
+use super::convert::Moment;
+use super::relay::{Control, lock};
+
+/// Longest time until the rest is ended, seconds: a week.
+const MAX_DEADLINE_SECS: u64 = 604_800;
+
+/// Whether new allocations are refused, since when, and until when the others may live.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    since: Option<Moment>,
+    deadline_ns: Option<u64>,
+}
+
+impl Control {
+    /// Refuses new allocations from now on; after the deadline, if any, the rest is ended. Asked again, it
+    /// only moves the deadline.
+    ///
+    /// # Errors
+    /// If the deadline can't be, or a worker can't be told.
+    pub fn begin_drain(&self, deadline: Option<Duration>) -> Result<model::DrainState, RelayError> {
+        if deadline.is_some_and(|deadline| deadline.as_secs() > MAX_DEADLINE_SECS) {
+            return Err(RelayError::Invalid(format!("a deadline is at most {MAX_DEADLINE_SECS} seconds")));
+        }
+        let now = Moment::now();
+        let deadline_ns = deadline.map(|deadline| {
+            let deadline_ns = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+            now.mono_ns.saturating_add(deadline_ns)
+        });
+        {
+            let mut drain = lock(&self.drain);
+            self.tell(Command::Drain(true))?;
+            drain.since.get_or_insert(now);
+            drain.deadline_ns = deadline_ns;
+        }
+        info!(allocations = self.allocations(), deadline_secs = deadline.map(|d| d.as_secs()), "draining");
+        Ok(self.drain_state())
+    }
+
+    /// Takes new allocations again.
+    ///
+    /// # Errors
+    /// If a worker can't be told.
+    pub fn end_drain(&self) -> Result<model::DrainState, RelayError> {
+        {
+            let mut drain = lock(&self.drain);
+            self.tell(Command::Drain(false))?;
+            *drain = Drain::default();
+        }
+        info!("no longer draining");
+        Ok(self.drain_state())
+    }
+
+    /// Ends what still lives if the deadline of a drain has passed. To be called now and then.
+    pub fn enforce_deadline(&self) {
+        let mut drain = lock(&self.drain);
+        let is_over = |deadline_ns: &u64| *deadline_ns <= Moment::now().mono_ns;
+        if drain.deadline_ns.as_ref().is_some_and(is_over) && self.allocations() > 0 {
+            warn!(allocations = self.allocations(), "the deadline of the drain has passed: ending the rest");
+            // Without a worker's attention it is tried again at the next call.
+            if self.tell(Command::EndAll).is_ok() {
+                drain.deadline_ns = None;
+            }
+        }
+    }
+
+    /// How long allocations may live on after the signal to stop.
+    pub fn drain_timeout(&self) -> Duration {
+        self.config.load().drain_timeout
+    }
+
+    pub(super) fn drain_state(&self) -> model::DrainState {
+        let (now, drain) = (Moment::now(), lock(&self.drain));
+        model::DrainState {
+            draining: drain.since.is_some(),
+            since_unix_secs: drain.since.map(Moment::unix_secs),
+            deadline_unix_secs: drain.deadline_ns.map(|deadline_ns| now.unix_secs_of(deadline_ns)),
+            allocations: self.allocations() as u64,
+            alternate_servers: self.config.load().alternate_server.clone(),
+        }
+    }
+}

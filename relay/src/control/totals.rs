@@ -1,0 +1,233 @@
+//! All counters together.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use turnpike_admin::model;
+use turnpike_proto::Verdict;
+use turnpike_proto::stats::{Authentication, ServerCounts};
+use turnpike_proto::wire::method;
+
+use super::convert::{self, Moment};
+use super::relay::{Control, lock};
+use super::{Load, Report, Status, TURN_BOUNDS_NS, WorkerHandle};
+use crate::offload::xdp::Mode;
+
+/// How busy workers were lately, from two looks at their CPU time.
+#[derive(Debug, Default)]
+pub(super) struct Loads(Mutex<Vec<Look>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Look {
+    mono_ns: u64,
+    cpu_ns: u64,
+    ratio: f64,
+}
+
+impl Loads {
+    /// Looks at all workers; to be called once a second.
+    pub(super) fn sample(&self, workers: &[WorkerHandle]) {
+        let mono_ns = Moment::now().mono_ns;
+        let mut looks = lock(&self.0);
+        looks.resize(workers.len(), Look::default());
+        for (look, worker) in looks.iter_mut().zip(workers) {
+            let cpu_ns = worker.status.report().load.cpu_ns;
+            let elapsed_ns = mono_ns.saturating_sub(look.mono_ns);
+            let ratio = cpu_ns.saturating_sub(look.cpu_ns) as f64 / elapsed_ns.max(1) as f64;
+            *look = Look { mono_ns, cpu_ns, ratio: ratio.clamp(0.0, 1.0) };
+        }
+    }
+
+    fn ratio(&self, worker: usize) -> f64 {
+        lock(&self.0).get(worker).map_or(0.0, |look| look.ratio)
+    }
+}
+
+impl Control {
+    pub(super) fn sum_up(&self) -> model::Totals {
+        let config = self.config.load();
+        let workers = self.workers.iter().enumerate();
+        let workers: Vec<model::WorkerTotals> = workers
+            .map(|(index, worker)| {
+                let report = worker.status.report();
+                model::WorkerTotals {
+                    index: index as u32,
+                    load: load(&report.load, self.loads.ratio(index)),
+                    counts: counts(&report, &worker.status),
+                }
+            })
+            .collect();
+        let mut sum = model::Counts::default();
+        workers.iter().for_each(|worker| add(&mut sum, &worker.counts));
+        model::Totals {
+            as_of_unix_millis: Moment::now().unix_millis(),
+            sum,
+            workers,
+            offload: self.offload_counts(),
+            ports: self.port_use(),
+            total_quota: config.total_quota.map_or(0, |quota| u64::from(u32::from(quota))),
+        }
+    }
+
+    pub(super) fn worker_status(&self) -> Vec<model::WorkerStatus> {
+        let workers = self.workers.iter().enumerate();
+        let status = workers.map(|(index, worker)| model::WorkerStatus {
+            index: index as u32,
+            allocations: worker.status.allocations() as u64,
+            relay_sockets: worker.status.relay_sockets() as u64,
+            busy_ratio: self.loads.ratio(index),
+        });
+        status.collect()
+    }
+
+    pub(super) fn offload_status(&self) -> model::OffloadStatus {
+        let status = self.offload.read();
+        let mode = status.mode.map(|mode| mode_name(mode).to_owned());
+        let interfaces = status.interfaces.into_iter().map(|interface| model::InterfaceOffload {
+            name: interface.name,
+            attached: interface.attached,
+            mode: mode.clone().filter(|_| interface.attached),
+            why: Some(interface.why).filter(|why| !why.is_empty()),
+        });
+        model::OffloadStatus {
+            active: status.active,
+            why: status.why,
+            interfaces: interfaces.collect(),
+            routes: status.routes,
+            max_routes: self.max_routes(),
+        }
+    }
+
+    fn offload_counts(&self) -> model::OffloadCounts {
+        let status = self.offload.read();
+        let by_name = |verdicts: &[(Verdict, u64)]| {
+            verdicts.iter().map(|(verdict, count)| (verdict.name().to_owned(), *count)).collect()
+        };
+        model::OffloadCounts {
+            active: status.active,
+            interfaces: status.interfaces.iter().filter(|interface| interface.attached).count() as u64,
+            routes: status.routes,
+            max_routes: self.max_routes(),
+            verdicts: by_name(&status.verdicts),
+            resync_differences: status.resync_differences,
+            ..model::OffloadCounts::default()
+        }
+    }
+
+    /// Two for each channel that the kernel has a place for.
+    fn max_routes(&self) -> u64 {
+        self.shared.plane().map_or(0, |plane| 2 * plane.binding_slots() as u64)
+    }
+
+    fn port_use(&self) -> Vec<model::PortUse> {
+        let total = self.ready.port_range.count() as u64;
+        let used = self.shared.ports_used().into_iter();
+        used.map(|(address, used)| model::PortUse { address, used: used as u64, total }).collect()
+    }
+}
+
+const fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Native => "native",
+        Mode::Generic => "generic",
+    }
+}
+
+fn load(load: &Load, busy_ratio: f64) -> model::WorkerLoad {
+    let seconds = |ns: u64| ns as f64 / 1e9;
+    model::WorkerLoad {
+        turns: load.turns,
+        busy_secs: seconds(load.cpu_ns),
+        busy_ratio,
+        turn_duration: Some(model::Histogram {
+            bounds_secs: TURN_BOUNDS_NS.iter().map(|bound| seconds(*bound)).collect(),
+            counts: load.turn_counts.to_vec(),
+            sum_secs: seconds(load.turn_sum_ns),
+        }),
+    }
+}
+
+/// What one worker counted, as the API says it.
+fn counts(report: &Report, status: &Status) -> model::Counts {
+    let Report { counts, ended, kernel, offloaded, .. } = report;
+    let by_path = |userspace, kernel| model::TrafficByPath {
+        userspace: convert::traffic(userspace),
+        kernel: convert::traffic(kernel),
+    };
+    let verdicts = counts.verdicts.nonzero().map(|(verdict, count)| (verdict.name().to_owned(), count));
+    let errors = counts.errors.nonzero().map(|(number, code, count)| model::ErrorCount {
+        method: method_name(number).to_owned(),
+        code: code.code(),
+        count,
+    });
+    model::Counts {
+        to_peer: by_path(counts.to_peer(), kernel[0]),
+        to_client: by_path(counts.to_client(), kernel[1]),
+        verdicts: verdicts.collect(),
+        errors: errors.collect(),
+        authentications: authentications(counts),
+        bindings: counts.bindings,
+        allocations: status.allocations() as u64,
+        allocations_offloaded: *offloaded,
+        allocations_created: counts.allocations_created,
+        allocations_ended: ended.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+        ports_failed: counts.ports_failed,
+        relay_sockets: status.relay_sockets() as u64,
+        socket_drops: counts.verdicts.of(Verdict::DropSocketOverflow),
+    }
+}
+
+fn authentications(counts: &ServerCounts) -> BTreeMap<String, u64> {
+    let count = |result: Authentication| (result.name().to_owned(), counts.authentications.of(result));
+    Authentication::ALL.into_iter().map(count).collect()
+}
+
+fn method_name(number: u16) -> &'static str {
+    match number {
+        method::BINDING => "binding",
+        method::ALLOCATE => "allocate",
+        method::REFRESH => "refresh",
+        method::CREATE_PERMISSION => "create_permission",
+        method::CHANNEL_BIND => "channel_bind",
+        _ => "other",
+    }
+}
+
+fn add(sum: &mut model::Counts, worker: &model::Counts) {
+    add_paths(&mut sum.to_peer, &worker.to_peer);
+    add_paths(&mut sum.to_client, &worker.to_client);
+    add_map(&mut sum.verdicts, &worker.verdicts);
+    add_map(&mut sum.authentications, &worker.authentications);
+    add_map(&mut sum.allocations_ended, &worker.allocations_ended);
+    for error in &worker.errors {
+        let same = |other: &&mut model::ErrorCount| other.method == error.method && other.code == error.code;
+        match sum.errors.iter_mut().find(same) {
+            Some(known) => known.count += error.count,
+            None => sum.errors.push(error.clone()),
+        }
+    }
+    sum.bindings += worker.bindings;
+    sum.allocations += worker.allocations;
+    sum.allocations_offloaded += worker.allocations_offloaded;
+    sum.allocations_created += worker.allocations_created;
+    sum.ports_failed += worker.ports_failed;
+    sum.relay_sockets += worker.relay_sockets;
+    sum.socket_drops += worker.socket_drops;
+}
+
+fn add_paths(sum: &mut model::TrafficByPath, worker: &model::TrafficByPath) {
+    add_traffic(&mut sum.userspace, &worker.userspace);
+    add_traffic(&mut sum.kernel, &worker.kernel);
+}
+
+fn add_traffic(sum: &mut model::Traffic, worker: &model::Traffic) {
+    sum.packets += worker.packets;
+    sum.bytes += worker.bytes;
+    sum.rate_drops += worker.rate_drops;
+}
+
+fn add_map(sum: &mut BTreeMap<String, u64>, worker: &BTreeMap<String, u64>) {
+    for (name, count) in worker {
+        *sum.entry(name.clone()).or_default() += count;
+    }
+}

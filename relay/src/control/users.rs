@@ -1,0 +1,176 @@
+//! Users with passwords: those of the configuration, and those that the API keeps in a database.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::task::block_in_place;
+use tracing::warn;
+use turnpike_admin::RelayError;
+use turnpike_admin::model::{User, UserChange, UserSource};
+use turnpike_admin::users::{StoreError, StoredUser, UserKeys, UserRecord, UserStore};
+use turnpike_proto::auth::{BadCredential, StoredKeys, prepare_name};
+use turnpike_proto::shared::UserLimits;
+
+use super::convert::Moment;
+use super::relay::{Control, lock};
+use crate::config::{self, Config};
+use crate::setup;
+
+/// Users beside those of the configuration, if there is a database for them.
+#[derive(Default)]
+pub struct Users(Option<UserStore>);
+
+impl Users {
+    /// Opens the configured database, if any.
+    ///
+    /// # Errors
+    /// If it can't be used.
+    pub fn open(config: &Config) -> Result<Users, StoreError> {
+        let open = |path| UserStore::open(path, &config.realm);
+        config.user_database.as_deref().map(open).transpose().map(Users)
+    }
+
+    fn all(&self) -> Result<Vec<StoredUser>, StoreError> {
+        self.0.as_ref().map_or(Ok(Vec::new()), UserStore::all)
+    }
+
+    fn store(&self) -> Result<&UserStore, RelayError> {
+        self.0.as_ref().ok_or_else(|| RelayError::Conflict("no user-database is configured".to_owned()))
+    }
+}
+
+impl Control {
+    /// Puts the users and secrets of a configuration and those of the database in force.
+    ///
+    /// # Errors
+    /// If one can't be used, or the database can't be read; then nothing has changed.
+    pub fn apply_credentials(&self, config: &Config) -> Result<(), RelayError> {
+        let mut credentials =
+            setup::credentials(config).map_err(|why| RelayError::Conflict(format!("a user: {why}")))?;
+        let mut limits = HashMap::new();
+        for user in self.users.all().map_err(broken)? {
+            // The configuration wins.
+            if credentials.has_user(&user.name) {
+                continue;
+            }
+            let keys = StoredKeys { md5: user.keys.md5, sha256: user.keys.sha256 };
+            if let Err(why) = credentials.add_user_keys(&user.name, &keys) {
+                warn!("a user of the database is left out: {why}");
+                continue;
+            }
+            if user.quota.is_some() || user.max_bits_per_sec.is_some() {
+                let own = UserLimits { quota: user.quota, bitrate_bits: user.max_bits_per_sec };
+                limits.insert(Arc::from(user.name), own);
+            }
+        }
+        self.shared.auth.replace_credentials(credentials);
+        self.shared.set_user_limits(limits);
+        Ok(())
+    }
+
+    pub(super) async fn list_users(&self) -> Result<Vec<User>, RelayError> {
+        let stored = block_in_place(|| self.users.all()).map_err(broken)?;
+        let configured: Vec<User> = self.config.load().users.iter().filter_map(configured).collect();
+        let is_configured = |name: &str| configured.iter().any(|user| user.name == name);
+        let mut users: Vec<User> =
+            stored.into_iter().filter(|user| !is_configured(&user.name)).map(from_database).collect();
+        users.extend(configured);
+        users.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Ok(users)
+    }
+
+    pub(super) async fn find_user(&self, name: &str) -> Result<User, RelayError> {
+        // What can't be a name is nobody's.
+        let name = prepare_name(name).map_err(|_| RelayError::NotFound("user"))?;
+        if let Some(user) = self.configured_user(&name) {
+            return Ok(user);
+        }
+        let Ok(store) = self.users.store() else { return Err(RelayError::NotFound("user")) };
+        let stored = block_in_place(|| store.one(&name)).map_err(broken)?;
+        stored.map(from_database).ok_or(RelayError::NotFound("user"))
+    }
+
+    pub(super) async fn store_user(
+        &self,
+        name: &str,
+        change: UserChange,
+    ) -> Result<(User, bool), RelayError> {
+        let name = prepare_name(name).map_err(|why| invalid("the name", why))?;
+        // A name with an expiry in it belongs to a time-limited credential.
+        if name.contains(':') {
+            return Err(RelayError::Invalid("the name contains a colon".to_owned()));
+        }
+        if self.configured_user(&name).is_some() {
+            return Err(RelayError::Conflict("the user is kept in the configuration".to_owned()));
+        }
+        let store = self.users.store()?;
+        let keys = change.password.as_ref().map(|password| {
+            StoredKeys::derive(&name, self.shared.auth.realm(), password.expose())
+                .map(|keys| UserKeys { md5: keys.md5, sha256: keys.sha256 })
+        });
+        let keys = keys.transpose().map_err(|why| invalid("the password", why))?;
+        let record =
+            UserRecord { name: &name, keys, quota: change.quota, max_bits_per_sec: change.max_bits_per_sec };
+        let (stored, is_new) = block_in_place(|| {
+            let _reloading = lock(&self.reloading);
+            let stored = store.put(&record, Moment::now().unix_secs()).map_err(broken)?;
+            self.apply_credentials(&self.config.load())?;
+            Ok::<_, RelayError>(stored)
+        })?;
+        Ok((from_database(stored), is_new))
+    }
+
+    pub(super) async fn remove_user(&self, name: &str) -> Result<(), RelayError> {
+        let name = prepare_name(name).map_err(|_| RelayError::NotFound("user"))?;
+        if self.configured_user(&name).is_some() {
+            return Err(RelayError::Conflict("the user is kept in the configuration".to_owned()));
+        }
+        let Ok(store) = self.users.store() else { return Err(RelayError::NotFound("user")) };
+        block_in_place(|| {
+            let _reloading = lock(&self.reloading);
+            if !store.delete(&name).map_err(broken)? {
+                return Err(RelayError::NotFound("user"));
+            }
+            self.apply_credentials(&self.config.load())
+        })?;
+        Ok(())
+    }
+
+    fn configured_user(&self, name: &str) -> Option<User> {
+        self.config.load().users.iter().filter_map(configured).find(|user| user.name == name)
+    }
+}
+
+fn configured(user: &config::User) -> Option<User> {
+    let name = prepare_name(&user.name).ok()?.into_owned();
+    Some(User {
+        name,
+        source: UserSource::Configuration,
+        quota: None,
+        max_bits_per_sec: None,
+        created_unix_secs: None,
+        updated_unix_secs: None,
+    })
+}
+
+fn from_database(user: StoredUser) -> User {
+    User {
+        name: user.name,
+        source: UserSource::Database,
+        quota: user.quota,
+        max_bits_per_sec: user.max_bits_per_sec,
+        created_unix_secs: Some(user.created_unix_secs),
+        updated_unix_secs: Some(user.updated_unix_secs),
+    }
+}
+
+fn invalid(what: &str, why: BadCredential) -> RelayError {
+    RelayError::Invalid(format!("{what}: {why}"))
+}
+
+fn broken(error: StoreError) -> RelayError {
+    match error {
+        StoreError::Full | StoreError::Invalid(_) => RelayError::Conflict(error.to_string()),
+        _ => RelayError::Internal(error.to_string()),
+    }
+}

@@ -21,6 +21,7 @@ pub mod model;
 mod problem;
 pub mod relay;
 mod server;
+mod slots;
 mod state;
 mod strangers;
 #[cfg(test)]

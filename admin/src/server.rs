@@ -17,12 +17,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
 use crate::api::router;
 use crate::relay::Relay;
+use crate::slots::Slots;
 use crate::state::Shared;
 use crate::tls::{Tls, TlsError, TlsFiles};
 use crate::token::Tokens;
@@ -44,6 +45,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Limits {
     /// Connections at once; further ones are closed without an answer.
     pub connections: u16,
+    /// Of these, for one source: an IPv4 address, or an IPv6 /64.
+    pub connections_per_source: u16,
     /// For the headers of a request, from the first byte or from the answer before it on.
     pub header_time: Duration,
     /// For a TLS handshake.
@@ -56,6 +59,7 @@ pub(crate) struct Limits {
 
 pub(crate) const LIMITS: Limits = Limits {
     connections: 256,
+    connections_per_source: 64,
     header_time: Duration::from_secs(10),
     handshake_time: Duration::from_secs(5),
     request_time: Duration::from_secs(15),
@@ -210,7 +214,7 @@ async fn accept(listener: TcpListener, server: Server) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the administration can't accept connections"),
     };
-    let slots = Arc::new(Semaphore::new(server.limits.connections.into()));
+    let slots = Slots::new(server.limits.connections, server.limits.connections_per_source);
     let mut stopping = server.shared.stopping.clone();
     loop {
         let accepted = tokio::select! {
@@ -226,7 +230,7 @@ async fn accept(listener: TcpListener, server: Server) {
                 continue;
             }
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+        let Some(slot) = slots.take(client.ip()) else {
             server.shared.counts.refused_connections.fetch_add(1, Ordering::Relaxed);
             continue;
         };
@@ -237,8 +241,8 @@ async fn accept(listener: TcpListener, server: Server) {
         });
     }
     drop(listener);
-    // Everybody has been told; whoever needs longer is cut off.
-    let _ = timeout(STOP_TIME, slots.acquire_many(server.limits.connections.into())).await;
+    // Everybody has been told.
+    slots.wait_until_free(STOP_TIME).await;
 }
 
 impl Server {

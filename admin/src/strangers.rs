@@ -43,7 +43,7 @@ impl Strangers {
 }
 
 /// An IPv6 host has a whole /64.
-fn one_of_its_network(source: IpAddr) -> IpAddr {
+pub fn one_of_its_network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
         ip => ip,

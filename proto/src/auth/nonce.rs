@@ -9,7 +9,9 @@
 //! random: a nonce is of use only to whom it was sent, and only as it was sent.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use hmac::{Hmac, Mac};
@@ -64,11 +66,19 @@ impl Features {
 /// Makes and checks nonces.
 pub(super) struct Nonces {
     seed: Zeroizing<[u8; 32]>,
+    /// The keyed HMACs of this hour and another one, by parity: making one costs more than using it.
+    keyed: [ArcSwapOption<Keyed>; 2],
+}
+
+/// The HMAC of one hour's key, before anything went in.
+struct Keyed {
+    epoch: u32,
+    mac: Hmac<Sha256>,
 }
 
 impl Nonces {
     pub fn new(seed: [u8; 32]) -> Self {
-        Self { seed: Zeroizing::new(seed) }
+        Self { seed: Zeroizing::new(seed), keyed: Default::default() }
     }
 
     /// A fresh nonce for one client. The random part keeps two of the same second apart.
@@ -96,8 +106,8 @@ impl Nonces {
         let timestamp = u32::from_be_bytes([body[0], body[1], body[2], body[3]]);
         let age = (now.unix_secs as u32).wrapping_sub(timestamp);
         let fresh = u64::from(age) <= NONCE_LIFETIME_SECS || age.wrapping_neg() <= MAX_SKEW_SECS;
-        let ours = self.mac(from, prefix, &body[..8], timestamp).verify_truncated_left(&body[8..]).is_ok();
-        fresh && ours
+        // The timestamp is in the clear: who learns from the time taken that it is old knew that before.
+        fresh && self.mac(from, prefix, &body[..8], timestamp).verify_truncated_left(&body[8..]).is_ok()
     }
 
     /// A key for another purpose: nothing about nonces follows from it, nor the other way round.
@@ -108,7 +118,7 @@ impl Nonces {
     }
 
     fn mac(&self, client: &FiveTuple, prefix: &[u8], stamp: &[u8], timestamp: u32) -> Hmac<Sha256> {
-        let mut mac = hmac(&*self.epoch_key(timestamp / KEY_EPOCH_SECS));
+        let mut mac = self.epoch_mac(timestamp / KEY_EPOCH_SECS);
         match client.client.ip() {
             IpAddr::V4(ip) => mac.update(&ip.to_ipv6_mapped().octets()),
             IpAddr::V6(ip) => mac.update(&ip.octets()),
@@ -117,6 +127,18 @@ impl Nonces {
         mac.update(&[client.transport as u8]);
         mac.update(prefix);
         mac.update(stamp);
+        mac
+    }
+
+    fn epoch_mac(&self, epoch: u32) -> Hmac<Sha256> {
+        let kept = &self.keyed[epoch as usize % 2];
+        if let Some(keyed) = &*kept.load()
+            && keyed.epoch == epoch
+        {
+            return keyed.mac.clone();
+        }
+        let mac = hmac(&*self.epoch_key(epoch));
+        kept.store(Some(Arc::new(Keyed { epoch, mac: mac.clone() })));
         mac
     }
 

@@ -55,7 +55,16 @@ impl Server {
     }
 
     /// Channels that have gone since the last call are taken out of the kernel.
+    #[inline]
     pub(super) fn emit_withdrawals(&mut self) {
+        // Asked after each input, and nearly always none.
+        if self.table.has_withdrawals() {
+            self.emit_all_withdrawals();
+        }
+    }
+
+    #[cold]
+    fn emit_all_withdrawals(&mut self) {
         self.outputs.extend(self.table.take_withdrawals().into_iter().map(Output::Withdraw));
     }
 

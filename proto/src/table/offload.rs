@@ -174,6 +174,10 @@ impl Table {
         }
     }
 
+    pub(crate) fn has_withdrawals(&self) -> bool {
+        !self.withdrawals.is_empty()
+    }
+
     /// Bindings to be taken out of the kernel, each once.
     pub(crate) fn take_withdrawals(&mut self) -> Vec<SlotName> {
         std::mem::take(&mut self.withdrawals)

@@ -19,7 +19,7 @@ instructions() {
 }
 
 printf '| path | instructions per call |\n| --- | ---: |\n'
-for path in client-to-peer peer-to-client send-to-peer authenticate challenge binding; do
+for path in client-to-peer peer-to-client send-to-peer authenticate challenge binding lifecycle; do
   once="$(instructions "$path" "$times")"
   twice="$(instructions "$path" "$((2 * times))")"
   printf '| %s | %d |\n' "$path" "$(((twice - once) / times))"

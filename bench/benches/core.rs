@@ -38,8 +38,15 @@ fn control(criterion: &mut Criterion) {
         ("parse_and_authenticate", HotPath::Authenticate),
         ("nonce_and_401", HotPath::Challenge),
         ("binding", HotPath::Binding),
+        ("lifecycle", HotPath::Lifecycle),
     ] {
-        group.bench_function(name, |bencher| bencher.iter(|| black_box(core.run(path, 0))));
+        let mut index = 0;
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                index += 1;
+                black_box(core.run(path, index))
+            });
+        });
     }
     group.finish();
 }

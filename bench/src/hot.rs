@@ -40,7 +40,12 @@ pub enum HotPath {
     Challenge,
     /// Answer a Binding request.
     Binding,
+    /// An allocation from the Allocate to its deletion; the port is opened and closed at once.
+    Lifecycle,
 }
+
+/// Requests of allocations that come and go: more than a server remembers to recognise repetitions.
+const LIFECYCLES: usize = 5000;
 
 /// A server with allocations, each with a channel to one peer.
 pub struct Core {
@@ -55,6 +60,8 @@ pub struct Core {
     binding_request: Vec<u8>,
     payload: Vec<u8>,
     transactions: u64,
+    /// An Allocate and the Refresh that deletes, signed, of one client.
+    lifecycles: Vec<[Vec<u8>; 2]>,
 }
 
 impl Core {
@@ -78,6 +85,7 @@ impl Core {
             binding_request: MessageBuilder::request(method::BINDING, TransactionId([4; 12])).finish(),
             payload,
             transactions: 0,
+            lifecycles: Vec::new(),
         };
         for number in 0..allocations {
             core.add_client(number);
@@ -122,7 +130,54 @@ impl Core {
                 self.server.handle_input(NOW, input);
                 matches!(self.server.poll_output(), Some(Output::Transmit { .. }))
             }
+            HotPath::Lifecycle => self.live_and_die(index),
         }
+    }
+
+    fn live_and_die(&mut self, index: usize) -> bool {
+        if self.lifecycles.is_empty() {
+            self.sign_lifecycles();
+        }
+        let path = path_of(five_tuple(u32::MAX - 1));
+        let requests = std::mem::take(&mut self.lifecycles);
+        let mut closed = 0;
+        for bytes in &requests[index % LIFECYCLES] {
+            self.server.handle_input(NOW, Input::FromClient { path, bytes, tos: 0 });
+            while let Some(output) = self.server.poll_output() {
+                match output {
+                    Output::OpenPort { relay, .. } => self.server.handle_input(NOW, Input::PortOpened(relay)),
+                    Output::ClosePort(relay) => {
+                        self.server.handle_input(NOW, Input::PortClosed(relay));
+                        closed += 1;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.lifecycles = requests;
+        closed == 1
+    }
+
+    fn sign_lifecycles(&mut self) {
+        let path = path_of(five_tuple(u32::MAX - 1));
+        let nonce = self.challenge(path);
+        for _ in 0..LIFECYCLES {
+            let allocate = self.signed(method::ALLOCATE, &nonce, |request| {
+                request.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+            });
+            let delete = self.signed(method::REFRESH, &nonce, |request| request.lifetime(0));
+            self.lifecycles.push([allocate, delete]);
+        }
+    }
+
+    /// A fresh nonce.
+    fn challenge(&mut self, path: ClientPath) -> Vec<u8> {
+        let opening = MessageBuilder::request(method::ALLOCATE, self.transaction())
+            .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+            .finish();
+        let challenge = self.exchange(path, &opening);
+        let challenge = Message::parse(&challenge).expect("the server's answers are well-formed");
+        challenge.attribute(attr::NONCE).expect("a challenge has a nonce").to_vec()
     }
 
     fn exchange_unsigned(&mut self) -> bool {
@@ -134,12 +189,7 @@ impl Core {
 
     fn add_client(&mut self, number: u32) {
         let path = path_of(five_tuple(number));
-        let opening = MessageBuilder::request(method::ALLOCATE, self.transaction())
-            .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
-            .finish();
-        let challenge = self.exchange(path, &opening);
-        let challenge = Message::parse(&challenge).expect("the server's answers are well-formed");
-        let nonce = challenge.attribute(attr::NONCE).expect("a challenge has a nonce").to_vec();
+        let nonce = self.challenge(path);
         let allocate = self.signed(method::ALLOCATE, &nonce, |request| {
             request.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
         });

@@ -421,7 +421,7 @@ function createChart(figure, title, pick, format) {
   plot.addEventListener("pointermove", (event) => {
     const box = plot.getBoundingClientRect();
     const end = feed.points.at(-1)?.at ?? 0;
-    const at = end - windowMs(feed.points) * (1 - (event.clientX - box.left) / box.width);
+    const at = end - windowMs(feed.points) * ((box.right - event.clientX) / (box.width - AXIS_WIDTH));
     point(nearest(feed.points, at));
   });
   for (const name of ["pointerleave", "blur"]) plot.addEventListener(name, () => point(-1));
@@ -473,34 +473,45 @@ function createLegend(node) {
 }
 
 const AXIS_HEIGHT = 18;
+const AXIS_WIDTH = 74;
+/** The smaller direction gets at least this share of the height. */
+const LEAST_SHARE = 0.25;
 
 function drawPlot(picture, points, { pick, format, width, height, cursor }) {
-  const middle = Math.round((height - AXIS_HEIGHT) / 2);
   const values = points.map(pick);
-  const top = niceCeiling(Math.max(0, ...values.flatMap((value) => [total(value.toPeer), total(value.toClient)])));
+  const scale = scaleOf(values, height - AXIS_HEIGHT);
   const end = points.at(-1)?.at ?? 0;
   const shownMs = windowMs(points);
-  const x = (point) => width - ((end - point.at) / shownMs) * width;
-  const y = (value, sign) => middle - sign * (value / top) * (middle - 2);
-  const level = (at, className) => svg("line", { class: className, x1: 0, x2: width, y1: at, y2: at });
-  const nodes = [-1, -0.5, 0.5, 1].map((part) => level(y(part * top, 1), "grid"));
+  const x = (point) => width - ((end - point.at) / shownMs) * (width - AXIS_WIDTH);
+  const level = (value, className) => svg("line", { class: className, x1: AXIS_WIDTH, x2: width, y1: scale.y(value), y2: scale.y(value) });
+  const nodes = [scale.up, scale.up / 2, -scale.down / 2, -scale.down].map((value) => level(value, "grid"));
   for (const run of unbroken(points)) {
     for (const [way, sign] of [["toPeer", 1], ["toClient", -1]]) {
-      const line = (edge) => run.map((index) => `${x(points[index]).toFixed(1)},${y(edge(values[index][way]), sign).toFixed(1)}`);
+      const line = (edge) => run.map((index) => `${x(points[index]).toFixed(1)},${scale.y(sign * edge(values[index][way])).toFixed(1)}`);
       const area = (path, low, high) => svg("path", { class: `area ${path}`, d: `M${line(high).join("L")}L${line(low).reverse().join("L")}Z` });
       nodes.push(area("kernel", () => 0, (value) => value.kernel), area("userspace", (value) => value.kernel, total));
     }
   }
-  nodes.push(level(middle, "zero"));
+  nodes.push(level(0, "zero"));
   if (cursor) nodes.push(svg("line", { class: "cursor", x1: x(cursor), x2: x(cursor), y1: 0, y2: height - AXIS_HEIGHT }));
   if (points.length === 0) {
-    nodes.push(svg("text", { class: "waiting", x: width / 2, y: middle - 10 }, "Waiting for the first numbers"));
+    nodes.push(svg("text", { class: "waiting", x: width / 2, y: scale.y(0) - 10 }, "Waiting for the first numbers"));
   } else {
-    nodes.push(svg("text", { x: 2, y: y(top, 1) + 13 }, `\u2191 ${short(format(top))}`));
-    nodes.push(svg("text", { x: 2, y: y(top, -1) - 5 }, `\u2193 ${short(format(top))}`));
+    const label = (text, value, shift) => svg("text", { x: AXIS_WIDTH - 8, y: scale.y(value) + shift, "text-anchor": "end" }, text);
+    nodes.push(label(short(format(scale.up)), scale.up, 9), label("0", 0, 4), label(short(format(scale.down)), -scale.down, 0));
     nodes.push(...timeLabels(shownMs, width, height));
   }
   picture.replaceChildren(...nodes);
+}
+
+/** One scale for both directions, around a zero line that leaves each the room that it needs. */
+function scaleOf(values, height) {
+  const most = (way) => niceCeiling(Math.max(0, ...values.map((value) => total(value[way]))));
+  let [up, down] = values.length > 0 ? [most("toPeer"), most("toClient")] : [1, 1];
+  up = niceCeiling(Math.max(up, down * LEAST_SHARE));
+  down = niceCeiling(Math.max(down, up * LEAST_SHARE));
+  const unit = (height - 4) / (up + down);
+  return { up, down, y: (value) => 2 + (up - value) * unit };
 }
 
 /** "2.00 Gbit/s" on an axis is "2 Gbit/s". */
@@ -511,7 +522,7 @@ function timeLabels(shownMs, width, height) {
   const labels = [svg("text", { x: width, y: height - 3, "text-anchor": "end" }, "now")];
   for (let secs = stepSecs; secs * 1000 < shownMs - 2_000; secs += stepSecs) {
     const text = secs % 60 === 0 ? `\u2212${secs / 60} min` : `\u2212${secs} s`;
-    labels.push(svg("text", { x: width * (1 - (secs * 1000) / shownMs), y: height - 3, "text-anchor": "middle" }, text));
+    labels.push(svg("text", { x: width - ((width - AXIS_WIDTH) * secs * 1000) / shownMs, y: height - 3, "text-anchor": "middle" }, text));
   }
   return labels;
 }
@@ -543,7 +554,7 @@ function showTiles(totals, point) {
   ].filter(Boolean).join(" \u00b7 "));
   setValue($("tile-load"), `${Math.round(100 * Math.max(0, ...totals.workers.map((worker) => worker.load.busy_ratio)))} %`);
   const ports = totals.ports.reduce((most, use) => Math.max(most, use.total ? use.used / use.total : 0), 0);
-  setText($("tile-load-sub"), `${(100 * ports).toFixed(ports < 0.1 ? 1 : 0)} % of the ports in use`);
+  setText($("tile-load-sub"), `${(100 * ports).toFixed(ports < 0.1 ? 1 : 0)} % of ports in use`);
   if (!point) return;
   for (const [way, id] of [["toPeer", "tile-to-peer"], ["toClient", "tile-to-client"]]) {
     setValue($(id), bits(total(point.bits[way])));
@@ -942,14 +953,14 @@ function factSection(allocation) {
 
 function trafficSection(allocation) {
   const rows = [];
-  for (const [way, name] of [["to_peer", "To peers"], ["to_client", "To the client"]]) {
+  for (const [way, name] of [["to_peer", "To peers"], ["to_client", "To client"]]) {
     for (const path of ["kernel", "userspace"]) {
       const { packets, bytes: payload, rate_drops: drops } = allocation[way][path];
       rows.push([name, path, whole.format(packets), bytes(payload), whole.format(drops)]);
     }
   }
   const drops = Object.entries(allocation.drops).filter(([, count]) => count > 0);
-  return section("Traffic", simpleTable(["Direction", "Path", "Packets", "Bytes", "Over the limit"], rows, 2),
+  return section("Traffic", simpleTable(["Direction", "Path", "Packets", "Bytes", "Over limit"], rows, 2),
     ...drops.map(([name, count]) => el("p", { class: "muted" }, `${whole.format(count)} dropped: ${words(name)}`)));
 }
 

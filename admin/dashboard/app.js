@@ -959,7 +959,8 @@ function trafficSection(allocation) {
       rows.push([name, path, whole.format(packets), bytes(payload), whole.format(drops)]);
     }
   }
-  const drops = Object.entries(allocation.drops).filter(([, count]) => count > 0);
+  // Those over the limit are in the table.
+  const drops = Object.entries(allocation.drops).filter(([name, count]) => count > 0 && !name.startsWith("drop_rate_"));
   return section("Traffic", simpleTable(["Direction", "Path", "Packets", "Bytes", "Over limit"], rows, 2),
     ...drops.map(([name, count]) => el("p", { class: "muted" }, `${whole.format(count)} dropped: ${words(name)}`)));
 }

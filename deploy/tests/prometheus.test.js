@@ -2,11 +2,12 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { createSocket } from "node:dgram";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 
-import { Program, TOKEN, api, freePort, startFake, temporaryFolder, until } from "../../admin/dashboard/tests/support.js";
+import { METRICS_TOKEN, Program, TOKEN, api, freePort, startFake, startLoad, startRelay, temporaryFolder, until } from "../../admin/dashboard/tests/support.js";
 
 const path = (name) => new URL(name, import.meta.url).pathname;
 const RULES = path("../prometheus/turnpike.rules.yml");
@@ -16,6 +17,13 @@ const GRAFANA = path("../grafana/turnpike.json");
 const VERDICTS = path("../../ebpf/abi/src/verdict.rs");
 
 const promtool = (...args) => execFileSync("promtool", args, { encoding: "utf8", stdio: "pipe" });
+
+/** A datagram that is no TURN at all: the relay drops and counts it. */
+function stray(server) {
+  const [host, port] = server.split(":");
+  const socket = createSocket("udp4");
+  socket.send("GET / HTTP/1.0", Number(port), host, () => socket.close());
+}
 
 /** Every metric that a text names, without the suffixes of histograms. */
 function metricsIn(text) {
@@ -89,6 +97,24 @@ test("a Prometheus scrapes, and understands each query of rules and dashboard", 
   }
   assert.equal((await query('ALERTS{alertname="TurnpikeDown"}')).length, 0);
   await prometheus.stop();
+});
+
+test("the real relay's scrape has each metric that rules and dashboard name, but those that need a failure first", async (t) => {
+  const users = { alice: "a-password-of-the-tests" };
+  const relay = await startRelay(t, { users });
+  await startLoad(t, relay.server, { user: "alice", password: users.alice, clients: 1, seconds: 1 }).ended;
+  stray(relay.server);
+  // Counters follow within a second.
+  const page = await until("the end is counted", async () => {
+    const text = await api(relay.url, "/metrics", { token: METRICS_TOKEN });
+    return ["turnpike_allocations_ended_total", "turnpike_drops_total"].every((name) => text.includes(name)) && text;
+  });
+  await assert.rejects(api(relay.url, "/v1/status", { token: METRICS_TOKEN }), /403/);
+  const failures = ["turnpike_offload_failed_total", "turnpike_allocations_limit"];
+  for (const file of [RULES, GRAFANA]) {
+    const missing = [...metricsIn(readFileSync(file, "utf8"))].filter((name) => !metricsIn(page).has(name) && !failures.includes(name));
+    assert.deepEqual(missing, [], file);
+  }
 });
 
 test("each metric that rules and dashboard name is in a scrape", async (t) => {

@@ -13,9 +13,11 @@ const START_MS = 10_000;
 const STOP_MS = 5_000;
 
 export const TOKEN = "a-token-of-the-tests-0123456789";
+/** May scrape, and nothing else. */
+export const METRICS_TOKEN = "a-token-for-scrapes-0123456789";
 export const PROGRAMS = {
   fake: join(TARGET, "debug/examples/fake"),
-  relay: join(TARGET, "release/turnpike"),
+  relay: process.env.TURNPIKE_BIN ?? join(TARGET, "release/turnpike"),
   loadtest: join(TARGET, "debug/turnpike-loadtest"),
 };
 
@@ -110,7 +112,7 @@ export async function startRelay(test, { users, options = {} }) {
     ...options,
   };
   const lines = Object.entries(settings).map(([key, value]) => `${key} = ${JSON.stringify(value)}`);
-  writeFileSync(join(folder, "tokens"), `admin:${TOKEN}\n`, { mode: 0o600 });
+  writeFileSync(join(folder, "tokens"), `admin:${TOKEN}\nmetrics:${METRICS_TOKEN}\n`, { mode: 0o600 });
   lines.push(`admin-token-file = ${JSON.stringify([join(folder, "tokens")])}`);
   lines.push("[user]", ...Object.entries(users).map(([name, password]) => `${JSON.stringify(name)} = ${JSON.stringify(password)}`));
   const file = join(folder, "turnpike.toml");

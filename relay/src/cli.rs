@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use crate::config::{
     Kind, Loaded, Loader, OPTIONS, Problems, Quickstart, Secret, Spec, duration_secs, reference_markdown,
 };
-use crate::{credentials, logging, probe, run};
+use crate::{credentials, ctl, logging, probe, run};
 
 /// A fault of the configuration or the command line; clap uses the same.
 const CONFIGURATION_FAULT: u8 = 2;
@@ -33,6 +33,7 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("run", matches)) => run_relay(matches),
         Some(("check-config", matches)) => check_config(matches),
         Some(("credentials", matches)) => issue_credentials(matches),
+        Some(("ctl", matches)) => ctl::execute(matches),
         Some(("probe", _)) => print(&probe::report()),
         Some(("config-reference", _)) => print(&reference_markdown()),
         Some((other, _)) => unreachable!("clap knows no command {other}"),
@@ -59,6 +60,7 @@ pub fn command() -> Command {
                 .arg(Arg::new("file").value_name("FILE").required(true).value_parser(value_parser!(PathBuf))),
         )
         .subcommand(credentials_command())
+        .subcommand(ctl::command())
         .subcommand(
             Command::new("probe").about("Show what this machine offers, and what this version uses of it"),
         )

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod credentials;
+mod ctl;
 pub mod driver;
 pub mod handover;
 pub mod logging;

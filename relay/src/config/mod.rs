@@ -27,7 +27,7 @@ mod secrets;
 mod show;
 mod types;
 
-pub(crate) use parse::duration_secs;
+pub(crate) use parse::{bitrate, duration_secs};
 
 pub use loader::{Loaded, Loader};
 pub use options::{Config, Kind, OPTIONS, Spec};

@@ -263,7 +263,7 @@ pub(super) fn workers(text: &str) -> Parsed<NonZeroUsize> {
         .ok_or_else(|| format!("is outside 1-{MAX_WORKERS}"))
 }
 
-pub(super) fn bitrate(text: &str) -> Parsed<Option<NonZeroU64>> {
+pub(crate) fn bitrate(text: &str) -> Parsed<Option<NonZeroU64>> {
     let shape = || "is not a rate in bits per second, such as 500k, 2M, 1G or 0 for none".to_owned();
     let (digits, factor) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (&text[..at], 1_000),

@@ -1,0 +1,164 @@
+//! `turnpike ctl`: the administration from a shell, for people (tables) and for scripts (`--json`).
+//!
+//! It is a client of the REST API and knows nothing of the relay but its URL and a token.
+
+mod client;
+mod flags;
+mod show;
+
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+
+use clap::ArgMatches;
+use hyper::Method;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use client::{Client, Fault};
+pub use flags::command;
+
+/// The command line is wrong, or leaves something out.
+const USAGE_FAULT: u8 = 2;
+/// The administration was not reached, or did not do it.
+const FAILURE: u8 = 1;
+
+/// What a command asks of the API.
+struct Call {
+    method: Method,
+    path: String,
+    body: Option<Zeroizing<String>>,
+    /// How the answer is shown to people.
+    show: fn(&Value) -> String,
+}
+
+/// Does what the command line says; 0 if it was done, 1 if not, 2 if the command line is at fault.
+pub fn execute(matches: &ArgMatches) -> ExitCode {
+    let client = match Client::new(matches) {
+        Ok(client) => client,
+        Err(why) => return fail(USAGE_FAULT, &why),
+    };
+    let (name, arguments) = matches.subcommand().expect("clap requires a subcommand");
+    if name == "events" {
+        return outcome(client.follow("/v1/events", print_line));
+    }
+    let call = match call(name, arguments) {
+        Ok(call) => call,
+        Err(why) => return fail(USAGE_FAULT, &why),
+    };
+    match client.send(&call.method, &call.path, call.body) {
+        Ok(answer) if matches.get_flag("json") => print(&format!("{answer:#}\n")),
+        Ok(answer) => print(&(call.show)(&answer)),
+        Err(fault) => outcome(Err(fault)),
+    }
+}
+
+fn call(name: &str, arguments: &ArgMatches) -> Result<Call, String> {
+    let text = |key: &str| arguments.get_one::<String>(key).expect("clap requires it").as_str();
+    let get = |path: String, show| Ok(Call { method: Method::GET, path, body: None, show });
+    let delete = |path: String, show| Ok(Call { method: Method::DELETE, path, body: None, show });
+    let with = |method, path: String, body: Value, show| {
+        Ok(Call { method, path, body: Some(Zeroizing::new(body.to_string())), show })
+    };
+    match name {
+        "status" => get("/v1/status".to_owned(), show::status),
+        "config" => get("/v1/config".to_owned(), show::config),
+        "allocations" => get(format!("/v1/allocations{}", flags::query(arguments)), show::allocations),
+        "allocation" => get(format!("/v1/allocations/{}", segment(text("id"))), show::fields),
+        "limit" => {
+            let bits = *arguments.get_one::<u64>("bits").expect("clap requires it");
+            let path = format!("/v1/allocations/{}", segment(text("id")));
+            with(Method::PATCH, path, json!({ "max_bits_per_sec": bits }), show::done)
+        }
+        "disconnect" => delete(format!("/v1/allocations/{}", segment(text("id"))), show::done),
+        "disconnect-user" => delete(format!("/v1/users/{}/allocations", segment(text("name"))), show::fields),
+        "users" => users(arguments),
+        "drain" => {
+            let deadline = arguments.get_one::<u64>("deadline");
+            let body = deadline.map_or(json!({}), |secs| json!({ "deadline_secs": secs }));
+            with(Method::POST, "/v1/drain".to_owned(), body, show::fields)
+        }
+        "undrain" => delete("/v1/drain".to_owned(), show::fields),
+        "credentials" => {
+            let ttl_secs = *arguments.get_one::<u64>("ttl").expect("it has a default");
+            let body = json!({ "user": text("user"), "ttl_secs": ttl_secs });
+            with(Method::POST, "/v1/credentials".to_owned(), body, show::fields)
+        }
+        "reload" => {
+            Ok(Call { method: Method::POST, path: "/v1/reload".to_owned(), body: None, show: show::fields })
+        }
+        other => unreachable!("clap knows no command {other}"),
+    }
+}
+
+fn users(arguments: &ArgMatches) -> Result<Call, String> {
+    let (name, arguments) = arguments.subcommand().expect("clap requires a subcommand");
+    let path = || {
+        let user = arguments.get_one::<String>("name").expect("clap requires it");
+        format!("/v1/users/{}", segment(user))
+    };
+    match name {
+        "list" => {
+            let path = format!("/v1/users{}", flags::query(arguments));
+            Ok(Call { method: Method::GET, path, body: None, show: show::users })
+        }
+        "show" => Ok(Call { method: Method::GET, path: path(), body: None, show: show::fields }),
+        "remove" => Ok(Call { method: Method::DELETE, path: path(), body: None, show: show::done }),
+        "set" => {
+            let mut change = json!({});
+            if arguments.get_flag("password-stdin") {
+                change["password"] = json!(password_from_stdin()?.as_str());
+            }
+            if let Some(quota) = arguments.get_one::<u32>("quota") {
+                change["quota"] = json!(quota);
+            }
+            if let Some(bits) = arguments.get_one::<u64>("max-bitrate") {
+                change["max_bits_per_sec"] = json!(bits);
+            }
+            let body = Some(Zeroizing::new(change.to_string()));
+            Ok(Call { method: Method::PUT, path: path(), body, show: show::fields })
+        }
+        other => unreachable!("clap knows no command {other}"),
+    }
+}
+
+/// The first line: passwords don't belong on a command line, which every process can see.
+fn password_from_stdin() -> Result<Zeroizing<String>, String> {
+    let mut text = Zeroizing::new(String::with_capacity(4096));
+    let read = io::stdin().take(4096).read_to_string(&mut text);
+    read.map_err(|error| format!("--password-stdin: {error}"))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
+        _ => Err("--password-stdin: there is no password on standard input".to_owned()),
+    }
+}
+
+/// A text as one segment of a path, whatever is in it.
+fn segment(text: &str) -> String {
+    flags::percent_encoded(text)
+}
+
+fn outcome(result: Result<(), Fault>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => fail(FAILURE, &fault.to_string()),
+    }
+}
+
+fn fail(code: u8, message: &str) -> ExitCode {
+    eprintln!("turnpike ctl: {message}");
+    ExitCode::from(code)
+}
+
+fn print_line(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush())
+}
+
+/// Prints to stdout; a reader that went away is a failure, not a panic.
+fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILURE),
+    }
+}

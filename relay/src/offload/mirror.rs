@@ -196,9 +196,9 @@ impl Mirror {
         }
     }
 
-    /// The way to a destination may have changed.
-    pub fn recheck(&mut self, routing: &mut impl Routing, destination: IpAddr) {
-        for path in self.next_hops.paths_to(destination) {
+    /// The way from one of our addresses to a destination may have changed.
+    pub fn recheck(&mut self, routing: &mut impl Routing, source: IpAddr, destination: IpAddr) {
+        if let Some(path) = self.next_hops.path_between(source, destination) {
             self.dirty |= self.next_hops.recheck(routing, path);
         }
     }
@@ -219,7 +219,7 @@ impl Mirror {
     }
 
     /// Keeps the neighbours in use from being forgotten.
-    pub fn probe_neighbours(&self, routing: &mut impl Routing) {
+    pub fn probe_neighbours(&mut self, routing: &mut impl Routing) {
         self.next_hops.probe_all(routing);
     }
 

@@ -275,7 +275,7 @@ fn other_ways_move_routes() {
     let [from_client, from_peer] = routes::keys(&binding(1));
     // A smaller MTU towards the peer: learned from ICMP.
     lab.world.ways.insert(peer(1), Some(Way { ifindex: 7, neighbour: ROUTER, mtu: 1280 }));
-    lab.mirror.recheck(&mut lab.world, peer(1));
+    lab.mirror.recheck(&mut lab.world, IpAddr::from([192, 0, 2, 1]), peer(1));
     assert_eq!(lab.round(vec![]), []);
     assert_eq!((lab.hop(&from_client).mtu, lab.hop(&from_peer).mtu), (1280, 1500));
     // By an interface without the program.
@@ -416,6 +416,25 @@ fn neighbours_in_use_are_asked_about() {
     lab.round(vec![Command::Withdraw(name(1))]);
     lab.mirror.probe_neighbours(&mut lab.world);
     assert_eq!(lab.world.probed.len(), 1, "nobody needs it any more");
+}
+
+/// Whoever names peers that don't exist doesn't make us flood the link; all get their turn.
+#[test]
+fn unknown_neighbours_are_asked_for_by_turns() {
+    let mut lab = Lab { mirror: Mirror::new(1024), ..Lab::new() };
+    lab.set_ports(&[port(7)]);
+    for slot in 1..=150 {
+        lab.world.ways.insert(peer(slot), Some(Way { ifindex: 7, neighbour: peer(slot), mtu: 0 }));
+        lab.offload(slot);
+    }
+    lab.world.probed.clear();
+    lab.mirror.probe_neighbours(&mut lab.world);
+    assert_eq!(lab.world.probed.len(), 64);
+    lab.mirror.probe_neighbours(&mut lab.world);
+    lab.mirror.probe_neighbours(&mut lab.world);
+    lab.world.probed.sort_unstable();
+    lab.world.probed.dedup();
+    assert_eq!(lab.world.probed.len(), 151, "the peers and the router");
 }
 
 /// Many paths are looked up in parts, and not begun again and again.

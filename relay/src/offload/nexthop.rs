@@ -21,6 +21,9 @@ use turnpike_proto::WhyNot;
 
 use super::netlink::{Mac, Netlink, Way};
 
+/// Neighbours without a MAC address that are asked for at a time: each is three broadcasts.
+const MAX_UNKNOWN_PROBES: usize = 64;
+
 /// The kernel's routing, or a double of it.
 pub trait Routing {
     /// Where a packet goes; `None` if nowhere that a frame could be sent to.
@@ -114,6 +117,8 @@ pub struct NextHops {
     draining: Vec<u16>,
     macs: HashMap<(u32, IpAddr), Mac>,
     expected: Vec<(u32, IpAddr, Mac)>,
+    /// Where asking for unknown neighbours goes on.
+    probed: usize,
 }
 
 impl NextHops {
@@ -133,6 +138,7 @@ impl NextHops {
             draining: Vec::new(),
             macs: HashMap::new(),
             expected: Vec::new(),
+            probed: 0,
         }
     }
 
@@ -227,10 +233,9 @@ impl NextHops {
         self.paths[number].as_ref().is_some_and(|path| path.hop != before)
     }
 
-    /// Numbers of the paths to a destination.
-    pub fn paths_to(&self, destination: IpAddr) -> Vec<usize> {
-        let leads_there = |path: &Option<Path>| path.as_ref().is_some_and(|p| p.destination == destination);
-        self.paths.iter().enumerate().filter(|(_, path)| leads_there(path)).map(|(n, _)| n).collect()
+    /// The number of the path between these addresses.
+    pub fn path_between(&self, source: IpAddr, destination: IpAddr) -> Option<usize> {
+        self.by_ends.get(&(source, destination)).map(|id| id.0 as usize)
     }
 
     /// A neighbour's MAC address, or that it has none; whether that changes a hop.
@@ -276,10 +281,18 @@ impl NextHops {
         changed
     }
 
-    /// Asks the kernel about each neighbour that is in use; it would forget them otherwise.
-    pub fn probe_all(&self, routing: &mut impl Routing) {
+    /// Asks the kernel about each neighbour that is in use; it would forget them otherwise. Of those that
+    /// it doesn't know, some are asked for again: clients may name any number of them.
+    pub fn probe_all(&mut self, routing: &mut impl Routing) {
         let neighbours: HashSet<_> = self.by_key.keys().map(|key| (key.ifindex, key.neighbour)).collect();
-        for (ifindex, neighbour) in neighbours {
+        let (known, mut unknown): (Vec<_>, Vec<_>) =
+            neighbours.into_iter().partition(|neighbour| self.macs.contains_key(neighbour));
+        unknown.sort_unstable();
+        let turn = self.probed.checked_rem(unknown.len()).unwrap_or(0);
+        unknown.rotate_left(turn);
+        unknown.truncate(MAX_UNKNOWN_PROBES);
+        self.probed = turn + unknown.len();
+        for (ifindex, neighbour) in known.into_iter().chain(unknown) {
             // What went wrong shows as a neighbour without a MAC address.
             let _ = routing.probe(ifindex, neighbour);
         }

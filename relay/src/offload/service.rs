@@ -40,6 +40,8 @@ const RESYNC_SHARE: u32 = 100;
 const STATUS_PERIOD: Duration = Duration::from_millis(200);
 /// Every path is looked up again at most this often, however fast routes change.
 const RECHECK_PERIOD: Duration = Duration::from_secs(1);
+/// An interface that did not take the program is tried again this often, or when it has changed.
+const RETRY_PERIOD: Duration = Duration::from_secs(60);
 /// Commands of one round: answers shall not wait for thousands of others.
 const COMMANDS_PER_ROUND: usize = 2048;
 
@@ -122,9 +124,15 @@ impl Offload {
             next_resync: now + RESYNC_PERIOD,
             next_status: now,
             next_recheck: now,
+            next_retry: now + RETRY_PERIOD,
             recheck_wanted: false,
         };
         service.look_at_interfaces().map_err(|error| error.to_string())?;
+        let first = status.read();
+        if service.wishes.named.is_empty() && !first.active {
+            // Nobody has asked for it, and drivers don't change their minds.
+            return Err(first.why);
+        }
         let own = Arc::clone(&hub);
         let thread = thread::Builder::new()
             .name("offload".to_owned())
@@ -174,6 +182,7 @@ struct Service {
     next_resync: Instant,
     next_status: Instant,
     next_recheck: Instant,
+    next_retry: Instant,
     recheck_wanted: bool,
 }
 
@@ -212,7 +221,9 @@ impl Service {
             let is_last = orders.stop && orders.commands.is_empty();
             self.take_changes()?;
             for destination in orders.rechecks.drain(..) {
-                self.mirror.recheck(&mut self.netlink, destination);
+                for source in &self.wishes.relays {
+                    self.mirror.recheck(&mut self.netlink, *source, destination);
+                }
             }
             self.recheck_wanted |= orders.recheck_all;
             let hub = &self.hub;
@@ -284,8 +295,11 @@ impl Service {
             self.next_probe = now + PROBE_PERIOD;
             self.mirror.probe_neighbours(&mut self.netlink);
         }
-        if now >= self.next_resync {
+        if now >= self.next_retry {
+            self.next_retry = now + RETRY_PERIOD;
             self.failed.clear();
+        }
+        if now >= self.next_resync {
             self.look_at_interfaces()?;
             self.mirror.resync(&mut self.xdp.maps, &mut self.netlink)?;
             self.next_resync = now + RESYNC_PERIOD.max(now.elapsed() * RESYNC_SHARE);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   interop's lab and processes, hostile's talker ─► server: the program on both interfaces of its namespace
-//!                                  ├─ forwarding, life, limits, load: the tests
+//!                                  ├─ forwarding, life, limits, load, capacity: the tests
 //!                                  └─ call: an allocation with a channel, and its peer
 //! ```
 //!
@@ -11,6 +11,7 @@
 //! (`ethtool -K DEV tx off`), and a receiver without a program of its own needs GRO.
 
 mod call;
+mod capacity;
 mod forwarding;
 #[path = "../interop/lab.rs"]
 #[allow(dead_code)]

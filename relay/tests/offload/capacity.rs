@@ -1,0 +1,168 @@
+//! Many bindings, and many at a time: how fast they reach the kernel, and what they take.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use turnpike::config::PortRange;
+use turnpike::driver::Waker;
+use turnpike::offload::maps::Sizes;
+use turnpike::offload::xdp::Mode;
+use turnpike::offload::{Answer, Offload, Outbox, Settings, Wishes};
+use turnpike_proto::{OffloadBinding, SlotName};
+
+use super::lab::RELAYED_V4;
+use super::server::{SERVER, lab, run, settle};
+
+const BINDINGS: u32 = 100_000;
+/// Bindings per second of the churn, and as many withdrawals.
+const RATE: u32 = 5000;
+/// How long the churn lasts, in steps of 10 ms.
+const STEPS: u32 = 200;
+/// How many steps a binding lives.
+const LIFE: u32 = 50;
+/// From a binding's command to its answer: twice the goal, since other tests run meanwhile.
+const P99: Duration = Duration::from_millis(100);
+/// Memory of the mirror for all bindings, bytes; the maps have some 45 MB of the kernel's besides.
+const MEMORY: u64 = 60_000_000;
+
+struct Nobody;
+
+impl Waker for Nobody {
+    fn wake(&self) {}
+}
+
+fn binding(number: u32, generation: u32) -> Box<OffloadBinding> {
+    let [_, a, b, c] = number.to_be_bytes();
+    let name = SlotName { slot: number, generation };
+    Box::new(OffloadBinding {
+        binding: name,
+        allocation: name,
+        client: SocketAddr::new(IpAddr::from([10, 80 + a, b, c]), 4000),
+        server: SERVER,
+        relayed: SocketAddr::new(RELAYED_V4, 1024 + (number % 60_000) as u16),
+        peer: SocketAddr::new(IpAddr::from([10, 90, (number / 60_000) as u8, (number % 250) as u8]), 9000),
+        channel: 0x4000 + (number / 60_000) as u16,
+        internal: false,
+    })
+}
+
+fn settings() -> Settings {
+    Settings {
+        wishes: Wishes {
+            named: vec!["client0".to_owned(), "peer0".to_owned()],
+            listeners: vec![SERVER],
+            relays: vec![RELAYED_V4],
+            ports: PortRange { first: 1024, last: 65535 },
+            last_channel: 0x4fff,
+        },
+        mode: Mode::Native,
+        sizes: Sizes { bindings: BINDINGS, allocations: BINDINGS, next_hops: 1024 },
+        workers: 1,
+    }
+}
+
+/// Takes answers for a while; gives how many of each kind there were.
+fn collect(outbox: &mut Outbox, until: Instant, mut done: impl FnMut(SlotName)) -> (u32, u32) {
+    let (mut failed, mut withdrawn) = (0, 0);
+    loop {
+        for answer in outbox.flush().into_iter().chain(outbox.take_answers()) {
+            match answer {
+                Answer::Done(name) => done(name),
+                Answer::Failed(..) => failed += 1,
+                Answer::Withdrawn(_) => withdrawn += 1,
+            }
+        }
+        if Instant::now() >= until {
+            return (failed, withdrawn);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// 5000 bindings and as many withdrawals per second; gives the latencies, sorted.
+fn churn(outbox: &mut Outbox) -> Vec<Duration> {
+    let per_step = RATE / 100;
+    let mut begun = HashMap::new();
+    let mut latencies = Vec::new();
+    let begin = Instant::now();
+    for step in 0..STEPS + LIFE {
+        if step < STEPS {
+            for number in step * per_step..(step + 1) * per_step {
+                begun.insert(number, Instant::now());
+                outbox.offload(binding(number, 1));
+            }
+        }
+        if step >= LIFE {
+            for slot in (step - LIFE) * per_step..(step - LIFE + 1) * per_step {
+                outbox.withdraw(SlotName { slot, generation: 1 });
+            }
+        }
+        let until = begin + Duration::from_millis(10) * (step + 1);
+        collect(outbox, until, |name| {
+            latencies.extend(begun.remove(&name.slot).map(|begun| begun.elapsed()));
+        });
+    }
+    latencies.sort_unstable();
+    latencies
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask offload"]
+fn a_hundred_thousand_bindings_come_and_go_quickly() {
+    let Some(lab) = lab("a_hundred_thousand_bindings_come_and_go_quickly") else { return };
+    settle(&lab);
+    run(&lab.relay, "ip route add 10.80.0.0/14 via 10.77.1.10");
+    run(&lab.relay, "ip route add 10.90.0.0/16 via 10.77.2.10");
+    let offload = lab.relay.enter(|| Offload::start(settings())).expect("it starts");
+    let status = Arc::clone(offload.status());
+    let mut outbox = offload.outbox(0, Arc::new(Nobody));
+    // The routers' MAC addresses become known.
+    outbox.offload(binding(BINDINGS - 1, 1));
+    collect(&mut outbox, Instant::now() + Duration::from_millis(1500), |_| {});
+    let latencies = churn(&mut outbox);
+    assert_eq!(latencies.len() as u32, RATE / 100 * STEPS, "all reached the kernel");
+    let (half, p99) = (latencies[latencies.len() / 2], latencies[latencies.len() * 99 / 100]);
+    println!("binding to kernel: median {half:?}, p99 {p99:?}");
+    assert!(p99 <= P99, "p99 {p99:?}");
+
+    let before = resident_bytes();
+    let begin = Instant::now();
+    let (mut told, mut count) = (0, 0);
+    while count < BINDINGS - 1 && begin.elapsed() < Duration::from_secs(20) {
+        // What waits in the outbox would count as the mirror's memory.
+        let more = (told..BINDINGS - 1).take((count + 10_000 - told) as usize);
+        more.for_each(|number| {
+            outbox.offload(binding(number, 2));
+            told += 1;
+        });
+        collect(&mut outbox, Instant::now(), |_| count += 1);
+    }
+    let took = begin.elapsed();
+    let grown = resident_bytes().saturating_sub(before);
+    println!("{BINDINGS} bindings in {took:?}, {} MB", grown / 1_000_000);
+    assert_eq!(count, BINDINGS - 1);
+    assert!(grown < MEMORY, "{grown} bytes");
+    std::thread::sleep(Duration::from_millis(500));
+    let now = status.read();
+    assert_eq!((now.routes, now.bindings, now.waiting), (2 * u64::from(BINDINGS), BINDINGS.into(), 0));
+    assert_eq!(now.resync_differences, 0);
+
+    let begin = Instant::now();
+    (0..BINDINGS - 1).for_each(|slot| outbox.withdraw(SlotName { slot, generation: 2 }));
+    let mut gone = 0;
+    while gone < BINDINGS - 1 && begin.elapsed() < Duration::from_secs(20) {
+        gone += collect(&mut outbox, Instant::now(), |_| {}).1;
+    }
+    println!("withdrawn in {:?}", begin.elapsed());
+    assert_eq!(gone, BINDINGS - 1);
+    offload.stop();
+    assert_eq!(status.read().resync_differences, 0);
+}

@@ -207,8 +207,8 @@ options! {
 
     /// Whether the kernel may forward ChannelData by itself (XDP): `auto` where that is possible, and in
     /// userspace elsewhere; `off` never; `require` refuses to start unless every interface asked for takes
-    /// the program. It needs CAP_BPF and CAP_NET_ADMIN. `turnpike probe` and the ready line say what came
-    /// of it, and why; docs/offload.md says more.
+    /// the program. It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. `turnpike probe` and the ready line
+    /// say what came of it, and why; docs/offload.md says more.
     "offload" Text("auto|off|require") offload: Offload = Offload::Auto,
     shown "`auto`", parse::offload;
 

@@ -11,8 +11,9 @@ use super::netlink::{Link, Netlink};
 
 /// Atomic instructions in eBPF came with 5.12; 5.15 is the oldest long-term release with them.
 const OLDEST_KERNEL: (u32, u32) = (5, 15);
-/// Capabilities that loading and attaching need (`linux/capability.h`).
-const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
+/// Capabilities that loading and attaching need (`linux/capability.h`). Without CAP_PERFMON the verifier
+/// takes no loop over a table that ends just where the table does, and nothing may watch tracepoints.
+const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 /// Above it a native frame doesn't fit into one page on x86-64 with any driver, bytes.
 const LARGEST_MTU: u32 = 3_506;
 /// Interfaces that have ports.
@@ -285,7 +286,7 @@ mod tests {
         fs::create_dir_all(root.path().join("proc/sys/kernel")).unwrap();
         fs::write(root.path().join("proc/sys/kernel/osrelease"), "6.12.9-amd64\n").unwrap();
         fs::write(root.path().join("proc/self/status"), "Name:\tx\nCapEff:\t0000000000001000\n").unwrap();
-        let expected = Host { kernel: (6, 12), missing_capabilities: vec!["CAP_BPF"] };
+        let expected = Host { kernel: (6, 12), missing_capabilities: vec!["CAP_PERFMON", "CAP_BPF"] };
         assert_eq!(host(root.path()), expected);
     }
 

@@ -48,7 +48,7 @@ pub enum XdpError {
     #[error("the eBPF object has no program {0}")]
     Missing(&'static str),
     /// The kernel's verifier or its privilege check refused the program.
-    #[error("the kernel refuses the program {name}: {error}")]
+    #[error("the kernel refuses the program {name}: {}", short(error))]
     Refused {
         /// The program.
         name: &'static str,
@@ -158,13 +158,30 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut XdpProgram, XdpError> {
     program.try_into().map_err(|error| XdpError::Refused { name: PROGRAM, error })
 }
 
+/// Without the verifier's log, which has a line for each step that it took.
+fn short(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            debug!("{verifier_log}");
+            let why = verifier_log.to_string();
+            // The last lines are statistics; the fault stands before them.
+            let fault = why.lines().rev().find(|line| !STATISTICS.iter().any(|start| line.starts_with(start)));
+            format!("{io_error}: {}", fault.unwrap_or("the verifier says nothing"))
+        }
+        error => error.to_string(),
+    }
+}
+
+/// What the verifier says of itself at the end of its log.
+const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
+
 /// What the operator can do about a refusal.
 fn hint(error: &ProgramError) -> &'static str {
     let ProgramError::SyscallError(error) = error else { return "" };
     match error.io_error.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => " (another XDP program is attached there)",
         Some(libc::EOPNOTSUPP) => " (its driver has no native XDP)",
-        Some(libc::EPERM | libc::EACCES) => " (CAP_BPF and CAP_NET_ADMIN are needed)",
+        Some(libc::EPERM | libc::EACCES) => " (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed)",
         Some(libc::ENODEV) => " (there is no such interface)",
         Some(libc::EINVAL | libc::ERANGE) => " (its MTU may be too large for XDP, or it merges packets: LRO)",
         _ => "",

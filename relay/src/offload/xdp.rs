@@ -165,7 +165,8 @@ fn short(error: &ProgramError) -> String {
             debug!("{verifier_log}");
             let why = verifier_log.to_string();
             // The last lines are statistics; the fault stands before them.
-            let fault = why.lines().rev().find(|line| !STATISTICS.iter().any(|start| line.starts_with(start)));
+            let fault =
+                why.lines().rev().find(|line| !STATISTICS.iter().any(|start| line.starts_with(start)));
             format!("{io_error}: {}", fault.unwrap_or("the verifier says nothing"))
         }
         error => error.to_string(),

@@ -32,8 +32,12 @@ impl Call {
 
     /// The same to another address of the peer's namespace.
     pub fn with_peer(lab: &Lab, server: SocketAddr, peer: IpAddr) -> Call {
-        let peer_v6 = peer.is_ipv6();
-        let peer = peer_socket(&lab.peer, peer, ARRIVAL);
+        Call::with_socket(lab, server, peer_socket(&lab.peer, peer, ARRIVAL))
+    }
+
+    /// The same to any socket.
+    pub fn with_socket(lab: &Lab, server: SocketAddr, peer: UdpSocket) -> Call {
+        let peer_v6 = peer.local_addr().expect("it is bound").is_ipv6();
         let mut talker = Talker::new(&lab.client, server);
         let relayed = allocate(&mut talker, peer_v6);
         let address = peer.local_addr().expect("it is bound");

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::call::{ARRIVAL, Call, allocate, pattern};
 use super::lab::{Lab, PEER_V4, RELAYED_V4};
 use super::process::Process;
-use super::server::{SERVER, Server, command, lab, run};
+use super::server::{SERVER, Server, command, command_with, lab, run};
 use super::talker::{Talker, peer_socket};
 
 /// How long nothing must arrive before nothing is believed to.
@@ -223,6 +223,29 @@ fn what_can_not_be_had_is_said() {
     generic.wait_for_routes(2);
     call.assert_carries(b"through the stack's hook");
     generic.stop().assert_forwarded(1, 1);
+}
+
+/// What `deploy/systemd/turnpike.service` grants is enough, and what is missing is named.
+#[test]
+#[ignore = "needs root: cargo xtask offload"]
+fn three_capabilities_are_needed_and_enough() {
+    let Some(lab) = lab("three_capabilities_are_needed_and_enough") else { return };
+    let arguments = ["--offload=require", "--offload-interface=client0", "--offload-interface=peer0"];
+    let enough = Process::start(command_with(&lab.relay, "+bpf,+net_admin,+perfmon", &arguments));
+    let line = enough.wait_for_line("turnpike ready", Duration::from_secs(20));
+    assert!(line.as_ref().is_ok_and(|line| line.contains("data-path=kernel")), "{line:?}");
+    enough.signal(Signal::TERM);
+    assert_eq!(enough.wait(Duration::from_secs(10)).code, Some(0));
+    for (granted, missing) in [
+        ("+bpf,+net_admin", "CAP_PERFMON"),
+        ("+bpf,+perfmon", "CAP_NET_ADMIN"),
+        ("+net_admin,+perfmon", "CAP_BPF"),
+    ] {
+        let few = Process::start(command_with(&lab.relay, granted, &arguments));
+        let outcome = few.wait(Duration::from_secs(20));
+        assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+        assert!(outcome.output.contains(&format!("this process lacks {missing}")), "{}", outcome.output);
+    }
 }
 
 /// A reload that denies the peer ends the kernel's forwarding, too.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::call::{Call, pattern};
 use super::lab::{Lab, PEER_V4, PEER_V6, RELAY_V4, RELAY_V6};
 use super::process::Process;
-use super::server::{PASSWORD, SERVER, Server, USER, lab, run, settle};
+use super::server::{PASSWORD, SERVER, Server, USER, lab, settle};
 use super::uclient::{self, LEGS, MESSAGES};
 
 const PEER_PORT: &str = "3480";
@@ -72,51 +72,4 @@ fn a_steady_stream_never_reaches_a_worker() {
     });
     assert_eq!((there as u64, back as u64), (DATAGRAMS, DATAGRAMS));
     server.stop().assert_forwarded(DATAGRAMS * 999 / 1000, DATAGRAMS * 999 / 1000);
-}
-
-/// Clients and peers on one interface, both behind a router.
-#[test]
-#[ignore = "needs root: cargo xtask offload"]
-fn one_interface_behind_a_router_carries_both_sides() {
-    let Some(lab) = lab("one_interface_behind_a_router_carries_both_sides") else { return };
-    // The peer's namespace becomes the router: the client moves behind it, and so does the peer.
-    run(&lab.relay, "ip link del client0");
-    for line in [
-        "ip address add 10.77.1.2/32 dev lo",
-        "ip address add fd77:1::2/128 dev lo",
-        "ip route add 10.77.1.0/24 via 10.77.2.10 mtu 1400",
-        "ip route add 10.77.3.0/24 via 10.77.2.10",
-    ] {
-        run(&lab.relay, line);
-    }
-    run(&lab.client, &format!("ip link add relay0 type veth peer name client0 netns {}", lab.peer.name()));
-    for line in [
-        "ip address add 10.77.1.10/24 dev relay0",
-        "ip link set relay0 up",
-        "ethtool -K relay0 tx off",
-        "ip route add 10.77.1.2/32 via 10.77.1.1",
-    ] {
-        run(&lab.client, line);
-    }
-    for line in [
-        "ip address add 10.77.1.1/24 dev client0",
-        "ip link set client0 up",
-        "ip address add 10.77.3.1/32 dev lo",
-        "ip route add 10.77.1.2/32 via 10.77.2.2",
-        "sysctl -qw net.ipv4.ip_forward=1",
-    ] {
-        run(&lab.peer, line);
-    }
-    let server = Server::start_on(&lab, &["--offload=require", "--offload-interface=peer0"]);
-    let call = Call::with_peer(&lab, SERVER, "10.77.3.1".parse().expect("an address"));
-    server.wait_for_routes(2);
-    for size in [0, 5, 170, 1200] {
-        call.assert_carries(&pattern(size));
-    }
-    // The route to the clients takes 1400 bytes: 20 and 8 for the headers, 4 for the channel.
-    call.assert_carries(&pattern(1368));
-    call.assert_carries(&pattern(1369));
-    let frames = server.stop();
-    frames.assert_forwarded(6, 5);
-    assert_eq!(frames.count("pass_mtu"), 1);
 }

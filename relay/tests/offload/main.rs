@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   interop's lab and processes, hostile's talker ─► server: the program on both interfaces of its namespace
-//!                                  ├─ forwarding, life, limits, load, capacity: the tests
+//!                                  ├─ forwarding, life, limits, load, routed, capacity: the tests
 //!                                  └─ call: an allocation with a channel, and its peer
 //! ```
 //!
@@ -22,6 +22,7 @@ mod load;
 #[path = "../interop/process.rs"]
 #[allow(dead_code)]
 mod process;
+mod routed;
 mod server;
 #[path = "../hostile/talker.rs"]
 #[allow(dead_code)]

@@ -191,11 +191,24 @@ pub fn run(namespace: &Namespace, line: &str) -> String {
 /// The server's command line in a namespace.
 pub fn command(namespace: &Namespace, arguments: &[&str]) -> std::process::Command {
     let mut command = namespace.command(&binary());
+    complete(&mut command, arguments);
+    command
+}
+
+/// The same with only these capabilities, as `setpriv` writes them.
+pub fn command_with(namespace: &Namespace, capabilities: &str, arguments: &[&str]) -> std::process::Command {
+    let mut command = namespace.command(Path::new("setpriv"));
+    command.arg(format!("--bounding-set=-all,{capabilities}"));
+    command.arg(format!("--inh-caps=-all,{capabilities}")).arg(binary());
+    complete(&mut command, arguments);
+    command
+}
+
+fn complete(command: &mut std::process::Command, arguments: &[&str]) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TURNPIKE_")) {
         command.env_remove(name);
     }
     command.args(ARGUMENTS).args(arguments);
-    command
 }
 
 fn binary() -> PathBuf {

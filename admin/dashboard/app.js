@@ -733,7 +733,7 @@ const list = {
   },
 
   createRow(allocation) {
-    const row = el("tr");
+    const row = el("tr", { "data-id": allocation.id });
     for (const column of COLUMNS) {
       row.append(el("td", { class: column.className, "data-label": column.label }));
     }

@@ -132,8 +132,8 @@ describe("the page", { concurrency: 4 }, () => {
 
   test("a limit is set, is followed by the rate, and can be taken away", async (t) => {
     const { relay, page } = await loggedIn(t);
-    const { allocations: [{ id }] } = await api(relay.url, "/v1/allocations?sort=rate&limit=1");
     await firstRow(page).locator("button").click();
+    const id = await page.locator("#detail-id").textContent();
     await page.locator("#limit-button").click();
     const field = page.getByLabel("Mbit/s", { exact: true });
     await field.fill("-1");
@@ -165,6 +165,7 @@ describe("the page", { concurrency: 4 }, () => {
     await assert.rejects(api(relay.url, `/v1/allocations/${first}`), /404/);
 
     await page.mouse.move(0, 0);
+    await page.locator(`#rows tr[data-id="${first}"]`).waitFor({ state: "detached" });
     await firstRow(page).locator("button").click();
     await page.locator("#detail-body .facts").waitFor();
     await api(relay.url, `/v1/allocations/${await id()}`, { method: "DELETE" });

@@ -46,7 +46,7 @@ test("an operator watches a load, limits it, disconnects it, and drains the rela
   await page.locator("#confirm-ok").click();
   await page.getByText("Disconnected.").waitFor();
   await until("it is gone", async () => (await api(relay.url, "/v1/allocations")).total === 4);
-  assert.ok((await api(relay.url, "/v1/totals")).sum.allocations_ended.disconnected === 1);
+  await until("it is counted", async () => (await api(relay.url, "/v1/totals")).sum.allocations_ended.disconnected === 1);
 
   // Hostile names, also in their details.
   for (const name of HOSTILE) {

@@ -191,8 +191,7 @@ fn set_merging(socket: &Socket, options: &SocketOptions) {
 /// What all sockets have in common: non-blocking, closed on exec, one family, TOS and losses reported,
 /// DF clear.
 fn open_udp(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     match address {
         SocketAddr::V4(_) => socket.set_recv_tos_v4(true)?,
         SocketAddr::V6(_) => {

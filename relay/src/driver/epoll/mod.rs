@@ -15,24 +15,23 @@ mod recv;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::Socket;
 use turnpike_proto::addr::RelayedAddr;
-use turnpike_proto::{ClientSocket, Egress, PortError, RelaySocket, Route};
+use turnpike_proto::{ClientSocket, Egress, RelaySocket, Route};
 
 use self::poller::Poller;
 use self::recv::Receiver;
-use super::batch::{Envelope, Payload, Sender};
+use super::batch::{Envelope, Payload};
 use super::coalesce::Coalescer;
 use super::eventfd::EventFd;
 use super::kernel::errors::drain_errors;
-use super::kernel::send::{SendQueue, Senders, source_of};
+use super::kernel::send::{SendQueue, Senders, routed};
 use super::kernel::{
-    Losses, MAX_RELAY_SOCKETS, check_listeners, port_error, relay_of, relay_token, release_heap,
-    sending_relay, wait_precisely,
+    Losses, MAX_RELAY_SOCKETS, check_listeners, opened, relay_of, relay_token, release_heap, wait_precisely,
 };
 use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
 use crate::buffers::BufferPool;
@@ -70,11 +69,6 @@ struct OpenRelay {
 }
 
 impl Sockets {
-    fn relay(&self, relay: RelaySocket) -> Option<&Socket> {
-        let open = self.relays.get(relay.index as usize)?.as_ref()?;
-        (open.generation == relay.generation).then_some(&open.socket)
-    }
-
     fn losses(&mut self, relay: RelaySocket) -> Option<&mut Losses> {
         let open = self.relays.get_mut(relay.index as usize)?.as_mut()?;
         (open.generation == relay.generation).then_some(&mut open.losses)
@@ -99,17 +93,18 @@ impl Sockets {
         if self.open == 0 {
             self.relays = Vec::new();
         }
-        Some(sockets::lost_datagrams(open.socket.as_fd()).map_or(0, |lost| open.losses.news(lost)))
+        Some(open.losses.last_news(open.socket.as_fd()))
     }
 }
 
 impl Senders for Sockets {
-    fn socket(&self, sender: Sender) -> Option<BorrowedFd<'_>> {
-        match (sender, sending_relay(sender)) {
-            (_, Some(relay)) => self.relay(relay).map(AsFd::as_fd),
-            (Sender::Listener(index), _) => self.listeners.get(index as usize).map(AsFd::as_fd),
-            _ => None,
-        }
+    fn listener(&self, index: u32) -> Option<&ListenerSocket> {
+        self.listeners.get(index as usize)
+    }
+
+    fn relay(&self, relay: RelaySocket) -> Option<&Socket> {
+        let open = self.relays.get(relay.index as usize)?.as_ref()?;
+        (open.generation == relay.generation).then_some(&open.socket)
     }
 }
 
@@ -216,9 +211,8 @@ impl EpollDriver {
             // Without the address it was sent to, nobody could answer it.
             let asked = if is_wildcard { received.ancillary.server } else { Some(local) };
             let Some(server) = asked else { continue };
-            if let Some(lost) = received.ancillary.overflow {
-                self.counters.socket_overflow += self.sockets.listener_losses[index].news(lost);
-            }
+            self.counters.socket_overflow +=
+                self.sockets.listener_losses[index].news(received.ancillary.overflow);
             let ingress = Ingress::Client { socket: ClientSocket(index as u32), server };
             self.events.push(received.event(ingress, first + offset));
         }
@@ -248,10 +242,8 @@ impl EpollDriver {
         for offset in 0..count {
             // A relay socket does not ask for the destination: its port matters to nobody.
             let Some(received) = self.receiver.received(offset, 0) else { continue };
-            if let Some(lost) = received.ancillary.overflow
-                && let Some(losses) = self.sockets.losses(relay)
-            {
-                self.counters.socket_overflow += losses.news(lost);
+            if let Some(losses) = self.sockets.losses(relay) {
+                self.counters.socket_overflow += losses.news(received.ancillary.overflow);
             }
             self.events.push(received.event(Ingress::Relay(relay), first + offset));
         }
@@ -271,22 +263,15 @@ impl EpollDriver {
         self.sockets.relay(relay)
     }
 
-    /// Which socket sends, and the source address that has to be set.
-    fn sender(&self, egress: Egress) -> Option<(Sender, Option<SocketAddr>)> {
-        match egress {
-            Egress::Client { socket, source } => {
-                let listener = self.sockets.listeners.get(socket.0 as usize)?;
-                Some((Sender::Listener(socket.0), source_of(listener.is_wildcard(), source)))
-            }
-            Egress::Relay(relay) => self.sockets.relay(relay).map(|_| (Sender::relay(relay), None)),
-        }
-    }
-
-    fn enqueue(&mut self, envelope: Envelope, header: Option<[u8; 4]>, payload: Payload) {
+    /// Queues a datagram; `envelope` is `None` if the socket was closed.
+    fn enqueue(&mut self, envelope: Option<Envelope>, header: Option<[u8; 4]>, payload: Payload) {
         if self.queue.batch.is_full() {
             self.flush();
         }
-        self.queue.push(envelope, header, payload);
+        match envelope {
+            Some(envelope) => self.queue.push(envelope, header, payload),
+            None => self.counters.send_failed += 1,
+        }
     }
 
     /// Waits for something to happen; with nothing there, first a little without looking if that lets more
@@ -318,12 +303,12 @@ impl EpollDriver {
         Ok(())
     }
 
-    fn try_open(&mut self, relay: RelaySocket, address: RelayedAddr) -> Result<(), PortError> {
+    fn try_open(&mut self, relay: RelaySocket, address: RelayedAddr) -> io::Result<()> {
         if relay.index as usize >= MAX_RELAY_SOCKETS {
-            return Err(PortError::Exhausted);
+            return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        let socket = sockets::bind_relay(address.0, &self.options).map_err(|error| port_error(&error))?;
-        self.poller.add(socket.as_fd(), relay_token(relay)).map_err(|error| port_error(&error))?;
+        let socket = sockets::bind_relay(address.0, &self.options)?;
+        self.poller.add(socket.as_fd(), relay_token(relay))?;
         self.sockets.insert(relay, socket);
         Ok(())
     }
@@ -365,34 +350,19 @@ impl Driver for EpollDriver {
     }
 
     fn forward(&mut self, datagram: &Datagram, segment_start: usize, route: &Route) {
-        let within = segment_start + route.payload_start as usize;
-        let len = route.payload_len as usize;
-        assert!(within + len <= datagram.len as usize, "a route leads out of its datagram");
-        let Some((sender, source)) = self.sender(route.egress) else {
-            self.counters.send_failed += 1;
-            return;
-        };
-        let start = self.pool.payload_offset(datagram.buffer as usize) + within;
-        let Route { to, header, tos, dont_fragment, .. } = *route;
-        let envelope = Envelope { sender, to, source, tos, dont_fragment };
-        self.enqueue(envelope, header, Payload::Received(start..start + len));
+        let start = self.pool.payload_offset(datagram.buffer as usize);
+        let envelope = self.sockets.envelope(route.egress, route.to, route.tos, route.dont_fragment);
+        self.enqueue(envelope, route.header, routed(datagram, segment_start, route, start));
     }
 
     fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool) {
-        let Some((sender, source)) = self.sender(egress) else {
-            self.counters.send_failed += 1;
-            return;
-        };
-        let envelope = Envelope { sender, to, source, tos, dont_fragment };
+        let envelope = self.sockets.envelope(egress, to, tos, dont_fragment);
         self.enqueue(envelope, None, Payload::Owned(payload));
     }
 
     fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr) {
-        let answer = match self.try_open(relay, address) {
-            Ok(()) => Event::PortOpened(relay),
-            Err(error) => Event::PortFailed(relay, error),
-        };
-        self.answers.push(answer);
+        let outcome = self.try_open(relay, address);
+        self.answers.push(opened(relay, outcome));
     }
 
     fn close_port(&mut self, relay: RelaySocket) {

@@ -9,11 +9,13 @@ pub(super) mod send;
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 
 use turnpike_proto::{PortError, RelaySocket};
 
 use crate::driver::batch::Sender;
-use crate::driver::{Datagram, Ingress};
+use crate::driver::{Datagram, Event, Ingress};
+use crate::sockets;
 
 /// Listeners per worker: each has buffers of its own in the pool.
 pub(super) const MAX_LISTENERS: usize = 64;
@@ -67,12 +69,26 @@ impl Ancillary {
 
 /// A socket's count of lost datagrams, of which news come with the next datagram.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Losses(u32);
+pub(super) struct Losses {
+    count: u32,
+    has_received: bool,
+}
 
 impl Losses {
-    /// How many were lost since the last time, given the kernel's running count, which wraps.
-    pub(super) fn news(&mut self, count: u32) -> u64 {
-        u64::from(count.wrapping_sub(std::mem::replace(&mut self.0, count)))
+    /// How many were lost since the last time, as it came with a datagram: the kernel's running count,
+    /// which wraps and is told only if it isn't zero.
+    pub(super) fn news(&mut self, count: Option<u32>) -> u64 {
+        self.has_received = true;
+        count.map_or(0, |count| u64::from(count.wrapping_sub(std::mem::replace(&mut self.count, count))))
+    }
+
+    /// The same of a socket that is being closed.
+    pub(super) fn last_news(&mut self, socket: BorrowedFd<'_>) -> u64 {
+        // One that never had anything to read has lost nothing: most of those that never carry data.
+        if !self.has_received {
+            return 0;
+        }
+        self.news(sockets::lost_datagrams(socket))
     }
 }
 
@@ -103,8 +119,16 @@ pub(super) fn sending_relay(sender: Sender) -> Option<RelaySocket> {
     }
 }
 
+/// The answer to [`Driver::open_port`](crate::driver::Driver::open_port).
+pub(super) fn opened(relay: RelaySocket, outcome: io::Result<()>) -> Event {
+    match outcome {
+        Ok(()) => Event::PortOpened(relay),
+        Err(error) => Event::PortFailed(relay, port_error(&error)),
+    }
+}
+
 /// Why a relay socket could not be opened.
-pub(super) fn port_error(error: &io::Error) -> PortError {
+fn port_error(error: &io::Error) -> PortError {
     match error.kind() {
         io::ErrorKind::AddrInUse => PortError::InUse,
         _ => PortError::Exhausted,
@@ -145,10 +169,11 @@ mod tests {
     #[test]
     fn losses_are_counted_once_also_across_the_wrap() {
         let mut losses = Losses::default();
-        assert_eq!(losses.news(5), 5);
-        assert_eq!(losses.news(5), 0);
-        assert_eq!(losses.news(u32::MAX), u64::from(u32::MAX) - 5);
-        assert_eq!(losses.news(1), 2);
+        assert_eq!(losses.news(None), 0);
+        assert_eq!(losses.news(Some(5)), 5);
+        assert_eq!(losses.news(Some(5)), 0);
+        assert_eq!(losses.news(Some(u32::MAX)), u64::from(u32::MAX) - 5);
+        assert_eq!(losses.news(Some(1)), 2);
     }
 
     #[test]

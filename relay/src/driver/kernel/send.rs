@@ -3,17 +3,20 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::time::Instant;
 
+use socket2::Socket;
+use turnpike_proto::{Egress, RelaySocket, Route};
+
 use super::cmsg::{CONTROL_BYTES, Control, ControlWriter, RawAddr};
-use super::empty_header;
+use super::{empty_header, relay_of};
 use crate::buffers::BufferPool;
-use crate::driver::DriverCounters;
 use crate::driver::batch::{Batch, Envelope, MAX_QUEUED, Message, Part, Payload, Sender};
 use crate::driver::refusals::Refusals;
-use crate::sockets;
+use crate::driver::{Datagram, DriverCounters};
+use crate::sockets::{self, ListenerSocket};
 
 /// Messages per system call. More gains nothing: the call's own cost is spread thin by then.
 const MESSAGES_PER_CALL: usize = 64;
@@ -22,8 +25,46 @@ const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// Where the sockets are that send.
 pub(in crate::driver) trait Senders {
+    /// The listener of that number.
+    fn listener(&self, index: u32) -> Option<&ListenerSocket>;
+
+    /// A relay socket, unless it was closed.
+    fn relay(&self, relay: RelaySocket) -> Option<&Socket>;
+
     /// The socket, unless it was closed.
-    fn socket(&self, sender: Sender) -> Option<BorrowedFd<'_>>;
+    fn socket(&self, sender: Sender) -> Option<BorrowedFd<'_>> {
+        match sender {
+            Sender::Listener(index) => self.listener(index).map(AsFd::as_fd),
+            Sender::Relay { index, generation } => self.relay(relay_of(index, generation)).map(AsFd::as_fd),
+        }
+    }
+
+    /// What a datagram that leaves by `egress` has in common with others; `None` if that socket was closed.
+    fn envelope(&self, egress: Egress, to: SocketAddr, tos: u8, dont_fragment: bool) -> Option<Envelope> {
+        let (sender, source) = match egress {
+            Egress::Client { socket, source } => {
+                (Sender::Listener(socket.0), source_of(self.listener(socket.0)?.is_wildcard(), source))
+            }
+            Egress::Relay(relay) => self.relay(relay).map(|_| (Sender::relay(relay), None))?,
+        };
+        Some(Envelope { sender, to, source, tos, dont_fragment })
+    }
+}
+
+/// Where the bytes of a route are in the pool; those of the datagram begin at `start`.
+///
+/// # Panics
+/// If the route leads out of its datagram: a fault of the caller.
+pub(in crate::driver) fn routed(
+    datagram: &Datagram,
+    segment_start: usize,
+    route: &Route,
+    start: usize,
+) -> Payload {
+    let within = segment_start + route.payload_start as usize;
+    let len = route.payload_len as usize;
+    assert!(within + len <= datagram.len as usize, "a route leads out of its datagram");
+    Payload::Received(start + within..start + within + len)
 }
 
 /// What is to be sent.
@@ -338,6 +379,6 @@ fn vectors(part: &Part, pool: &BufferPool) -> [libc::iovec; 2] {
 }
 
 /// The source address that has to be set: a wildcard's own would be up to routing.
-pub(in crate::driver) fn source_of(is_wildcard: bool, source: SocketAddr) -> Option<SocketAddr> {
+fn source_of(is_wildcard: bool, source: SocketAddr) -> Option<SocketAddr> {
     (is_wildcard && !source.ip().is_unspecified()).then_some(source)
 }

@@ -2,7 +2,11 @@
 //!
 //! ```text
 //!   in the ring ──► taken by the kernel for a datagram ──► in use by this turn ──► given back ──► in the ring
+//!        ▲ grow()                                                  └──► kept back, after shrink()
 //! ```
+//!
+//! The kernel takes buffers in turn, so all that are in the ring go through the processor's cache and have
+//! memory behind them. Few are, until they were too few once: nothing is lost then.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
@@ -17,6 +21,9 @@ use crate::buffers::BufferPool;
 /// The kernel wants the entries at the start of a page.
 const ALIGNMENT: usize = 4096;
 
+/// Buffers that are in the ring at first.
+const FEWEST: u16 = 32;
+
 /// The buffers `base` to `base + count` of the pool.
 pub(super) struct BufferGroup {
     entries: NonNull<BufRingEntry>,
@@ -25,6 +32,10 @@ pub(super) struct BufferGroup {
     base: usize,
     tail: u16,
     in_use: Vec<u16>,
+    /// Not given to the kernel.
+    kept: Vec<u16>,
+    /// How many the kernel may have, or this turn in its stead.
+    offered: u16,
 }
 
 // SAFETY: it owns its entries like a box does, and nothing in it depends on a thread.
@@ -48,8 +59,11 @@ impl BufferGroup {
             handle_alloc_error(layout)
         };
         let in_use = Vec::with_capacity(usize::from(count));
-        let mut group_of_buffers = BufferGroup { entries, layout, count, base, tail: 0, in_use };
-        (0..count).for_each(|buffer| group_of_buffers.put(buffer, pool));
+        let kept = (0..count).rev().collect();
+        let offered = count.min(FEWEST);
+        let mut group_of_buffers =
+            BufferGroup { entries, layout, count, base, tail: 0, in_use, kept, offered };
+        group_of_buffers.offer(pool);
         group_of_buffers.publish();
         // SAFETY: the entries stay until the group is dropped, which the caller does after the ring.
         unsafe { ring.register_buffers(entries.as_ptr() as u64, count, group)? };
@@ -65,16 +79,40 @@ impl BufferGroup {
         Some(self.base + usize::from(buffer))
     }
 
-    /// Gives all taken buffers back to the kernel.
+    /// The kernel found none left: it is to have twice as many, from the next turn on.
+    pub(super) fn grow(&mut self) {
+        self.offered = self.offered.saturating_mul(2).min(self.count);
+    }
+
+    /// Keeps buffers back, as they come back, until the kernel has as few as at first.
+    pub(super) fn shrink(&mut self) {
+        self.offered = self.count.min(FEWEST);
+    }
+
+    /// Gives all taken buffers back to the kernel, or keeps them, so that it has as many as it may.
     pub(super) fn give_back(&mut self, pool: &mut BufferPool) {
-        if self.in_use.is_empty() {
+        if self.in_use.is_empty() && self.out() >= self.offered {
             return;
         }
-        for index in 0..self.in_use.len() {
-            self.put(self.in_use[index], pool);
+        while let Some(buffer) = self.in_use.pop() {
+            self.kept.push(buffer);
         }
-        self.in_use.clear();
+        self.offer(pool);
         self.publish();
+    }
+
+    /// Buffers that the kernel has.
+    fn out(&self) -> u16 {
+        self.count - (self.kept.len() + self.in_use.len()) as u16
+    }
+
+    /// The last that were kept come first: they are most likely in the cache.
+    fn offer(&mut self, pool: &mut BufferPool) {
+        while self.out() < self.offered
+            && let Some(buffer) = self.kept.pop()
+        {
+            self.put(buffer, pool);
+        }
     }
 
     fn put(&mut self, buffer: u16, pool: &mut BufferPool) {

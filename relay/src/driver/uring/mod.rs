@@ -27,20 +27,20 @@ use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
 use turnpike_proto::addr::RelayedAddr;
-use turnpike_proto::{ClientSocket, Egress, PortError, RelaySocket, Route};
+use turnpike_proto::{ClientSocket, Egress, RelaySocket, Route};
 
 use self::group::BufferGroup;
 pub use self::probe::probe;
 use self::ring::{Completion, Ring, Waiting};
 use self::sockets::{FIXED_RELAYS, Sockets, Target};
-use super::batch::{Envelope, Payload, Sender};
+use super::batch::{Envelope, Payload};
 use super::coalesce::Coalescer;
 use super::eventfd::EventFd;
 use super::kernel::cmsg::{CONTROL_BYTES, RawAddr};
 use super::kernel::errors::drain_errors;
-use super::kernel::send::{SendQueue, Senders, source_of};
+use super::kernel::send::{SendQueue, Senders, routed};
 use super::kernel::{
-    Ancillary, MAX_RELAY_SOCKETS, check_listeners, empty_header, port_error, relay_of, release_heap,
+    Ancillary, MAX_RELAY_SOCKETS, check_listeners, empty_header, opened, relay_of, release_heap,
     sending_relay, wait_precisely,
 };
 use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
@@ -62,8 +62,7 @@ pub struct RingSizes {
 }
 
 impl Default for RingSizes {
-    /// Buffers go round in order, so more would only fall out of the processor's cache; fewer would end the
-    /// lasting requests in bursts.
+    /// Buffers are offered as bursts need them; more than these would only fall out of the processor's cache.
     fn default() -> Self {
         RingSizes { requests: 512, completions: 4096, listener_buffers: 256, relay_buffers: 512 }
     }
@@ -344,6 +343,8 @@ impl UringDriver {
         if !self.ring.has_completions() && longest == IDLE_BEFORE_RELEASE {
             // The buffers are in the ring, but the kernel writes to them within system calls only.
             self.pool.release_memory();
+            self.listener_group.shrink();
+            self.relay_group.shrink();
             (self.events, self.answers) = (Vec::new(), Vec::new());
             (self.ended, self.more_errors) = (Vec::new(), Vec::new());
             release_heap();
@@ -384,6 +385,9 @@ impl UringDriver {
         if !completion.more() {
             self.ended.push(Ended::Listener(index));
         }
+        if completion.errno() == Some(libc::ENOBUFS) {
+            self.listener_group.grow();
+        }
         let Some(buffer) = completion.buffer().and_then(|buffer| self.listener_group.taken(buffer)) else {
             return;
         };
@@ -392,9 +396,7 @@ impl UringDriver {
         let Some(received) = Received::read(&self.pool, buffer, completion.result, local.port()) else {
             return;
         };
-        if let Some(lost) = received.ancillary.overflow {
-            self.counters.socket_overflow += listener.losses.news(lost);
-        }
+        self.counters.socket_overflow += listener.losses.news(received.ancillary.overflow);
         // Without the address it was sent to, nobody could answer it.
         let asked = if listener.socket.is_wildcard() { received.ancillary.server } else { Some(local) };
         if let Some(server) = asked {
@@ -409,6 +411,9 @@ impl UringDriver {
         let Some(open) = self.sockets.held(relay) else { return };
         open.armed = completion.more();
         let (armed, closing) = (open.armed, open.closing);
+        if completion.errno() == Some(libc::ENOBUFS) {
+            self.relay_group.grow();
+        }
         if closing {
             if !armed {
                 self.finish_close(relay);
@@ -418,9 +423,7 @@ impl UringDriver {
         if let Some(buffer) = buffer
             && let Some(received) = Received::read(&self.pool, buffer, completion.result, 0)
         {
-            if let Some(lost) = received.ancillary.overflow {
-                self.counters.socket_overflow += open.losses.news(lost);
-            }
+            self.counters.socket_overflow += open.losses.news(received.ancillary.overflow);
             self.events.push(received.event(Ingress::Relay(relay), buffer));
         }
         if !armed {
@@ -450,35 +453,24 @@ impl UringDriver {
         self.sockets.relay(relay)
     }
 
-    /// Which socket sends, and the source address that has to be set.
-    fn sender(&self, egress: Egress) -> Option<(Sender, Option<SocketAddr>)> {
-        match egress {
-            Egress::Client { socket, source } => {
-                let listener = &self.sockets.listeners.get(socket.0 as usize)?.socket;
-                Some((Sender::Listener(socket.0), source_of(listener.is_wildcard(), source)))
-            }
-            Egress::Relay(relay) => self.sockets.relay(relay).map(|_| (Sender::relay(relay), None)),
-        }
-    }
-
-    fn enqueue(&mut self, envelope: Envelope, header: Option<[u8; 4]>, payload: Payload) {
+    /// Queues a datagram; `envelope` is `None` if the socket was closed.
+    fn enqueue(&mut self, envelope: Option<Envelope>, header: Option<[u8; 4]>, payload: Payload) {
         if self.queue.batch.is_full() {
             self.flush();
         }
-        if self.failure.is_some() {
-            self.counters.send_failed += 1;
-            return;
+        match envelope {
+            Some(envelope) if self.failure.is_none() => self.queue.push(envelope, header, payload),
+            _ => self.counters.send_failed += 1,
         }
-        self.queue.push(envelope, header, payload);
     }
 
-    fn try_open(&mut self, relay: RelaySocket, address: RelayedAddr) -> Result<(), PortError> {
+    fn try_open(&mut self, relay: RelaySocket, address: RelayedAddr) -> io::Result<()> {
         if relay.index as usize >= MAX_RELAY_SOCKETS || self.sockets.is_taken(relay) {
-            return Err(PortError::Exhausted);
+            return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        let socket = socket::bind_relay(address.0, &self.options).map_err(|error| port_error(&error))?;
+        let socket = socket::bind_relay(address.0, &self.options)?;
         if let Some(slot) = self.sockets.slot(relay.index) {
-            self.ring.set_file(slot, socket.as_raw_fd()).map_err(|error| port_error(&error))?;
+            self.ring.set_file(slot, socket.as_raw_fd())?;
         }
         self.sockets.insert(relay, socket);
         self.ended.push(Ended::Relay(relay));
@@ -492,8 +484,7 @@ impl UringDriver {
             let _ = self.ring.set_file(slot, -1);
         }
         let Some(mut open) = self.sockets.remove(relay) else { return };
-        let lost = socket::lost_datagrams(open.socket.as_fd()).map_or(0, |count| open.losses.news(count));
-        self.counters.socket_overflow += lost;
+        self.counters.socket_overflow += open.losses.last_news(open.socket.as_fd());
         self.answers.push(Event::PortClosed(relay));
     }
 }
@@ -537,34 +528,19 @@ impl Driver for UringDriver {
     }
 
     fn forward(&mut self, datagram: &Datagram, segment_start: usize, route: &Route) {
-        let within = segment_start + route.payload_start as usize;
-        let len = route.payload_len as usize;
-        assert!(within + len <= datagram.len as usize, "a route leads out of its datagram");
-        let Some((sender, source)) = self.sender(route.egress) else {
-            self.counters.send_failed += 1;
-            return;
-        };
-        let start = self.pool.payload_offset(datagram.buffer as usize) + PREFIX_BYTES + within;
-        let Route { to, header, tos, dont_fragment, .. } = *route;
-        let envelope = Envelope { sender, to, source, tos, dont_fragment };
-        self.enqueue(envelope, header, Payload::Received(start..start + len));
+        let start = self.pool.payload_offset(datagram.buffer as usize) + PREFIX_BYTES;
+        let envelope = self.sockets.envelope(route.egress, route.to, route.tos, route.dont_fragment);
+        self.enqueue(envelope, route.header, routed(datagram, segment_start, route, start));
     }
 
     fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool) {
-        let Some((sender, source)) = self.sender(egress) else {
-            self.counters.send_failed += 1;
-            return;
-        };
-        let envelope = Envelope { sender, to, source, tos, dont_fragment };
+        let envelope = self.sockets.envelope(egress, to, tos, dont_fragment);
         self.enqueue(envelope, None, Payload::Owned(payload));
     }
 
     fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr) {
-        let answer = match self.try_open(relay, address) {
-            Ok(()) => Event::PortOpened(relay),
-            Err(error) => Event::PortFailed(relay, error),
-        };
-        self.answers.push(answer);
+        let outcome = self.try_open(relay, address);
+        self.answers.push(opened(relay, outcome));
     }
 
     fn close_port(&mut self, relay: RelaySocket) {

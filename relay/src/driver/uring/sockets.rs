@@ -1,13 +1,13 @@
 //! The sockets of a worker, and which of them are armed.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 
 use socket2::Socket;
 use turnpike_proto::RelaySocket;
 
 use crate::driver::batch::Sender;
+use crate::driver::kernel::Losses;
 use crate::driver::kernel::send::Senders;
-use crate::driver::kernel::{Losses, sending_relay};
 use crate::sockets::ListenerSocket;
 
 /// Relay sockets that have a fixed slot in the ring; those beyond work by their descriptor. A slot takes
@@ -46,12 +46,6 @@ impl Sockets {
         let listeners =
             listeners.into_iter().map(|socket| OpenListener { socket, losses: Losses::default() }).collect();
         Sockets { listeners, relays: Vec::new(), open: 0, held: 0 }
-    }
-
-    /// A relay socket that may be used.
-    pub(super) fn relay(&self, relay: RelaySocket) -> Option<&Socket> {
-        let open = self.relays.get(relay.index as usize)?.as_ref()?;
-        (open.generation == relay.generation && !open.closing).then_some(&open.socket)
     }
 
     /// A relay socket, also if it is closing.
@@ -117,14 +111,13 @@ impl Sockets {
 }
 
 impl Senders for Sockets {
-    fn socket(&self, sender: Sender) -> Option<BorrowedFd<'_>> {
-        match (sender, sending_relay(sender)) {
-            (_, Some(relay)) => self.relay(relay).map(AsFd::as_fd),
-            (Sender::Listener(index), _) => {
-                self.listeners.get(index as usize).map(|listener| listener.socket.as_fd())
-            }
-            _ => None,
-        }
+    fn listener(&self, index: u32) -> Option<&ListenerSocket> {
+        self.listeners.get(index as usize).map(|listener| &listener.socket)
+    }
+
+    fn relay(&self, relay: RelaySocket) -> Option<&Socket> {
+        let open = self.relays.get(relay.index as usize)?.as_ref()?;
+        (open.generation == relay.generation && !open.closing).then_some(&open.socket)
     }
 }
 

@@ -20,6 +20,6 @@ ebpf: ## Rebuild the committed eBPF objects after a change of their sources (too
 kernels: ## Test the eBPF objects in other kernels and on virtio_net, in QEMU (downloads the kernels once)
 	cargo xtask kernels
 
-bench: ## Compare with coturn in network namespaces (root, under 10 minutes); writes docs/benchmarks.md
+bench: ## Compare with coturn in network namespaces (root, under 12 minutes); writes docs/benchmarks.md
 	cargo build --release --locked --package turnpike --package turnpike-bench
 	./target/release/turnpike-bench compare --keep-in bench/results --markdown docs/benchmarks.md

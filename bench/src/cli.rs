@@ -60,7 +60,7 @@ struct CompareArgs {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Begin another round only if it will probably end within this time, seconds
-    #[arg(long, default_value_t = 540, value_name = "SECS")]
+    #[arg(long, default_value_t = 690, value_name = "SECS")]
     budget: u64,
     /// Length of each trial with a fixed load, seconds
     #[arg(long, default_value_t = 2.0, value_name = "SECS")]

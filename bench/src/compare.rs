@@ -19,7 +19,7 @@ use crate::measure::{Context, Target};
 use crate::results::{DIRECT, FORMAT, LeftOut, Results, Sample, ScenarioInfo, ServerInfo, Setup, summarise};
 use crate::scenario::{SCENARIOS, Scenario};
 use crate::server::{Program, Programs, Running, VARIANTS, Variant};
-use crate::{affinity, cpu};
+use crate::{affinity, cpu, xdp};
 
 /// How long the idle machine is watched.
 const IDLE_WATCH: Duration = Duration::from_secs(2);
@@ -51,7 +51,8 @@ pub fn run(options: &Options) -> Result<Results, Fault> {
     let begun = Instant::now();
     let started = machine::utc_now();
     let machine = Machine::here();
-    let scenarios = select(SCENARIOS, |scenario| scenario.name, &options.scenarios, "scenario")?;
+    let mut scenarios = select(SCENARIOS, |scenario| scenario.name, &options.scenarios, "scenario")?;
+    scenarios.retain(|scenario| !scenario.only_if_named || !options.scenarios.is_empty());
     let variants = select(VARIANTS, |variant| variant.name, &options.servers, "server")?;
     let stop = stop_flag();
     raise_open_files_limit();
@@ -64,6 +65,7 @@ pub fn run(options: &Options) -> Result<Results, Fault> {
     )?;
     lab::prepare()?;
     let _precedence = affinity::Precedence::take();
+    let _counting = xdp::Counting::switch_on();
     affinity::keep_to(&split.generator_list)?;
     let labs = Labs { plain: Lab::new("plain", Link::Plain)?, merging: Lab::new("merging", Link::Merging)? };
     let folder = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
@@ -109,11 +111,12 @@ pub fn run(options: &Options) -> Result<Results, Fault> {
 
 /// What holds for all servers.
 const NOTES: &[&str] = &[
-    "Client, server and peer are in network namespaces of their own, joined by veth. The senders' transmit offloads are off (`ethtool -K DEV tx off`).",
+    "Client, server and peer are in network namespaces of their own, joined by veth. The senders' transmit offloads are off (`ethtool -K DEV tx off`), and the far ends of the server's links have `gro on`, without which a frame that an XDP program sends there is lost.",
     "In the scenarios where receive interfaces merge, both interfaces of the server's namespace have `ethtool -K DEV gro on rx-udp-gro-forwarding on`, `gro_flush_timeout` 50000 and `napi_defer_hard_irqs` 2: without them veth merges nothing, where a network card does. It is so for all servers and for the direct path. The generator sends datagrams one by one, without GSO.",
     "Server and load generator have processors of their own, go before other processes there (nice −15), and each server has as many threads for its clients as it has processors. Interrupt work of the server's namespace may run on either.",
     "System CPU is the busy time of the whole machine (/proc/stat), less that of processes that have nothing to do with the measurement, less that of the idle machine: the kernel's work for the server counts, and so does the load generator's, which is the same for all. Without the direct path's it is what the server adds.",
     "A hop is one datagram in and out of the server. Echoed packets make two hops, packets from one relayed address to another as well.",
+    "The server process's CPU contains what veth makes a sender do: the receiver's part of the network stack up to its socket, and waking it. What the server's own receiving costs is the generator's, and an XDP program's work as well; so system CPU is the fairer measure. XDP programs are counted by `kernel.bpf_stats_enabled`, which is on for all servers.",
     "Each server starts anew for each sample. Logs go to a file at the default level. Turnpike's limit on unauthenticated answers, which coturn lacks by default, is off.",
     "The load is an open loop: what a slow server does not take is lost, not postponed. Delays are of round trips, between two clients of one way.",
 ];
@@ -275,7 +278,7 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_known_ones() {
         let wanted = vec!["smal".to_owned()];
         let fault = select(SCENARIOS, |s| s.name, &wanted, "scenario").expect_err("unknown").to_string();
-        assert!(fault.starts_with("no scenario is called smal: there are small, video"), "{fault}");
+        assert!(fault.starts_with("no scenario is called smal: there are small, in-step, video"), "{fault}");
         assert!(!fault.contains('\n'));
     }
 

@@ -75,6 +75,9 @@ impl Lab {
         // A sender's partial checksums would reach an XDP program unfinished; a real link has none.
         lab.client.run(&["ethtool", "-K", "relay0", "tx", "off"])?;
         lab.peer.run(&["ethtool", "-K", "relay0", "tx", "off"])?;
+        // Frames that an XDP program sends reach a veth only if it polls, which GRO makes it do.
+        lab.client.run(&["ethtool", "-K", "relay0", "gro", "on"])?;
+        lab.peer.run(&["ethtool", "-K", "relay0", "gro", "on"])?;
         if link == Link::Merging {
             lab.relay.merge("client0")?;
             lab.relay.merge("peer0")?;

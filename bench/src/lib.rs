@@ -25,3 +25,4 @@ pub mod results;
 pub mod scenario;
 pub mod search;
 pub mod server;
+pub mod xdp;

@@ -3,7 +3,7 @@
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use turnpike_loadtest::engine::SetupReport;
 use turnpike_loadtest::stats::percent;
@@ -16,9 +16,12 @@ use crate::results::{DIRECT, Sample};
 use crate::scenario::{Path, Scenario, Traffic, Work, idle_traffic};
 use crate::search::{self, Outcome};
 use crate::server::{Program, Programs, Running, Variant, counted_drops};
+use crate::xdp::Runs;
 
 /// Between the set-up and the load, so that neither is charged to the other.
 const SETTLE: Duration = Duration::from_millis(200);
+/// How long a server has to give memory back.
+const SETTLED_AFTER: Duration = Duration::from_secs(60);
 /// Seconds of one trial of a search, and of the overload.
 const SEARCH_TRIAL: Duration = Duration::from_millis(700);
 /// Lowest rate of a search, packets per second.
@@ -123,6 +126,7 @@ impl Context<'_> {
         let lost = match work {
             Work::Paced(traffic) => self.paced(lab, &traffic, pid, sample).map(|()| None),
             Work::Churn { clients } => self.churn(lab, clients, pid, sample).map(|()| None),
+            Work::Settle { clients } => self.settle(lab, clients, pid, sample).map(|()| None),
             Work::Search(traffic) => self.search(lab, &traffic, pid, sample).map(Some),
         }?;
         note_resident(sample, "rss_after_mib", pid);
@@ -156,8 +160,10 @@ impl Context<'_> {
             let now_kib = cpu::resident_kib(pid).ok_or("the server has ended")? as f64;
             sample.set("rss_kib_per_allocation", (now_kib - start_kib) / traffic.clients as f64);
         }
+        let runs_before = Runs::of(pid);
         let load = generator.trial(1.0, self.trial, Some(pid))?;
         self.note_load(sample, &load);
+        note_program(sample, &Runs::of(pid).since(&runs_before), load.hops);
         note_resident(sample, "rss_mib", pid);
         generator.release().map(drop)
     }
@@ -178,6 +184,29 @@ impl Context<'_> {
         sample.set("server_cpu_us_per_allocation", each(used.server_secs));
         sample.set("system_cpu_us_per_allocation", each(self.without_idle(&used)));
         note_foreign(sample, &used);
+        Ok(())
+    }
+
+    /// What a crowd leaves behind when it has gone and some time has passed.
+    fn settle(&self, lab: &Lab, clients: usize, pid: u32, sample: &mut Sample) -> Result<(), Fault> {
+        let traffic = idle_traffic(clients);
+        let mut generator = Generator::start(lab, &traffic, SERVER, Ends::Nobody, self.threads, &self.stop)?;
+        let setup = generator.setup()?;
+        note_refusals(sample, &setup);
+        note_resident(sample, "rss_mib", pid);
+        generator.release()?;
+        let deadline = Instant::now() + SETTLED_AFTER;
+        while Instant::now() < deadline {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Fault::Interrupted);
+            }
+            std::thread::sleep(SETTLE);
+        }
+        note_resident(sample, "rss_settled_mib", pid);
+        if let (Some(start), Some(settled)) = (sample.value("rss_start_mib"), sample.value("rss_settled_mib"))
+        {
+            sample.set("rss_settled_ratio", settled / start);
+        }
         Ok(())
     }
 
@@ -235,6 +264,7 @@ impl Context<'_> {
         sample.set("system_cpu_us", each(self.without_idle(used)));
         if sample.server != DIRECT {
             sample.set("server_cpu_us", each(used.server_secs));
+            sample.set("server_busy_percent", 100.0 * used.server_secs / used.wall_secs.max(1e-9));
         }
         let delays = if stats.round_trip.is_empty() { &stats.one_way } else { &stats.round_trip };
         if let Some(delays) = delays.summary() {
@@ -270,6 +300,13 @@ fn note_overload(sample: &mut Sample, load: &Load) {
 fn note_resident(sample: &mut Sample, key: &str, pid: u32) {
     if let Some(kib) = cpu::resident_kib(pid) {
         sample.set(key, kib as f64 / 1024.0);
+    }
+}
+
+fn note_program(sample: &mut Sample, runs: &Runs, hops: u64) {
+    if runs.count > 0 && hops > 0 {
+        sample.set("xdp_runs_per_hop", runs.count as f64 / hops as f64);
+        sample.set("xdp_ns_per_run", runs.ns as f64 / runs.count as f64);
     }
 }
 

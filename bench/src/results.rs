@@ -186,6 +186,9 @@ pub const METRICS: &[Metric] = &[
     metric("system_cpu_us", "system CPU per hop, µs", Better::Lower, 2),
     metric("added_cpu_us", "system CPU per hop less direct path, µs", Better::Lower, 2),
     metric("server_cpu_us", "server process CPU per hop, µs", Better::Lower, 2),
+    metric("server_busy_percent", "server process CPU, % of one processor", Better::Neither, 0),
+    metric("xdp_runs_per_hop", "XDP program, runs per hop", Better::Neither, 2),
+    metric("xdp_ns_per_run", "XDP program, ns per run", Better::Neither, 0),
     metric("p50_us", "delay p50, µs", Better::Lower, 0),
     metric("p99_us", "delay p99, µs", Better::Lower, 0),
     metric("p999_us", "delay p99.9, µs", Better::Lower, 0),
@@ -215,6 +218,8 @@ pub const METRICS: &[Metric] = &[
     metric("rss_start_mib", "RSS at start, MiB", Better::Lower, 1),
     metric("rss_mib", "RSS under load, MiB", Better::Lower, 1),
     metric("rss_after_mib", "RSS after all allocations ended, MiB", Better::Lower, 1),
+    metric("rss_settled_mib", "RSS 60 s after all allocations ended, MiB", Better::Lower, 2),
+    metric("rss_settled_ratio", "the same, × that at start", Better::Neither, 2),
     metric("rss_kib_per_allocation", "RSS per allocation, KiB", Better::Lower, 2),
     metric(
         "kernel_kib_per_allocation",

@@ -26,6 +26,8 @@ pub struct Scenario {
     pub work: Work,
     /// Rounds at most: long scenarios take part in fewer.
     pub max_rounds: u32,
+    /// It takes too long to be part of every comparison.
+    pub only_if_named: bool,
 }
 
 /// What a scenario does.
@@ -36,6 +38,11 @@ pub enum Work {
     /// Allocations are made and deleted, nothing is sent.
     Churn {
         /// Allocations of one cycle.
+        clients: usize,
+    },
+    /// Allocations are made and deleted; then the server is left alone for a minute.
+    Settle {
+        /// Allocations.
         clients: usize,
     },
     /// The highest rate without loss, and what still gets through at twice that rate.
@@ -96,6 +103,7 @@ pub const SCENARIOS: &[Scenario] = &[
         link: Link::Plain,
         work: Work::Paced(SMALL),
         max_rounds: 9,
+        only_if_named: false,
     },
     Scenario {
         name: "in-step",
@@ -103,6 +111,7 @@ pub const SCENARIOS: &[Scenario] = &[
         link: Link::Plain,
         work: Work::Paced(Traffic { in_step: true, ..SMALL }),
         max_rounds: 9,
+        only_if_named: false,
     },
     Scenario {
         name: "video",
@@ -110,6 +119,7 @@ pub const SCENARIOS: &[Scenario] = &[
         link: Link::Merging,
         work: Work::Paced(VIDEO),
         max_rounds: 9,
+        only_if_named: false,
     },
     Scenario {
         name: "video-busy",
@@ -117,6 +127,7 @@ pub const SCENARIOS: &[Scenario] = &[
         link: Link::Merging,
         work: Work::Paced(Traffic { packets_per_sec: 25_000.0, ..VIDEO }),
         max_rounds: 9,
+        only_if_named: false,
     },
     Scenario {
         name: "relay-to-relay",
@@ -124,20 +135,23 @@ pub const SCENARIOS: &[Scenario] = &[
         link: Link::Plain,
         work: Work::Paced(Traffic { path: Path::RelayToRelay, ..SMALL }),
         max_rounds: 9,
+        only_if_named: false,
     },
     Scenario {
         name: "indications",
         title: "Send and Data indications, 10 clients × 1000 packets/s × 170 B, echoed by a peer",
         link: Link::Plain,
         work: Work::Paced(Traffic { path: Path::Indication, ..SMALL }),
-        max_rounds: 9,
+        max_rounds: 1,
+        only_if_named: false,
     },
     Scenario {
         name: "binding",
         title: "STUN Binding, 10 clients × 1000 requests/s",
         link: Link::Plain,
         work: Work::Paced(Traffic { path: Path::Binding, ..SMALL }),
-        max_rounds: 9,
+        max_rounds: 1,
+        only_if_named: false,
     },
     Scenario {
         name: "churn",
@@ -145,20 +159,23 @@ pub const SCENARIOS: &[Scenario] = &[
         link: Link::Plain,
         work: Work::Churn { clients: 4_000 },
         max_rounds: 9,
+        only_if_named: false,
     },
     Scenario {
         name: "allocations-1k",
         title: "1000 allocations with a channel each, a packet of 170 B every 2 s on each",
         link: Link::Plain,
         work: many(1_000),
-        max_rounds: 2,
+        max_rounds: 1,
+        only_if_named: false,
     },
     Scenario {
         name: "allocations-5k",
         title: "5000 allocations with a channel each, a packet of 170 B every 2 s on each",
         link: Link::Plain,
         work: many(5_000),
-        max_rounds: 2,
+        max_rounds: 1,
+        only_if_named: false,
     },
     Scenario {
         name: "allocations-16k",
@@ -166,6 +183,7 @@ pub const SCENARIOS: &[Scenario] = &[
         link: Link::Plain,
         work: many(16_000),
         max_rounds: 2,
+        only_if_named: false,
     },
     Scenario {
         name: "ndr-small",
@@ -173,13 +191,23 @@ pub const SCENARIOS: &[Scenario] = &[
         link: Link::Plain,
         work: Work::Search(Traffic { packets_per_sec: 400_000.0, ..SMALL }),
         max_rounds: 3,
+        only_if_named: false,
     },
     Scenario {
         name: "ndr-video",
         title: "highest rate without loss (NDR), 10 clients, runs of 8 × 1200 B echoed by a peer, receive interfaces merge (GRO); then twice that rate",
         link: Link::Merging,
         work: Work::Search(Traffic { packets_per_sec: 400_000.0, ..VIDEO }),
-        max_rounds: 3,
+        max_rounds: 1,
+        only_if_named: false,
+    },
+    Scenario {
+        name: "memory",
+        title: "16,000 allocations made and deleted, then a minute of rest",
+        link: Link::Plain,
+        work: Work::Settle { clients: 16_000 },
+        max_rounds: 1,
+        only_if_named: true,
     },
 ];
 

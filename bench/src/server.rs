@@ -66,7 +66,8 @@ pub const VARIANTS: &[Variant] = &[
     Variant {
         name: "turnpike-xdp",
         program: Program::Turnpike,
-        extra: &["--offload=require"],
+        // veth is a software interface: the program goes there only if told so.
+        extra: &["--offload=require", "--offload-interface=client0", "--offload-interface=peer0"],
         required: false,
     },
     Variant { name: "coturn", program: Program::Coturn, extra: &[], required: true },

@@ -19,7 +19,8 @@ pub struct Picture {
     pub scenarios: &'static [&'static str],
 }
 
-const PACED: &[&str] = &["small", "video", "relay-to-relay", "indications", "binding"];
+const PACED: &[&str] =
+    &["small", "in-step", "video", "video-busy", "relay-to-relay", "indications", "binding"];
 const SEARCHES: &[&str] = &["ndr-small", "ndr-video"];
 
 /// Every picture, in order.
@@ -102,12 +103,22 @@ fn server_names(results: &Results) -> Vec<String> {
 const GLANCE: &[(&str, &str, &str)] = &[
     ("small", "system_cpu_us", "system CPU per hop, small packets evenly spaced"),
     ("small", "added_cpu_us", "the same less the direct path"),
+    ("small", "server_cpu_us", "server process CPU per hop, small packets evenly spaced"),
+    ("in-step", "system_cpu_us", "system CPU per hop, small packets in step"),
+    ("in-step", "added_cpu_us", "the same less the direct path"),
+    ("in-step", "server_cpu_us", "server process CPU per hop, small packets in step"),
     ("video", "system_cpu_us", "system CPU per hop, runs of 8 × 1200 B"),
     ("video", "added_cpu_us", "the same less the direct path"),
+    ("video", "server_cpu_us", "server process CPU per hop, runs of 8 × 1200 B"),
+    ("video-busy", "added_cpu_us", "system CPU per hop less direct path, busier runs"),
+    ("video-busy", "server_cpu_us", "server process CPU per hop, busier runs"),
     ("relay-to-relay", "system_cpu_us", "system CPU per hop, relay to relay"),
     ("small", "added_p99_us", "added delay p99, small packets"),
+    ("in-step", "added_p99_us", "added delay p99, small packets in step"),
     ("ndr-small", "ndr_pps", "highest rate without loss, small packets (more is better)"),
+    ("ndr-small", "server_cpu_us", "server process CPU per hop at that rate"),
     ("ndr-video", "ndr_pps", "highest rate without loss, runs (more is better)"),
+    ("ndr-video", "server_cpu_us", "server process CPU per hop at that rate"),
     ("ndr-small", "overload_delivered_pps", "delivered at twice its own highest rate (more is better)"),
     ("churn", "server_cpu_us_per_allocation", "server process CPU per allocation"),
     ("churn", "system_cpu_us_per_allocation", "system CPU per allocation"),

@@ -1,0 +1,431 @@
+//! The administration of the running program, from outside: over loopback, with load.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const TOKEN: &str = "0123456789abcdef-for-tests";
+const USER: &str = "alice";
+const PASSWORD: &str = "correct-horse";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The program with an administration on loopback; killed when dropped.
+struct Relay {
+    child: Child,
+    log: Receiver<String>,
+    server: SocketAddr,
+    admin: SocketAddr,
+    folder: TempDir,
+}
+
+impl Relay {
+    fn start(lines: &str) -> Relay {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = format!(
+            "listen = [\"127.0.0.1:0\"]\nrelay-address = [\"127.0.0.1\"]\nallow-loopback-peers = true\n\
+             user = [\"{USER}:{PASSWORD}\"]\nworkers = 2\nunauthenticated-rate = 0\nlog-format = \"json\"\n\
+             admin = \"127.0.0.1:0\"\nadmin-token = [\"{TOKEN}\"]\n{lines}"
+        );
+        std::fs::write(folder.path().join("turnpike.toml"), text).expect("written");
+        let mut child = turnpike()
+            .arg("run")
+            .arg("--config")
+            .arg(folder.path().join("turnpike.toml"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let ready = lines_of(child.stdout.take().expect("it is piped"));
+        let log = lines_of(child.stderr.take().expect("it is piped"));
+        let ready = match ready.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(_) => panic!("it did not become ready: {:#?}", log.try_iter().collect::<Vec<_>>()),
+        };
+        let field = |name: &str| {
+            let found = ready.split_whitespace().find_map(|word| word.strip_prefix(name));
+            found.unwrap_or_else(|| panic!("{name} is in {ready}")).to_owned()
+        };
+        let admin = field("admin=http://");
+        let server = field("listen=").parse().expect("an address");
+        Relay { child, log, server, admin: admin.trim_end_matches('/').parse().expect("an address"), folder }
+    }
+
+    /// A request with the token; status and body.
+    fn http(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+        request(self.admin, method, path, body)
+    }
+
+    fn json(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let (status, text) = self.http(method, path, body);
+        assert!((200..300).contains(&status), "{method} {path}: {status} {text}");
+        serde_json::from_str(&text).unwrap_or(Value::Null)
+    }
+
+    /// `turnpike ctl` with these arguments: exit code, stdout, stderr.
+    fn ctl(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = turnpike()
+            .env("TURNPIKE_ADMIN_TOKEN", TOKEN)
+            .env("TURNPIKE_ADMIN_URL", format!("http://{}", self.admin))
+            .arg("ctl")
+            .args(arguments)
+            .output()
+            .expect("the program starts");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    /// SIGTERM; gives the log as records.
+    fn stop(mut self) -> Vec<Value> {
+        let pid = Pid::from_raw(self.child.id() as i32).expect("a process");
+        kill_process(pid, Signal::TERM).expect("it runs");
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait().expect("it is ours").is_none() {
+            assert!(Instant::now() < deadline, "it does not stop");
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.log.iter().filter_map(|line| serde_json::from_str(&line).ok()).collect()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn request(admin: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+    let body = body.map_or_else(String::new, Value::to_string);
+    let mut stream = TcpStream::connect(admin).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    (status, body.to_owned())
+}
+
+/// Load by the project's own generator; gives its report's totals.
+fn load(server: SocketAddr, folder: &Path, arguments: &[&str]) -> Value {
+    let report = folder.join("report.json");
+    let (server, report_path) = (server.to_string(), report.display().to_string());
+    let common = ["turnpike-loadtest", "loss", &server, "-u", USER, "-w", PASSWORD, "--json", &report_path];
+    let all = common.iter().chain(arguments).map(Into::into).collect();
+    turnpike_loadtest::cli::main(all);
+    let text = std::fs::read_to_string(report).expect("a report");
+    let report: Value = serde_json::from_str(&text).expect("JSON");
+    report["trials"][0]["total"].clone()
+}
+
+/// The program, with none of our own environment.
+fn turnpike() -> Command {
+    let mut command = Command::new(PathBuf::from(env!("CARGO_BIN_EXE_turnpike")));
+    std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| name.to_string_lossy().starts_with("TURNPIKE_"))
+        .for_each(|name| {
+            command.env_remove(name);
+        });
+    command
+}
+
+fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is a number"))
+}
+
+/// Packets and bytes to peers and to clients, both paths together.
+type Sums = [u64; 4];
+
+fn of_totals(totals: &Value) -> Sums {
+    let sum = |direction: &str, what: &str| {
+        number(&totals[direction]["userspace"][what]) + number(&totals[direction]["kernel"][what])
+    };
+    [
+        sum("to_peer", "packets"),
+        sum("to_peer", "bytes"),
+        sum("to_client", "packets"),
+        sum("to_client", "bytes"),
+    ]
+}
+
+fn of_metrics(page: &str) -> Sums {
+    let sum = |name: &str, direction: &str| {
+        let samples = page.lines().filter(|line| line.starts_with(&format!("{name}_total{{")));
+        let ours = samples.filter(|line| line.contains(&format!("direction=\"{direction}\"")));
+        ours.map(|line| line.rsplit(' ').next().expect("a value").parse::<f64>().expect("a number") as u64)
+            .sum()
+    };
+    let (packets, bytes) = ("turnpike_relayed_packets", "turnpike_relayed_bytes");
+    [sum(packets, "to_peer"), sum(bytes, "to_peer"), sum(packets, "to_client"), sum(bytes, "to_client")]
+}
+
+/// The records of ended allocations, summed up; and the last record's own sums.
+fn of_log(log: &[Value]) -> [Sums; 2] {
+    let message = |record: &&Value, text: &str| record["message"] == text;
+    let mut ended = [0; 4];
+    for record in log.iter().filter(|record| message(record, "allocation ended")) {
+        let fields = ["to_peer_packets", "to_peer_bytes", "to_client_packets", "to_client_bytes"];
+        ended.iter_mut().zip(fields).for_each(|(sum, field)| *sum += number(&record[field]));
+    }
+    let last = log.iter().rfind(|record| message(record, "stopped")).expect("the last record");
+    let both = |name: &str, unit: &str| {
+        number(&last[&format!("{name}_{unit}")]) + number(&last[&format!("{name}_kernel_{unit}")])
+    };
+    let stopped = [
+        both("to_peer", "packets"),
+        both("to_peer", "bytes"),
+        both("to_client", "packets"),
+        both("to_client", "bytes"),
+    ];
+    [ended, stopped]
+}
+
+fn accounting_adds_up(io: &str) {
+    let relay = Relay::start(&format!("io = \"{io}\"\n"));
+    let mut expected = [0; 4];
+    // Between two clients, a datagram is to a peer for the one, and to a client for the other.
+    for mode in ["channel", "relay-to-relay"] {
+        let arguments = ["-m", mode, "-c", "6", "-r", "60", "-l", "333", "-d", "1"];
+        let load = load(relay.server, relay.folder.path(), &arguments);
+        let (sent, received) = (number(&load["sent"]), number(&load["received"]));
+        assert_eq!((sent, number(&load["lost"])), (received, 0), "{mode}: {load}");
+        let more = [sent, sent * 333, sent, sent * 333];
+        expected.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+    }
+    // Counters are exact within a second.
+    thread::sleep(Duration::from_secs(1));
+    let totals = relay.json("GET", "/v1/totals", None);
+    assert_eq!(of_totals(&totals["sum"]), expected, "the API, {io}: {totals}");
+    let (_, page) = relay.http("GET", "/metrics", None);
+    assert_eq!(of_metrics(&page), expected, "Prometheus, {io}: {page}");
+    assert_eq!(totals["sum"]["allocations_created"], totals["sum"]["allocations_ended"]["deleted"]);
+    let [ended, stopped] = of_log(&relay.stop());
+    assert_eq!(ended, expected, "the final records, {io}");
+    assert_eq!(stopped, expected, "the last record, {io}");
+}
+
+#[test]
+fn api_metrics_log_and_load_test_count_the_same_with_epoll() {
+    accounting_adds_up("epoll");
+}
+
+#[test]
+fn api_metrics_log_and_load_test_count_the_same_with_io_uring_where_it_works() {
+    accounting_adds_up("auto");
+}
+
+/// The only allocation.
+fn only_allocation(relay: &Relay) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let page = relay.json("GET", "/v1/allocations", None);
+        if let Some([allocation]) = page["allocations"].as_array().map(Vec::as_slice) {
+            return allocation.clone();
+        }
+        assert!(Instant::now() < deadline, "{page}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_limit_holds_within_a_hundred_milliseconds_and_a_disconnect_at_once() {
+    const BITS: u64 = 400_000;
+    let relay = Relay::start("");
+    thread::scope(|scope| {
+        // 8 Mbit/s each way, for as long as the test takes.
+        let (server, folder) = (relay.server, relay.folder.path());
+        let load =
+            scope.spawn(move || load(server, folder, &["-c", "1", "-r", "1000", "-l", "1000", "-d", "6"]));
+        let id = only_allocation(&relay)["id"].as_str().expect("an id").to_owned();
+        let path = format!("/v1/allocations/{id}");
+        let bytes = || {
+            let detail = relay.json("GET", &path, None);
+            number(&detail["to_peer"]["userspace"]["bytes"])
+        };
+        let before = bytes();
+        thread::sleep(Duration::from_millis(500));
+        assert!(bytes() - before > 250_000, "unlimited, it is much faster");
+        relay.json("PATCH", &path, Some(&json!({ "max_bits_per_sec": BITS })));
+        thread::sleep(Duration::from_millis(100));
+        let (start, began) = (bytes(), Instant::now());
+        thread::sleep(Duration::from_secs(1));
+        let (forwarded, elapsed) = (bytes() - start, began.elapsed());
+        // The rate, and what its burst of 100 ms may have left.
+        let allowed = BITS as f64 / 8.0 * (elapsed.as_secs_f64() * 1.03 + 0.1);
+        assert!((forwarded as f64) < allowed, "{forwarded} bytes in {elapsed:?}, allowed {allowed}");
+        assert!(forwarded as f64 > BITS as f64 / 8.0 * 0.5, "{forwarded} bytes: it is limited, not cut off");
+        let detail = relay.json("GET", &path, None);
+        assert_eq!(detail["max_bits_per_sec"], BITS);
+        assert!(number(&detail["drops"]["drop_rate_to_peer"]) > 0, "{detail}");
+        assert_eq!(relay.http("DELETE", &path, None).0, 204);
+        assert_eq!(relay.http("GET", &path, None).0, 404);
+        load.join().expect("the load test ends");
+    });
+    let log = relay.stop();
+    assert!(log.iter().any(|record| record["reason"] == "disconnected"), "{log:#?}");
+}
+
+#[test]
+fn users_of_the_database_are_in_force_at_once_and_outlive_a_reload() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = folder.path().join("users.sqlite");
+    let relay = Relay::start(&format!("user-database = {:?}\n", database.display().to_string()));
+    let allocate = |user: &str, password: &str| {
+        let server = relay.server.to_string();
+        let report = folder.path().join("allocate.json").display().to_string();
+        let arguments = [
+            "turnpike-loadtest",
+            "loss",
+            &server,
+            "-u",
+            user,
+            "-w",
+            password,
+            "-c",
+            "1",
+            "-d",
+            "0.2",
+            "--json",
+            &report,
+        ];
+        let _ = std::fs::remove_file(&report);
+        turnpike_loadtest::cli::main(arguments.iter().map(Into::into).collect());
+        let text = std::fs::read_to_string(&report).unwrap_or_default();
+        let report: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        report["trials"][0]["total"]["received"].as_u64().unwrap_or(0) > 0
+    };
+    let body = json!({ "password": "rabbit-hole", "quota": 5 });
+    assert_eq!(relay.http("PUT", "/v1/users/bob", Some(&body)).0, 201);
+    assert!(allocate("bob", "rabbit-hole"));
+    relay.json("POST", "/v1/reload", None);
+    assert!(allocate("bob", "rabbit-hole"), "a reload keeps the users of the database");
+    assert_eq!(relay.http("PUT", &format!("/v1/users/{USER}"), Some(&body)).0, 409, "the configuration wins");
+    assert_eq!(relay.http("DELETE", "/v1/users/bob", None).0, 204);
+    assert!(!allocate("bob", "rabbit-hole"));
+    let stored = std::fs::read(&database).expect("a database");
+    assert!(!stored.windows(11).any(|part| part == b"rabbit-hole"), "keys, never passwords");
+    drop(relay.stop());
+}
+
+#[test]
+fn ctl_shows_and_changes_what_the_api_does() {
+    let relay = Relay::start("auth-secret = [\"0123456789abcdef0123456789abcdef\"]\n");
+    let ctl = |arguments: &[&str]| relay.ctl(arguments);
+    let (code, status, _) = ctl(&["status"]);
+    assert_eq!(code, Some(0));
+    assert!(status.contains("allocations  0") && status.contains("draining     no"), "{status}");
+    assert_eq!(ctl(&["drain", "--deadline", "1h"]).0, Some(0));
+    assert_eq!(relay.http("GET", "/readyz", None).0, 503);
+    let (_, drain, _) = ctl(&["status", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&drain).expect("JSON")["drain"]["draining"], true);
+    assert_eq!(ctl(&["undrain"]).0, Some(0));
+    assert_eq!(relay.http("GET", "/readyz", None).0, 200);
+    let (_, credentials, _) = ctl(&["credentials", "carol", "--ttl", "1m"]);
+    assert!(credentials.contains(":carol") && credentials.contains("turn:127.0.0.1:"), "{credentials}");
+    let (code, stdout, stderr) = ctl(&["disconnect", "0000000000000001"]);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains("there is no allocation (404"), "{stderr}");
+    assert_eq!(ctl(&["limit", "0000000000000001", "2"]).0, Some(2), "a forgotten unit is a usage error");
+    let (code, _, stderr) = relay.ctl(&["--url", "http://127.0.0.1:1", "status"]);
+    assert!(code == Some(1) && stderr.contains("was not reached"), "{stderr}");
+    let (_, config, _) = ctl(&["config"]);
+    assert!(
+        config.contains("admin-token") && !config.contains(TOKEN) && !config.contains(PASSWORD),
+        "{config}"
+    );
+    let log = relay.stop();
+    assert!(!format!("{log:?}").contains(TOKEN), "the token is in no log");
+}
+
+/// Calls of the API that dashboards and scrapers make, one after another, at 25 a second; how long each took.
+fn call_for(relay: (SocketAddr, String), time: Duration) -> Vec<Duration> {
+    let (admin, id) = relay;
+    let paths = [
+        "/v1/allocations?sort=rate&limit=100".to_owned(),
+        "/v1/totals".to_owned(),
+        "/metrics".to_owned(),
+        format!("/v1/allocations/{id}"),
+    ];
+    let (began, mut took) = (Instant::now(), Vec::new());
+    for (number, path) in paths.iter().cycle().enumerate() {
+        let due = Duration::from_millis(40) * number as u32;
+        if due > time {
+            break;
+        }
+        thread::sleep(due.saturating_sub(began.elapsed()));
+        let call = Instant::now();
+        let (status, body) = request(admin, "GET", path, None);
+        assert_eq!(status, 200, "{path}: {body}");
+        took.push(call.elapsed());
+    }
+    took
+}
+
+#[test]
+#[ignore = "takes a minute and a quiet machine: cargo test --release -p turnpike --test admin -- --ignored --nocapture"]
+fn a_hundred_calls_a_second_beside_ten_thousand_allocations_cost_no_packet() {
+    const CLIENTS: usize = 10_000;
+    let relay = Relay::start("");
+    thread::scope(|scope| {
+        let (server, folder) = (relay.server, relay.folder.path());
+        let clients = CLIENTS.to_string();
+        let load =
+            scope.spawn(move || load(server, folder, &["-c", &clients, "-r", "1", "-l", "160", "-d", "20"]));
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while number(&relay.json("GET", "/v1/status", None)["allocations"]) < CLIENTS as u64 {
+            assert!(Instant::now() < deadline, "the allocations are not there");
+            thread::sleep(Duration::from_millis(100));
+        }
+        let page = relay.json("GET", "/v1/allocations?limit=1", None);
+        let id = page["allocations"][0]["id"].as_str().expect("an id").to_owned();
+        let callers: Vec<_> = (0..4)
+            .map(|_| {
+                let (admin, id) = (relay.admin, id.clone());
+                scope.spawn(move || call_for((admin, id), Duration::from_secs(15)))
+            })
+            .collect();
+        let mut took: Vec<_> =
+            callers.into_iter().flat_map(|caller| caller.join().expect("it ends")).collect();
+        took.sort_unstable();
+        let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+        let load = load.join().expect("it ends");
+        println!(
+            "{} calls: p50 {:?}, p99 {:?}, max {:?}; {} packets sent, {} lost",
+            took.len(),
+            at(0.5),
+            at(0.99),
+            at(1.0),
+            load["sent"],
+            load["lost"]
+        );
+        assert!(at(0.99) < Duration::from_millis(50), "p99 is {:?}", at(0.99));
+        assert_eq!(number(&load["lost"]), 0, "{load}");
+    });
+}

@@ -134,7 +134,8 @@ fn load(server: SocketAddr, folder: &Path, arguments: &[&str]) -> Value {
 
 /// The program, with none of our own environment.
 fn turnpike() -> Command {
-    let mut command = Command::new(PathBuf::from(env!("CARGO_BIN_EXE_turnpike")));
+    let named = std::env::var_os("TURNPIKE_BIN").map(PathBuf::from);
+    let mut command = Command::new(named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_turnpike"))));
     std::env::vars_os()
         .map(|(name, _)| name)
         .filter(|name| name.to_string_lossy().starts_with("TURNPIKE_"))

@@ -17,7 +17,9 @@ pub struct Counting {
 impl Counting {
     /// Where it is not possible, nothing is counted.
     pub fn switch_on() -> Counting {
-        let before = fs::read_to_string(SWITCH).ok().filter(|_| fs::write(SWITCH, "1").is_ok());
+        // Whoever has switched it on already will switch it off.
+        let before = fs::read_to_string(SWITCH).ok().filter(|text| text.trim() == "0");
+        let before = before.filter(|_| fs::write(SWITCH, "1").is_ok());
         Counting { before }
     }
 }

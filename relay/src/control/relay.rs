@@ -141,7 +141,7 @@ impl Control {
             seconds.tick().await;
             self.loads.sample(&self.workers);
             let is_watched = self.events.receiver_count() > 0;
-            if !is_watched && !self.offload.read().active {
+            if !is_watched && !self.snapshot_is_wanted() && !self.offload.read().active {
                 continue;
             }
             match self.take_snapshot().await {
@@ -280,7 +280,7 @@ impl Relay for Control {
     }
 
     fn snapshot(&self) -> Answer<'_, Arc<model::Snapshot>> {
-        Box::pin(self.take_snapshot())
+        Box::pin(self.recent_snapshot())
     }
 
     fn allocation(&self, id: AllocationId) -> Answer<'_, model::AllocationDetail> {

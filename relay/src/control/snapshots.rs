@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use turnpike_admin::RelayError;
@@ -12,8 +13,12 @@ use super::Question;
 use super::convert::{self, Moment, Rates};
 use super::relay::{Control, lock};
 
-/// A snapshot that is younger is not taken again, nanoseconds.
-const FRESH_NS: u64 = 1_000_000_000;
+/// A snapshot that is younger is not taken again, nanoseconds: a little less than the ticks that renew it.
+const FRESH_NS: u64 = 900_000_000;
+/// A snapshot that is younger is good enough for whoever asks; meanwhile the next tick renews it.
+const USABLE_NS: u64 = 2_000_000_000;
+/// For so long after somebody asked, ticks go on renewing it, so that the next one does not have to wait.
+const WANTED_NS: u64 = 5_000_000_000;
 /// Allocations for which the last detail is remembered, to tell a rate at the next.
 const MAX_SAMPLES: usize = 1024;
 /// Rates over less time than this say nothing, nanoseconds.
@@ -24,6 +29,7 @@ const MIN_SAMPLE_NS: u64 = 200_000_000;
 pub(super) struct Snapshots {
     last: ArcSwap<Taken>,
     taking: tokio::sync::Mutex<()>,
+    wanted_ns: AtomicU64,
     /// Rate drops of each allocation at the last look for limited ones; only those that have any.
     limited: std::sync::Mutex<HashMap<u64, u64>>,
     samples: std::sync::Mutex<HashMap<u64, Sample>>,
@@ -45,15 +51,27 @@ struct Sample {
 }
 
 impl Control {
-    /// The last snapshot if it is fresh, else a new one.
+    /// The last snapshot if it is young enough, else a new one.
+    pub(super) async fn recent_snapshot(&self) -> Result<Arc<model::Snapshot>, RelayError> {
+        self.snapshots.wanted_ns.store(Moment::now().mono_ns, Relaxed);
+        match self.snapshots.younger_than(USABLE_NS) {
+            Some(usable) => Ok(usable),
+            None => self.take_snapshot().await,
+        }
+    }
+
+    /// Whether somebody asked for a snapshot lately.
+    pub(super) fn snapshot_is_wanted(&self) -> bool {
+        let wanted_ns = self.snapshots.wanted_ns.load(Relaxed);
+        wanted_ns > 0 && Moment::now().mono_ns.saturating_sub(wanted_ns) < WANTED_NS
+    }
+
+    /// A new snapshot, unless there is a fresh one.
     pub(super) async fn take_snapshot(&self) -> Result<Arc<model::Snapshot>, RelayError> {
         let snapshots = &self.snapshots;
-        if let Some(fresh) = snapshots.fresh() {
-            return Ok(fresh);
-        }
         let _taking = snapshots.taking.lock().await;
         // Somebody else may have taken one meanwhile.
-        if let Some(fresh) = snapshots.fresh() {
+        if let Some(fresh) = snapshots.younger_than(FRESH_NS) {
             return Ok(fresh);
         }
         let views = self.ask_all(Question::Snapshot).await?;
@@ -97,10 +115,10 @@ impl Control {
 }
 
 impl Snapshots {
-    fn fresh(&self) -> Option<Arc<model::Snapshot>> {
+    fn younger_than(&self, limit_ns: u64) -> Option<Arc<model::Snapshot>> {
         let last = self.last.load();
         let age_ns = Moment::now().mono_ns.saturating_sub(last.mono_ns);
-        (last.mono_ns > 0 && age_ns < FRESH_NS).then(|| Arc::clone(&last.snapshot))
+        (last.mono_ns > 0 && age_ns < limit_ns).then(|| Arc::clone(&last.snapshot))
     }
 
     fn store(&self, views: impl Iterator<Item = AllocationView>) -> Arc<model::Snapshot> {

@@ -7,7 +7,8 @@
 //!   LAN reach each other even if only one of them uses the relay;
 //! - on a host that has only loopback addresses: listener and relay address 127.0.0.1, with
 //!   `allow-loopback-peers`;
-//! - the administration, on a loopback port that the kernel chooses, with a random token that is printed.
+//! - the administration, on a loopback port that the kernel chooses, with a random token that is printed;
+//! - `offload`: off, since a trial attaches nothing to the machine's network interfaces.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -18,7 +19,7 @@ use zeroize::Zeroizing;
 use super::layers::Settings;
 use super::options::Config;
 use super::resolve::{DEFAULT_PORT, Host, is_private};
-use super::types::{AdminScope, AdminToken, Hidden, Secret, User};
+use super::types::{AdminScope, AdminToken, Hidden, Offload, Secret, User};
 
 /// Random bytes in the generated password, and in the generated token.
 const PASSWORD_BYTES: usize = 16;
@@ -67,6 +68,9 @@ impl Quickstart {
         }
         if !settings.has("rfc5766-channel-numbers") {
             config.rfc5766_channel_numbers = true;
+        }
+        if !settings.has("offload") {
+            config.offload = Offload::Off;
         }
         let only_loopback = host.primary_v4().or(host.primary_v6()).is_none();
         if only_loopback && !settings.has("listen") && !settings.has("relay-address") {

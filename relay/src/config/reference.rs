@@ -27,8 +27,8 @@ file, and the file over the defaults. A list replaces the whole list of an earli
 - Exit codes: 2 for a fault of the configuration, 1 if the relay can't start or run, else 0.
 - `turnpike run --quickstart` is for trials: it prints a random user and ready-made browser settings, serves
   the administration on a loopback port with a random token, turns on `rfc5766-channel-numbers` (the
-  `turnutils_uclient` of most distributions needs it) and allows peers in the private networks that the host
-  is attached to. What is configured stays as configured. Without it, no credentials are ever invented.
+  `turnutils_uclient` of most distributions needs it), allows peers in the private networks that the host
+  is attached to, and leaves the network interfaces alone (`offload` is off). What is configured stays as configured. Without it, no credentials are ever invented.
 
 
 ";

@@ -37,7 +37,10 @@ impl KernelPath {
         listeners: &[SocketAddr],
     ) -> Result<KernelPath, String> {
         if config.offload == config::Offload::Off {
-            return Ok(KernelPath::none("offload is off"));
+            return Ok(KernelPath::none(match config.quickstart {
+                Some(_) => "a trial leaves the network interfaces alone; --offload auto would use the kernel",
+                None => "offload is off",
+            }));
         }
         let is_required = config.offload == config::Offload::Require;
         match Offload::start(settings(config, addresses, listeners)) {

@@ -115,6 +115,17 @@ fn one_alternate_server_of_each_family_that_clients_can_reach() {
 }
 
 #[test]
+fn a_trial_attaches_nothing_to_an_interface_unless_it_is_told_to() {
+    let offload = |text: &str| {
+        let given = Given::file(text);
+        let loader = Loader::new(Some(given.path()), []).with_quickstart(Quickstart::generate().unwrap());
+        loader.load().unwrap().config.offload
+    };
+    assert_eq!(offload(""), Offload::Off);
+    assert_eq!(offload("offload = \"auto\"\n"), Offload::Auto);
+}
+
+#[test]
 fn a_trial_gets_an_administration_on_loopback_with_a_token_of_its_own() {
     let load = |text: &str| {
         let given = Given::file(text);

@@ -9,7 +9,7 @@
 //!              netlink ─┴─ choose ─┘
 //! ```
 //!
-//! [`service`] has the thread, [`mirror`] is the only one to write routes and next hops, [`choose`] and
+//! [`service`] has the thread, `mirror` is the only one to write routes and next hops, `choose` and
 //! [`probe`] decide about interfaces, [`xdp`] loads the program. The core shares the slots' memory with the
 //! program directly, so renewing and revoking need no command.
 //!

@@ -1,7 +1,7 @@
 //! Asks the kernel about links, routes and neighbours, and hears when they change (rtnetlink).
 //!
 //! The kernel answers within the system call, so nothing here waits. It translates; what follows from
-//! the answers is decided in [`super::nexthop`] and [`super::choose`].
+//! the answers is decided in `nexthop` and `choose`.
 
 use std::io;
 use std::net::IpAddr;

@@ -27,7 +27,8 @@ impl Notices {
         let (to_peer, to_client) = (record.to_peer.total(), record.to_client.total());
         let (to_peer_kernel, to_client_kernel) = (record.to_peer.kernel, record.to_client.kernel);
         info!(
-            allocation = record.id,
+            // As the administration says it.
+            allocation = format_args!("{:016x}", record.id),
             // As a string, not by `Display`: the text form quotes it then, so that a name can't pass for fields.
             user = &*record.user,
             client = %record.five_tuple.client,

@@ -171,9 +171,9 @@ fn offload(page: &mut Page<'_>, offload: &OffloadCounts) -> fmt::Result {
     page.gauge("offload_interfaces", "Interfaces with the program.", plain(offload.interfaces))?;
     page.gauge("offload_routes", "Routes in the kernel, two for each channel.", plain(offload.routes))?;
     page.gauge("offload_routes_limit", "Routes that fit into the kernel.", plain(offload.max_routes))?;
-    page.counter("offload_inserted", "Channels that went into the kernel.", plain(offload.inserted))?;
-    let failed = offload.failed.iter().map(|(reason, &n)| (vec![("reason", reason.clone())], n));
-    page.counter("offload_failed", "Channels that could not go into the kernel, by reason.", failed)?;
+    page.gauge("offload_channels", "Channels that the kernel forwards for.", plain(offload.channels))?;
+    let help = "Channels that wait in userspace until something changes.";
+    page.gauge("offload_channels_waiting", help, plain(offload.channels_waiting))?;
     let help = "Entries of the kernel that differed from what they should be.";
     page.counter("offload_resync_differences", help, plain(offload.resync_differences))?;
     let help = "Datagrams that the kernel forwarded and an interface could not send.";

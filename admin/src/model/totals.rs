@@ -117,13 +117,13 @@ pub struct OffloadCounts {
     pub max_routes: u64,
     /// Datagrams seen by the program, by the name of what happened to them.
     pub verdicts: BTreeMap<String, u64>,
-    /// Channels that went into the kernel.
-    pub inserted: u64,
-    /// Channels that could not, by the name of the reason.
-    pub failed: BTreeMap<String, u64>,
+    /// Channels that the kernel forwards for now.
+    pub channels: u64,
+    /// Channels that wait in userspace now until something changes: a next hop is found, for instance.
+    pub channels_waiting: u64,
     /// Entries that a comparison of maps and core found to differ: 0 unless something is broken.
     pub resync_differences: u64,
-    /// Datagrams lost after the program had sent them: a full transmit queue.
+    /// Datagrams lost after the program had sent them: `drop_redirect` and `drop_device_queue` together.
     pub transmit_drops: u64,
 }
 

@@ -103,14 +103,19 @@ impl Control {
         let by_name = |verdicts: &[(Verdict, u64)]| {
             verdicts.iter().map(|(verdict, count)| (verdict.name().to_owned(), *count)).collect()
         };
+        let lost = |(verdict, _): &&(Verdict, u64)| {
+            matches!(verdict, Verdict::DropRedirect | Verdict::DropDeviceQueue)
+        };
         model::OffloadCounts {
             active: status.active,
             interfaces: status.interfaces.iter().filter(|interface| interface.attached).count() as u64,
             routes: status.routes,
             max_routes: self.max_routes(),
             verdicts: by_name(&status.verdicts),
+            channels: status.bindings,
+            channels_waiting: status.waiting,
             resync_differences: status.resync_differences,
-            ..model::OffloadCounts::default()
+            transmit_drops: status.verdicts.iter().filter(lost).map(|(_, count)| count).sum(),
         }
     }
 

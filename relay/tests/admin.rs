@@ -1,7 +1,7 @@
 //! The administration of the running program, from outside: over loopback, with load.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use turnpike_proto::auth::Key;
+use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, method};
 
 const TOKEN: &str = "0123456789abcdef-for-tests";
 const USER: &str = "alice";
@@ -259,7 +261,7 @@ fn only_allocation(relay: &Relay) -> Value {
 fn a_limit_holds_within_a_hundred_milliseconds_and_a_disconnect_at_once() {
     const BITS: u64 = 400_000;
     let relay = Relay::start("");
-    thread::scope(|scope| {
+    let id = thread::scope(|scope| {
         // 8 Mbit/s each way, for as long as the test takes.
         let (server, folder) = (relay.server, relay.folder.path());
         let load =
@@ -288,9 +290,119 @@ fn a_limit_holds_within_a_hundred_milliseconds_and_a_disconnect_at_once() {
         assert_eq!(relay.http("DELETE", &path, None).0, 204);
         assert_eq!(relay.http("GET", &path, None).0, 404);
         load.join().expect("the load test ends");
+        id
     });
     let log = relay.stop();
-    assert!(log.iter().any(|record| record["reason"] == "disconnected"), "{log:#?}");
+    let record = log.iter().find(|record| record["reason"] == "disconnected");
+    let record = record.unwrap_or_else(|| panic!("{log:#?}"));
+    assert_eq!(record["allocation"], id, "a record is found by the number that the API shows");
+}
+
+/// The next event of this name that `turnpike ctl events` shows.
+fn event(events: &Receiver<String>, name: &str) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let line = events.recv_timeout(left).unwrap_or_else(|_| panic!("no event {name}"));
+        let event: Value = serde_json::from_str(&line).expect("an object per line");
+        if event["event"] == name {
+            return event;
+        }
+    }
+}
+
+/// Kills a process of ours when dropped.
+struct Ours(Child);
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_call_is_seen_as_events_from_its_creation_to_its_end() {
+    let relay = Relay::start("");
+    let mut follower = turnpike();
+    follower
+        .env("TURNPIKE_ADMIN_TOKEN", TOKEN)
+        .env("TURNPIKE_ADMIN_URL", format!("http://{}", relay.admin))
+        .args(["ctl", "events"])
+        .stdout(Stdio::piped());
+    let mut follower = Ours(follower.spawn().expect("the program starts"));
+    let events = lines_of(follower.0.stdout.take().expect("it is piped"));
+    event(&events, "totals");
+    thread::scope(|scope| {
+        let (server, folder) = (relay.server, relay.folder.path());
+        let arguments = ["-c", "1", "-r", "200", "-l", "500", "-d", "3"];
+        let load = scope.spawn(move || load(server, folder, &arguments));
+        let created = event(&events, "created");
+        let id = created["allocation"]["id"].as_str().expect("an id").to_owned();
+        assert_eq!(created["allocation"]["user"], USER, "{created}");
+        let limit = json!({ "max_bits_per_sec": 100_000 });
+        relay.json("PATCH", &format!("/v1/allocations/{id}"), Some(&limit));
+        let changed = event(&events, "limited");
+        assert_eq!((&changed["id"], &changed["why"]), (&json!(id), &json!("changed")), "{changed}");
+        let reached = event(&events, "limited");
+        assert_eq!((&reached["id"], &reached["why"]), (&json!(id), &json!("reached")), "{reached}");
+        assert!(number(&reached["rate_drops"]) > 0, "{reached}");
+        let ended = event(&events, "ended");
+        assert_eq!(
+            (&ended["allocation"]["id"], &ended["reason"]),
+            (&json!(id), &json!("deleted")),
+            "{ended}"
+        );
+        assert!(number(&ended["allocation"]["to_peer"]["userspace"]["packets"]) > 0, "{ended}");
+        load.join().expect("the load test ends");
+    });
+}
+
+/// An Allocate request of [`USER`] from a socket of its own, with a log-in before it; gives the answer.
+fn allocate_by_hand(server: SocketAddr) -> Vec<u8> {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let ask = |request: Vec<u8>| {
+        socket.send_to(&request, server).expect("loopback");
+        let mut answer = vec![0; 1500];
+        let length = socket.recv(&mut answer).expect("an answer");
+        answer.truncate(length);
+        answer
+    };
+    let request = |id: u8| {
+        MessageBuilder::request(method::ALLOCATE, TransactionId([id; 12]))
+            .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+    };
+    let challenge = ask(request(1).finish());
+    let challenge = Message::parse(&challenge).expect("well-formed");
+    let value = |kind| challenge.attribute(kind).expect("it is in a challenge");
+    let realm = std::str::from_utf8(value(attr::REALM)).expect("UTF-8");
+    let key = Key::md5(USER, realm, PASSWORD).expect("good credentials");
+    let signed = request(2)
+        .attribute(attr::USERNAME, USER.as_bytes())
+        .attribute(attr::REALM, realm.as_bytes())
+        .attribute(attr::NONCE, value(attr::NONCE));
+    ask(signed.finish_signed(&key))
+}
+
+/// RFC 8656 s. 7.2: 300 (Try Alternate) with ALTERNATE-SERVER.
+#[test]
+fn a_draining_relay_sends_clients_elsewhere_and_is_not_ready() {
+    let relay = Relay::start("alternate-server = [\"192.0.2.7:3478\"]\n");
+    assert_eq!(relay.http("GET", "/readyz", None).0, 200);
+    relay.json("POST", "/v1/drain", Some(&json!({})));
+    assert_eq!(relay.http("GET", "/readyz", None).0, 503);
+    let answer = allocate_by_hand(relay.server);
+    let answer = Message::parse(&answer).expect("well-formed");
+    let code = answer.attribute(attr::ERROR_CODE).expect("it is an error");
+    assert_eq!(code[2..4], [3, 0]);
+    // Family 1, then port and address as they are (RFC 8489 s. 14.15).
+    let elsewhere = answer.attribute(attr::ALTERNATE_SERVER).expect("it names another server");
+    assert_eq!(elsewhere, [0, 1, 0x0d, 0x96, 192, 0, 2, 7]);
+    relay.json("DELETE", "/v1/drain", None);
+    assert_eq!(relay.http("GET", "/readyz", None).0, 200);
+    let answer = allocate_by_hand(relay.server);
+    assert!(Message::parse(&answer).expect("well-formed").attribute(attr::XOR_RELAYED_ADDRESS).is_some());
 }
 
 #[test]
@@ -365,8 +477,9 @@ fn ctl_shows_and_changes_what_the_api_does() {
     assert!(!format!("{log:?}").contains(TOKEN), "the token is in no log");
 }
 
-/// Calls of the API that dashboards and scrapers make, one after another, at 25 a second; how long each took.
-fn call_for(relay: (SocketAddr, String), time: Duration) -> Vec<Duration> {
+/// Calls of the API that dashboards and scrapers make, one after another, at 25 a second; how long each took,
+/// and which it was.
+fn call_for(relay: (SocketAddr, String), time: Duration) -> Vec<(Duration, usize)> {
     let (admin, id) = relay;
     let paths = [
         "/v1/allocations?sort=rate&limit=100".to_owned(),
@@ -384,9 +497,14 @@ fn call_for(relay: (SocketAddr, String), time: Duration) -> Vec<Duration> {
         let call = Instant::now();
         let (status, body) = request(admin, "GET", path, None);
         assert_eq!(status, 200, "{path}: {body}");
-        took.push(call.elapsed());
+        took.push((call.elapsed(), number % paths.len()));
     }
     took
+}
+
+/// How long the calls took at most, but for the rest of this share.
+fn share(took: &[(Duration, usize)], share: f64) -> Duration {
+    took[((took.len() - 1) as f64 * share) as usize].0
 }
 
 #[test]
@@ -415,8 +533,17 @@ fn a_hundred_calls_a_second_beside_ten_thousand_allocations_cost_no_packet() {
         let mut took: Vec<_> =
             callers.into_iter().flat_map(|caller| caller.join().expect("it ends")).collect();
         took.sort_unstable();
-        let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+        let at = |part: f64| share(&took, part);
         let load = load.join().expect("it ends");
+        for (index, what) in ["list", "totals", "metrics", "detail"].iter().enumerate() {
+            let own: Vec<_> = took.iter().copied().filter(|(_, path)| *path == index).collect();
+            println!(
+                "{what}: p50 {:?}, p99 {:?}, max {:?}",
+                share(&own, 0.5),
+                share(&own, 0.99),
+                share(&own, 1.0)
+            );
+        }
         println!(
             "{} calls: p50 {:?}, p99 {:?}, max {:?}; {} packets sent, {} lost",
             took.len(),

@@ -29,10 +29,7 @@ impl Process {
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
         let ticks_per_sec = rustix::param::clock_ticks_per_second().max(1);
         Self {
-            // The folder that is being read is one of them.
-            open_files: fs::read_dir("/proc/self/fd")
-                .ok()
-                .map(|files| (files.count() as u64).saturating_sub(1)),
+            open_files: open_files(),
             max_files: max_files(&limits),
             ..Self::of_stat(&stat, boot_time(&boot), ticks_per_sec, rustix::param::page_size() as u64)
         }
@@ -57,6 +54,18 @@ impl Process {
             ..Self::default()
         }
     }
+}
+
+/// Counted by the kernel where it does that (since Linux 6.2, proc_pid_fd(5)): a relay has a file for each
+/// port, and to read tens of thousands of names takes tens of milliseconds.
+fn open_files() -> Option<u64> {
+    const FOLDER: &str = "/proc/self/fd";
+    let counted = fs::metadata(FOLDER).ok()?.len();
+    if counted > 0 {
+        return Some(counted);
+    }
+    // The folder that is being read is one of them.
+    Some((fs::read_dir(FOLDER).ok()?.count() as u64).saturating_sub(1))
 }
 
 fn boot_time(stat: &str) -> Option<u64> {
@@ -106,6 +115,17 @@ mod tests {
         assert_eq!(process.virtual_bytes, Some(123_456));
         assert_eq!(process.resident_bytes, Some(40_960));
         assert!(Process::of_stat("", None, 100, 4096).cpu_secs.is_none());
+    }
+
+    #[test]
+    fn open_files_are_counted() {
+        let before = open_files().expect("/proc is mounted");
+        let held: Vec<_> =
+            (0..500).map(|_| fs::File::open("/proc/self/stat").expect("a descriptor is free")).collect();
+        // Other tests open and close some meanwhile.
+        let more = open_files().expect("/proc is mounted") - before;
+        assert!((400..600).contains(&more), "{more} more");
+        drop(held);
     }
 
     #[test]

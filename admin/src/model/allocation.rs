@@ -1,5 +1,6 @@
 //! Allocations, in a list and one by one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -106,10 +107,12 @@ pub struct OffloadState {
     pub channels_active: u32,
     /// The reason in one word, where a channel is not in the kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why_not: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub why_not: Option<Cow<'static, str>>,
     /// The same in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub explanation: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub explanation: Option<Cow<'static, str>>,
 }
 
 /// An allocation, as lists show it.

@@ -65,8 +65,8 @@ fn offload(state: OffloadState) -> model::OffloadState {
         OffloadState::Not(why) => model::OffloadState {
             active: false,
             channels_active: 0,
-            why_not: Some(why.name().to_owned()),
-            explanation: Some(why.explain().to_owned()),
+            why_not: Some(why.name().into()),
+            explanation: Some(why.explain().into()),
         },
     }
 }

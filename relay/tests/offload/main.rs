@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   interop's lab and processes, hostile's talker ─► server: the program on both interfaces of its namespace
-//!                                  ├─ forwarding, life, limits, load, routed, capacity: the tests
+//!                                  ├─ forwarding, life, limits, load, routed, capacity, administration: the tests
 //!                                  └─ call: an allocation with a channel, and its peer
 //! ```
 //!
@@ -10,6 +10,7 @@
 //! release binary. Interfaces are `veth`, in native mode: a sender has to compute checksums itself
 //! (`ethtool -K DEV tx off`), and a receiver without a program of its own needs GRO.
 
+mod administration;
 mod call;
 mod capacity;
 mod forwarding;

@@ -1,0 +1,141 @@
+//! What the administration says of what the kernel forwards, and how fast the kernel obeys it.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::call::{ARRIVAL, Call, pattern};
+use super::lab::Lab;
+use super::server::{SERVER, Server, lab, settle};
+
+const ADMIN: &str = "127.0.0.1:9980";
+const TOKEN: &str = "0123456789abcdef-for-tests";
+/// Counters of the kernel are seen by a walk each second.
+const COUNTED: Duration = Duration::from_secs(5);
+/// How soon a new limit holds.
+const OBEYED: Duration = Duration::from_millis(100);
+
+/// Asks the administration from inside the relay's namespace.
+#[track_caller]
+fn ask(lab: &Lab, method: &str, path: &str, body: &str) -> String {
+    let mut stream = lab.relay.enter(|| TcpStream::connect(ADMIN)).expect("it listens");
+    stream.set_read_timeout(Some(COUNTED)).expect("not zero");
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {ADMIN}\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
+    body.to_owned()
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+/// Packets and bytes to peers and to clients, on both data paths; then packets of the kernel alone.
+fn of_totals(totals: &Value) -> ([u64; 4], u64) {
+    let number =
+        |way: &str, path: &str, what: &str| totals["sum"][way][path][what].as_u64().expect("a number");
+    let both = |way: &str, what: &str| number(way, "userspace", what) + number(way, "kernel", what);
+    let kernel = number("to_peer", "kernel", "packets") + number("to_client", "kernel", "packets");
+    let sums =
+        [("to_peer", "packets"), ("to_peer", "bytes"), ("to_client", "packets"), ("to_client", "bytes")];
+    (sums.map(|(way, what)| both(way, what)), kernel)
+}
+
+fn of_metrics(page: &str) -> [u64; 4] {
+    let sum = |name: &str, way: &str| {
+        let ours = page.lines().filter(|line| line.starts_with(name) && line.contains(way));
+        ours.map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a value"))
+            .sum::<f64>() as u64
+    };
+    let (packets, bytes) = ("turnpike_relayed_packets_total{", "turnpike_relayed_bytes_total{");
+    [(packets, "to_peer"), (bytes, "to_peer"), (packets, "to_client"), (bytes, "to_client")]
+        .map(|(name, way)| sum(name, way))
+}
+
+fn field(log: &str, label: &str) -> u64 {
+    let line = log.lines().find(|line| line.contains("allocation ended")).expect("a record");
+    let (_, rest) = line.split_once(label).unwrap_or_else(|| panic!("no {label} in {line}"));
+    rest.split(' ').next().and_then(|text| text.parse().ok()).expect("a number")
+}
+
+/// Floods the client's channel; gives the payload bytes that the peer heard, and in which time.
+fn flood(call: &Call, time: Duration) -> (u64, Duration) {
+    let peer = call.peer.try_clone().expect("a descriptor is free");
+    peer.set_read_timeout(Some(Duration::from_millis(300))).expect("not zero");
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        let heard = scope.spawn(move || {
+            let mut buffer = [0; 2048];
+            std::iter::from_fn(|| peer.recv(&mut buffer).ok()).map(|length| length as u64).sum()
+        });
+        while begin.elapsed() < time {
+            call.talker.channel_data(&[0x55; 1000]);
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        let elapsed = begin.elapsed();
+        (heard.join().expect("no panic"), elapsed)
+    })
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask offload"]
+fn api_metrics_and_records_count_what_the_kernel_forwards_and_limits_hold_there() {
+    const DATAGRAMS: u64 = 500;
+    const BYTES: u64 = 200;
+    const BITS: u64 = 400_000;
+    let test = "api_metrics_and_records_count_what_the_kernel_forwards_and_limits_hold_there";
+    let Some(lab) = lab(test) else { return };
+    settle(&lab);
+    let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+    let file = folder.path().join("turnpike.toml");
+    std::fs::write(&file, format!("admin = \"{ADMIN}\"\nadmin-token = [\"{TOKEN}\"]\n")).expect("writable");
+    let server = Server::start(&lab, &[&format!("--config={}", file.display())]);
+    let call = Call::new(&lab, SERVER, false);
+    server.wait_for_routes(2);
+    let data = pattern(BYTES as usize);
+    for _ in 0..DATAGRAMS {
+        assert_eq!(call.to_peer(&data).as_deref(), Some(&data[..]));
+        assert_eq!(call.to_client(&data).as_deref(), Some(&data[..]));
+    }
+    let expected = [DATAGRAMS, DATAGRAMS * BYTES, DATAGRAMS, DATAGRAMS * BYTES];
+    let deadline = Instant::now() + COUNTED;
+    let kernel = loop {
+        let (sums, kernel) = of_totals(&json(&ask(&lab, "GET", "/v1/totals", "")));
+        if sums == expected {
+            break kernel;
+        }
+        assert!(Instant::now() < deadline, "{sums:?}, expected {expected:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert!(kernel > DATAGRAMS * 2 * 9 / 10, "{kernel} by the kernel");
+    assert_eq!(of_metrics(&ask(&lab, "GET", "/metrics", "")), expected);
+
+    let page = json(&ask(&lab, "GET", "/v1/allocations", ""));
+    let id = page["allocations"][0]["id"].as_str().expect("an id").to_owned();
+    let limit = format!("{{\"max_bits_per_sec\":{BITS}}}");
+    ask(&lab, "PATCH", &format!("/v1/allocations/{id}"), &limit);
+    std::thread::sleep(OBEYED);
+    let (heard, elapsed) = flood(&call, Duration::from_secs(1));
+    // The rate, and its burst of 100 ms.
+    let allowed = BITS as f64 / 8.0 * (elapsed.as_secs_f64() * 1.03 + 0.1);
+    assert!((heard as f64) < allowed, "{heard} bytes in {elapsed:?}, allowed {allowed}");
+    assert!(heard as f64 > BITS as f64 / 8.0 * 0.5, "{heard} bytes: it is limited, not cut off");
+    call.peer.set_read_timeout(Some(ARRIVAL)).expect("not zero");
+
+    let frames = server.stop();
+    assert!(frames.log.contains(&format!("allocation={id}")), "the record has the API's number");
+    assert_eq!(field(&frames.log, "to_peer_bytes="), DATAGRAMS * BYTES + heard);
+    assert_eq!(field(&frames.log, "to_client_packets="), DATAGRAMS);
+    assert!(frames.count("drop_rate_to_peer") > 100, "it is the kernel that drops");
+    assert_eq!(frames.lost(), 0);
+}

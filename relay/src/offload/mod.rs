@@ -26,6 +26,7 @@ mod path;
 pub mod pinning;
 pub mod probe;
 mod routes;
+mod rss;
 pub mod service;
 pub mod status;
 pub mod survey;

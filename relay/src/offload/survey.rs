@@ -8,6 +8,7 @@ use super::choose;
 use super::netlink::{Link, Netlink};
 use super::path::settings;
 use super::probe::{self, Host};
+use super::rss;
 use crate::config::Config;
 use crate::config::resolve::{self, resolve};
 
@@ -62,9 +63,10 @@ fn interface(link: &Link, links: &[Link], host: &Host, is_chosen: bool) -> Strin
     };
     let queues = facts.receive_queues;
     let advice = if queues == 1 && !link.is_loopback && link.software.is_none() {
-        "; one receive queue: one core does all its work"
+        "; one receive queue: one core does all its work".to_owned()
     } else {
-        ""
+        rss::udp_hash(&link.name)
+            .map_or_else(String::new, |hash| format!("; UDP {}", hash.explain(&link.name)))
     };
     format!("{}: {kind}, MTU {}, {queues} receive queues: {judgement}{advice}", link.name, facts.mtu)
 }

@@ -12,6 +12,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "relay/tests/frames/wire.rs",
     "relay/tests/worker.rs",
     "relay/src/offload/mapped.rs",
+    "relay/src/offload/rss.rs",
     "ebpf/program/src/kernel/",
     "ebpf/program/src/select.rs",
     "ebpf/program/src/wrapper.rs",

@@ -28,21 +28,54 @@ fn load(lab: &Lab, server: IpAddr, arguments: &[&str], permille: u64) {
 #[ignore = "needs root: cargo xtask offload"]
 fn channels_between_clients_stay_in_the_kernel() {
     let Some(lab) = lab("channels_between_clients_stay_in_the_kernel") else { return };
-    load(&lab, RELAY_V4, &["-y", "-c"], 990);
+    load(&lab, RELAY_V4, &["-y", "-c"], 999);
 }
 
 #[test]
 #[ignore = "needs root: cargo xtask offload"]
 fn channels_to_a_peer_stay_in_the_kernel() {
     let Some(lab) = lab("channels_to_a_peer_stay_in_the_kernel") else { return };
-    load(&lab, RELAY_V4, &["-e", &PEER_V4.to_string(), "-r", PEER_PORT, "-c"], 990);
+    load(&lab, RELAY_V4, &["-e", &PEER_V4.to_string(), "-r", PEER_PORT, "-c"], 999);
 }
 
 #[test]
 #[ignore = "needs root: cargo xtask offload"]
 fn ipv6_clients_stay_in_the_kernel() {
     let Some(lab) = lab("ipv6_clients_stay_in_the_kernel") else { return };
-    load(&lab, RELAY_V6, &["-x", "-y", "-c"], 990);
+    load(&lab, RELAY_V6, &["-x", "-y", "-c"], 999);
+}
+
+/// The project's own load test, as `turnutils_uclient`, with an echoing peer: what it counts is what the kernel
+/// counts. It waits a second and more behind its ChannelBinds, so even its first datagram can go by the kernel.
+#[test]
+#[ignore = "needs root: cargo xtask offload"]
+fn the_load_test_stays_in_the_kernel() {
+    const LEGS: u64 = 10;
+    const MESSAGES: u64 = 1000;
+    let Some(lab) = lab("the_load_test_stays_in_the_kernel") else { return };
+    let relay = Server::start(&lab, &[]);
+    let peer = PEER_V4.to_string();
+    let mut echo = lab.peer.command(Path::new("turnutils_peer"));
+    echo.args(["-p", PEER_PORT, "-L", &peer]);
+    let _echo = Process::start(echo);
+    let folder = tempfile::tempdir().expect("a folder");
+    let report = folder.path().join("report.json");
+    let (report_path, server) = (report.display().to_string(), RELAY_V4.to_string());
+    let (legs, messages) = (LEGS.to_string(), MESSAGES.to_string());
+    lab.client.enter(|| {
+        let target =
+            ["turnpike-loadtest", "uclient", "-e", &peer, "-r", PEER_PORT, "-u", USER, "-w", PASSWORD];
+        let load =
+            ["-c", "-m", &legs, "-n", &messages, "-z", "2", "-l", "170", "--json", &report_path, &server];
+        turnpike_loadtest::cli::main(target.iter().chain(&load).map(Into::into).collect());
+    });
+    let text = std::fs::read_to_string(report).expect("a report");
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let total = &report["trials"][0]["total"];
+    let sent = LEGS * MESSAGES;
+    let counted = ["sent", "received", "lost"].map(|what| total[what].as_u64());
+    assert_eq!(counted, [Some(sent), Some(sent), Some(0)], "{total}");
+    relay.stop().assert_forwarded(sent * 999 / 1000, sent * 999 / 1000);
 }
 
 /// 2000 datagrams per second, each answered: all arrive, and 99.9 % of them by the kernel.

@@ -90,10 +90,13 @@ impl Lab {
         };
         lab.client.connect("relay0", &lab.relay, "client0")?;
         lab.relay.connect("peer0", &lab.peer, "relay0")?;
-        lab.client.configure("relay0", &["10.77.1.10/24", "fd77:1::10/64"])?;
-        lab.relay.configure("client0", &["10.77.1.2/24", "10.77.1.3/24", "fd77:1::2/64", "fd77:1::3/64"])?;
-        lab.relay.configure("peer0", &["10.77.2.2/24", "fd77:2::2/64"])?;
-        lab.peer.configure("relay0", &["10.77.2.10/24", "fd77:2::10/64"])?;
+        lab.client.configure("relay0", &["10.77.1.10/24", "fd77:1::10/64", "fe80::10/64"])?;
+        lab.relay.configure(
+            "client0",
+            &["10.77.1.2/24", "10.77.1.3/24", "fd77:1::2/64", "fd77:1::3/64", "fe80::2/64"],
+        )?;
+        lab.relay.configure("peer0", &["10.77.2.2/24", "fd77:2::2/64", "fe80::2/64"])?;
+        lab.peer.configure("relay0", &["10.77.2.10/24", "fd77:2::10/64", "fe80::10/64"])?;
         Ok(lab)
     }
 }
@@ -135,8 +138,10 @@ impl Namespace {
         ])
     }
 
-    /// Gives an interface its addresses and brings it up.
+    /// Gives an interface its addresses and brings it up. The link-local one is among them: one that the
+    /// kernel made would appear up to a second later, a change of what the relay calls its own.
     fn configure(&self, device: &str, addresses: &[&str]) -> Result<(), String> {
+        ip(&["-n", &self.name, "link", "set", device, "addrgenmode", "none"])?;
         for address in addresses {
             let mut arguments = vec!["-n", &self.name, "address", "add", *address, "dev", device];
             if address.contains(':') {

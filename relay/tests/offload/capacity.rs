@@ -14,7 +14,7 @@ use turnpike::offload::{Answer, Offload, Outbox, Settings, Wishes};
 use turnpike_proto::{OffloadBinding, SlotName};
 
 use super::lab::RELAYED_V4;
-use super::server::{SERVER, lab, run, settle};
+use super::server::{SERVER, lab, run};
 
 const BINDINGS: u32 = 100_000;
 /// Bindings per second of the churn, and as many withdrawals.
@@ -147,7 +147,6 @@ fn a_hundred_thousand_bindings_come_and_go_quickly() {
         return;
     }
     let Some(lab) = lab("a_hundred_thousand_bindings_come_and_go_quickly") else { return };
-    settle(&lab);
     run(&lab.relay, "ip route add 10.80.0.0/14 via 10.77.1.10");
     run(&lab.relay, "ip route add 10.90.0.0/16 via 10.77.2.10");
     let offload = lab.relay.enter(|| Offload::start(settings())).expect("it starts");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::call::{Call, pattern};
 use super::lab::{Lab, PEER_V4, PEER_V6, RELAY_V4, RELAY_V6};
 use super::process::Process;
-use super::server::{PASSWORD, SERVER, Server, USER, lab, settle};
+use super::server::{PASSWORD, SERVER, Server, USER, lab};
 use super::uclient::{self, LEGS, MESSAGES};
 
 const PEER_PORT: &str = "3480";
@@ -84,7 +84,6 @@ fn the_load_test_stays_in_the_kernel() {
 fn a_steady_stream_never_reaches_a_worker() {
     const DATAGRAMS: u64 = 5000;
     let Some(lab) = lab("a_steady_stream_never_reaches_a_worker") else { return };
-    settle(&lab);
     let server = Server::start(&lab, &[]);
     let call = Call::new(&lab, SERVER, false);
     server.wait_for_routes(2);

@@ -33,6 +33,8 @@ fn behind_a_router(test: &str) -> Option<Lab> {
     for line in [
         "ip address add 10.77.1.10/24 dev relay0",
         "ip address add fd77:1::10/64 dev relay0 nodad",
+        "ip link set relay0 addrgenmode none",
+        "ip address add fe80::10/64 dev relay0 nodad",
         "ip link set relay0 up",
         "ethtool -K relay0 tx off",
         "ip route add 10.77.1.2/32 via 10.77.1.1",
@@ -43,6 +45,8 @@ fn behind_a_router(test: &str) -> Option<Lab> {
     for line in [
         "ip address add 10.77.1.1/24 dev client0",
         "ip address add fd77:1::1/64 dev client0 nodad",
+        "ip link set client0 addrgenmode none",
+        "ip address add fe80::1/64 dev client0 nodad",
         "ip link set client0 up",
         "ip address add 10.77.3.1/32 dev lo",
         "ip route add 10.77.1.2/32 via 10.77.2.2",

@@ -167,15 +167,6 @@ pub fn lab(test: &str) -> Option<Lab> {
     Some(lab)
 }
 
-/// Waits until no address is tentative any more: each that becomes usable is a change of what is ours, and
-/// the program passes everything for a moment.
-pub fn settle(lab: &Lab) {
-    let deadline = Instant::now() + ROUTES;
-    while !run(&lab.relay, "ip -6 address show tentative").is_empty() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// Runs a command line in a namespace; it has to succeed. Gives what it prints.
 #[track_caller]
 pub fn run(namespace: &Namespace, line: &str) -> String {

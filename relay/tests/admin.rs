@@ -1,6 +1,8 @@
 //! The administration of the running program, from outside: over loopback, with load.
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod http;
+
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +16,8 @@ use tempfile::TempDir;
 use turnpike_proto::auth::Key;
 use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, method};
 
-const TOKEN: &str = "0123456789abcdef-for-tests";
+use http::{TOKEN, exchange};
+
 const USER: &str = "alice";
 const PASSWORD: &str = "correct-horse";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -105,21 +108,9 @@ impl Drop for Relay {
 }
 
 fn request(admin: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
-    let body = body.map_or_else(String::new, Value::to_string);
-    let mut stream = TcpStream::connect(admin).expect("it listens");
+    let stream = TcpStream::connect(admin).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .expect("written");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    (status, body.to_owned())
+    exchange(stream, method, path, &body.map_or_else(String::new, Value::to_string))
 }
 
 /// Load by the project's own generator; gives its report's totals.

@@ -25,7 +25,7 @@ mod nexthop;
 mod path;
 pub mod pinning;
 pub mod probe;
-mod routes;
+pub mod routes;
 mod rss;
 pub mod service;
 pub mod status;

@@ -1,17 +1,16 @@
 //! What the administration says of what the kernel forwards, and how fast the kernel obeys it.
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::call::{ARRIVAL, Call, pattern};
+use super::http::{TOKEN, exchange};
 use super::lab::Lab;
-use super::server::{SERVER, Server, lab, settle};
+use super::server::{SERVER, Server, lab};
 
 const ADMIN: &str = "127.0.0.1:9980";
-const TOKEN: &str = "0123456789abcdef-for-tests";
 /// Counters of the kernel are seen by a walk each second.
 const COUNTED: Duration = Duration::from_secs(5);
 /// How soon a new limit holds.
@@ -20,20 +19,11 @@ const OBEYED: Duration = Duration::from_millis(100);
 /// Asks the administration from inside the relay's namespace.
 #[track_caller]
 fn ask(lab: &Lab, method: &str, path: &str, body: &str) -> String {
-    let mut stream = lab.relay.enter(|| TcpStream::connect(ADMIN)).expect("it listens");
+    let stream = lab.relay.enter(|| TcpStream::connect(ADMIN)).expect("it listens");
     stream.set_read_timeout(Some(COUNTED)).expect("not zero");
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: {ADMIN}\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .expect("written");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-    assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
-    body.to_owned()
+    let (status, body) = exchange(stream, method, path, body);
+    assert_eq!(status, 200, "{method} {path}: {body}");
+    body
 }
 
 fn json(text: &str) -> Value {
@@ -95,7 +85,6 @@ fn api_metrics_and_records_count_what_the_kernel_forwards_and_limits_hold_there(
     const BITS: u64 = 400_000;
     let test = "api_metrics_and_records_count_what_the_kernel_forwards_and_limits_hold_there";
     let Some(lab) = lab(test) else { return };
-    settle(&lab);
     let folder = tempfile::tempdir().expect("there is a folder for temporary files");
     let file = folder.path().join("turnpike.toml");
     std::fs::write(&file, format!("admin = \"{ADMIN}\"\nadmin-token = [\"{TOKEN}\"]\n")).expect("writable");

@@ -14,6 +14,8 @@ mod administration;
 mod call;
 mod capacity;
 mod forwarding;
+#[path = "../http/mod.rs"]
+mod http;
 #[path = "../interop/lab.rs"]
 #[allow(dead_code)]
 mod lab;

@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestCaseError;
-use turnpike_abi::{Direction, Rate, Route, RouteFlags, RouteKey, RouteTarget, Slots, Verdict};
+use turnpike::offload::routes::Placement;
+use turnpike_abi::{Direction, Rate, Route, RouteKey, Verdict};
 use turnpike_fixtures::{
     AllocationState, BindingState, CLIENT_HOP, Datagram, Limit, MAC, Outcome, PEER_HOP, Plane, ROUTER_MAC,
     Scene, UdpChecksum, World,
@@ -536,30 +537,10 @@ fn is_listener(address: SocketAddr) -> bool {
 
 /// A binding's routes, as the mirror makes them where everybody is behind one interface.
 pub fn routes(binding: &OffloadBinding) -> [(RouteKey, Route); 2] {
-    let from_client = RouteKey::new(binding.client, binding.server, binding.channel);
-    let from_peer = RouteKey::new(binding.peer, binding.relayed, 0);
-    let (forth, back) = match binding.internal {
-        true => (RouteFlags::HAIRPIN, RouteFlags::INTERNAL),
-        false => (RouteFlags::default(), RouteFlags::default()),
+    let outside = Placement { to_peer: PEER_HOP, to_client: CLIENT_HOP, client_side: 0b10, peer_side: 0b10 };
+    let place = match binding.internal {
+        true => Placement { to_peer: 0, peer_side: 0, ..outside },
+        false => outside,
     };
-    let slots = Slots {
-        allocation: binding.allocation.slot,
-        allocation_generation: binding.allocation.generation,
-        binding: binding.binding.slot,
-        binding_generation: binding.binding.generation,
-        next_hop: PEER_HOP,
-        ingress: 0b10,
-    };
-    let to_peer =
-        RouteTarget { source: binding.relayed, destination: binding.peer, channel: 0, flags: forth };
-    let to_client = RouteTarget {
-        source: binding.server,
-        destination: binding.client,
-        channel: binding.channel,
-        flags: back,
-    };
-    [
-        (from_client, Route::new(&from_client, &to_peer, slots)),
-        (from_peer, Route::new(&from_peer, &to_client, Slots { next_hop: CLIENT_HOP, ..slots })),
-    ]
+    turnpike::offload::routes::routes(binding, place)
 }

@@ -202,8 +202,8 @@ options! {
     /// Microseconds for which a worker waits for more datagrams when none is there, 0 to 1000; 0 never waits.
     /// It waits only while several arrive in that time, one by one: fewer wake-ups then cost less CPU, for a
     /// delay of at most this time. A longer one saves more and delays more.
-    "coalesce" Number("US") coalesce: Duration = Duration::from_micros(75),
-    shown "`75`", parse::coalesce;
+    "coalesce" Number("US") coalesce: Duration = Duration::from_micros(150),
+    shown "`150`", parse::coalesce;
 
     /// Whether the kernel may forward ChannelData by itself (XDP): `auto` where that is possible, and in
     /// userspace elsewhere; `off` never; `require` refuses to start unless every interface asked for takes

@@ -89,7 +89,7 @@ impl Directory {
 }
 
 /// Maps up to this size are kept whatever they hold.
-const SMALL: usize = 256;
+const SMALL: usize = 8;
 
 fn read(shard: &Shard) -> RwLockReadGuard<'_, HashMap<FiveTuple, u16, FixedState>> {
     shard.owners.read().unwrap_or_else(PoisonError::into_inner)

@@ -268,4 +268,6 @@ pub enum Reason {
     Channel,
     /// A reserved port goes back to the pool.
     Reservation,
+    /// No transaction of the past can be repeated any more.
+    Transaction,
 }

@@ -698,7 +698,7 @@ impl Table {
 }
 
 /// Tables up to this size are kept whatever they hold.
-const SMALL: usize = 1024;
+const SMALL: usize = 64;
 
 /// Each shrinking pays for itself: the map has to lose seven of eight entries before the next one.
 fn shrink_map<K: Eq + Hash, V>(map: &mut Map<K, V>) {

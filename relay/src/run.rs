@@ -32,7 +32,7 @@ use crate::offload::{KernelPath, pinning};
 use crate::shard::Shard;
 use crate::signals::{self, Signal};
 use crate::sockets::{ListenerSocket, SocketOptions, bind_listeners};
-use crate::{clock, setup};
+use crate::{clock, heap, setup};
 
 /// How often a drain looks whether the last allocation has gone, and the main thread whether a worker has died.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -81,6 +81,7 @@ impl StartError {
 pub fn run(config: Config, loader: Loader) -> Result<(), StartError> {
     let signals = signals::listen().map_err(StartError::system("signals"))?;
     raise_descriptor_limit();
+    heap::keep_small();
     let addresses = resolve::resolve_here(&config)?;
     for warning in &addresses.warnings {
         warn!("{warning}");

@@ -12,6 +12,8 @@ use crate::timer::Timed;
 impl Server {
     /// Ends everything whose time has come, as far as the driver can take it at once.
     pub(super) fn expire(&mut self, now: Now) {
+        self.deletions.expire(now);
+        self.ended_allocates.expire(now);
         while self.outputs.len() < MAX_OUTPUTS {
             let Some(what) = self.table.timers.pop_due(now.mono_ns) else { return };
             match what {

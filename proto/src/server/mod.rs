@@ -151,7 +151,11 @@ impl Server {
 
     /// When to come back with [`Input::Tick`] at the latest (`mono_ns`), and why.
     pub fn poll_timeout(&self) -> Option<(u64, Reason)> {
-        self.table.timers.next()
+        let recent_ns =
+            [&self.deletions, &self.ended_allocates].map(Recent::ends_ns).into_iter().flatten().max();
+        let recent = recent_ns.map(|due_ns| (due_ns, Reason::Transaction));
+        // None of them is urgent: both go at once.
+        self.table.timers.next().into_iter().chain(recent).min_by_key(|(due_ns, _)| *due_ns)
     }
 
     /// How many of each thing there are.

@@ -10,11 +10,12 @@ use crate::io::Now;
 use crate::limits::{MAX_RECENT_TRANSACTIONS, RETRANSMISSION_SECS, SECOND_NS};
 use crate::wire::TransactionId;
 
-/// At most [`MAX_RECENT_TRANSACTIONS`] of them; the oldest is forgotten first.
+/// At most [`MAX_RECENT_TRANSACTIONS`] of them; the oldest is forgotten first. Their memory goes when the
+/// newest is out of date: a crowd that left must not cost for ever.
 #[derive(Debug)]
 pub(super) struct Recent {
     order: VecDeque<Entry>,
-    ends_ns: HashMap<(FiveTuple, TransactionId), u64, FixedState>,
+    until_ns: HashMap<(FiveTuple, TransactionId), u64, FixedState>,
 }
 
 #[derive(Debug)]
@@ -26,7 +27,7 @@ struct Entry {
 impl Recent {
     /// `seed` keys the hash: clients choose their transaction ids.
     pub(super) fn new(seed: u64) -> Self {
-        Self { order: VecDeque::new(), ends_ns: HashMap::with_hasher(FixedState::with_seed(seed)) }
+        Self { order: VecDeque::new(), until_ns: HashMap::with_hasher(FixedState::with_seed(seed)) }
     }
 
     pub(super) fn insert(&mut self, now: Now, five_tuple: FiveTuple, transaction: TransactionId) {
@@ -37,19 +38,32 @@ impl Recent {
         }
         let ends_ns = now.mono_ns + u64::from(RETRANSMISSION_SECS) * SECOND_NS;
         let key = (five_tuple, transaction);
-        self.ends_ns.insert(key, ends_ns);
+        self.until_ns.insert(key, ends_ns);
         self.order.push_back(Entry { key, ends_ns });
     }
 
     pub(super) fn contains(&self, now: Now, five_tuple: FiveTuple, transaction: TransactionId) -> bool {
-        self.ends_ns.get(&(five_tuple, transaction)).is_some_and(|ends_ns| *ends_ns > now.mono_ns)
+        self.until_ns.get(&(five_tuple, transaction)).is_some_and(|ends_ns| *ends_ns > now.mono_ns)
+    }
+
+    /// When the newest is out of date; `None` if there is none.
+    pub(super) fn ends_ns(&self) -> Option<u64> {
+        self.order.back().map(|newest| newest.ends_ns)
+    }
+
+    /// Forgets everything, and gives its memory back, if all of it is out of date.
+    pub(super) fn expire(&mut self, now: Now) {
+        if self.ends_ns().is_some_and(|ends_ns| ends_ns <= now.mono_ns) {
+            self.order = VecDeque::new();
+            self.until_ns = HashMap::with_hasher(self.until_ns.hasher().clone());
+        }
     }
 
     fn forget_oldest(&mut self) {
         let Some(Entry { key, ends_ns }) = self.order.pop_front() else { return };
         // The same transaction may have been noted again since.
-        if self.ends_ns.get(&key) == Some(&ends_ns) {
-            self.ends_ns.remove(&key);
+        if self.until_ns.get(&key) == Some(&ends_ns) {
+            self.until_ns.remove(&key);
         }
     }
 }
@@ -75,6 +89,18 @@ mod tests {
     }
 
     #[test]
+    fn memory_goes_with_the_newest() {
+        let mut recent = Recent::new(1);
+        recent.insert(at(1), five_tuple(), id(1));
+        recent.insert(at(20), five_tuple(), id(2));
+        assert_eq!(recent.ends_ns(), Some(at(60).mono_ns));
+        recent.expire(at(59));
+        assert!(recent.contains(at(59), five_tuple(), id(2)));
+        recent.expire(at(60));
+        assert_eq!((recent.order.capacity(), recent.until_ns.capacity(), recent.ends_ns()), (0, 0, None));
+    }
+
+    #[test]
     fn s26_forgets_after_forty_seconds() {
         let mut recent = Recent::new(1);
         recent.insert(at(1), five_tuple(), id(1));
@@ -84,7 +110,7 @@ mod tests {
         assert!(recent.contains(at(41), five_tuple(), id(1)), "noted again at 20 s");
         assert!(!recent.contains(at(60), five_tuple(), id(1)));
         recent.insert(at(100), five_tuple(), id(3));
-        assert_eq!((recent.order.len(), recent.ends_ns.len()), (1, 1));
+        assert_eq!((recent.order.len(), recent.until_ns.len()), (1, 1));
     }
 
     #[test]
@@ -95,7 +121,7 @@ mod tests {
             recent.insert(at(1), five_tuple(), id(number));
         }
         assert_eq!(recent.order.len(), MAX_RECENT_TRANSACTIONS);
-        assert_eq!(recent.ends_ns.len(), MAX_RECENT_TRANSACTIONS);
+        assert_eq!(recent.until_ns.len(), MAX_RECENT_TRANSACTIONS);
         assert!(!recent.contains(at(1), five_tuple(), id(9)));
         assert!(recent.contains(at(1), five_tuple(), id(10)));
         assert!(recent.contains(at(1), five_tuple(), id(count - 1)));

@@ -31,12 +31,12 @@ use super::eventfd::EventFd;
 use super::kernel::errors::drain_errors;
 use super::kernel::send::{SendQueue, Senders, routed};
 use super::kernel::{
-    Losses, MAX_RELAY_SOCKETS, check_listeners, opened, relay_of, relay_token, release_heap, wait_precisely,
+    Losses, MAX_RELAY_SOCKETS, check_listeners, opened, relay_of, relay_token, wait_precisely,
 };
 use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
 use crate::buffers::BufferPool;
-use crate::clock;
 use crate::sockets::{self, ListenerSocket, SocketOptions};
+use crate::{clock, heap};
 
 /// Datagrams per system call, and per listener and turn. More gains nothing: the call's own
 /// cost is spread thin by then.
@@ -124,8 +124,8 @@ pub struct EpollDriver {
     waker: Arc<EventFd>,
     coalescer: Coalescer,
     pool: BufferPool,
-    /// Buffers were used since their memory was given back.
-    pool_used: bool,
+    /// Buffers were used, or a deadline came, since memory was given back.
+    has_worked: bool,
     /// The pool's first buffer that this turn has not used.
     next_buffer: usize,
     receiver: Receiver,
@@ -165,7 +165,7 @@ impl EpollDriver {
             poller,
             waker,
             coalescer: Coalescer::new(options.coalesce),
-            pool_used: false,
+            has_worked: false,
             pool: BufferPool::new(buffers, options.datagram_bytes),
             next_buffer: 0,
             receiver: Receiver::new(),
@@ -289,16 +289,19 @@ impl EpollDriver {
             // Sleeping outside of epoll, so that what arrives meanwhile doesn't wake this thread.
             std::thread::sleep(pause);
         }
-        if !self.pool_used {
-            return self.poller.wait(timeout);
+        if !self.has_worked {
+            self.poller.wait(timeout)?;
+            // At a deadline the core may free what a crowd has left.
+            self.has_worked = !self.poller.has_ready();
+            return Ok(());
         }
         let longest = timeout.map_or(IDLE_BEFORE_RELEASE, |timeout| timeout.min(IDLE_BEFORE_RELEASE));
         self.poller.wait(Some(longest))?;
         if !self.poller.has_ready() && longest == IDLE_BEFORE_RELEASE {
             self.pool.release_memory();
             (self.events, self.answers) = (Vec::new(), Vec::new());
-            release_heap();
-            self.pool_used = false;
+            heap::release();
+            self.has_worked = false;
         }
         Ok(())
     }
@@ -332,7 +335,7 @@ impl Driver for EpollDriver {
         }
         self.receive_from_relays();
         if self.next_buffer > 0 {
-            self.pool_used = true;
+            self.has_worked = true;
             self.coalescer.observe(clock::monotonic_ns(), self.next_buffer);
         }
         Ok(self.events.len())

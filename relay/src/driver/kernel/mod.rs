@@ -147,15 +147,6 @@ pub(super) fn wait_precisely() {
     }
 }
 
-/// Gives the heap's free pages back to the system; it takes milliseconds.
-pub(super) fn release_heap() {
-    // SAFETY: no pointers; it moves nothing.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0)
-    };
-}
-
 /// A message header without any pointer, address or control message.
 pub(super) fn empty_header() -> libc::mmsghdr {
     // SAFETY: null pointers and zero integers are valid values of all its fields.

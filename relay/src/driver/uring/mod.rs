@@ -40,13 +40,13 @@ use super::kernel::cmsg::{CONTROL_BYTES, RawAddr};
 use super::kernel::errors::drain_errors;
 use super::kernel::send::{SendQueue, Senders, routed};
 use super::kernel::{
-    Ancillary, MAX_RELAY_SOCKETS, check_listeners, empty_header, opened, relay_of, release_heap,
-    sending_relay, wait_precisely,
+    Ancillary, MAX_RELAY_SOCKETS, check_listeners, empty_header, opened, relay_of, sending_relay,
+    wait_precisely,
 };
 use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
 use crate::buffers::BufferPool;
-use crate::clock;
 use crate::sockets::{self as socket, ListenerSocket, SocketOptions};
+use crate::{clock, heap};
 
 /// Sizes of a worker's ring. All are powers of two.
 #[derive(Clone, Copy, Debug)]
@@ -143,8 +143,8 @@ pub struct UringDriver {
     /// Relay sockets whose ICMP errors were too many for one turn.
     more_errors: Vec<RelaySocket>,
     refused: Vec<Completion>,
-    /// Buffers were used since their memory was given back.
-    pool_used: bool,
+    /// Buffers were used, or a deadline came, since memory was given back.
+    has_worked: bool,
     counters: DriverCounters,
     /// The ring failed outside of waiting; the next wait says so.
     failure: Option<io::Error>,
@@ -204,7 +204,7 @@ impl UringDriver {
             ended,
             more_errors: Vec::new(),
             refused: Vec::new(),
-            pool_used: false,
+            has_worked: false,
             counters: DriverCounters::default(),
             failure: None,
         })
@@ -335,8 +335,11 @@ impl UringDriver {
                 return self.ring.submit_and_wait(Waiting { timeout, gather: None });
             }
         }
-        if !self.pool_used {
-            return self.ring.submit_and_wait(Waiting { timeout, gather });
+        if !self.has_worked {
+            self.ring.submit_and_wait(Waiting { timeout, gather })?;
+            // At a deadline the core may free what a crowd has left.
+            self.has_worked = !self.ring.has_completions();
+            return Ok(());
         }
         let longest = timeout.map_or(IDLE_BEFORE_RELEASE, |timeout| timeout.min(IDLE_BEFORE_RELEASE));
         self.ring.submit_and_wait(Waiting { timeout: Some(longest), gather })?;
@@ -347,8 +350,8 @@ impl UringDriver {
             self.relay_group.shrink();
             (self.events, self.answers) = (Vec::new(), Vec::new());
             (self.ended, self.more_errors) = (Vec::new(), Vec::new());
-            release_heap();
-            self.pool_used = false;
+            heap::release();
+            self.has_worked = false;
         }
         Ok(())
     }
@@ -375,7 +378,7 @@ impl UringDriver {
         }
         let received = self.events.len() - before;
         if received > 0 {
-            self.pool_used = true;
+            self.has_worked = true;
             self.coalescer.observe(clock::monotonic_ns(), received);
         }
     }

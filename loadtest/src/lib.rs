@@ -6,7 +6,7 @@
 //! ```
 //! It knows the server only from outside: any TURN server over UDP will do. `session` and
 //! `stun_client` are pure (bytes and time in, bytes out); only `engine` has sockets and threads, and
-//! only `engine::mmsg` unsafe code.
+//! only `engine::mmsg` and `engine::receive` unsafe code.
 pub mod cli;
 pub mod credentials;
 pub mod engine;

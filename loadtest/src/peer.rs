@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::engine::mmsg::{Poller, RecvBatch};
+use crate::engine::mmsg::Poller;
 use crate::engine::open_socket;
+use crate::engine::receive::RecvBatch;
 use crate::modes::stop_flag;
 
 /// Default of `-p`.

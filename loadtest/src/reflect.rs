@@ -14,8 +14,9 @@ use stun_types::message::{Message, MessageClass, MessageWrite, MessageWriteExt, 
 use turn_types::attribute::{Lifetime, XorRelayedAddress};
 use turn_types::message::{ALLOCATE, REFRESH};
 
-use crate::engine::mmsg::{Poller, RecvBatch, thread_cpu_ns};
+use crate::engine::mmsg::{Poller, thread_cpu_ns};
 use crate::engine::open_socket;
+use crate::engine::receive::RecvBatch;
 use crate::modes::{Fault, stop_flag};
 
 /// Receive queue of each socket, bytes.

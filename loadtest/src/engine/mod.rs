@@ -12,6 +12,7 @@
 pub mod mmsg;
 pub mod payload;
 pub mod peer;
+pub mod receive;
 pub mod schedule;
 pub mod worker;
 

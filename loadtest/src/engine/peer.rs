@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
-use super::mmsg::{Poller, RecvBatch, mono_ns, receive_drops};
+use super::mmsg::{Poller, mono_ns, receive_drops};
 use super::payload::{Header, STAMPED_PAYLOAD, tag_flow, tag_trial};
+use super::receive::RecvBatch;
 use super::{Plan, any_address, open_socket};
 use crate::stats::{Arrival, GroupStats, Tracker};
 

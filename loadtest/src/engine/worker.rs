@@ -13,10 +13,9 @@ use std::time::Duration;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::mmsg::{
-    BATCH, Poller, RecvBatch, SendBatch, mono_ns, receive_drops, set_precise_timers, thread_cpu_ns,
-};
+use super::mmsg::{BATCH, Poller, SendBatch, mono_ns, receive_drops, set_precise_timers, thread_cpu_ns};
 use super::payload::{Header, tag};
+use super::receive::RecvBatch;
 use super::receiver::{Clock, Received, accept_header, accept_payload, classify};
 use super::schedule::Pace;
 use super::sender::{Visit, disrupt, framing_prefix, send_due, send_single};

@@ -254,7 +254,7 @@ pub struct GroupStats {
     pub corrupted: u64,
     /// Data on a wrong channel, of another flow or of nobody.
     pub stray: u64,
-    /// Lost in the generator's own receive queues (SO_MEMINFO).
+    /// Lost in the generator's own receive queues (SO_MEMINFO), where a merged run counts once.
     pub own_drops: u64,
     /// Distinct packets that the built-in peer received.
     pub peer_received: u64,

@@ -57,7 +57,8 @@ pub fn raise_open_files_limit() -> u64 {
     }
 }
 
-/// Datagrams this socket's receive queue has dropped since it was opened (SO_MEMINFO).
+/// What this socket's receive queue has dropped since it was opened (SO_MEMINFO): datagrams, but a
+/// merged run counts once.
 pub fn receive_drops(fd: BorrowedFd<'_>) -> u64 {
     /// Index of SK_MEMINFO_DROPS in the kernel's answer (linux/sock_diag.h).
     const DROPS: usize = 8;

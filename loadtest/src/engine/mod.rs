@@ -462,7 +462,8 @@ pub(crate) fn add_failure(failures: &mut Vec<(SetupError, usize)>, error: SetupE
     }
 }
 
-/// A UDP socket with a large receive queue that doesn't block.
+/// A UDP socket with a large receive queue that doesn't block, to be read by [`receive::RecvBatch`]:
+/// it may get merged runs.
 pub fn open_socket(local: SocketAddr, device: Option<&str>, buffer_bytes: usize) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
     if let Some(device) = device {
@@ -471,6 +472,7 @@ pub fn open_socket(local: SocketAddr, device: Option<&str>, buffer_bytes: usize)
     socket.set_recv_buffer_size(buffer_bytes)?;
     socket.set_send_buffer_size(buffer_bytes)?;
     mmsg::force_receive_buffer(socket.as_fd(), buffer_bytes);
+    receive::allow_merged_runs(socket.as_fd());
     socket.set_nonblocking(true)?;
     socket.bind(&local.into())?;
     Ok(socket.into())

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::mmsg::{BATCH, Poller, SendBatch, mono_ns, receive_drops, set_precise_timers, thread_cpu_ns};
+use super::mmsg::{Poller, SendBatch, mono_ns, receive_drops, set_precise_timers, thread_cpu_ns};
 use super::payload::{Header, tag};
 use super::receive::RecvBatch;
 use super::receiver::{Clock, Received, accept_header, accept_payload, classify};
@@ -32,8 +32,8 @@ const TURN_NS: u64 = 5_000_000;
 /// receiving.
 const PACKETS_PER_TURN: u64 = 256;
 const VISITS_PER_TURN: usize = 64;
-/// Batches taken from one socket before the next one's turn.
-const RECEIVES_PER_TURN: usize = 8;
+/// Datagrams taken from one socket before the next one's turn; the last batch may exceed it.
+const RECEIVES_PER_TURN: usize = 512;
 /// New sockets tried for a client whose 5-tuple the server still knows (437).
 const MAX_ATTEMPTS: u32 = 3;
 /// First packets tried when the time to the first byte is measured, and the time between them, ns.
@@ -224,22 +224,24 @@ impl Worker {
 
     fn receive(&mut self, index: usize) {
         let Some(mut recv) = self.recv.take() else { return };
-        for _ in 0..RECEIVES_PER_TURN {
-            if !self.receive_batch(index, &mut recv) {
-                break;
-            }
+        let mut taken = 0;
+        while taken < RECEIVES_PER_TURN
+            && let Some(count) = self.receive_batch(index, &mut recv)
+        {
+            taken += count;
         }
         self.recv = Some(recv);
     }
 
-    /// Returns whether more may wait.
-    fn receive_batch(&mut self, index: usize, recv: &mut RecvBatch) -> bool {
+    /// Returns how many datagrams it took, if more may wait.
+    fn receive_batch(&mut self, index: usize, recv: &mut RecvBatch) -> Option<usize> {
         let count = self.flows[index].socket.as_ref().map(|socket| recv.recv(socket.as_fd()));
         let now_ns = mono_ns();
         let mut control = false;
-        let full = matches!(count, Some(Ok(BATCH)));
+        let mut more = None;
         match count {
             Some(Ok(count)) => {
+                more = recv.is_full().then_some(count);
                 for datagram in 0..count {
                     control |= self.take_datagram(index, recv.datagram(datagram), now_ns);
                 }
@@ -255,7 +257,7 @@ impl Worker {
         if control {
             self.settle(index);
         }
-        full
+        more
     }
 
     /// Returns whether the session has changed.

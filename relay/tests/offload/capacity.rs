@@ -29,7 +29,7 @@ const MEDIAN: Duration = Duration::from_millis(50);
 const P99: Duration = Duration::from_secs(2);
 /// How many times as late as this test's own thread the mirror may be: both wait for the same cores.
 const BUSY: u32 = 20;
-/// Memory of the mirror for all bindings, bytes; the maps have some 45 MB of the kernel's besides.
+/// Memory of the mirror for all bindings, bytes, and that of the maps without the slots.
 const MEMORY: u64 = 60_000_000;
 
 struct Nobody;
@@ -122,6 +122,17 @@ fn resident_bytes() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
+/// Memory of this process's maps, bytes, without the slots: their descriptors are closed once they are mapped.
+fn map_bytes() -> u64 {
+    let folder = std::fs::read_dir("/proc/self/fdinfo").expect("Linux has it");
+    let texts = folder.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let value = |text: &str, key: &str| {
+        text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok())
+    };
+    let by_id = texts.filter_map(|text| Some((value(&text, "map_id:")?, value(&text, "memlock:")?)));
+    by_id.collect::<HashMap<_, _>>().values().sum()
+}
+
 /// Runs a test again in a process of its own, where nobody else's memory counts; `true` if this is that process.
 fn is_alone(test: &str) -> bool {
     const ALONE: &str = "TURNPIKE_TEST_ALONE";
@@ -162,7 +173,7 @@ fn a_hundred_thousand_bindings_come_and_go_quickly() {
     println!("binding to kernel: median {half:?}, p99 {slow:?}; this thread was {late:?} late");
     assert!(half <= MEDIAN + late * BUSY && slow <= P99 + late * BUSY, "{half:?}, {slow:?}, {late:?}");
 
-    let before = resident_bytes();
+    let (before, maps_before) = (resident_bytes(), map_bytes());
     let begin = Instant::now();
     let (mut told, mut count) = (0, 0);
     while count < BINDINGS - 1 && begin.elapsed() < Duration::from_secs(60) {
@@ -176,9 +187,15 @@ fn a_hundred_thousand_bindings_come_and_go_quickly() {
     }
     let took = begin.elapsed();
     let grown = resident_bytes().saturating_sub(before);
-    println!("{BINDINGS} bindings in {took:?}, {} MB", grown / 1_000_000);
+    let maps = map_bytes();
+    println!(
+        "{BINDINGS} bindings in {took:?}: mirror {} MB, maps without slots {} MB, before {} MB",
+        grown / 1_000_000,
+        maps / 1_000_000,
+        maps_before / 1_000_000
+    );
     assert_eq!(count, BINDINGS - 1);
-    assert!(grown < MEMORY, "{grown} bytes");
+    assert!(grown < MEMORY && maps < MEMORY, "{grown} and {maps} bytes");
     std::thread::sleep(Duration::from_millis(500));
     let now = status.read();
     assert_eq!((now.routes, now.bindings, now.waiting), (2 * u64::from(BINDINGS), BINDINGS.into(), 0));

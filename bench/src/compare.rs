@@ -67,7 +67,11 @@ pub fn run(options: &Options) -> Result<Results, Fault> {
     let _precedence = affinity::Precedence::take();
     let _counting = xdp::Counting::switch_on();
     affinity::keep_to(&split.generator_list)?;
-    let labs = Labs { plain: Lab::new("plain", Link::Plain)?, merging: Lab::new("merging", Link::Merging)? };
+    let labs = Labs {
+        plain: Lab::new("plain", Link::Plain)?,
+        merging: Lab::new("merging", Link::Merging)?,
+        frames: Lab::new("frames", Link::Frames)?,
+    };
     let folder = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
     let (servers, left_out) =
         try_all(&labs.plain, &programs, &variants, !options.servers.is_empty(), folder.path(), &stop)?;
@@ -124,6 +128,7 @@ const NOTES: &[&str] = &[
 struct Labs {
     plain: Lab,
     merging: Lab,
+    frames: Lab,
 }
 
 impl Labs {
@@ -131,6 +136,7 @@ impl Labs {
         match scenario.link {
             Link::Plain => &self.plain,
             Link::Merging => &self.merging,
+            Link::Frames => &self.frames,
         }
     }
 }

@@ -41,6 +41,17 @@ pub enum Link {
     Plain,
     /// Datagrams of one flow that arrive within 50 µs are merged on receipt (GRO), as a NIC's driver would.
     Merging,
+    /// Each datagram by itself, from a sender that is an XDP program, too.
+    Frames,
+}
+
+/// An interface, as frames name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Its hardware address.
+    pub mac: [u8; 6],
 }
 
 /// A client, a relay and a peer namespace.
@@ -78,9 +89,12 @@ impl Lab {
         // Frames that an XDP program sends reach a veth only if it polls, which GRO makes it do.
         lab.client.run(&["ethtool", "-K", "relay0", "gro", "on"])?;
         lab.peer.run(&["ethtool", "-K", "relay0", "gro", "on"])?;
-        if link == Link::Merging {
-            lab.relay.merge("client0")?;
-            lab.relay.merge("peer0")?;
+        for device in ["client0", "peer0"] {
+            match link {
+                Link::Plain => {}
+                Link::Merging => lab.relay.merge(device)?,
+                Link::Frames => lab.relay.run(&["ethtool", "-K", device, "gro", "on"])?,
+            }
         }
         Ok(lab)
     }
@@ -141,6 +155,17 @@ impl Namespace {
         let script =
             format!("echo 50000 > {folder}/gro_flush_timeout && echo 2 > {folder}/napi_defer_hard_irqs");
         self.run(&["sh", "-c", &script])
+    }
+
+    /// An interface in here.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn device(&self, name: &str) -> Result<Device, Fault> {
+        let output = Command::new("ip").args(["-n", &self.name, "-o", "link", "show", "dev", name]).output();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        let device = text.ok().and_then(|text| parse_device(&text));
+        device.ok_or_else(|| format!("{name} in {} has no number or hardware address", self.name).into())
     }
 
     /// A command that will run in here on the processors `cpus`, and die with the thread that starts it.
@@ -233,6 +258,14 @@ fn run(command: &mut Command) -> Result<(), Fault> {
     Err(format!("`{shown}` failed: {}", error.trim().replace('\n', "; ")).into())
 }
 
+/// `ip -o link show`: `7: relay0@if6: <...> ... link/ether 0a:... brd ...`.
+fn parse_device(text: &str) -> Option<Device> {
+    let index = text.split(':').next()?.trim().parse().ok()?;
+    let address = text.split_once("link/ether ")?.1.split_whitespace().next()?;
+    let bytes: Vec<u8> = address.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    Some(Device { index, mac: bytes.try_into().ok()? })
+}
+
 /// A value of /proc/net/snmp: a line of names and a line of numbers, both starting with the protocol.
 fn snmp_value(text: &str, protocol: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines().filter_map(|line| line.split_once(':')).filter(|(key, _)| *key == protocol);
@@ -251,6 +284,14 @@ mod tests {
         assert_eq!(owner("turnpike-4711-0-relay"), None, "another program's");
         assert_eq!(owner("turnpike-bench-x-relay"), None);
         assert_eq!(owner("mine"), None);
+    }
+
+    #[test]
+    fn an_interface_has_a_number_and_a_hardware_address() {
+        let text = "7: relay0@if6: <UP> mtu 1500 qlen 1000\\    link/ether 0a:1b:00:ff:02:03 brd ff:ff:ff:ff:ff:ff link-netns x";
+        assert_eq!(parse_device(text), Some(Device { index: 7, mac: [0x0a, 0x1b, 0, 0xff, 2, 3] }));
+        assert_eq!(parse_device("1: lo: <UP> link/loopback 00:00:00:00:00:00"), None);
+        assert_eq!(parse_device(""), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! ```text
 //!   compare: rounds ─► scenarios ─► servers ─► measure ─► Sample ─► results ─► table, JSON, Markdown, HTML
 //!                                     │           ├── generator: clients (client ns), peer (peer ns)
+//!                                     │           ├── frames: the same in the kernel, for the fastest
 //!                                     │           └── cpu: the whole machine's time, and the server's
 //!                                     └── lab: namespaces, veth, offloads; server (relay ns)
 //!   hot:     the core alone, for criterion and callgrind
@@ -15,6 +16,7 @@ pub mod cli;
 pub mod compare;
 pub mod cpu;
 pub mod fault;
+pub mod frames;
 pub mod generator;
 pub mod hot;
 pub mod lab;

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use turnpike_loadtest::engine::SetupReport;
+use turnpike_loadtest::engine::{Framing, SetupReport};
 use turnpike_loadtest::stats::percent;
 
 use crate::cpu::{self, Reading, Used};
 use crate::fault::Fault;
+use crate::frames::{Counted, Frames};
 use crate::generator::{Ends, Generator, Load, Reflector};
 use crate::lab::{Lab, SERVER};
 use crate::results::{DIRECT, Sample};
-use crate::scenario::{Path, Scenario, Traffic, Work, idle_traffic};
+use crate::scenario::{Path, Scenario, Traffic, Work, idle_traffic, session};
 use crate::search::{self, Outcome};
 use crate::server::{Program, Programs, Running, Variant, counted_drops};
 use crate::xdp::Runs;
@@ -26,6 +27,8 @@ const SETTLED_AFTER: Duration = Duration::from_secs(60);
 const SEARCH_TRIAL: Duration = Duration::from_millis(700);
 /// Lowest rate of a search, packets per second.
 const SEARCH_FROM: f64 = 5_000.0;
+/// Highest rate of a search with frames, per second: more than any sender has reached.
+const SEARCH_FRAMES_TO: f64 = 10_000_000.0;
 /// A generator that sends less than this share of its schedule is the bottleneck.
 const KEPT_UP: f64 = 0.98;
 /// Clients from which on memory per allocation is more than noise.
@@ -128,6 +131,9 @@ impl Context<'_> {
             Work::Churn { clients } => self.churn(lab, clients, pid, sample).map(|()| None),
             Work::Settle { clients } => self.settle(lab, clients, pid, sample).map(|()| None),
             Work::Search(traffic) => self.search(lab, &traffic, pid, sample).map(Some),
+            Work::SearchFrames { clients, payload_bytes } => {
+                self.search_frames(lab, clients, payload_bytes, pid, sample).map(|()| None)
+            }
         }?;
         note_resident(sample, "rss_after_mib", pid);
         let log = server.stop()?;
@@ -254,6 +260,58 @@ impl Context<'_> {
         generator.release().map(|_| lost)
     }
 
+    /// The processor that sends is busy all the time, so only the server's own is measured.
+    fn search_frames(
+        &self,
+        lab: &Lab,
+        clients: u16,
+        payload_bytes: usize,
+        pid: u32,
+        sample: &mut Sample,
+    ) -> Result<(), Fault> {
+        let mut frames = Frames::start(lab, &Arc::new(session(Framing::Channel)), clients, payload_bytes)?;
+        let trial = |frames: &mut Frames<'_>, rate: f64| {
+            let begin = Reading::begin(Some(pid));
+            let counted = frames.trial(rate, SEARCH_TRIAL)?;
+            match self.stop.load(Ordering::Relaxed) {
+                true => Err(Fault::Interrupted),
+                false => Ok((counted, begin.end(Some(pid)))),
+            }
+        };
+        let (mut best, mut fault) = (None, None);
+        let found = search::highest_rate(SEARCH_FROM, SEARCH_FRAMES_TO, |rate| {
+            let (counted, used) = trial(&mut frames, rate).map_err(|error| fault = Some(error)).ok()?;
+            let outcome = outcome_of_frames(&counted);
+            if outcome.kept_up && outcome.loss_percent <= 0.0 {
+                best = Some((counted, used));
+            }
+            Some(outcome)
+        });
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        let Some(ndr) = found.ndr else {
+            sample.doubts.push(format!("frames were lost even at {SEARCH_FROM:.0} per second"));
+            return frames.release();
+        };
+        sample.set("ndr_pps", ndr);
+        sample.set("pdr_pps", found.pdr.unwrap_or(ndr));
+        if found.is_lower_bound {
+            sample.doubts.push("the sender was at its limit: the server may do more".to_owned());
+        }
+        if let Some((counted, used)) = &best {
+            sample.set("server_cpu_us", used.server_secs * 1e6 / counted.received as f64);
+            sample.set("server_busy_percent", 100.0 * used.server_secs / used.wall_secs.max(1e-9));
+            note_foreign(sample, used);
+        }
+        let (overload, _) = trial(&mut frames, 2.0 * ndr)?;
+        let secs = overload.sending.as_secs_f64().max(1e-9);
+        sample.set("overload_offered_pps", overload.sent as f64 / secs);
+        sample.set("overload_delivered_pps", overload.received as f64 / secs);
+        sample.set("overload_loss_percent", outcome_of_frames(&overload).loss_percent);
+        frames.release()
+    }
+
     fn note_load(&self, sample: &mut Sample, load: &Load) {
         let Load { stats, used, sending, hops } = load;
         let secs = sending.as_secs_f64().max(1e-9);
@@ -287,6 +345,14 @@ fn outcome(load: &Load) -> Outcome {
     Outcome {
         loss_percent: percent(stats.lost_elsewhere(), stats.sent),
         kept_up: stats.sent as f64 >= KEPT_UP * stats.scheduled as f64,
+    }
+}
+
+fn outcome_of_frames(counted: &Counted) -> Outcome {
+    let lost = counted.sent.saturating_sub(counted.received);
+    Outcome {
+        loss_percent: percent(lost, counted.sent),
+        kept_up: counted.sent as f64 >= KEPT_UP * counted.scheduled as f64,
     }
 }
 

@@ -47,6 +47,13 @@ pub enum Work {
     },
     /// The highest rate without loss, and what still gets through at twice that rate.
     Search(Traffic),
+    /// The highest rate without loss of frames that are made and counted in the kernel, to the peers only.
+    SearchFrames {
+        /// Clients, each with a channel.
+        clients: u16,
+        /// Application bytes per packet.
+        payload_bytes: usize,
+    },
 }
 
 /// How data travels.
@@ -202,6 +209,14 @@ pub const SCENARIOS: &[Scenario] = &[
         only_if_named: false,
     },
     Scenario {
+        name: "ndr-frames",
+        title: "highest rate without loss (NDR) of frames made and counted in the kernel, 10 clients, 170 B from client to peer",
+        link: Link::Frames,
+        work: Work::SearchFrames { clients: 10, payload_bytes: 170 },
+        max_rounds: 3,
+        only_if_named: false,
+    },
+    Scenario {
         name: "memory",
         title: "16,000 allocations made and deleted, then a minute of rest",
         link: Link::Plain,
@@ -277,7 +292,8 @@ pub fn idle_traffic(clients: usize) -> Traffic {
     Traffic { clients, ..SMALL }
 }
 
-fn session(framing: Framing) -> SessionConfig {
+/// What each client asks the server for.
+pub fn session(framing: Framing) -> SessionConfig {
     SessionConfig {
         credentials: Some(Credentials::new(USER, PASSWORD)),
         allocate: AllocateOptions {

@@ -74,7 +74,8 @@ pub const VARIANTS: &[Variant] = &[
     Variant {
         name: "coturn-multiplex",
         program: Program::Coturn,
-        extra: &["--multiplex-peer", "--udp-gso"],
+        // Its own default is a queue of 64 KiB, too short for some milliseconds of load.
+        extra: &["--multiplex-peer", "--udp-gso", "--sock-buf-size=4194304"],
         required: false,
     },
 ];

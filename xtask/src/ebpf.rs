@@ -22,7 +22,7 @@ const SOURCES: &[&str] =
     &["ebpf/abi/Cargo.toml", "ebpf/abi/src", "ebpf/program/Cargo.toml", "ebpf/program/src", "ebpf/build.sh"];
 /// The packages that are compiled into it, in the lock.
 const LOCKED: &str = "aya-ebpf";
-const OBJECTS: &[&str] = &["turnpike.o", "pinning.o", "bench.o"];
+const OBJECTS: &[&str] = &["turnpike.o", "pinning.o", "bench.o", "traffic.o"];
 const COMMITTED: &str = "ebpf/object";
 const REBUILT: &str = "target/bpf/check";
 const STAMP: &str = "ebpf/object/stamp";

@@ -1,0 +1,351 @@
+//! Frames made in the kernel: for a relay that is faster than sockets can send and receive.
+//!
+//! ```text
+//!   client ns                                relay ns               peer ns
+//!   sender ─ BPF_PROG_TEST_RUN, live ─ veth ─ the server ─ veth ─ sink: counts, drops
+//! ```
+//! The clients have real allocations and channels; only their data come from the sender, with their
+//! addresses and ports, and never get to a socket.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aya::maps::{Array, MapData, PerCpuArray};
+use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use turnpike_loadtest::engine::mmsg::{mono_ns, set_precise_timers};
+use turnpike_loadtest::session::{Session, SessionConfig, State};
+
+use crate::fault::Fault;
+use crate::lab::{CLIENT, Device, Lab, PEER, SERVER};
+
+/// The programs, built from `ebpf/program/src/generator.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/object/traffic.o");
+
+/// First words of a frame, which the sender writes anew each time.
+type Headers = [u64; 6];
+
+/// What payloads begin with.
+const MARK: &[u8; 8] = b"turnpike";
+/// Offset of the UDP payload, bytes.
+const PAYLOAD: usize = 14 + 20 + 8;
+/// Bytes of a ChannelData header.
+const CHANNEL_DATA: usize = 4;
+/// First UDP port of the clients, and of the peers.
+const FIRST_PORT: u16 = 4_000;
+/// Frames that the kernel makes and sends together.
+const BATCH: u32 = 64;
+/// How often the sender looks what is due.
+const TICK: Duration = Duration::from_micros(200);
+/// Frames sent by one system call at most.
+const MOST: u64 = 4096;
+/// Longest wait for an answer of the server.
+const ANSWER: Duration = Duration::from_millis(500);
+/// How long frames under way are waited for.
+const DRAIN: Duration = Duration::from_millis(200);
+/// Frames per second by which the relay learns the next hops, before anything is measured.
+const WARM_UP_RATE: f64 = 1000.0;
+/// How long a relay may take to forward them.
+const WARM_UP_WITHIN: Duration = Duration::from_secs(3);
+
+/// Clients with allocations and channels, and what makes and counts their frames.
+pub struct Frames<'a> {
+    lab: &'a Lab,
+    clients: Vec<(UdpSocket, Session)>,
+    frame: Vec<u8>,
+    device: Device,
+    ebpf: Ebpf,
+    received: PerCpuArray<MapData, u64>,
+}
+
+/// What a trial showed.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// Frames that were due.
+    pub scheduled: u64,
+    /// Frames sent.
+    pub sent: u64,
+    /// Frames that arrived where they had to.
+    pub received: u64,
+    /// How long it was sent.
+    pub sending: Duration,
+}
+
+impl Frames<'_> {
+    /// Makes `count` allocations with a channel each, and the programs ready.
+    ///
+    /// # Errors
+    /// If the server refuses, or the kernel does; or nothing of what is sent arrives.
+    pub fn start<'a>(
+        lab: &'a Lab,
+        session: &Arc<SessionConfig>,
+        count: u16,
+        payload_bytes: usize,
+    ) -> Result<Frames<'a>, Fault> {
+        assert!(payload_bytes >= MARK.len(), "the mark is in the payload");
+        let clients: Vec<_> = lab
+            .client
+            .enter(|| (0..count).map(|number| open_client(number, session)).collect::<Result<_, Fault>>())?;
+        let (device, far) = (lab.client.device("relay0")?, lab.relay.device("client0")?);
+        let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(failed("the eBPF object"))?;
+        let frames: Vec<Vec<u8>> = clients
+            .iter()
+            .zip(0..)
+            .map(|((_, session), number)| {
+                let channel = session.channel().ok_or("the client has no channel")?;
+                let source = SocketAddr::new(CLIENT, FIRST_PORT + number);
+                Ok(frame(far.mac, device.mac, source, SERVER, &channel_data(channel, payload_bytes)))
+            })
+            .collect::<Result<_, Fault>>()?;
+        let mut headers: Array<MapData, Headers> = map(&mut ebpf, "HEADERS")?;
+        for (frame, index) in frames.iter().zip(0..) {
+            headers.set(index, first_words(frame), 0).map_err(failed("HEADERS"))?;
+        }
+        let mut expected: Array<MapData, [u32; 2]> = map(&mut ebpf, "EXPECTED")?;
+        let arriving = [PAYLOAD + payload_bytes, PAYLOAD].map(|value| value as u32);
+        expected.set(0, arriving, 0).map_err(failed("EXPECTED"))?;
+        let mut turn: Array<MapData, [u32; 2]> = map(&mut ebpf, "TURN")?;
+        turn.set(0, [u32::from(count), 0], 0).map_err(failed("TURN"))?;
+        let received = map(&mut ebpf, "RECEIVED")?;
+        // Attached somewhere, where nothing comes by: else the kernel would patch its code, and stop all
+        // processors for that, at the begin and the end of each run.
+        let sender = program(&mut ebpf, "send")?;
+        sender.load().map_err(failed("the sender"))?;
+        lab.client.enter(|| sender.attach("lo", XdpMode::Skb)).map_err(failed("the sender"))?;
+        let sink = program(&mut ebpf, "sink")?;
+        sink.load().map_err(failed("the sink"))?;
+        let target = lab.peer.device("relay0")?.index;
+        lab.peer
+            .enter(|| sink.attach_to_if_index(target, XdpMode::Driver))
+            .map_err(failed("the sink's interface"))?;
+        let frame = frames.into_iter().next().ok_or("there are no clients")?;
+        let mut made = Frames { lab, clients, frame, device, ebpf, received };
+        made.warm_up()?;
+        Ok(made)
+    }
+
+    /// Sends `rate` frames per second for `duration`, all that are due at each [`TICK`].
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn trial(&mut self, rate: f64, duration: Duration) -> Result<Counted, Fault> {
+        let before = self.received()?;
+        let scheduled = (rate * duration.as_secs_f64()) as u64;
+        let Frames { lab, frame, device, ebpf, .. } = self;
+        let sender = program(ebpf, "send")?;
+        let (sent, sending) = lab.client.enter(|| {
+            set_precise_timers();
+            let (begin, mut sent) = (Instant::now(), 0);
+            while sent < scheduled && begin.elapsed() < duration + TICK {
+                let due = scheduled.min((rate * begin.elapsed().as_secs_f64()) as u64);
+                let count = (due - sent).min(MOST);
+                if count > 0 {
+                    send(sender, frame, device.index, count as u32)?;
+                    sent += count;
+                }
+                if due == sent {
+                    std::thread::sleep(TICK);
+                }
+            }
+            Ok::<_, Fault>((sent, begin.elapsed()))
+        })?;
+        std::thread::sleep(DRAIN);
+        Ok(Counted { scheduled, sent, received: self.received()? - before, sending })
+    }
+
+    /// Deletes the allocations.
+    ///
+    /// # Errors
+    /// If the server doesn't confirm.
+    pub fn release(mut self) -> Result<(), Fault> {
+        let mut rng = ChaCha8Rng::from_os_rng();
+        for (socket, session) in &mut self.clients {
+            session.release(mono_ns(), &mut rng);
+            drive(socket, session, &State::Released, &mut rng)?;
+        }
+        Ok(())
+    }
+
+    /// Until frames arrive: next hops have to become known, and a kernel's routes to be written.
+    fn warm_up(&mut self) -> Result<(), Fault> {
+        let deadline = Instant::now() + WARM_UP_WITHIN;
+        loop {
+            let Counted { sent, received, .. } = self.trial(WARM_UP_RATE, DRAIN)?;
+            if received == sent {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("of {sent} frames only {received} arrive").into());
+            }
+        }
+    }
+
+    fn received(&self) -> Result<u64, Fault> {
+        let values = self.received.get(&0, 0).map_err(failed("RECEIVED"))?;
+        Ok(values.iter().sum())
+    }
+}
+
+/// Sends so many frames on an interface of this thread's namespace.
+fn send(sender: &mut Xdp, frame: &[u8], interface: u32, count: u32) -> Result<(), Fault> {
+    // struct xdp_md (linux/bpf.h): data_end and ingress_ifindex, by which the kernel finds the device.
+    let mut context = [0; 24];
+    context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+    context[12..16].copy_from_slice(&interface.to_ne_bytes());
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        ctx_in: Some(&context),
+        repeat: count,
+        attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+        ..TestRunOptions::new()
+    };
+    sender.test_run(options).map_err(failed("the sender")).map(drop)
+}
+
+fn failed<E: std::error::Error>(what: &'static str) -> impl Fn(E) -> Fault {
+    move |error| {
+        let causes = std::iter::successors(error.source(), |cause| cause.source());
+        causes.fold(format!("{what}: {error}"), |text, cause| format!("{text}: {cause}")).into()
+    }
+}
+
+fn map<M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, Fault> {
+    let map = ebpf.take_map(name).ok_or("the eBPF object lacks a map: cargo xtask ebpf")?;
+    M::try_from(map).map_err(failed(name))
+}
+
+fn program<'e>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut Xdp, Fault> {
+    let program = ebpf.program_mut(name).ok_or("the eBPF object lacks a program: cargo xtask ebpf")?;
+    program.try_into().map_err(failed(name))
+}
+
+/// One client with an allocation, and a channel to a peer of its own.
+fn open_client(number: u16, config: &Arc<SessionConfig>) -> Result<(UdpSocket, Session), Fault> {
+    let mut rng = ChaCha8Rng::from_os_rng();
+    let address = SocketAddr::new(CLIENT, FIRST_PORT + number);
+    let open = || {
+        let socket = UdpSocket::bind(address)?;
+        socket.connect(SERVER)?;
+        socket.set_read_timeout(Some(ANSWER))?;
+        Ok::<_, std::io::Error>(socket)
+    };
+    let socket = open().map_err(|error| format!("{address}: {error}"))?;
+    let mut session = Session::new(Arc::clone(config));
+    session.start(mono_ns(), &mut rng, None, None);
+    drive(&socket, &mut session, &State::Allocated, &mut rng)?;
+    session.bind(mono_ns(), &mut rng, SocketAddr::new(PEER, FIRST_PORT + number));
+    drive(&socket, &mut session, &State::Ready, &mut rng)?;
+    Ok((socket, session))
+}
+
+/// Exchanges messages until a state is reached.
+fn drive(socket: &UdpSocket, session: &mut Session, goal: &State, rng: &mut ChaCha8Rng) -> Result<(), Fault> {
+    let mut buffer = [0; 2048];
+    while session.state() != goal {
+        if let State::Failed(error) = session.state() {
+            return Err(format!("a client could not be set up: {error}").into());
+        }
+        while let Some(datagram) = session.poll_transmit() {
+            socket.send(&datagram).map_err(|error| format!("cannot send a request: {error}"))?;
+        }
+        match socket.recv(&mut buffer) {
+            Ok(length) => {
+                session.handle(mono_ns(), rng, &buffer[..length]);
+            }
+            Err(_) => session.handle_timeout(mono_ns(), rng),
+        }
+    }
+    Ok(())
+}
+
+/// A ChannelData message with a marked payload.
+fn channel_data(channel: u16, payload_bytes: usize) -> Vec<u8> {
+    let mut message = Vec::with_capacity(CHANNEL_DATA + payload_bytes);
+    message.extend(channel.to_be_bytes());
+    message.extend((payload_bytes as u16).to_be_bytes());
+    message.extend(MARK);
+    message.resize(CHANNEL_DATA + payload_bytes, 0x55);
+    message
+}
+
+fn first_words(frame: &[u8]) -> Headers {
+    let mut words = Headers::default();
+    for (word, bytes) in words.iter_mut().zip(frame.as_chunks().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    words
+}
+
+/// An Ethernet frame with an IPv4 datagram, both checksums filled in.
+fn frame(to_mac: [u8; 6], from_mac: [u8; 6], from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let (IpAddr::V4(source), IpAddr::V4(target)) = (from.ip(), to.ip()) else {
+        unreachable!("the lab has IPv4 addresses")
+    };
+    let udp_length = (8 + payload.len()) as u16;
+    let mut ip = Vec::with_capacity(20);
+    ip.extend([0x45, 0]);
+    ip.extend((20 + udp_length).to_be_bytes());
+    // No identification, don't fragment, 64 hops, UDP.
+    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    ip.extend(source.octets());
+    ip.extend(target.octets());
+    let sum = checksum(&ip, 0);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut udp = Vec::with_capacity(usize::from(udp_length));
+    udp.extend(from.port().to_be_bytes());
+    udp.extend(to.port().to_be_bytes());
+    udp.extend(udp_length.to_be_bytes());
+    udp.extend([0, 0]);
+    udp.extend(payload);
+    let pseudo = [&source.octets()[..], &target.octets(), &[0, 17], &udp_length.to_be_bytes()].concat();
+    // 0 would say that there is none (RFC 768).
+    let sum = match checksum(&udp, sum_of(&pseudo)) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    udp[6..8].copy_from_slice(&sum.to_be_bytes());
+    [&to_mac[..], &from_mac, &[0x08, 0x00], &ip, &udp].concat()
+}
+
+/// The Internet checksum (RFC 1071) over `bytes` and what was summed before.
+fn checksum(bytes: &[u8], before: u32) -> u16 {
+    let mut sum = before + sum_of(bytes);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+fn sum_of(bytes: &[u8]) -> u32 {
+    let words =
+        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b)));
+    words.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: SocketAddr = SocketAddr::new(CLIENT, 4000);
+
+    #[test]
+    fn a_frame_sums_up_to_nothing_and_begins_with_its_words() {
+        for payload_bytes in [8, 170, 171] {
+            let frame = frame([1; 6], [2; 6], A, SERVER, &channel_data(0x4001, payload_bytes));
+            assert_eq!(frame.len(), PAYLOAD + CHANNEL_DATA + payload_bytes);
+            assert_eq!(checksum(&frame[14..34], 0), 0, "IPv4 header");
+            let udp = &frame[34..];
+            let pseudo = [&frame[26..34], &[0, 17], &udp[4..6]].concat();
+            assert_eq!(checksum(udp, sum_of(&pseudo)), 0, "UDP");
+            assert_eq!(&frame[PAYLOAD + CHANNEL_DATA..][..8], MARK);
+            let words: Vec<u8> = first_words(&frame).iter().flat_map(|word| word.to_ne_bytes()).collect();
+            assert_eq!(words, frame[..48]);
+        }
+    }
+}

@@ -19,7 +19,7 @@ use crate::measure::{Context, Target};
 use crate::results::{DIRECT, FORMAT, LeftOut, Results, Sample, ScenarioInfo, ServerInfo, Setup, summarise};
 use crate::scenario::{SCENARIOS, Scenario};
 use crate::server::{Program, Programs, Running, VARIANTS, Variant};
-use crate::{affinity, cpu, xdp};
+use crate::{affinity, cpu};
 
 /// How long the idle machine is watched.
 const IDLE_WATCH: Duration = Duration::from_secs(2);
@@ -65,7 +65,6 @@ pub fn run(options: &Options) -> Result<Results, Fault> {
     )?;
     lab::prepare()?;
     let _precedence = affinity::Precedence::take();
-    let _counting = xdp::Counting::switch_on();
     affinity::keep_to(&split.generator_list)?;
     let labs = Labs {
         plain: Lab::new("plain", Link::Plain)?,
@@ -121,6 +120,7 @@ const NOTES: &[&str] = &[
     "System CPU is the busy time of the whole machine (/proc/stat), less that of processes that have nothing to do with the measurement, less that of the idle machine: the kernel's work for the server counts, and so does the load generator's, which is the same for all. Without the direct path's it is what the server adds.",
     "A hop is one datagram in and out of the server. Echoed packets make two hops, packets from one relayed address to another as well.",
     "The server process's CPU contains what veth makes a sender do: the receiver's part of the network stack up to its socket, and waking it. What the server's own receiving costs is the generator's, and an XDP program's work as well; so system CPU is the fairer measure. XDP programs are counted by `kernel.bpf_stats_enabled`, which is on for all servers.",
+    "Where frames are made in the kernel (BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES) they leave the client's interface with the addresses and ports of real allocations; an XDP program counts them where they have to arrive, and drops them. It is so for all servers, and the direct path is the same with the sink where the server would be. In a socket's queue such a frame takes a page, as with many network cards; coturn-multiplex gets queues as long as Turnpike's for that, by `--sock-buf-size`.",
     "Each server starts anew for each sample. Logs go to a file at the default level. Turnpike's limit on unauthenticated answers, which coturn lacks by default, is off.",
     "The load is an open loop: what a slow server does not take is lost, not postponed. Delays are of round trips, between two clients of one way.",
 ];

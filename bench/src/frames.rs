@@ -16,11 +16,16 @@ use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use turnpike_loadtest::engine::Framing;
 use turnpike_loadtest::engine::mmsg::{mono_ns, set_precise_timers};
 use turnpike_loadtest::session::{Session, SessionConfig, State};
+use turnpike_loadtest::stats::percent;
 
 use crate::fault::Fault;
-use crate::lab::{CLIENT, Device, Lab, PEER, SERVER};
+use crate::lab::{CLIENT, Device, Lab, Namespace, PEER, SERVER};
+use crate::measure::kept_up;
+use crate::scenario::{FrameTraffic, session};
+use crate::search::Outcome;
 
 /// The programs, built from `ebpf/program/src/generator.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/object/traffic.o");
@@ -36,6 +41,8 @@ const PAYLOAD: usize = 14 + 20 + 8;
 const CHANNEL_DATA: usize = 4;
 /// First UDP port of the clients, and of the peers.
 const FIRST_PORT: u16 = 4_000;
+/// The channel of frames that no server gets.
+const FIRST_CHANNEL: u16 = 0x4000;
 /// Frames that the kernel makes and sends together.
 const BATCH: u32 = 64;
 /// How often the sender looks what is due.
@@ -51,10 +58,12 @@ const WARM_UP_RATE: f64 = 1000.0;
 /// How long a relay may take to forward them.
 const WARM_UP_WITHIN: Duration = Duration::from_secs(3);
 
+type Client = (UdpSocket, Session);
+
 /// Clients with allocations and channels, and what makes and counts their frames.
 pub struct Frames<'a> {
     lab: &'a Lab,
-    clients: Vec<(UdpSocket, Session)>,
+    clients: Vec<Client>,
     frame: Vec<u8>,
     device: Device,
     ebpf: Ebpf,
@@ -74,41 +83,62 @@ pub struct Counted {
     pub sending: Duration,
 }
 
+impl Counted {
+    /// What a search wants to know.
+    pub fn outcome(&self) -> Outcome {
+        let lost = self.sent.saturating_sub(self.received);
+        Outcome { loss_percent: percent(lost, self.sent), kept_up: kept_up(self.sent, self.scheduled) }
+    }
+}
+
 impl Frames<'_> {
-    /// Makes `count` allocations with a channel each, and the programs ready.
+    /// Makes an allocation with a channel for each client, and the programs ready.
     ///
     /// # Errors
     /// If the server refuses, or the kernel does; or nothing of what is sent arrives.
-    pub fn start<'a>(
+    pub fn start(lab: &Lab, traffic: FrameTraffic) -> Result<Frames<'_>, Fault> {
+        let config = Arc::new(session(Framing::Channel));
+        let open = || -> Result<Vec<Client>, Fault> {
+            (0..traffic.clients).map(|number| open_client(number, &config)).collect()
+        };
+        let clients = lab.client.enter(open)?;
+        // The relay takes the header off.
+        Frames::new(lab, traffic, clients, (&lab.peer, "relay0"), PAYLOAD)
+    }
+
+    /// The same frames, counted where a server would get them: what sender and sink cost by themselves.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn start_alone(lab: &Lab, traffic: FrameTraffic) -> Result<Frames<'_>, Fault> {
+        Frames::new(lab, traffic, Vec::new(), (&lab.relay, "client0"), PAYLOAD + CHANNEL_DATA)
+    }
+
+    /// `mark` is where the marks are in the frames that arrive at the sink.
+    fn new<'a>(
         lab: &'a Lab,
-        session: &Arc<SessionConfig>,
-        count: u16,
-        payload_bytes: usize,
+        traffic: FrameTraffic,
+        clients: Vec<Client>,
+        (namespace, interface): (&Namespace, &str),
+        mark: usize,
     ) -> Result<Frames<'a>, Fault> {
-        assert!(payload_bytes >= MARK.len(), "the mark is in the payload");
-        let clients: Vec<_> = lab
-            .client
-            .enter(|| (0..count).map(|number| open_client(number, session)).collect::<Result<_, Fault>>())?;
         let (device, far) = (lab.client.device("relay0")?, lab.relay.device("client0")?);
+        let frame = |number: u16| {
+            let client = clients.get(usize::from(number));
+            let channel = client.and_then(|(_, session)| session.channel()).unwrap_or(FIRST_CHANNEL);
+            let source = SocketAddr::new(CLIENT, FIRST_PORT + number);
+            frame(far.mac, device.mac, source, SERVER, &channel_data(channel, traffic.payload_bytes))
+        };
         let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(failed("the eBPF object"))?;
-        let frames: Vec<Vec<u8>> = clients
-            .iter()
-            .zip(0..)
-            .map(|((_, session), number)| {
-                let channel = session.channel().ok_or("the client has no channel")?;
-                let source = SocketAddr::new(CLIENT, FIRST_PORT + number);
-                Ok(frame(far.mac, device.mac, source, SERVER, &channel_data(channel, payload_bytes)))
-            })
-            .collect::<Result<_, Fault>>()?;
         let mut headers: Array<MapData, Headers> = map(&mut ebpf, "HEADERS")?;
-        for (frame, index) in frames.iter().zip(0..) {
-            headers.set(index, first_words(frame), 0).map_err(failed("HEADERS"))?;
+        for number in 0..traffic.clients {
+            headers.set(number.into(), first_words(&frame(number)), 0).map_err(failed("HEADERS"))?;
         }
-        let mut expected: Array<MapData, [u32; 2]> = map(&mut ebpf, "EXPECTED")?;
-        let arriving = [PAYLOAD + payload_bytes, PAYLOAD].map(|value| value as u32);
-        expected.set(0, arriving, 0).map_err(failed("EXPECTED"))?;
         let mut turn: Array<MapData, [u32; 2]> = map(&mut ebpf, "TURN")?;
-        turn.set(0, [u32::from(count), 0], 0).map_err(failed("TURN"))?;
+        turn.set(0, [traffic.clients.into(), 0], 0).map_err(failed("TURN"))?;
+        let mut expected: Array<MapData, [u32; 2]> = map(&mut ebpf, "EXPECTED")?;
+        let arriving = [mark + traffic.payload_bytes, mark].map(|value| value as u32);
+        expected.set(0, arriving, 0).map_err(failed("EXPECTED"))?;
         let received = map(&mut ebpf, "RECEIVED")?;
         // Attached somewhere, where nothing comes by: else the kernel would patch its code, and stop all
         // processors for that, at the begin and the end of each run.
@@ -117,12 +147,10 @@ impl Frames<'_> {
         lab.client.enter(|| sender.attach("lo", XdpMode::Skb)).map_err(failed("the sender"))?;
         let sink = program(&mut ebpf, "sink")?;
         sink.load().map_err(failed("the sink"))?;
-        let target = lab.peer.device("relay0")?.index;
-        lab.peer
-            .enter(|| sink.attach_to_if_index(target, XdpMode::Driver))
-            .map_err(failed("the sink's interface"))?;
-        let frame = frames.into_iter().next().ok_or("there are no clients")?;
-        let mut made = Frames { lab, clients, frame, device, ebpf, received };
+        let target = namespace.device(interface)?.index;
+        let attach = || sink.attach_to_if_index(target, XdpMode::Driver);
+        namespace.enter(attach).map_err(failed("the sink's interface"))?;
+        let mut made = Frames { lab, frame: frame(0), clients, device, ebpf, received };
         made.warm_up()?;
         Ok(made)
     }
@@ -226,7 +254,7 @@ fn program<'e>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut Xdp, Fa
 }
 
 /// One client with an allocation, and a channel to a peer of its own.
-fn open_client(number: u16, config: &Arc<SessionConfig>) -> Result<(UdpSocket, Session), Fault> {
+fn open_client(number: u16, config: &Arc<SessionConfig>) -> Result<Client, Fault> {
     let mut rng = ChaCha8Rng::from_os_rng();
     let address = SocketAddr::new(CLIENT, FIRST_PORT + number);
     let open = || {

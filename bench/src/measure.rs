@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use turnpike_loadtest::engine::{Framing, SetupReport};
+use turnpike_loadtest::engine::SetupReport;
 use turnpike_loadtest::stats::percent;
 
 use crate::cpu::{self, Reading, Used};
@@ -14,10 +14,10 @@ use crate::frames::{Counted, Frames};
 use crate::generator::{Ends, Generator, Load, Reflector};
 use crate::lab::{Lab, SERVER};
 use crate::results::{DIRECT, Sample};
-use crate::scenario::{Path, Scenario, Traffic, Work, idle_traffic, session};
-use crate::search::{self, Outcome};
+use crate::scenario::{FrameTraffic, Path, Scenario, Traffic, Work, idle_traffic};
+use crate::search::{self, Found, Outcome};
 use crate::server::{Program, Programs, Running, Variant, counted_drops};
-use crate::xdp::Runs;
+use crate::xdp::{Counting, Runs};
 
 /// Between the set-up and the load, so that neither is charged to the other.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -27,8 +27,6 @@ const SETTLED_AFTER: Duration = Duration::from_secs(60);
 const SEARCH_TRIAL: Duration = Duration::from_millis(700);
 /// Lowest rate of a search, packets per second.
 const SEARCH_FROM: f64 = 5_000.0;
-/// Highest rate of a search with frames, per second: more than any sender has reached.
-const SEARCH_FRAMES_TO: f64 = 10_000_000.0;
 /// A generator that sends less than this share of its schedule is the bottleneck.
 const KEPT_UP: f64 = 0.98;
 /// Clients from which on memory per allocation is more than noise.
@@ -96,6 +94,7 @@ impl Context<'_> {
         };
         let outcome = match (target, scenario.work) {
             (Target::Direct, Work::Paced(traffic)) => self.direct(lab, &traffic, &mut sample),
+            (Target::Direct, Work::PacedFrames(traffic)) => self.frames_alone(lab, traffic, &mut sample),
             (Target::Direct, _) => Err("this scenario has no direct path".into()),
             (Target::Server(variant), work) => self.serve(lab, variant, work, &mut sample),
         };
@@ -131,9 +130,8 @@ impl Context<'_> {
             Work::Churn { clients } => self.churn(lab, clients, pid, sample).map(|()| None),
             Work::Settle { clients } => self.settle(lab, clients, pid, sample).map(|()| None),
             Work::Search(traffic) => self.search(lab, &traffic, pid, sample).map(Some),
-            Work::SearchFrames { clients, payload_bytes } => {
-                self.search_frames(lab, clients, payload_bytes, pid, sample).map(|()| None)
-            }
+            Work::PacedFrames(traffic) => self.paced_frames(lab, traffic, pid, sample).map(|()| None),
+            Work::SearchFrames(traffic) => self.search_frames(lab, traffic, pid, sample).map(|()| None),
         }?;
         note_resident(sample, "rss_after_mib", pid);
         let log = server.stop()?;
@@ -166,6 +164,7 @@ impl Context<'_> {
             let now_kib = cpu::resident_kib(pid).ok_or("the server has ended")? as f64;
             sample.set("rss_kib_per_allocation", (now_kib - start_kib) / traffic.clients as f64);
         }
+        let _counting = Counting::switch_on();
         let runs_before = Runs::of(pid);
         let load = generator.trial(1.0, self.trial, Some(pid))?;
         self.note_load(sample, &load);
@@ -245,43 +244,52 @@ impl Context<'_> {
             sample.doubts.push(format!("packets were lost even at {SEARCH_FROM:.0} packets/s"));
             return generator.release().map(|_| lost);
         };
-        sample.set("ndr_pps", ndr);
-        sample.set("pdr_pps", found.pdr.unwrap_or(ndr));
-        if found.is_lower_bound {
-            sample.doubts.push("the load generator was at its limit: the server may do more".to_owned());
-        }
+        note_found(sample, &found, ndr);
         if let Some(load) = &best {
             self.note_load(sample, load);
         }
         note_resident(sample, "rss_mib", pid);
         let overload = generator.trial(2.0 * ndr / traffic.packets_per_sec, SEARCH_TRIAL, Some(pid))?;
         lost += overload.stats.lost_elsewhere();
-        note_overload(sample, &overload);
+        let Load { stats, sending, .. } = &overload;
+        note_overload(sample, stats.sent, stats.received, *sending, &outcome(&overload));
         generator.release().map(|_| lost)
     }
 
-    /// The processor that sends is busy all the time, so only the server's own is measured.
-    fn search_frames(
+    fn paced_frames(
         &self,
         lab: &Lab,
-        clients: u16,
-        payload_bytes: usize,
+        traffic: FrameTraffic,
         pid: u32,
         sample: &mut Sample,
     ) -> Result<(), Fault> {
-        let mut frames = Frames::start(lab, &Arc::new(session(Framing::Channel)), clients, payload_bytes)?;
-        let trial = |frames: &mut Frames<'_>, rate: f64| {
-            let begin = Reading::begin(Some(pid));
-            let counted = frames.trial(rate, SEARCH_TRIAL)?;
-            match self.stop.load(Ordering::Relaxed) {
-                true => Err(Fault::Interrupted),
-                false => Ok((counted, begin.end(Some(pid)))),
-            }
-        };
+        let mut frames = Frames::start(lab, traffic)?;
+        let (counted, used) =
+            self.frames_trial(&mut frames, traffic.frames_per_sec, self.trial, Some(pid))?;
+        self.note_frames(sample, &counted, &used);
+        frames.release()
+    }
+
+    fn frames_alone(&self, lab: &Lab, traffic: FrameTraffic, sample: &mut Sample) -> Result<(), Fault> {
+        let mut frames = Frames::start_alone(lab, traffic)?;
+        let (counted, used) = self.frames_trial(&mut frames, traffic.frames_per_sec, self.trial, None)?;
+        self.note_frames(sample, &counted, &used);
+        Ok(())
+    }
+
+    fn search_frames(
+        &self,
+        lab: &Lab,
+        traffic: FrameTraffic,
+        pid: u32,
+        sample: &mut Sample,
+    ) -> Result<(), Fault> {
+        let mut frames = Frames::start(lab, traffic)?;
         let (mut best, mut fault) = (None, None);
-        let found = search::highest_rate(SEARCH_FROM, SEARCH_FRAMES_TO, |rate| {
-            let (counted, used) = trial(&mut frames, rate).map_err(|error| fault = Some(error)).ok()?;
-            let outcome = outcome_of_frames(&counted);
+        let found = search::highest_rate(SEARCH_FROM, traffic.frames_per_sec, |rate| {
+            let trial = self.frames_trial(&mut frames, rate, SEARCH_TRIAL, Some(pid));
+            let (counted, used) = trial.map_err(|error| fault = Some(error)).ok()?;
+            let outcome = counted.outcome();
             if outcome.kept_up && outcome.loss_percent <= 0.0 {
                 best = Some((counted, used));
             }
@@ -294,22 +302,36 @@ impl Context<'_> {
             sample.doubts.push(format!("frames were lost even at {SEARCH_FROM:.0} per second"));
             return frames.release();
         };
-        sample.set("ndr_pps", ndr);
-        sample.set("pdr_pps", found.pdr.unwrap_or(ndr));
-        if found.is_lower_bound {
-            sample.doubts.push("the sender was at its limit: the server may do more".to_owned());
-        }
+        note_found(sample, &found, ndr);
         if let Some((counted, used)) = &best {
-            sample.set("server_cpu_us", used.server_secs * 1e6 / counted.received as f64);
-            sample.set("server_busy_percent", 100.0 * used.server_secs / used.wall_secs.max(1e-9));
-            note_foreign(sample, used);
+            self.note_frames(sample, counted, used);
         }
-        let (overload, _) = trial(&mut frames, 2.0 * ndr)?;
-        let secs = overload.sending.as_secs_f64().max(1e-9);
-        sample.set("overload_offered_pps", overload.sent as f64 / secs);
-        sample.set("overload_delivered_pps", overload.received as f64 / secs);
-        sample.set("overload_loss_percent", outcome_of_frames(&overload).loss_percent);
+        let (overload, _) = self.frames_trial(&mut frames, 2.0 * ndr, SEARCH_TRIAL, Some(pid))?;
+        note_overload(sample, overload.sent, overload.received, overload.sending, &overload.outcome());
         frames.release()
+    }
+
+    fn frames_trial(
+        &self,
+        frames: &mut Frames<'_>,
+        rate: f64,
+        duration: Duration,
+        pid: Option<u32>,
+    ) -> Result<(Counted, Used), Fault> {
+        let begin = Reading::begin(pid);
+        let counted = frames.trial(rate, duration)?;
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Fault::Interrupted),
+            false => Ok((counted, begin.end(pid))),
+        }
+    }
+
+    fn note_frames(&self, sample: &mut Sample, counted: &Counted, used: &Used) {
+        let secs = counted.sending.as_secs_f64().max(1e-9);
+        sample.set("offered_pps", counted.sent as f64 / secs);
+        sample.set("delivered_pps", counted.received as f64 / secs);
+        sample.set("loss_percent", counted.outcome().loss_percent);
+        self.note_cpu(sample, used, counted.received);
     }
 
     fn note_load(&self, sample: &mut Sample, load: &Load) {
@@ -318,12 +340,7 @@ impl Context<'_> {
         sample.set("offered_pps", stats.sent as f64 / secs);
         sample.set("delivered_pps", stats.received as f64 / secs);
         sample.set("loss_percent", outcome(load).loss_percent);
-        let each = |secs: f64| secs * 1e6 / *hops as f64;
-        sample.set("system_cpu_us", each(self.without_idle(used)));
-        if sample.server != DIRECT {
-            sample.set("server_cpu_us", each(used.server_secs));
-            sample.set("server_busy_percent", 100.0 * used.server_secs / used.wall_secs.max(1e-9));
-        }
+        self.note_cpu(sample, used, *hops);
         let delays = if stats.round_trip.is_empty() { &stats.one_way } else { &stats.round_trip };
         if let Some(delays) = delays.summary() {
             sample.set("p50_us", delays.p50_us);
@@ -331,6 +348,15 @@ impl Context<'_> {
             sample.set("p999_us", delays.p999_us);
         }
         sample.doubts.extend(stats.generator_faults());
+    }
+
+    fn note_cpu(&self, sample: &mut Sample, used: &Used, hops: u64) {
+        let each = |secs: f64| secs * 1e6 / hops as f64;
+        sample.set("system_cpu_us", each(self.without_idle(used)));
+        if sample.server != DIRECT {
+            sample.set("server_cpu_us", each(used.server_secs));
+            sample.set("server_busy_percent", 100.0 * used.server_secs / used.wall_secs.max(1e-9));
+        }
         note_foreign(sample, used);
     }
 
@@ -339,28 +365,33 @@ impl Context<'_> {
     }
 }
 
+/// Whether a generator could send what it was asked for.
+pub fn kept_up(sent: u64, scheduled: u64) -> bool {
+    sent as f64 >= KEPT_UP * scheduled as f64
+}
+
 /// Loss that isn't the generator's own, and whether it could send in time.
 fn outcome(load: &Load) -> Outcome {
     let stats = &load.stats;
     Outcome {
         loss_percent: percent(stats.lost_elsewhere(), stats.sent),
-        kept_up: stats.sent as f64 >= KEPT_UP * stats.scheduled as f64,
+        kept_up: kept_up(stats.sent, stats.scheduled),
     }
 }
 
-fn outcome_of_frames(counted: &Counted) -> Outcome {
-    let lost = counted.sent.saturating_sub(counted.received);
-    Outcome {
-        loss_percent: percent(lost, counted.sent),
-        kept_up: counted.sent as f64 >= KEPT_UP * counted.scheduled as f64,
+fn note_found(sample: &mut Sample, found: &Found, ndr: f64) {
+    sample.set("ndr_pps", ndr);
+    sample.set("pdr_pps", found.pdr.unwrap_or(ndr));
+    if found.is_lower_bound {
+        sample.doubts.push("the load generator was at its limit: the server may do more".to_owned());
     }
 }
 
-fn note_overload(sample: &mut Sample, load: &Load) {
-    let secs = load.sending.as_secs_f64().max(1e-9);
-    sample.set("overload_offered_pps", load.stats.sent as f64 / secs);
-    sample.set("overload_delivered_pps", load.stats.received as f64 / secs);
-    sample.set("overload_loss_percent", outcome(load).loss_percent);
+fn note_overload(sample: &mut Sample, sent: u64, received: u64, sending: Duration, outcome: &Outcome) {
+    let secs = sending.as_secs_f64().max(1e-9);
+    sample.set("overload_offered_pps", sent as f64 / secs);
+    sample.set("overload_delivered_pps", received as f64 / secs);
+    sample.set("overload_loss_percent", outcome.loss_percent);
 }
 
 fn note_resident(sample: &mut Sample, key: &str, pid: u32) {

@@ -47,13 +47,21 @@ pub enum Work {
     },
     /// The highest rate without loss, and what still gets through at twice that rate.
     Search(Traffic),
-    /// The highest rate without loss of frames that are made and counted in the kernel, to the peers only.
-    SearchFrames {
-        /// Clients, each with a channel.
-        clients: u16,
-        /// Application bytes per packet.
-        payload_bytes: usize,
-    },
+    /// A fixed load of frames that are made and counted in the kernel.
+    PacedFrames(FrameTraffic),
+    /// The highest rate without loss of such frames, and what still gets through at twice that rate.
+    SearchFrames(FrameTraffic),
+}
+
+/// Frames from clients to peers.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameTraffic {
+    /// Clients, each with an allocation and a channel.
+    pub clients: u16,
+    /// Frames per second of all clients together; a search goes up to this.
+    pub frames_per_sec: f64,
+    /// Application bytes per frame.
+    pub payload_bytes: usize,
 }
 
 /// How data travels.
@@ -95,6 +103,8 @@ const SMALL: Traffic = Traffic {
     path: Path::Channel,
 };
 const VIDEO: Traffic = Traffic { payload_bytes: 1200, run: 8, ..SMALL };
+const SMALL_FRAMES: FrameTraffic =
+    FrameTraffic { clients: 10, frames_per_sec: 100_000.0, payload_bytes: 170 };
 /// Thin traffic of many allocations, packets per second of each: one in a trial of two seconds.
 const THIN_PPS: f64 = 0.5;
 
@@ -209,10 +219,18 @@ pub const SCENARIOS: &[Scenario] = &[
         only_if_named: false,
     },
     Scenario {
+        name: "frames",
+        title: "ChannelData frames made and counted in the kernel, 10 clients × 10,000 packets/s × 170 B, from client to peer",
+        link: Link::Frames,
+        work: Work::PacedFrames(SMALL_FRAMES),
+        max_rounds: 9,
+        only_if_named: false,
+    },
+    Scenario {
         name: "ndr-frames",
         title: "highest rate without loss (NDR) of frames made and counted in the kernel, 10 clients, 170 B from client to peer",
         link: Link::Frames,
-        work: Work::SearchFrames { clients: 10, payload_bytes: 170 },
+        work: Work::SearchFrames(FrameTraffic { frames_per_sec: 10_000_000.0, ..SMALL_FRAMES }),
         max_rounds: 3,
         only_if_named: false,
     },
@@ -229,7 +247,9 @@ pub const SCENARIOS: &[Scenario] = &[
 impl Scenario {
     /// Whether the same traffic can also go without any relay, to be subtracted.
     pub fn has_direct_path(&self) -> bool {
-        matches!(self.work, Work::Paced(Traffic { path: Path::Channel | Path::Indication, .. }))
+        let is_paced =
+            matches!(self.work, Work::Paced(Traffic { path: Path::Channel | Path::Indication, .. }));
+        is_paced || matches!(self.work, Work::PacedFrames(_))
     }
 }
 

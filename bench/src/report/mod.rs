@@ -21,7 +21,7 @@ pub struct Picture {
 
 const PACED: &[&str] =
     &["small", "in-step", "video", "video-busy", "relay-to-relay", "indications", "binding"];
-const SEARCHES: &[&str] = &["ndr-small", "ndr-video"];
+const SEARCHES: &[&str] = &["ndr-small", "ndr-video", "ndr-frames"];
 
 /// Every picture, in order.
 pub const PICTURES: &[Picture] = &[
@@ -120,6 +120,9 @@ const GLANCE: &[(&str, &str, &str)] = &[
     ("ndr-video", "ndr_pps", "highest rate without loss, runs (more is better)"),
     ("ndr-video", "server_cpu_us", "server process CPU per hop at that rate"),
     ("ndr-small", "overload_delivered_pps", "delivered at twice its own highest rate (more is better)"),
+    ("ndr-frames", "ndr_pps", "highest rate without loss, frames made in the kernel (more is better)"),
+    ("ndr-frames", "system_cpu_us", "system CPU per hop at that rate"),
+    ("frames", "added_cpu_us", "system CPU per hop less the sender's, frames made in the kernel"),
     ("churn", "server_cpu_us_per_allocation", "server process CPU per allocation"),
     ("churn", "system_cpu_us_per_allocation", "system CPU per allocation"),
     ("allocations-16k", "rss_kib_per_allocation", "resident memory per allocation"),

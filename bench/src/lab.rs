@@ -101,8 +101,17 @@ impl Lab {
 
     /// Datagrams that the relay's kernel dropped because a socket's queue was full, since the lab was made.
     pub fn relay_queue_drops(&self) -> u64 {
+        self.relay_udp("RcvbufErrors")
+    }
+
+    /// Messages that servers took out of their sockets: a merged run is one.
+    pub fn relay_messages(&self) -> u64 {
+        self.relay_udp("InDatagrams")
+    }
+
+    fn relay_udp(&self, counter: &str) -> u64 {
         let text = self.relay.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"));
-        text.ok().and_then(|text| snmp_value(&text, "Udp", "RcvbufErrors")).unwrap_or(0)
+        text.ok().and_then(|text| snmp_value(&text, "Udp", counter)).unwrap_or(0)
     }
 }
 

@@ -33,6 +33,8 @@ const KEPT_UP: f64 = 0.98;
 const MANY: usize = 1_000;
 /// The same for the kernel's memory, which others use, too.
 const VERY_MANY: usize = 5_000;
+/// Datagrams in a run at most.
+const MOST_MERGED: u64 = 64;
 /// Processor time of others, per second, that casts doubt on a sample.
 const FOREIGN_LIMIT: f64 = 0.1;
 
@@ -165,9 +167,14 @@ impl Context<'_> {
             sample.set("rss_kib_per_allocation", (now_kib - start_kib) / traffic.clients as f64);
         }
         let _counting = Counting::switch_on();
-        let runs_before = Runs::of(pid);
+        let (runs_before, messages_before) = (Runs::of(pid), lab.relay_messages());
         let load = generator.trial(1.0, self.trial, Some(pid))?;
         self.note_load(sample, &load);
+        let messages = lab.relay_messages() - messages_before;
+        // Of what an XDP program forwards the server gets only some control messages.
+        if messages >= load.hops / MOST_MERGED {
+            sample.set("datagrams_per_message", load.hops as f64 / messages as f64);
+        }
         note_program(sample, &Runs::of(pid).since(&runs_before), load.hops);
         note_resident(sample, "rss_mib", pid);
         generator.release().map(drop)

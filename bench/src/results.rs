@@ -187,6 +187,7 @@ pub const METRICS: &[Metric] = &[
     metric("added_cpu_us", "system CPU per hop less direct path, µs", Better::Lower, 2),
     metric("server_cpu_us", "server process CPU per hop, µs", Better::Lower, 2),
     metric("server_busy_percent", "server process CPU, % of one processor", Better::Neither, 0),
+    metric("datagrams_per_message", "datagrams per message from the kernel", Better::Neither, 2),
     metric("xdp_runs_per_hop", "XDP program, runs per hop", Better::Neither, 2),
     metric("xdp_ns_per_run", "XDP program, ns per run", Better::Neither, 0),
     metric("p50_us", "delay p50, µs", Better::Lower, 0),

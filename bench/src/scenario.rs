@@ -147,6 +147,14 @@ pub const SCENARIOS: &[Scenario] = &[
         only_if_named: false,
     },
     Scenario {
+        name: "video-full",
+        title: "ChannelData in runs of 8 × 1200 B, 10 clients × 6000 packets/s, echoed by a peer; receive interfaces merge (GRO)",
+        link: Link::Merging,
+        work: Work::Paced(Traffic { packets_per_sec: 60_000.0, ..VIDEO }),
+        max_rounds: 9,
+        only_if_named: false,
+    },
+    Scenario {
         name: "relay-to-relay",
         title: "ChannelData from client to client over two relayed addresses, 10 clients × 1000 packets/s × 170 B",
         link: Link::Plain,

@@ -20,7 +20,7 @@ pub struct Picture {
 }
 
 const PACED: &[&str] =
-    &["small", "in-step", "video", "video-busy", "relay-to-relay", "indications", "binding"];
+    &["small", "in-step", "video", "video-busy", "video-full", "relay-to-relay", "indications", "binding"];
 const SEARCHES: &[&str] = &["ndr-small", "ndr-video", "ndr-frames"];
 
 /// Every picture, in order.
@@ -112,6 +112,8 @@ const GLANCE: &[(&str, &str, &str)] = &[
     ("video", "server_cpu_us", "server process CPU per hop, runs of 8 × 1200 B"),
     ("video-busy", "added_cpu_us", "system CPU per hop less direct path, busier runs"),
     ("video-busy", "server_cpu_us", "server process CPU per hop, busier runs"),
+    ("video-full", "added_cpu_us", "system CPU per hop less direct path, the busiest runs"),
+    ("video-full", "server_cpu_us", "server process CPU per hop, the busiest runs"),
     ("relay-to-relay", "system_cpu_us", "system CPU per hop, relay to relay"),
     ("small", "added_p99_us", "added delay p99, small packets"),
     ("in-step", "added_p99_us", "added delay p99, small packets in step"),

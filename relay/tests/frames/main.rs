@@ -14,6 +14,7 @@ mod kernel;
 #[allow(dead_code)]
 #[path = "../../../proto/tests/conformance/lab.rs"]
 mod lab;
+mod limits;
 mod pinning;
 mod wire;
 

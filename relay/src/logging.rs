@@ -70,13 +70,23 @@ struct EscapingWriter<W>(W);
 
 impl<W: Write> Write for EscapingWriter<W> {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        self.0.write_all(escape(&String::from_utf8_lossy(record)).as_bytes())?;
+        if is_plain(record) {
+            self.0.write_all(record)?;
+        } else {
+            self.0.write_all(escape(&String::from_utf8_lossy(record)).as_bytes())?;
+        }
         Ok(record.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
+}
+
+/// One line of printable ASCII, as almost all records are: nothing in it has to be escaped.
+fn is_plain(record: &[u8]) -> bool {
+    let body = record.strip_suffix(b"\n");
+    body.is_some_and(|body| body.iter().all(|byte| matches!(byte, b' '..=b'~')))
 }
 
 /// Escapes everything in a record but its final line end. The escapes are JSON's, which never has such
@@ -131,6 +141,14 @@ mod tests {
         let handle = sink.clone();
         tracing::dispatcher::with_default(&dispatch(level, format, move || handle.clone()), records);
         String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn only_one_printable_line_is_plain() {
+        assert!(is_plain(b"INFO turnpike: ready ~\n") && is_plain(b"\n"));
+        for record in ["no end", "two\nlines\n", "\x1b[2J\n", "\x7f\n", "tab\t\n", "caf\u{e9}\n"] {
+            assert!(!is_plain(record.as_bytes()), "{record:?}");
+        }
     }
 
     #[test]

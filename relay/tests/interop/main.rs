@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   lab: namespaces ─► relay: the server ─► uclient | client | stun: who talks to it
-//!                                           load, refusals, addresses, startup: the tests
+//!                                           load, refusals, addresses, startup, workers: the tests
 //! ```
 //!
 //! They need root, iproute2 and coturn's clients, so they are ignored by a plain `cargo test`;
@@ -19,3 +19,4 @@ mod relay;
 mod startup;
 mod stun;
 mod uclient;
+mod workers;

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -81,6 +81,17 @@ impl Relay {
         Relay { process }
     }
 
+    /// The same for Turnpike as root without some capabilities, as `setpriv --bounding-set` reads them.
+    pub fn start_without(lab: &Lab, options: &Options, capabilities: &str) -> Relay {
+        let mut command = program_by(lab, Path::new("setpriv"));
+        command.arg("--bounding-set").arg(capabilities).arg(binary()).args(turnpike_arguments(options));
+        let process = Process::start(command);
+        if let Err(output) = process.wait_for_line("turnpike ready", START) {
+            panic!("the server did not become ready; it printed:\n{output}");
+        }
+        Relay { process }
+    }
+
     /// Stops it by a signal.
     pub fn end_by(self, signal: Signal) -> Outcome {
         self.process.signal(signal);
@@ -132,7 +143,11 @@ fn binary() -> PathBuf {
 
 /// The server's command without arguments, in its namespace; no option comes from our environment.
 pub fn program(lab: &Lab) -> Command {
-    let mut command = lab.relay.command(&binary());
+    program_by(lab, &binary())
+}
+
+fn program_by(lab: &Lab, program: &Path) -> Command {
+    let mut command = lab.relay.command(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TURNPIKE_") {
             command.env_remove(name);

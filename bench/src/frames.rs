@@ -155,7 +155,7 @@ impl Frames<'_> {
         Ok(made)
     }
 
-    /// Sends `rate` frames per second for `duration`, all that are due at each [`TICK`].
+    /// Sends `rate` frames per second for `duration`, all that are due every 200 µs.
     ///
     /// # Errors
     /// If the kernel refuses.

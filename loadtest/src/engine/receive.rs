@@ -97,7 +97,7 @@ impl RecvBatch {
         }
     }
 
-    /// Receives what waits on the socket, at most [`SLOTS`] messages, without blocking. Returns the
+    /// Receives what waits on the socket, at most `SLOTS` messages, without blocking. Returns the
     /// number of datagrams, which is larger where runs were merged.
     pub fn recv(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         self.spans.clear();

@@ -3,6 +3,7 @@
 //! ```text
 //!   client ns                                relay ns               peer ns
 //!   sender ─ BPF_PROG_TEST_RUN, live ─ veth ─ the server ─ veth ─ sink: counts, drops
+//!   sink ◄──────────────────────────── veth ─ the server ─ veth ─ sender, the other way
 //! ```
 //! The clients have real allocations and channels; only their data come from the sender, with their
 //! addresses and ports, and never get to a socket.
@@ -62,12 +63,64 @@ type Client = (UdpSocket, Session);
 
 /// Clients with allocations and channels, and what makes and counts their frames.
 pub struct Frames<'a> {
-    lab: &'a Lab,
-    clients: Vec<Client>,
-    frame: Vec<u8>,
+    source: &'a Namespace,
     device: Device,
+    frame: Vec<u8>,
+    clients: Vec<Client>,
     ebpf: Ebpf,
     received: PerCpuArray<MapData, u64>,
+}
+
+/// Where frames are sent, and where they have to arrive.
+struct Way<'a> {
+    source: &'a Namespace,
+    device: Device,
+    /// One for each client.
+    frames: Vec<Vec<u8>>,
+    sink: (&'a Namespace, &'static str),
+    /// Offset of the mark when they arrive.
+    mark: usize,
+    payload_bytes: usize,
+}
+
+impl<'a> Way<'a> {
+    /// From the clients: the relay takes the channel's header off. Without clients any channel will do.
+    fn there(lab: &'a Lab, traffic: FrameTraffic, clients: &[Client]) -> Result<Way<'a>, Fault> {
+        let (device, far) = (lab.client.device("relay0")?, lab.relay.device("client0")?);
+        let payload = payload(traffic.payload_bytes);
+        let frame = |number: u16| {
+            let client = clients.get(usize::from(number));
+            let channel = client.and_then(|(_, session)| session.channel()).unwrap_or(FIRST_CHANNEL);
+            let message = channel_data(channel, &payload);
+            frame(far.mac, device.mac, SocketAddr::new(CLIENT, FIRST_PORT + number), SERVER, &message)
+        };
+        Ok(Way {
+            source: &lab.client,
+            device,
+            frames: (0..traffic.clients).map(frame).collect(),
+            sink: (&lab.peer, "relay0"),
+            mark: PAYLOAD,
+            payload_bytes: traffic.payload_bytes,
+        })
+    }
+
+    /// From the peers: the relay puts the channel's header in front.
+    fn back(lab: &'a Lab, traffic: FrameTraffic, clients: &[Client]) -> Result<Way<'a>, Fault> {
+        let (device, far) = (lab.peer.device("relay0")?, lab.relay.device("peer0")?);
+        let payload = payload(traffic.payload_bytes);
+        let frame = |((_, session), number): (&Client, u16)| {
+            let relayed = session.relayed().ok_or("the client has no relayed address")?;
+            Ok(frame(far.mac, device.mac, SocketAddr::new(PEER, FIRST_PORT + number), relayed, &payload))
+        };
+        Ok(Way {
+            source: &lab.peer,
+            device,
+            frames: clients.iter().zip(0..).map(frame).collect::<Result<_, Fault>>()?,
+            sink: (&lab.client, "relay0"),
+            mark: PAYLOAD + CHANNEL_DATA,
+            payload_bytes: traffic.payload_bytes,
+        })
+    }
 }
 
 /// What a trial showed.
@@ -102,8 +155,12 @@ impl Frames<'_> {
             (0..traffic.clients).map(|number| open_client(number, &config)).collect()
         };
         let clients = lab.client.enter(open)?;
-        // The relay takes the header off.
-        Frames::new(lab, traffic, clients, (&lab.peer, "relay0"), PAYLOAD)
+        let way = if traffic.to_clients {
+            Way::back(lab, traffic, &clients)
+        } else {
+            Way::there(lab, traffic, &clients)
+        };
+        Frames::new(way?, clients)
     }
 
     /// The same frames, counted where a server would get them: what sender and sink cost by themselves.
@@ -111,46 +168,35 @@ impl Frames<'_> {
     /// # Errors
     /// If the kernel refuses.
     pub fn start_alone(lab: &Lab, traffic: FrameTraffic) -> Result<Frames<'_>, Fault> {
-        Frames::new(lab, traffic, Vec::new(), (&lab.relay, "client0"), PAYLOAD + CHANNEL_DATA)
+        let way = Way::there(lab, traffic, &[])?;
+        Frames::new(Way { sink: (&lab.relay, "client0"), mark: PAYLOAD + CHANNEL_DATA, ..way }, Vec::new())
     }
 
-    /// `mark` is where the marks are in the frames that arrive at the sink.
-    fn new<'a>(
-        lab: &'a Lab,
-        traffic: FrameTraffic,
-        clients: Vec<Client>,
-        (namespace, interface): (&Namespace, &str),
-        mark: usize,
-    ) -> Result<Frames<'a>, Fault> {
-        let (device, far) = (lab.client.device("relay0")?, lab.relay.device("client0")?);
-        let frame = |number: u16| {
-            let client = clients.get(usize::from(number));
-            let channel = client.and_then(|(_, session)| session.channel()).unwrap_or(FIRST_CHANNEL);
-            let source = SocketAddr::new(CLIENT, FIRST_PORT + number);
-            frame(far.mac, device.mac, source, SERVER, &channel_data(channel, traffic.payload_bytes))
-        };
+    fn new(way: Way<'_>, clients: Vec<Client>) -> Result<Frames<'_>, Fault> {
         let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(failed("the eBPF object"))?;
         let mut headers: Array<MapData, Headers> = map(&mut ebpf, "HEADERS")?;
-        for number in 0..traffic.clients {
-            headers.set(number.into(), first_words(&frame(number)), 0).map_err(failed("HEADERS"))?;
+        for (frame, index) in way.frames.iter().zip(0..) {
+            headers.set(index, first_words(frame), 0).map_err(failed("HEADERS"))?;
         }
         let mut turn: Array<MapData, [u32; 2]> = map(&mut ebpf, "TURN")?;
-        turn.set(0, [traffic.clients.into(), 0], 0).map_err(failed("TURN"))?;
+        turn.set(0, [way.frames.len() as u32, 0], 0).map_err(failed("TURN"))?;
         let mut expected: Array<MapData, [u32; 2]> = map(&mut ebpf, "EXPECTED")?;
-        let arriving = [mark + traffic.payload_bytes, mark].map(|value| value as u32);
+        let arriving = [way.mark + way.payload_bytes, way.mark].map(|value| value as u32);
         expected.set(0, arriving, 0).map_err(failed("EXPECTED"))?;
         let received = map(&mut ebpf, "RECEIVED")?;
         // Attached somewhere, where nothing comes by: else the kernel would patch its code, and stop all
         // processors for that, at the begin and the end of each run.
         let sender = program(&mut ebpf, "send")?;
         sender.load().map_err(failed("the sender"))?;
-        lab.client.enter(|| sender.attach("lo", XdpMode::Skb)).map_err(failed("the sender"))?;
+        way.source.enter(|| sender.attach("lo", XdpMode::Skb)).map_err(failed("the sender"))?;
         let sink = program(&mut ebpf, "sink")?;
         sink.load().map_err(failed("the sink"))?;
+        let (namespace, interface) = way.sink;
         let target = namespace.device(interface)?.index;
         let attach = || sink.attach_to_if_index(target, XdpMode::Driver);
         namespace.enter(attach).map_err(failed("the sink's interface"))?;
-        let mut made = Frames { lab, frame: frame(0), clients, device, ebpf, received };
+        let frame = way.frames.into_iter().next().ok_or("there are no clients")?;
+        let mut made = Frames { source: way.source, device: way.device, frame, clients, ebpf, received };
         made.warm_up()?;
         Ok(made)
     }
@@ -162,9 +208,9 @@ impl Frames<'_> {
     pub fn trial(&mut self, rate: f64, duration: Duration) -> Result<Counted, Fault> {
         let before = self.received()?;
         let scheduled = (rate * duration.as_secs_f64()) as u64;
-        let Frames { lab, frame, device, ebpf, .. } = self;
+        let Frames { source, frame, device, ebpf, .. } = self;
         let sender = program(ebpf, "send")?;
-        let (sent, sending) = lab.client.enter(|| {
+        let (sent, sending) = source.enter(|| {
             set_precise_timers();
             let (begin, mut sent) = (Instant::now(), 0);
             while sent < scheduled && begin.elapsed() < duration + TICK {
@@ -292,14 +338,17 @@ fn drive(socket: &UdpSocket, session: &mut Session, goal: &State, rng: &mut ChaC
     Ok(())
 }
 
-/// A ChannelData message with a marked payload.
-fn channel_data(channel: u16, payload_bytes: usize) -> Vec<u8> {
-    let mut message = Vec::with_capacity(CHANNEL_DATA + payload_bytes);
-    message.extend(channel.to_be_bytes());
-    message.extend((payload_bytes as u16).to_be_bytes());
-    message.extend(MARK);
-    message.resize(CHANNEL_DATA + payload_bytes, 0x55);
-    message
+/// Application bytes that the sink knows.
+fn payload(bytes: usize) -> Vec<u8> {
+    let mut payload = MARK.to_vec();
+    assert!(payload.len() <= bytes, "the mark is in the payload");
+    payload.resize(bytes, 0x55);
+    payload
+}
+
+/// A ChannelData message.
+fn channel_data(channel: u16, payload: &[u8]) -> Vec<u8> {
+    [&channel.to_be_bytes()[..], &(payload.len() as u16).to_be_bytes(), payload].concat()
 }
 
 fn first_words(frame: &[u8]) -> Headers {
@@ -365,7 +414,7 @@ mod tests {
     #[test]
     fn a_frame_sums_up_to_nothing_and_begins_with_its_words() {
         for payload_bytes in [8, 170, 171] {
-            let frame = frame([1; 6], [2; 6], A, SERVER, &channel_data(0x4001, payload_bytes));
+            let frame = frame([1; 6], [2; 6], A, SERVER, &channel_data(0x4001, &payload(payload_bytes)));
             assert_eq!(frame.len(), PAYLOAD + CHANNEL_DATA + payload_bytes);
             assert_eq!(checksum(&frame[14..34], 0), 0, "IPv4 header");
             let udp = &frame[34..];

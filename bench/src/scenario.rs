@@ -53,7 +53,7 @@ pub enum Work {
     SearchFrames(FrameTraffic),
 }
 
-/// Frames from clients to peers.
+/// Frames between clients and peers.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameTraffic {
     /// Clients, each with an allocation and a channel.
@@ -62,6 +62,8 @@ pub struct FrameTraffic {
     pub frames_per_sec: f64,
     /// Application bytes per frame.
     pub payload_bytes: usize,
+    /// From the peers to the clients; else the other way.
+    pub to_clients: bool,
 }
 
 /// How data travels.
@@ -104,7 +106,9 @@ const SMALL: Traffic = Traffic {
 };
 const VIDEO: Traffic = Traffic { payload_bytes: 1200, run: 8, ..SMALL };
 const SMALL_FRAMES: FrameTraffic =
-    FrameTraffic { clients: 10, frames_per_sec: 100_000.0, payload_bytes: 170 };
+    FrameTraffic { clients: 10, frames_per_sec: 100_000.0, payload_bytes: 170, to_clients: false };
+/// More than any sender has reached.
+const MANY_FRAMES: FrameTraffic = FrameTraffic { frames_per_sec: 10_000_000.0, ..SMALL_FRAMES };
 /// Thin traffic of many allocations, packets per second of each: one in a trial of two seconds.
 const THIN_PPS: f64 = 0.5;
 
@@ -238,7 +242,15 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "ndr-frames",
         title: "highest rate without loss (NDR) of frames made and counted in the kernel, 10 clients, 170 B from client to peer",
         link: Link::Frames,
-        work: Work::SearchFrames(FrameTraffic { frames_per_sec: 10_000_000.0, ..SMALL_FRAMES }),
+        work: Work::SearchFrames(MANY_FRAMES),
+        max_rounds: 3,
+        only_if_named: false,
+    },
+    Scenario {
+        name: "ndr-frames-back",
+        title: "highest rate without loss (NDR) of frames made and counted in the kernel, 10 clients, 170 B from peer to client",
+        link: Link::Frames,
+        work: Work::SearchFrames(FrameTraffic { to_clients: true, ..MANY_FRAMES }),
         max_rounds: 3,
         only_if_named: false,
     },

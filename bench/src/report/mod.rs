@@ -21,7 +21,7 @@ pub struct Picture {
 
 const PACED: &[&str] =
     &["small", "in-step", "video", "video-busy", "video-full", "relay-to-relay", "indications", "binding"];
-const SEARCHES: &[&str] = &["ndr-small", "ndr-video", "ndr-frames"];
+const SEARCHES: &[&str] = &["ndr-small", "ndr-video", "ndr-frames", "ndr-frames-back"];
 
 /// Every picture, in order.
 pub const PICTURES: &[Picture] = &[
@@ -123,7 +123,8 @@ const GLANCE: &[(&str, &str, &str)] = &[
     ("ndr-video", "server_cpu_us", "server process CPU per hop at that rate"),
     ("ndr-small", "overload_delivered_pps", "delivered at twice its own highest rate (more is better)"),
     ("ndr-frames", "ndr_pps", "highest rate without loss, frames made in the kernel (more is better)"),
-    ("ndr-frames", "system_cpu_us", "system CPU per hop at that rate"),
+    ("ndr-frames-back", "ndr_pps", "the same from peers to clients (more is better)"),
+    ("ndr-frames", "system_cpu_us", "system CPU per hop at the highest rate of frames to peers"),
     ("frames", "added_cpu_us", "system CPU per hop less the sender's, frames made in the kernel"),
     ("churn", "server_cpu_us_per_allocation", "server process CPU per allocation"),
     ("churn", "system_cpu_us_per_allocation", "system CPU per allocation"),

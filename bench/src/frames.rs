@@ -8,7 +8,7 @@
 //! The clients have real allocations and channels; only their data come from the sender, with their
 //! addresses and ports, and never get to a socket.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use turnpike_fixtures::{Datagram, UdpChecksum};
 use turnpike_loadtest::engine::Framing;
 use turnpike_loadtest::engine::mmsg::{mono_ns, set_precise_timers};
 use turnpike_loadtest::session::{Session, SessionConfig, State};
@@ -92,7 +93,7 @@ impl<'a> Way<'a> {
             let client = clients.get(usize::from(number));
             let channel = client.and_then(|(_, session)| session.channel()).unwrap_or(FIRST_CHANNEL);
             let message = channel_data(channel, &payload);
-            frame(far.mac, device.mac, SocketAddr::new(CLIENT, FIRST_PORT + number), SERVER, &message)
+            frame(far, device, SocketAddr::new(CLIENT, FIRST_PORT + number), SERVER, message)
         };
         Ok(Way {
             source: &lab.client,
@@ -110,7 +111,7 @@ impl<'a> Way<'a> {
         let payload = payload(traffic.payload_bytes);
         let frame = |((_, session), number): (&Client, u16)| {
             let relayed = session.relayed().ok_or("the client has no relayed address")?;
-            Ok(frame(far.mac, device.mac, SocketAddr::new(PEER, FIRST_PORT + number), relayed, &payload))
+            Ok(frame(far, device, SocketAddr::new(PEER, FIRST_PORT + number), relayed, payload.clone()))
         };
         Ok(Way {
             source: &lab.peer,
@@ -359,67 +360,35 @@ fn first_words(frame: &[u8]) -> Headers {
     words
 }
 
-/// An Ethernet frame with an IPv4 datagram, both checksums filled in.
-fn frame(to_mac: [u8; 6], from_mac: [u8; 6], from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
-    let (IpAddr::V4(source), IpAddr::V4(target)) = (from.ip(), to.ip()) else {
-        unreachable!("the lab has IPv4 addresses")
+fn frame(to: Device, from: Device, source: SocketAddr, destination: SocketAddr, payload: Vec<u8>) -> Vec<u8> {
+    let datagram = Datagram {
+        to_mac: to.mac,
+        from_mac: from.mac,
+        source,
+        destination,
+        tos: 0,
+        ttl: 64,
+        identification: 0,
+        dont_fragment: true,
+        flow_label: 0,
+        payload,
+        checksum: UdpChecksum::Right,
+        trailer: Vec::new(),
     };
-    let udp_length = (8 + payload.len()) as u16;
-    let mut ip = Vec::with_capacity(20);
-    ip.extend([0x45, 0]);
-    ip.extend((20 + udp_length).to_be_bytes());
-    // No identification, don't fragment, 64 hops, UDP.
-    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-    ip.extend(source.octets());
-    ip.extend(target.octets());
-    let sum = checksum(&ip, 0);
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    let mut udp = Vec::with_capacity(usize::from(udp_length));
-    udp.extend(from.port().to_be_bytes());
-    udp.extend(to.port().to_be_bytes());
-    udp.extend(udp_length.to_be_bytes());
-    udp.extend([0, 0]);
-    udp.extend(payload);
-    let pseudo = [&source.octets()[..], &target.octets(), &[0, 17], &udp_length.to_be_bytes()].concat();
-    // 0 would say that there is none (RFC 768).
-    let sum = match checksum(&udp, sum_of(&pseudo)) {
-        0 => 0xffff,
-        sum => sum,
-    };
-    udp[6..8].copy_from_slice(&sum.to_be_bytes());
-    [&to_mac[..], &from_mac, &[0x08, 0x00], &ip, &udp].concat()
-}
-
-/// The Internet checksum (RFC 1071) over `bytes` and what was summed before.
-fn checksum(bytes: &[u8], before: u32) -> u16 {
-    let mut sum = before + sum_of(bytes);
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
-fn sum_of(bytes: &[u8]) -> u32 {
-    let words =
-        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b)));
-    words.sum()
+    datagram.bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const A: SocketAddr = SocketAddr::new(CLIENT, 4000);
-
     #[test]
-    fn a_frame_sums_up_to_nothing_and_begins_with_its_words() {
+    fn a_frame_begins_with_its_words_and_its_mark_is_where_it_is_looked_for() {
+        let (to, from) = (Device { index: 1, mac: [1; 6] }, Device { index: 2, mac: [2; 6] });
         for payload_bytes in [8, 170, 171] {
-            let frame = frame([1; 6], [2; 6], A, SERVER, &channel_data(0x4001, &payload(payload_bytes)));
+            let message = channel_data(0x4001, &payload(payload_bytes));
+            let frame = frame(to, from, SocketAddr::new(CLIENT, FIRST_PORT), SERVER, message);
             assert_eq!(frame.len(), PAYLOAD + CHANNEL_DATA + payload_bytes);
-            assert_eq!(checksum(&frame[14..34], 0), 0, "IPv4 header");
-            let udp = &frame[34..];
-            let pseudo = [&frame[26..34], &[0, 17], &udp[4..6]].concat();
-            assert_eq!(checksum(udp, sum_of(&pseudo)), 0, "UDP");
             assert_eq!(&frame[PAYLOAD + CHANNEL_DATA..][..8], MARK);
             let words: Vec<u8> = first_words(&frame).iter().flat_map(|word| word.to_ne_bytes()).collect();
             assert_eq!(words, frame[..48]);

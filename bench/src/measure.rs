@@ -227,26 +227,12 @@ impl Context<'_> {
         let mut generator = Generator::start(lab, traffic, SERVER, Ends::Peer, self.threads, &self.stop)?;
         generator.setup()?;
         let mut lost = 0;
-        let mut fault = None;
-        let mut best: Option<Load> = None;
-        let found = search::highest_rate(SEARCH_FROM, traffic.packets_per_sec, |rate| {
-            let load = match generator.trial(rate / traffic.packets_per_sec, SEARCH_TRIAL, Some(pid)) {
-                Ok(load) => load,
-                Err(error) => {
-                    fault = Some(error);
-                    return None;
-                }
-            };
+        let (found, best) = search_for(traffic.packets_per_sec, |rate| {
+            let load = generator.trial(rate / traffic.packets_per_sec, SEARCH_TRIAL, Some(pid))?;
             lost += load.stats.lost_elsewhere();
             let outcome = outcome(&load);
-            if outcome.kept_up && outcome.loss_percent <= 0.0 {
-                best = Some(load);
-            }
-            Some(outcome)
-        });
-        if let Some(fault) = fault {
-            return Err(fault);
-        }
+            Ok((load, outcome))
+        })?;
         let Some(ndr) = found.ndr else {
             sample.doubts.push(format!("packets were lost even at {SEARCH_FROM:.0} packets/s"));
             return generator.release().map(|_| lost);
@@ -292,19 +278,11 @@ impl Context<'_> {
         sample: &mut Sample,
     ) -> Result<(), Fault> {
         let mut frames = Frames::start(lab, traffic)?;
-        let (mut best, mut fault) = (None, None);
-        let found = search::highest_rate(SEARCH_FROM, traffic.frames_per_sec, |rate| {
-            let trial = self.frames_trial(&mut frames, rate, SEARCH_TRIAL, Some(pid));
-            let (counted, used) = trial.map_err(|error| fault = Some(error)).ok()?;
-            let outcome = counted.outcome();
-            if outcome.kept_up && outcome.loss_percent <= 0.0 {
-                best = Some((counted, used));
-            }
-            Some(outcome)
-        });
-        if let Some(fault) = fault {
-            return Err(fault);
-        }
+        let (found, best) = search_for(traffic.frames_per_sec, |rate| {
+            let trial = self.frames_trial(&mut frames, rate, SEARCH_TRIAL, Some(pid))?;
+            let outcome = trial.0.outcome();
+            Ok((trial, outcome))
+        })?;
         let Some(ndr) = found.ndr else {
             sample.doubts.push(format!("frames were lost even at {SEARCH_FROM:.0} per second"));
             return frames.release();
@@ -369,6 +347,25 @@ impl Context<'_> {
 
     fn without_idle(&self, used: &Used) -> f64 {
         (used.system_secs - self.idle_cpu_per_sec * used.wall_secs).max(0.0)
+    }
+}
+
+/// Searches up to a rate; gives what was found, and the last trial without loss.
+fn search_for<T>(
+    highest: f64,
+    mut trial: impl FnMut(f64) -> Result<(T, Outcome), Fault>,
+) -> Result<(Found, Option<T>), Fault> {
+    let (mut best, mut fault) = (None, None);
+    let found = search::highest_rate(SEARCH_FROM, highest, |rate| {
+        let (shown, outcome) = trial(rate).map_err(|error| fault = Some(error)).ok()?;
+        if outcome.kept_up && outcome.loss_percent <= 0.0 {
+            best = Some(shown);
+        }
+        Some(outcome)
+    });
+    match fault {
+        Some(fault) => Err(fault),
+        None => Ok((found, best)),
     }
 }
 

@@ -16,7 +16,7 @@ pub mod credentials;
 mod ctl;
 pub mod driver;
 pub mod handover;
-pub mod heap;
+mod heap;
 pub mod logging;
 mod notices;
 pub mod offload;

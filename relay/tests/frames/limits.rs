@@ -85,7 +85,7 @@ fn share_delivered(kernel: &mut Kernel, bits_per_sec: u64, planes: &[Plane]) -> 
     ((by_kernel + by_userspace) as f64 / expected, planes.iter().all(had_its_part))
 }
 
-/// The clock that both planes of the relay read.
+/// The program's clock: with a finer one userspace would be the first to see each token.
 fn coarse_ns() -> u64 {
     let time = clock_gettime(ClockId::MonotonicCoarse);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64

@@ -18,6 +18,7 @@ use aya::{Ebpf, EbpfLoader};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use turnpike_fixtures::{Datagram, UdpChecksum};
+use turnpike_loadtest::blocking::Exchanged;
 use turnpike_loadtest::engine::Framing;
 use turnpike_loadtest::engine::mmsg::{mono_ns, set_precise_timers};
 use turnpike_loadtest::session::{Session, SessionConfig, State};
@@ -321,22 +322,8 @@ fn open_client(number: u16, config: &Arc<SessionConfig>) -> Result<Client, Fault
 
 /// Exchanges messages until a state is reached.
 fn drive(socket: &UdpSocket, session: &mut Session, goal: &State, rng: &mut ChaCha8Rng) -> Result<(), Fault> {
-    let mut buffer = [0; 2048];
-    while session.state() != goal {
-        if let State::Failed(error) = session.state() {
-            return Err(format!("a client could not be set up: {error}").into());
-        }
-        while let Some(datagram) = session.poll_transmit() {
-            socket.send(&datagram).map_err(|error| format!("cannot send a request: {error}"))?;
-        }
-        match socket.recv(&mut buffer) {
-            Ok(length) => {
-                session.handle(mono_ns(), rng, &buffer[..length]);
-            }
-            Err(_) => session.handle_timeout(mono_ns(), rng),
-        }
-    }
-    Ok(())
+    let driven = Exchanged::default().drive(socket, session, goal, rng);
+    driven.map_err(|error| format!("a client's request failed: {error}").into())
 }
 
 /// Application bytes that the sink knows.

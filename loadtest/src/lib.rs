@@ -5,8 +5,9 @@
 //!                 └► report (table, JSON, HTML) ◄─ stats ◄───────────┘
 //! ```
 //! It knows the server only from outside: any TURN server over UDP will do. `session` and
-//! `stun_client` are pure (bytes and time in, bytes out); only `engine` has sockets and threads, and
-//! only `engine::mmsg` and `engine::receive` unsafe code.
+//! `stun_client` are pure (bytes and time in, bytes out); only `engine`, and `blocking` for
+//! clients one by one, have sockets, and only `engine::mmsg` and `engine::receive` unsafe code.
+pub mod blocking;
 pub mod cli;
 pub mod credentials;
 pub mod engine;

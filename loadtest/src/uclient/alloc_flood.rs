@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::flags::Flags;
 use super::output::{Output, rates};
+use crate::blocking::Exchanged;
 use crate::engine::any_address;
 use crate::engine::mmsg::mono_ns;
 use crate::session::{Session, SessionConfig, SetupError, State};
@@ -31,8 +32,7 @@ struct Flood<'a> {
     config: Arc<SessionConfig>,
     stop: Arc<AtomicBool>,
     rng: ChaCha8Rng,
-    sent: u64,
-    received: u64,
+    exchanged: Exchanged,
     allocations: u64,
     next_port: u16,
     shown: (Instant, u64, u64),
@@ -54,8 +54,7 @@ pub fn run(
         config,
         stop,
         rng: ChaCha8Rng::from_os_rng(),
-        sent: 0,
-        received: 0,
+        exchanged: Exchanged::default(),
         allocations: 0,
         next_port: FIRST_PORT,
         shown: (start, 0, 0),
@@ -81,13 +80,13 @@ impl Flood<'_> {
         let socket = self.open().map_err(|error| SetupError::Socket(error.to_string()))?;
         let mut session = Session::new(self.config.clone());
         session.start(mono_ns(), &mut self.rng, None, None);
-        self.drive(&socket, &mut session, &State::Allocated)?;
+        self.exchanged.drive(&socket, &mut session, &State::Allocated, &mut self.rng)?;
         let peer = self.peer();
         session.bind(mono_ns(), &mut self.rng, peer);
-        let bound = self.drive(&socket, &mut session, &State::Ready);
+        let bound = self.exchanged.drive(&socket, &mut session, &State::Ready, &mut self.rng);
         // Whatever became of the permission, the allocation must not be left behind.
         session.release(mono_ns(), &mut self.rng);
-        let released = self.drive(&socket, &mut session, &State::Released);
+        let released = self.exchanged.drive(&socket, &mut session, &State::Released, &mut self.rng);
         bound?;
         released?;
         self.allocations += 1;
@@ -120,41 +119,18 @@ impl Flood<'_> {
         SocketAddr::new(self.flags.alloc_peer.unwrap_or(synthetic), self.flags.peer_port)
     }
 
-    fn drive(&mut self, socket: &UdpSocket, session: &mut Session, goal: &State) -> Result<(), SetupError> {
-        let mut buffer = [0; 2048];
-        while session.state() != goal {
-            if let State::Failed(error) = session.state() {
-                return Err(error.clone());
-            }
-            while let Some(datagram) = session.poll_transmit() {
-                self.sent += u64::from(socket.send(&datagram).is_ok());
-            }
-            match socket.recv(&mut buffer) {
-                Ok(length) => {
-                    self.received += 1;
-                    session.handle(mono_ns(), &mut self.rng, &buffer[..length]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    return Err(SetupError::Refused);
-                }
-                Err(_) => session.handle_timeout(mono_ns(), &mut self.rng),
-            }
-        }
-        Ok(())
-    }
-
     fn show(&mut self) {
         let (at, sent, received) = self.shown;
         let secs = at.elapsed().as_secs_f64().max(1e-9);
         let pps = |now: u64, before: u64| (now - before) as f64 / secs;
         self.out.info(&rates(
             "start_allocation_flood",
-            pps(self.sent, sent),
-            pps(self.received, received),
-            self.sent,
-            self.received,
+            pps(self.exchanged.sent, sent),
+            pps(self.exchanged.received, received),
+            self.exchanged.sent,
+            self.exchanged.received,
         ));
         self.out.info(&format!("start_allocation_flood: total_allocations={}", self.allocations));
-        self.shown = (Instant::now(), self.sent, self.received);
+        self.shown = (Instant::now(), self.exchanged.sent, self.exchanged.received);
     }
 }

@@ -14,12 +14,12 @@ use axum::response::{IntoResponse, Response};
 
 use crate::problem::Problem;
 use crate::state::Shared;
-use crate::token::Scope;
+use crate::token::{Scope, Scopes};
 
 /// Longer ones are none of ours, and not worth hashing.
 const MAX_TOKEN: usize = 512;
 
-/// Nothing but our own three files runs, and nobody frames them.
+/// Nothing but our own files runs, and nobody frames them.
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -152,26 +152,34 @@ impl<S: ScopeOf + Send> FromRequestParts<Arc<Shared>> for Needs<S> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
-        let source = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
-        check_token(shared, &parts.headers, source, S::SCOPE)?;
+        check_scope(scopes_of(shared, parts)?, S::SCOPE)?;
         Ok(Self(PhantomData))
     }
 }
 
-fn check_token(
-    shared: &Shared,
-    headers: &HeaderMap,
-    source: Option<IpAddr>,
-    wanted: Scope,
-) -> Result<(), Problem> {
-    let Some(token) = bearer(headers) else {
+/// What a handler asks for that answers every token of ours: what this one opens.
+pub struct AnyToken(pub Scopes);
+
+impl FromRequestParts<Arc<Shared>> for AnyToken {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
+        Ok(Self(scopes_of(shared, parts)?))
+    }
+}
+
+/// The scopes of the token that a request carries.
+fn scopes_of(shared: &Shared, parts: &Parts) -> Result<Scopes, Problem> {
+    let source = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let Some(token) = bearer(&parts.headers) else {
         let detail = "a token is needed: Authorization: Bearer TOKEN";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "token_needed", detail)
             .with(header::WWW_AUTHENTICATE, "Bearer realm=\"turnpike\""));
     };
-    let Some(scopes) = shared.tokens.load().scopes_of(token) else {
-        return Err(wrong_token(shared, source));
-    };
+    shared.tokens.load().scopes_of(token).ok_or_else(|| wrong_token(shared, source))
+}
+
+fn check_scope(scopes: Scopes, wanted: Scope) -> Result<(), Problem> {
     if scopes.allow(wanted) {
         return Ok(());
     }

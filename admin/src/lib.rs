@@ -16,6 +16,7 @@ mod api;
 mod dashboard;
 mod extract;
 mod guard;
+mod history;
 mod metrics;
 pub mod model;
 mod problem;

@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 
 use crate::model::{
     AllocationDetail, AllocationId, Config, CredentialRequest, Credentials, Disconnected, DrainRequest,
-    DrainState, Event, Readiness, ReloadReport, Snapshot, Status, Totals, User, UserChange,
+    DrainState, DropReason, Event, Readiness, ReloadReport, Snapshot, Status, Totals, User, UserChange,
 };
 
 /// What comes later: workers are asked through queues.
@@ -51,6 +51,9 @@ pub trait Relay: Send + Sync + 'static {
 
     /// All counters since the start, at most a second old.
     fn totals(&self) -> Totals;
+
+    /// Every reason for which a datagram may be dropped, and who is to blame.
+    fn drop_reasons(&self) -> Vec<DropReason>;
 
     /// All allocations at one time. At most one walk a second over the workers' tables: whoever asks
     /// sooner gets the last one.

@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
 use crate::api::router;
+use crate::history;
 use crate::relay::Relay;
 use crate::slots::Slots;
 use crate::state::Shared;
@@ -135,6 +136,8 @@ pub(crate) fn start_with(
     let thread = std::thread::Builder::new()
         .name("admin-accept".into())
         .spawn(move || {
+            let watched = Arc::clone(&shared);
+            runtime.spawn(async move { history::keep(&watched).await });
             let server = Server { router: router(Arc::clone(&shared)), shared, tls, limits };
             runtime.block_on(accept(listener, server));
             runtime.shutdown_timeout(STOP_TIME);

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 
 use crate::Relay;
+use crate::history::History;
 use crate::model::{Event, Totals};
 use crate::strangers::Strangers;
 use crate::token::Tokens;
@@ -35,6 +36,8 @@ pub struct Shared {
     pub stopping: watch::Receiver<bool>,
     /// What this API counts of itself.
     pub counts: ApiCounts,
+    /// The last minutes of the counters.
+    pub history: History,
     totals: Mutex<Option<(Instant, Arc<str>)>>,
 }
 
@@ -56,6 +59,7 @@ impl Shared {
             streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
             stopping,
             counts: ApiCounts::default(),
+            history: History::default(),
             totals: Mutex::new(None),
         }
     }

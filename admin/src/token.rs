@@ -3,11 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use utoipa::ToSchema;
 
 /// What a token may open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Scope {
     /// Scrape the metrics.
@@ -55,6 +58,11 @@ impl Scopes {
             other => other as u8,
         };
         self.0 & (implied | Scope::Admin as u8) != 0
+    }
+
+    /// Every scope that is open to them.
+    pub fn opened(self) -> Vec<Scope> {
+        Scope::ALL.into_iter().filter(|&scope| self.allow(scope)).collect()
     }
 }
 

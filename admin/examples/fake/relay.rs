@@ -375,6 +375,17 @@ impl Relay for Fake {
         }
     }
 
+    fn drop_reasons(&self) -> Vec<DropReason> {
+        let reason = |name: &str, cause| DropReason { name: name.into(), cause };
+        vec![
+            reason("drop_malformed", DropCause::Sender),
+            reason("drop_not_turn", DropCause::Sender),
+            reason("drop_no_permission_from_peer", DropCause::Sender),
+            reason("drop_rate_to_peer", DropCause::Policy),
+            reason("drop_socket_overflow", DropCause::Relay),
+        ]
+    }
+
     fn snapshot(&self) -> Answer<'_, Arc<Snapshot>> {
         let mut state = self.advanced();
         state.serial += 1;
@@ -541,5 +552,6 @@ fn verdicts(sum: &Counts, seconds: u64) -> BTreeMap<String, u64> {
         ("drop_no_permission_from_peer".into(), seconds * 7),
         ("drop_malformed".into(), seconds / 3),
         ("drop_not_turn".into(), seconds),
+        ("drop_socket_overflow".into(), seconds / 20),
     ])
 }

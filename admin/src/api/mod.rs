@@ -13,7 +13,10 @@ mod drain;
 mod events;
 mod filter;
 mod health;
+mod history;
 mod status;
+mod talkers;
+mod token;
 mod users;
 
 use std::sync::Arc;
@@ -87,6 +90,10 @@ fn routes() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(status::status))
         .routes(routes!(status::config))
         .routes(routes!(status::totals))
+        .routes(routes!(status::drop_reasons))
+        .routes(routes!(history::history))
+        .routes(routes!(token::token))
+        .routes(routes!(talkers::talkers))
         .routes(routes!(allocations::list))
         .routes(routes!(allocations::detail, allocations::disconnect, allocations::limit))
         .routes(routes!(users::disconnect_all))

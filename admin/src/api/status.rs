@@ -8,7 +8,7 @@ use axum::extract::State;
 use super::Problems;
 use crate::extract::NoQuery;
 use crate::guard::{Needs, Read};
-use crate::model::{Config, Status, Totals};
+use crate::model::{Config, DropReasons, Status, Totals};
 use crate::state::Shared;
 
 /// Version, addresses, data paths and workers.
@@ -36,4 +36,17 @@ pub async fn config(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>
 )]
 pub async fn totals(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>>) -> Json<Totals> {
     Json(shared.relay.totals())
+}
+
+/// Every reason of a drop, and whether it is worth a look: policy and senders' mistakes are not.
+#[utoipa::path(
+    get, path = "/v1/drop-reasons", tag = "status", security(("token" = ["read"])),
+    responses((status = 200, description = "Each reason with its cause", body = DropReasons), Problems)
+)]
+pub async fn drop_reasons(
+    _: Needs<Read>,
+    _: NoQuery,
+    State(shared): State<Arc<Shared>>,
+) -> Json<DropReasons> {
+    Json(DropReasons { reasons: shared.relay.drop_reasons() })
 }

@@ -5,18 +5,26 @@
 
 mod allocation;
 mod event;
+mod history;
 mod status;
+mod talker;
+mod token;
 mod totals;
 mod user;
+mod verdict;
 
 pub use allocation::{
     Allocation, AllocationDetail, AllocationId, AllocationPage, BadAllocationId, Channel, LimitChange,
     OffloadState, Permission, Snapshot, Traffic, TrafficByPath, Transport,
 };
 pub use event::{Event, Limited, LimitedWhy};
+pub use history::{History, Sample};
 pub use status::{
     Config, ConfigOption, DataPath, Disconnected, DrainRequest, DrainState, InterfaceOffload, Listener,
     OffloadStatus, Readiness, RelayAddress, ReloadReport, Status, WorkerStatus,
 };
+pub use talker::{Talker, Talkers};
+pub use token::TokenScopes;
 pub use totals::{Counts, ErrorCount, Histogram, OffloadCounts, PortUse, Totals, WorkerLoad, WorkerTotals};
 pub use user::{CredentialRequest, Credentials, Password, User, UserChange, UserPage, UserSource};
+pub use verdict::{DropCause, DropReason, DropReasons};

@@ -59,6 +59,16 @@ fn it_answers_over_http_and_stops() {
 }
 
 #[test]
+fn history_begins_with_the_server() {
+    let server = serve(LIMITS);
+    let request = status_request().replace("/v1/status", "/v1/history");
+    let end = Instant::now() + PATIENCE;
+    while !exchange(&server, &request).contains("as_of_unix_millis") {
+        assert!(Instant::now() < end, "no sample within {PATIENCE:?}");
+    }
+}
+
+#[test]
 fn without_a_token_nobody_listens() {
     let none = Settings { tokens: Tokens::default(), ..settings() };
     assert!(matches!(start(none, Fake::new(1)), Err(StartError::NoToken)));

@@ -7,6 +7,7 @@ mod events;
 mod scopes;
 mod scrape;
 mod tls;
+mod watching;
 
 #[path = "../../examples/fake/relay.rs"]
 mod fake;
@@ -45,6 +46,7 @@ fn tokens() -> Tokens {
 /// The API of an invented relay, without a connection.
 struct Api {
     fake: Arc<Fake>,
+    shared: Arc<Shared>,
     router: Router,
     stop: watch::Sender<bool>,
 }
@@ -81,8 +83,8 @@ impl Api {
         let fake = Fake::new(allocations);
         let (stop, stopping) = watch::channel(false);
         let hosts = vec!["turn.example.org".into()];
-        let shared = Shared::new(fake.clone(), tokens(), hosts, LIMITS.request_time, stopping);
-        Self { fake, router: crate::api::router(Arc::new(shared)), stop }
+        let shared = Arc::new(Shared::new(fake.clone(), tokens(), hosts, LIMITS.request_time, stopping));
+        Self { fake, router: crate::api::router(Arc::clone(&shared)), shared, stop }
     }
 
     /// The id of some allocation.

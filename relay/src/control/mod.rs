@@ -13,6 +13,7 @@
 mod command;
 mod convert;
 mod credentials;
+mod drops;
 mod events;
 mod operate;
 mod relay;

@@ -279,6 +279,10 @@ impl Relay for Control {
         self.sum_up()
     }
 
+    fn drop_reasons(&self) -> Vec<model::DropReason> {
+        super::drops::reasons()
+    }
+
     fn snapshot(&self) -> Answer<'_, Arc<model::Snapshot>> {
         Box::pin(self.recent_snapshot())
     }

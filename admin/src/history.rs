@@ -1,0 +1,66 @@
+//! The last minutes of the counters, so that a chart has something to show at once.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::model;
+use crate::server::told_to_stop;
+use crate::state::Shared;
+
+/// How often the counters are read. They lie in memory already: no worker is asked.
+const PERIOD: Duration = Duration::from_secs(5);
+/// A quarter of an hour.
+const MAX_SAMPLES: usize = 180;
+
+/// The newest samples, the oldest first.
+#[derive(Debug, Default)]
+pub struct History(Mutex<VecDeque<model::Sample>>);
+
+impl History {
+    /// Keeps a sample; the oldest one makes room.
+    pub fn record(&self, sample: model::Sample) {
+        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if samples.len() == MAX_SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back(sample);
+    }
+
+    /// All that is kept.
+    pub fn read(&self) -> model::History {
+        let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        model::History { period_secs: PERIOD.as_secs(), samples: samples.iter().cloned().collect() }
+    }
+}
+
+/// Reads the counters from now on, until everything stops.
+pub async fn keep(shared: &Shared) {
+    let mut stopping = shared.stopping.clone();
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = told_to_stop(&mut stopping) => return,
+            _ = ticks.tick() => shared.history.record((&shared.relay.totals()).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_samples_are_kept_in_order_and_no_more() {
+        let history = History::default();
+        for at in 0..1000 {
+            history.record(model::Sample { as_of_unix_millis: at, ..model::Sample::default() });
+        }
+        let times: Vec<u64> = history.read().samples.iter().map(|sample| sample.as_of_unix_millis).collect();
+        assert_eq!(times, (820..1000).collect::<Vec<u64>>());
+    }
+}

@@ -1,0 +1,70 @@
+//! Which drops are worth a look: the one place where that is decided.
+
+use turnpike_admin::model::{DropCause, DropReason};
+use turnpike_proto::Verdict;
+
+/// Every verdict that is a drop, with who is to blame.
+pub(super) fn reasons() -> Vec<DropReason> {
+    let named = |&verdict: &Verdict| {
+        cause(verdict).map(|cause| DropReason { name: verdict.name().to_owned(), cause })
+    };
+    Verdict::ALL.iter().filter_map(named).collect()
+}
+
+/// Who is to blame for a drop; nobody for what is none.
+fn cause(verdict: Verdict) -> Option<DropCause> {
+    use Verdict as V;
+    if !verdict.is_drop() {
+        return None;
+    }
+    Some(match verdict {
+        V::DropPeerDenied
+        | V::DropRateToPeer
+        | V::DropRateToClient
+        | V::DropUnauthenticatedRate
+        | V::DropBindingRate => DropCause::Policy,
+
+        V::DropNotTurn
+        | V::DropMalformed
+        | V::DropTruncated
+        | V::DropFingerprint
+        | V::DropUnsupported
+        | V::DropResponse
+        | V::DropUnknownAttribute
+        | V::DropNoAllocation
+        | V::DropUnboundChannel
+        | V::DropChannelLength
+        | V::DropBadSend
+        | V::DropNoPermissionToPeer
+        | V::DropNoPermissionFromPeer
+        | V::DropRetransmission
+        | V::DropStale
+        | V::DropTooLarge => DropCause::Sender,
+
+        // A reason that nobody has thought about is worth a look.
+        _ => DropCause::Relay,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_drop_has_a_cause_and_only_what_this_host_lost_is_a_fault() {
+        let reasons = reasons();
+        let drops = Verdict::ALL.iter().filter(|verdict| verdict.is_drop()).count();
+        assert_eq!(reasons.len(), drops);
+        let faults: Vec<&str> = reasons
+            .iter()
+            .filter(|reason| reason.cause == DropCause::Relay)
+            .map(|reason| &*reason.name)
+            .collect();
+        for name in ["drop_socket_overflow", "drop_send_failed", "drop_forward_queue", "drop_device_queue"] {
+            assert!(faults.contains(&name), "{name}");
+        }
+        for name in ["drop_rate_to_peer", "drop_unauthenticated_rate", "drop_not_turn", "drop_peer_denied"] {
+            assert!(!faults.contains(&name), "{name}");
+        }
+    }
+}

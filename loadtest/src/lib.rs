@@ -7,6 +7,7 @@
 //! It knows the server only from outside: any TURN server over UDP will do. `session` and
 //! `stun_client` are pure (bytes and time in, bytes out); only `engine`, and `blocking` for
 //! clients one by one, have sockets, and only `engine::mmsg` and `engine::receive` unsafe code.
+pub mod arguments;
 pub mod blocking;
 pub mod cli;
 pub mod credentials;

@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Deserialize;
 
+use crate::arguments::{resolve_server, secs};
 use crate::modes::loss::{fixed_load, trial_duration};
-use crate::modes::{Common, Fault, GroupSpec, Mode, resolve_server, run};
+use crate::modes::{Common, Fault, GroupSpec, Mode, run};
 use crate::report::Report;
 
 /// Groups of one scenario at most.
@@ -21,11 +22,11 @@ const MAX_GROUPS: usize = 64;
 pub struct RunArgs {
     /// The scenario
     pub file: PathBuf,
-    /// The server: IP or host name, with or without port
+    /// The server: address, host name or turn: URL, with or without port
     #[arg(short, long)]
     pub server: String,
-    /// Seconds, in place of the scenario's
-    #[arg(short, long)]
+    /// Length, in place of the scenario's
+    #[arg(short, long, value_name = "SECS|1m", value_parser = secs)]
     pub duration: Option<f64>,
     /// Multiplies the number of clients of each group
     #[arg(long, default_value_t = 1.0)]

@@ -26,6 +26,8 @@ const MAX_TRANSMISSIONS: u32 = 7;
 const MAX_STALE_NONCES: u32 = 4;
 /// Channel numbers a client may choose (RFC 8656 section 12).
 const CHANNELS: std::ops::RangeInclusive<u16> = 0x4000..=0x4fff;
+/// How long a release waits for the answer to an Allocate under way, ns.
+const RELEASE_PATIENCE_NS: u64 = 500_000_000;
 /// Extra permissions and channels that coturn's `-G` asks for at most.
 const MAX_EXTRA_REQUESTS: u16 = 24;
 
@@ -69,9 +71,7 @@ pub enum SetupError {
     #[error("wrong integrity in a message received from server")]
     WrongIntegrity,
     /// The server refused the peer.
-    #[error(
-        "the server refuses peer {0}: 403 {1} (allow it there, or name another peer; coturn and Turnpike have --allow-loopback-peers)"
-    )]
+    #[error("the server refuses peer {0}: 403 {1} ({what}, or name another peer)", what = way_to_allow(.0))]
     PeerForbidden(SocketAddr, String),
     /// ALTERNATE-SERVER.
     #[error("the server redirects to {0}: name that one")]
@@ -100,6 +100,16 @@ pub enum SetupError {
     Socket(String),
 }
 
+/// How an operator allows a peer.
+fn way_to_allow(peer: &SocketAddr) -> String {
+    match peer.ip() {
+        ip if ip.is_loopback() => {
+            "allow it there: coturn and Turnpike have --allow-loopback-peers for trials".into()
+        }
+        ip => format!("allow it there: Turnpike by --allow-peer {ip}, coturn by --allowed-peer-ip={ip}"),
+    }
+}
+
 /// Where a session is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
@@ -119,6 +129,19 @@ pub enum State {
     Released,
     /// Gave up; the allocation may exist (see [`Session::has_allocation`]).
     Failed(SetupError),
+}
+
+/// What the server holds for a session, as far as the session knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Allocation {
+    /// Never had any.
+    None,
+    /// An Allocate was sent, and no answer to it has come: it may have been granted.
+    Unknown,
+    /// Granted.
+    Held,
+    /// Granted and deleted.
+    Deleted,
 }
 
 struct Transaction {
@@ -142,7 +165,9 @@ pub struct Session {
     reservation_token: Option<u64>,
     peer: Option<SocketAddr>,
     channel: Option<u16>,
-    allocated: bool,
+    allocation: Allocation,
+    /// Some answer has come: there is a server.
+    answered: bool,
     next_renewal_ns: u64,
     stale_nonces: u32,
     wrong_integrity: u64,
@@ -163,7 +188,8 @@ impl Session {
             reservation_token: None,
             peer: None,
             channel: None,
-            allocated: false,
+            allocation: Allocation::None,
+            answered: false,
             next_renewal_ns: u64::MAX,
             stale_nonces: 0,
             wrong_integrity: 0,
@@ -196,9 +222,14 @@ impl Session {
         self.peer
     }
 
-    /// Whether the server holds an allocation for it, as far as it knows.
+    /// Whether the server holds an allocation for it, or may hold one: an Allocate without an answer counts.
     pub fn has_allocation(&self) -> bool {
-        self.allocated
+        matches!(self.allocation, Allocation::Held | Allocation::Unknown)
+    }
+
+    /// Whether the server had an allocation for it and confirmed that it is gone.
+    pub fn is_deleted(&self) -> bool {
+        self.allocation == Allocation::Deleted
     }
 
     /// Renewals that the server refused or left unanswered.
@@ -257,16 +288,38 @@ impl Session {
     }
 
     /// Deletes the allocation: Refresh 0, repeated until the server confirms (RFC 8656 section 8).
+    ///
+    /// An Allocate under way is waited for first: a Refresh that overtook it would leave what it makes.
     pub fn release(&mut self, now_ns: u64, rng: &mut ChaCha8Rng) {
         self.queue.clear();
-        self.current = None;
         self.next_renewal_ns = u64::MAX;
-        if !self.allocated {
+        if !self.has_allocation() {
+            self.current = None;
             self.state = State::Released;
             return;
         }
         self.state = State::Releasing;
+        let under_way = self.current.take().filter(|current| matches!(current.request, Request::Allocate(_)));
+        self.current = under_way.map(|mut allocate| {
+            allocate.transmissions = MAX_TRANSMISSIONS;
+            allocate.deadline_ns = now_ns + RELEASE_PATIENCE_NS;
+            allocate
+        });
         self.queue.push_back(Request::Refresh(0));
+        if self.current.is_none() {
+            self.allocate_settled(now_ns, rng);
+        }
+    }
+
+    /// The wait for an Allocate's answer is over, or nothing can come of it.
+    fn allocate_settled(&mut self, now_ns: u64, rng: &mut ChaCha8Rng) {
+        // Whatever a server that never said a word may have got, it sent no challenge, so there was no
+        // request with credentials.
+        if !self.answered || !self.has_allocation() {
+            self.queue.clear();
+            self.allocation = Allocation::None;
+            self.state = State::Released;
+        }
         self.next_request(now_ns, rng);
     }
 
@@ -301,6 +354,10 @@ impl Session {
                 transaction.deadline_ns = now_ns + transaction.rto_ns;
                 self.outgoing.push_back(transaction.bytes.clone());
             }
+            Some(Transaction { request: Request::Allocate(_), .. }) if self.state == State::Releasing => {
+                self.current = None;
+                self.allocate_settled(now_ns, rng);
+            }
             Some(transaction) => {
                 let name = transaction.request.name();
                 let wrong_integrity = self.wrong_integrity > 0;
@@ -331,6 +388,7 @@ impl Session {
         if self.current.as_ref().is_none_or(|current| current.id != response.transaction) {
             return false;
         }
+        self.answered = true;
         match response.outcome {
             // RFC 8489 section 9.2.5: discard, as if it had never been received.
             Outcome::WrongIntegrity => self.wrong_integrity += 1,
@@ -356,8 +414,9 @@ impl Session {
         token: Option<u64>,
     ) {
         match request {
+            Request::Allocate(_) if self.state == State::Releasing => self.allocation = Allocation::Held,
             Request::Allocate(_) => {
-                self.allocated = true;
+                self.allocation = Allocation::Held;
                 self.reservation_token = token;
                 self.relayed = relayed;
                 if self.relayed().is_none_or(|address| address.ip().is_unspecified()) {
@@ -367,7 +426,7 @@ impl Session {
                 self.next_renewal_ns = now_ns + self.config.renew_every_ns;
             }
             Request::Refresh(0) => {
-                self.allocated = false;
+                self.allocation = Allocation::Deleted;
                 self.state = State::Released;
             }
             _ => {}
@@ -378,6 +437,12 @@ impl Session {
 
     fn failed(&mut self, now_ns: u64, rng: &mut ChaCha8Rng, request: Request, refusal: Refusal) {
         let Refusal { code, reason, challenge, alternate } = refusal;
+        if matches!(request, Request::Allocate(_)) {
+            self.allocation = Allocation::None;
+            if self.state == State::Releasing {
+                return self.allocate_settled(now_ns, rng);
+            }
+        }
         match (code, challenge) {
             (401 | 438, Some((realm, nonce))) => {
                 match self.accept_challenge(code, &realm, &nonce) {
@@ -390,7 +455,10 @@ impl Session {
             }
             // The allocation is gone already: what a release wants (RFC 8656 section 8).
             (437, _) if matches!(request, Request::Refresh(0)) => {
-                self.allocated = false;
+                self.allocation = match self.allocation {
+                    Allocation::Unknown => Allocation::None,
+                    _ => Allocation::Deleted,
+                };
                 self.state = State::Released;
             }
             _ => {
@@ -448,6 +516,9 @@ impl Session {
         let Some(request) = self.queue.pop_front() else { return };
         let id = (u128::from(rng.next_u32()) << 64) | u128::from(rng.next_u64());
         let bytes = request.encode(id, self.auth.as_ref());
+        if matches!(request, Request::Allocate(_)) {
+            self.allocation = Allocation::Unknown;
+        }
         self.outgoing.push_back(bytes.clone());
         let deadline_ns = now_ns + RTO_NS;
         self.current =
@@ -609,6 +680,60 @@ mod tests {
         pair.refuse(437, "n");
         assert_eq!(*pair.session.state(), State::Released);
         assert!(!pair.session.has_allocation());
+    }
+
+    /// A session whose signed Allocate is under way.
+    fn signed() -> Pair {
+        let mut pair = Pair::started();
+        pair.refuse(401, "n");
+        pair
+    }
+
+    #[test]
+    fn a_release_waits_for_an_allocate_under_way_and_deletes_what_it_made() {
+        let mut pair = signed();
+        pair.session.release(0, &mut pair.rng);
+        assert!(pair.session.has_allocation());
+        pair.grant("p");
+        assert_eq!(*pair.session.state(), State::Releasing);
+        pair.grant("p");
+        assert_eq!(*pair.session.state(), State::Released);
+        assert!(pair.session.is_deleted() && !pair.session.has_allocation());
+    }
+
+    #[test]
+    fn a_release_deletes_what_an_unanswered_allocate_may_have_made() {
+        let mut pair = signed();
+        pair.sent();
+        pair.session.release(0, &mut pair.rng);
+        assert_eq!(pair.session.poll_transmit(), None, "the Allocate's answer comes first");
+        pair.session.handle_timeout(SECOND, &mut pair.rng);
+        let refresh = pair.session.outgoing.front().expect("Refresh 0").clone();
+        let refresh = Message::from_bytes(&refresh).expect("valid");
+        assert!(refresh.has_method(turn_types::message::REFRESH));
+        // It had made nothing.
+        pair.refuse(437, "n");
+        assert_eq!(*pair.session.state(), State::Released);
+        assert!(!pair.session.is_deleted() && !pair.session.has_allocation());
+    }
+
+    #[test]
+    fn a_release_of_a_refused_allocate_asks_for_nothing_more() {
+        let mut pair = signed();
+        pair.session.release(0, &mut pair.rng);
+        pair.refuse(486, "n");
+        assert_eq!(*pair.session.state(), State::Released);
+        assert_eq!(pair.session.poll_transmit(), None);
+    }
+
+    #[test]
+    fn a_server_that_never_answered_is_not_asked_to_release() {
+        let mut pair = Pair::started();
+        pair.sent();
+        pair.session.fail(SetupError::Refused);
+        pair.session.release(0, &mut pair.rng);
+        assert_eq!(*pair.session.state(), State::Released);
+        assert_eq!(pair.session.poll_transmit(), None);
     }
 
     #[test]

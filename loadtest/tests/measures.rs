@@ -125,6 +125,43 @@ fn too_much_loss_fails_when_asked() {
     assert_eq!(lossy("20"), Some(0));
 }
 
+#[test]
+fn total_loss_is_said_plainly_with_the_option_that_makes_it_a_failure() {
+    let stub = Stub::start(Spoil { drop_every: 1, ..Spoil::default() });
+    let server = format!("turn:{}?transport=udp", stub.address);
+    let total = ["loss", &server, "-c", "2", "-r", "20", "-d", "500ms", "--drain", "200ms"];
+    let (status, report, output) = measured(&total);
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert_eq!((status, &report["verdict"]["kind"]), (Some(0), &"nothing-received".into()));
+    for wanted in ["verdict: 100 % LOSS", "--fail-above-loss", "-m relay-to-relay needs no peer"] {
+        assert!(table.contains(wanted), "{wanted}: {table}");
+    }
+    let (status, report, _) = measured(&[&total[..], &["--fail-above-loss", "1"]].concat());
+    let verdict = report["verdict"]["text"].as_str().expect("a sentence");
+    assert!(status == Some(1) && verdict.ends_with("more than the 1 % allowed"), "{verdict}");
+}
+
+#[test]
+fn a_report_has_date_command_and_verdict() {
+    let stub = Stub::start(Spoil::default());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("page.html").display().to_string();
+    let server = stub.address.to_string();
+    let (_, report, output) =
+        measured(&["loss", &server, "-c", "2", "-r", "20", "-d", "0.5", "--html", &path]);
+    let page = std::fs::read_to_string(&path).expect("the page is there");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    let started = report["started"].as_str().expect("a date");
+    assert!(started.starts_with("20") && started.ends_with('Z'), "{started}");
+    let verdict = report["verdict"]["text"].as_str().expect("a sentence");
+    assert_eq!(verdict, "none of 20 packets was lost");
+    for (what, text) in [("page", &page), ("table", &table)] {
+        for wanted in [started, verdict, "-c 2 -r 20", "-w ***"] {
+            assert!(text.contains(wanted), "{what} without {wanted}: {text}");
+        }
+    }
+}
+
 /// Bad input: one line on stderr that names the cause, and status 2.
 fn refused(arguments: &[&str], cause: &str) {
     let output = loadtest(arguments);
@@ -141,7 +178,17 @@ fn bad_input_gives_one_clear_line() {
     refused(&["loss", &server, "-u", USER, "-w", "wrong"], "wrong user name or password");
     refused(&["loss", &server], "wants credentials");
     refused(&["loss", &server, "-u", USER, "-w", PASSWORD], "refuses peer 127.0.0.1");
+    refused(&["loss", &server, "-u", USER, "-w", PASSWORD], "-m relay-to-relay needs no peer");
+    refused(&["allocate", &server, "-u", USER, "-w", PASSWORD], "--only needs no peer");
     assert_eq!(stub.allocations(), 0, "allocations of a failed set-up are released");
+    let made = stub.made();
+    for option in ["--json", "--html"] {
+        refused(
+            &["loss", &server, "-u", USER, "-w", PASSWORD, option, "/no/such/folder/x"],
+            "cannot write /no/",
+        );
+    }
+    assert_eq!(stub.made(), made, "a bad path is an error before any packet");
 
     let nobody = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
     let silent = nobody.local_addr().expect("bound").to_string();
@@ -173,6 +220,35 @@ fn a_signal_ends_the_run_with_summary_and_release() {
     child.stdout.take().expect("piped").read_to_string(&mut text).expect("UTF-8");
     assert!(text.contains("released: 5 of 5"), "{text}");
     assert!(text.contains("stopped by a signal"), "{text}");
+    assert_eq!(stub.allocations(), 0);
+}
+
+#[test]
+fn a_set_up_that_fails_leaves_nothing_even_of_what_was_not_answered() {
+    let stub = Stub::start(Spoil { refuse_peers: true, mute_after: Some(1), ..Spoil::default() });
+    let server = stub.address.to_string();
+    refused(&["loss", &server, "-u", USER, "-w", PASSWORD, "-c", "30"], "refuses peer 127.0.0.1");
+    assert!(stub.made() > 1, "several were under way");
+    assert_eq!(stub.allocations(), 0);
+}
+
+#[test]
+fn a_signal_during_the_set_up_leaves_nothing() {
+    let stub = Stub::start(Spoil { mute_after: Some(2), ..Spoil::default() });
+    let server = stub.address.to_string();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_turnpike-loadtest"))
+        .args(["allocate", &server, "-u", USER, "-w", PASSWORD, "-c", "5", "--setup-timeout", "1m"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let start = Instant::now();
+    while stub.allocations() < 5 {
+        assert!(start.elapsed() < Duration::from_secs(20), "no allocations");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill exists");
+    assert!(killed.success());
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
     assert_eq!(stub.allocations(), 0);
 }
 

@@ -397,6 +397,19 @@ fn a_draining_relay_sends_clients_elsewhere_and_is_not_ready() {
 }
 
 #[test]
+fn a_load_test_whose_set_up_fails_leaves_no_allocation_in_the_relay() {
+    let relay = Relay::start("");
+    let server = relay.server.to_string();
+    // A private peer: refused, while most Allocates are still under way.
+    let load = ["turnpike-loadtest", "loss", &server, "-u", USER, "-w", PASSWORD, "-c", "300", "--peer"];
+    turnpike_loadtest::cli::main(load.iter().chain(&["10.9.8.7:9"]).map(Into::into).collect());
+    let page = relay.json("GET", "/v1/allocations", None);
+    assert_eq!(page["allocations"].as_array().map(Vec::len), Some(0), "{page}");
+    let ended = relay.stop().iter().filter(|record| record["user"] == USER).count();
+    assert!(ended > 0, "there were some");
+}
+
+#[test]
 fn users_of_the_database_are_in_force_at_once_and_outlive_a_reload() {
     let folder = tempfile::tempdir().expect("a folder");
     let database = folder.path().join("users.sqlite");

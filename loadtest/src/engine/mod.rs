@@ -224,6 +224,14 @@ pub struct ReleaseReport {
     pub elapsed: Duration,
 }
 
+impl ReleaseReport {
+    /// What to say about allocations that are not known to be gone.
+    pub fn left(&self) -> Option<String> {
+        let left = self.held - self.confirmed;
+        (left > 0).then(|| format!("{left} allocations were not confirmed gone; they expire by themselves"))
+    }
+}
+
 /// Result of one trial.
 #[derive(Debug, Clone, Default)]
 pub struct TrialReport {

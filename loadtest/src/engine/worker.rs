@@ -575,11 +575,11 @@ impl Worker {
     }
 
     fn release(&mut self, deadline_ns: u64) -> ReleaseReport {
-        let held: Vec<usize> =
-            (0..self.flows.len()).filter(|&index| self.flows[index].session.has_allocation()).collect();
-        let mut waiting = held.iter().copied();
+        let mut waiting = (0..self.flows.len())
+            .filter(|&index| self.flows[index].session.has_allocation())
+            .collect::<Vec<_>>()
+            .into_iter();
         let mut under_way: Vec<usize> = Vec::new();
-        let mut confirmed = 0;
         loop {
             let now_ns = mono_ns();
             while under_way.len() < self.in_flight()
@@ -594,10 +594,15 @@ impl Worker {
             }
             self.turn(1_000_000);
             under_way.retain(|&index| *self.flows[index].session.state() == State::Releasing);
-            confirmed = held.iter().filter(|&&index| !self.flows[index].session.has_allocation()).count();
-            self.live.sessions.store(confirmed as u64, Ordering::Relaxed);
+            self.live.sessions.store(self.deleted() as u64, Ordering::Relaxed);
         }
-        ReleaseReport { held: held.len(), confirmed, elapsed: Duration::ZERO }
+        let left = self.flows.iter().filter(|flow| flow.session.has_allocation()).count();
+        let confirmed = self.deleted();
+        ReleaseReport { held: left + confirmed, confirmed, elapsed: Duration::ZERO }
+    }
+
+    fn deleted(&self) -> usize {
+        self.flows.iter().filter(|flow| flow.session.is_deleted()).count()
     }
 }
 

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Common, Fault, GroupSpec, Mode, resolve_server, run};
+use super::{Common, Fault, GroupSpec, Mode, run};
+use crate::arguments::{duration, resolve_server};
 use crate::report::Report;
 
 /// Options of `allocate`.
 #[derive(Debug, Clone, Args)]
 pub struct AllocateArgs {
-    /// The server: IP or host name, with or without port
+    /// The server: address, host name or turn: URL, with or without port
     pub server: String,
     /// Allocations to make and hold
     #[arg(short, long, default_value_t = 1000)]
@@ -19,9 +20,9 @@ pub struct AllocateArgs {
     /// Set-ups started per second; default: as many as --in-flight allows
     #[arg(short, long)]
     pub rate: Option<f64>,
-    /// Seconds to hold them before they are released
-    #[arg(long, default_value_t = 0.0)]
-    pub hold: f64,
+    /// How long to hold them before they are released
+    #[arg(long, default_value = "0", value_name = "SECS|1m", value_parser = duration)]
+    pub hold: Duration,
     /// Only allocate: no permission, no channel, no data
     #[arg(long)]
     pub only: bool,
@@ -33,7 +34,6 @@ pub struct AllocateArgs {
 /// Runs it.
 pub fn execute(args: &AllocateArgs) -> Result<ExitCode, Fault> {
     let server = resolve_server(&args.server)?;
-    let hold = Duration::try_from_secs_f64(args.hold).map_err(|_| "--hold is not negative")?;
     let group = GroupSpec {
         name: "allocations".into(),
         clients: args.clients,
@@ -58,7 +58,7 @@ pub fn execute(args: &AllocateArgs) -> Result<ExitCode, Fault> {
     let report = Report::new("allocate", title, args.server.clone());
     run(&args.common, plan, report, |run| {
         let held = std::time::Instant::now();
-        while held.elapsed() < hold && !run.engine.is_stopping() {
+        while held.elapsed() < args.hold && !run.engine.is_stopping() {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())

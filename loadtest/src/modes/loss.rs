@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Common, Fault, GroupSpec, Mode, Run, offered_pps, resolve_server, run, trial_progress};
+use super::{Common, Fault, GroupSpec, Mode, Run, offered_pps, run, trial_progress};
+use crate::arguments::{resolve_server, secs};
 use crate::engine::Trial;
 use crate::report::{Report, TrialSummary};
 
@@ -15,7 +16,7 @@ pub const MAX_TRIALS: usize = 4000;
 /// Options of `loss`.
 #[derive(Debug, Clone, Args)]
 pub struct LossArgs {
-    /// The server: IP or host name, with or without port
+    /// The server: address, host name or turn: URL, with or without port
     pub server: String,
     /// Clients, each with a socket and an allocation of its own
     #[arg(short, long, default_value_t = 10)]
@@ -32,8 +33,8 @@ pub struct LossArgs {
     /// Path of the data
     #[arg(short, long, value_enum, default_value_t = Mode::Channel)]
     pub mode: Mode,
-    /// Seconds of each trial
-    #[arg(short, long, default_value_t = 10.0)]
+    /// Length of each trial
+    #[arg(short, long, default_value = "10", value_name = "SECS|1m", value_parser = secs)]
     pub duration: f64,
     #[command(flatten)]
     #[allow(missing_docs)]

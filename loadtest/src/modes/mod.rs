@@ -6,7 +6,8 @@ pub mod loss;
 pub mod ndr;
 pub mod stun;
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,16 +18,17 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
+use crate::arguments::{duration, millis};
 use crate::credentials::Credentials;
 use crate::engine::payload::{Fill, MAX_PAYLOAD, MIN_PAYLOAD};
 use crate::engine::{Engine, FlowSpec, Framing, Group, PeerChoice, Plan, Snapshot};
-use crate::report::{Report, html, json, table, unix_secs};
-use crate::session::SessionConfig;
+use crate::report::output::Outputs;
+use crate::report::verdict::{Verdict, VerdictKind};
+use crate::report::{Report, table, unix_secs};
+use crate::session::{SessionConfig, SetupError};
 use crate::stats::GroupStats;
 use crate::stun_client::{AllocateOptions, Family};
 
-/// Default port of STUN and TURN (RFC 8489 section 8.1).
-const DEFAULT_PORT: u16 = 3478;
 /// LIFETIME asked for, seconds: the default of RFC 8656 section 3.2.
 const LIFETIME_SECS: u32 = 600;
 /// Renewal of allocation, permission and channel: well within a permission's 300 s.
@@ -88,20 +90,20 @@ pub struct Common {
     /// Clients being set up at a time
     #[arg(long, default_value_t = 256)]
     pub in_flight: usize,
-    /// Deadline of the whole set-up, seconds
-    #[arg(long, default_value_t = 30, value_name = "SECS")]
-    pub setup_timeout: u64,
-    /// How long to wait for packets under way at the end of a trial, ms
-    #[arg(long, default_value_t = 1000, value_name = "MS")]
+    /// Deadline of the whole set-up
+    #[arg(long, default_value = "30", value_name = "SECS|1m", value_parser = duration)]
+    pub setup_timeout: Duration,
+    /// How long to wait for packets under way at the end of a trial
+    #[arg(long, default_value = "1000", value_name = "MS|1s", value_parser = millis)]
     pub drain: u64,
-    /// A packet that took longer than this counts as late, ms
-    #[arg(long, default_value_t = 400, value_name = "MS")]
+    /// A packet that took longer than this counts as late
+    #[arg(long, default_value = "400", value_name = "MS|1s", value_parser = millis)]
     pub late: u64,
     /// Packets are sent on multiples of this, µs
     #[arg(long, default_value_t = 100, value_name = "US")]
     pub tick: u64,
-    /// A packet that could not be sent this long after its time is skipped and counted, ms
-    #[arg(long, default_value_t = 50, value_name = "MS")]
+    /// A packet that could not be sent this long after its time is skipped and counted
+    #[arg(long, default_value = "50", value_name = "MS|1s", value_parser = millis)]
     pub max_lag: u64,
     /// Receive and send buffer of each client socket, KiB
     #[arg(long, default_value_t = 1024, value_name = "KIB")]
@@ -166,7 +168,7 @@ impl Common {
             threads: self.threads.unwrap_or_else(default_threads).max(1),
             in_flight: self.in_flight.max(1),
             setup_rate: f64::INFINITY,
-            setup_deadline: Duration::from_secs(self.setup_timeout),
+            setup_deadline: self.setup_timeout,
             tick_ns: self.tick * 1000,
             max_lag_ns: Some((self.max_lag * 1_000_000).max(self.tick * 2000)),
             late_ns: self.late * 1_000_000,
@@ -261,24 +263,13 @@ pub fn default_threads() -> usize {
     (std::thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 16)
 }
 
-/// `HOST`, `HOST:PORT`, `IP`, `IP:PORT`, `[IPv6]:PORT` as an address.
-pub fn resolve_server(text: &str) -> Result<SocketAddr, Fault> {
-    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
-        return Ok(SocketAddr::new(ip, DEFAULT_PORT));
-    }
-    let with_port = if text.contains(':') { text.to_owned() } else { format!("{text}:{DEFAULT_PORT}") };
-    let mut addresses =
-        with_port.to_socket_addrs().map_err(|error| format!("cannot resolve server {text}: {error}"))?;
-    addresses.next().ok_or_else(|| format!("cannot resolve server {text}: no address"))
-}
-
-/// A flag that SIGINT and SIGTERM raise; a second signal ends the process at once.
+/// A flag that SIGINT, SIGTERM and SIGHUP raise; a second signal ends the process at once.
 pub fn stop_flag() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         let registered = signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
             .and_then(|_| signal_hook::flag::register(signal, stop.clone()));
-        registered.expect("handlers of SIGINT and SIGTERM can be installed");
+        registered.expect("handlers of these signals can be installed");
     }
     stop
 }
@@ -300,6 +291,7 @@ pub fn run(
     mut report: Report,
     body: impl FnOnce(&mut Run<'_>) -> Result<(), Fault>,
 ) -> Result<ExitCode, Fault> {
+    let outputs = Outputs::open(common.json.as_deref(), common.html.as_deref())?;
     let stop = stop_flag();
     let bar = ProgressBar::new(plan.flows.len() as u64);
     bar.set_style(
@@ -315,42 +307,65 @@ pub fn run(
     report.setup = (!engine.plan().no_setup).then(|| (&setup).into());
     let mut outcome = match setup.failures.first() {
         Some((reason, count)) if !engine.plan().keep_going || setup.ready == 0 => {
-            Err(format!("{count} of {} clients could not be set up: {reason}", setup.wanted))
+            let advice = advice(&report.mode, engine.plan(), reason);
+            Err(format!("{count} of {} clients could not be set up: {reason}{advice}", setup.wanted))
         }
         _ => Ok(()),
     };
     if outcome.is_ok() && !setup.interrupted {
         outcome = body(&mut Run { engine: &mut engine, report: &mut report, bar: &bar });
     }
-    let no_setup = engine.plan().no_setup;
+    let plan = engine.plan().clone();
     let release = engine.release(RELEASE_WITHIN, &mut |_| {});
     bar.finish_and_clear();
-    if !no_setup {
-        report.release = Some(release.into());
-        if release.confirmed < release.held {
-            let left = release.held - release.confirmed;
-            report
-                .notes
-                .push(format!("{left} allocations were not confirmed gone; they expire by themselves"));
-        }
-    }
-    outcome?;
+    let left = release.left();
+    outcome.map_err(|fault| left.iter().fold(fault, |fault, left| format!("{fault}; {left}")))?;
+    report.release = (!plan.no_setup).then(|| release.into());
+    report.notes.extend(left);
     report.interrupted |= stop.load(Ordering::Relaxed);
-    publish(common, &report)?;
+    report.verdict = Verdict::of(&report, common.fail_above_loss);
+    if report.verdict.kind == VerdictKind::NothingReceived && uses_built_in_peer(&plan) {
+        let way = way_without_peer(&report.mode);
+        report.notes.push(format!(
+            "the built-in peer may be out of the server's reach, as it is behind a NAT (--peer-bind): {way}"
+        ));
+    }
+    print(&table::render(&report))?;
+    outputs.write(&report)?;
     Ok(exit_code(common, &report))
 }
 
-/// Prints the table and writes the files.
-fn publish(common: &Common, report: &Report) -> Result<(), Fault> {
-    print!("{}", table::render(report));
-    let failed = |path: &PathBuf, error| format!("cannot write {}: {error}", path.display());
-    if let Some(path) = &common.json {
-        json::write(report, path).map_err(|error| failed(path, error))?;
+/// What else could be done about a client that could not be set up.
+fn advice(mode: &str, plan: &Plan, reason: &SetupError) -> String {
+    match reason {
+        SetupError::PeerForbidden(..) if uses_built_in_peer(plan) => {
+            format!("; behind a NAT the built-in peer's address is a private one: {}", way_without_peer(mode))
+        }
+        _ => String::new(),
     }
-    if let Some(path) = &common.html {
-        html::write(report, path).map_err(|error| failed(path, error))?;
+}
+
+fn uses_built_in_peer(plan: &Plan) -> bool {
+    plan.flows.iter().any(|flow| flow.peer == PeerChoice::BuiltIn)
+}
+
+/// How to measure in a mode without a peer of this machine's own.
+fn way_without_peer(mode: &str) -> &'static str {
+    match mode {
+        "allocate" => "--only needs no peer",
+        "run" => "a scenario with mode = \"relay-to-relay\" needs no peer",
+        _ => "-m relay-to-relay needs no peer",
     }
-    Ok(())
+}
+
+/// Prints to stdout; that a reader has seen enough (`| head`) is no fault.
+fn print(text: &str) -> Result<(), Fault> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot print the report: {error}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn exit_code(common: &Common, report: &Report) -> ExitCode {

@@ -7,13 +7,14 @@ use std::time::Duration;
 use clap::Args;
 
 use super::loss::{MAX_TRIALS, trial, trial_duration};
-use super::{Common, Fault, GroupSpec, Mode, Run, offered_pps, resolve_server, run};
+use super::{Common, Fault, GroupSpec, Mode, Run, offered_pps, run};
+use crate::arguments::{resolve_server, secs};
 use crate::report::{Report, SearchResult, SearchSummary, TrialSummary};
 
 /// Options of `ndr`.
 #[derive(Debug, Clone, Args)]
 pub struct NdrArgs {
-    /// The server: IP or host name, with or without port
+    /// The server: address, host name or turn: URL, with or without port
     pub server: String,
     /// Clients, each with a socket and an allocation of its own
     #[arg(short, long, default_value_t = 10)]
@@ -36,8 +37,8 @@ pub struct NdrArgs {
     /// Path of the data
     #[arg(short, long, value_enum, default_value_t = Mode::Channel)]
     pub mode: Mode,
-    /// Seconds of each trial (RFC 2544 section 24 asks for 60)
-    #[arg(short, long, default_value_t = 10.0)]
+    /// Length of each trial (RFC 2544 section 24 asks for 60 s)
+    #[arg(short, long, default_value = "10", value_name = "SECS|1m", value_parser = secs)]
     pub duration: f64,
     /// The search ends when its interval is smaller than this percentage of the rate
     #[arg(long, default_value_t = 2.0)]

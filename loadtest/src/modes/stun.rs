@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::loss::{fixed_load, trial_duration};
-use super::{Common, Fault, GroupSpec, Mode, resolve_server, run};
+use super::{Common, Fault, GroupSpec, Mode, run};
+use crate::arguments::{resolve_server, secs};
 use crate::engine::payload::MIN_PAYLOAD;
 use crate::report::Report;
 
 /// Options of `stun`.
 #[derive(Debug, Clone, Args)]
 pub struct StunArgs {
-    /// The server: IP or host name, with or without port
+    /// The server: address, host name or turn: URL, with or without port
     pub server: String,
     /// Sockets that send
     #[arg(short, long, default_value_t = 10)]
@@ -20,8 +21,8 @@ pub struct StunArgs {
     /// Binding requests per second, all sockets together
     #[arg(short, long, default_value_t = 1000.0)]
     pub rate: f64,
-    /// Seconds
-    #[arg(short, long, default_value_t = 10.0)]
+    /// How long
+    #[arg(short, long, default_value = "10", value_name = "SECS|1m", value_parser = secs)]
     pub duration: f64,
     #[command(flatten)]
     #[allow(missing_docs)]

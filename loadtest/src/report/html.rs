@@ -1,8 +1,6 @@
 //! The report as one page that needs nothing else: style and charts are inside, no scripts, no hosts.
 
 use std::fmt::Write as _;
-use std::io;
-use std::path::Path;
 
 use super::svg::{Chart, Series, escape, render};
 use super::{Report, TrialSummary, table};
@@ -23,16 +21,11 @@ svg{display:block;width:100%;height:auto}svg text{fill:var(--dim);font:11px syst
 .c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}.c5{stroke:var(--c5)}\
 .mark.c0{fill:var(--c0)}.mark.c1{fill:var(--c1)}.mark.c2{fill:var(--c2)}.mark.c3{fill:var(--c3)}.mark.c4{fill:var(--c4)}.mark.c5{fill:var(--c5)}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.25rem .75rem;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}\
-th:first-child,td:first-child{text-align:left}th{color:var(--dim);font-weight:600}.warn{color:var(--warn)}\
+th:first-child,td:first-child{text-align:left}th{color:var(--dim);font-weight:600}.warn{color:var(--warn)}.verdict{margin:1rem 0;color:var(--fg);font-size:1.15rem;font-weight:600}\
 pre{padding:.75rem;background:var(--card);border-radius:8px;overflow-x:auto;font-size:13px}";
 
 /// Lines that one chart of several trials shows at most.
 const MAX_LINES: usize = 6;
-
-/// Writes the page to a file, whole or not at all.
-pub fn write(report: &Report, path: &Path) -> io::Result<()> {
-    super::json::replace_file(path, &page(report))
-}
 
 /// The page.
 pub fn page(report: &Report) -> String {
@@ -53,7 +46,9 @@ pub fn page(report: &Report) -> String {
             escape(&machine.kernel)
         ),
     );
+    push(&mut out, format_args!("<p>Started {}.</p>", escape(&report.started)));
     push(&mut out, format_args!("<p><code>{}</code></p>", escape(&report.command.join(" "))));
+    push(&mut out, format_args!("<p class=\"verdict\">{}</p>", escape(&report.verdict.text)));
     for trial in &report.trials {
         for fault in &trial.generator.faults {
             push(&mut out, format_args!("<p class=\"warn\">{}: {}</p>", escape(&trial.label), escape(fault)));

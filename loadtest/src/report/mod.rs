@@ -2,15 +2,18 @@
 
 pub mod html;
 pub mod json;
+pub mod output;
 pub mod svg;
 pub mod table;
+pub mod verdict;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use crate::engine::{Plan, ReleaseReport, SetupReport, TrialReport};
 use crate::stats::{DelaySummary, Delays, GroupStats, percent};
+use verdict::{Verdict, VerdictKind};
 
 /// Version of the JSON form; raised when a field changes its meaning.
 pub const FORMAT: u32 = 1;
@@ -30,8 +33,12 @@ pub struct Report {
     pub command: Vec<String>,
     /// The machine of the generator.
     pub machine: Machine,
-    /// Start, seconds since 1970.
+    /// Start, UTC: `2026-01-31T12:00:00Z`.
+    pub started: String,
+    /// The same in seconds since 1970.
     pub started_unix_secs: u64,
+    /// What came of it, in a sentence.
+    pub verdict: Verdict,
     /// The server.
     pub server: String,
     /// Set-up, where there was one.
@@ -51,6 +58,8 @@ pub struct Report {
 impl Report {
     /// An empty report of a run that starts now.
     pub fn new(mode: &str, title: String, server: String) -> Self {
+        let started_unix_secs = unix_secs();
+        let started = UNIX_EPOCH + Duration::from_secs(started_unix_secs);
         Self {
             format: FORMAT,
             tool: concat!("turnpike-loadtest ", env!("CARGO_PKG_VERSION")).into(),
@@ -58,7 +67,9 @@ impl Report {
             title,
             command: redact(std::env::args().collect()),
             machine: Machine::this(),
-            started_unix_secs: unix_secs(),
+            started: humantime::format_rfc3339_seconds(started).to_string(),
+            started_unix_secs,
+            verdict: Verdict { kind: VerdictKind::Nothing, text: "not finished".into() },
             server,
             setup: None,
             trials: Vec::new(),

@@ -9,6 +9,7 @@ use crate::stats::DelaySummary;
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
     line(&mut out, format_args!("{} against {}", report.title, report.server));
+    line(&mut out, format_args!("started {}: {}", report.started, report.command.join(" ")));
     let Report { machine, .. } = report;
     line(
         &mut out,
@@ -55,6 +56,7 @@ pub fn render(report: &Report) -> String {
     if report.interrupted {
         line(&mut out, format_args!("note: stopped by a signal; the numbers are of the part that ran"));
     }
+    line(&mut out, format_args!("verdict: {}", report.verdict.text));
     out
 }
 

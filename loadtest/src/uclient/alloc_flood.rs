@@ -80,11 +80,13 @@ impl Flood<'_> {
         let socket = self.open().map_err(|error| SetupError::Socket(error.to_string()))?;
         let mut session = Session::new(self.config.clone());
         session.start(mono_ns(), &mut self.rng, None, None);
-        self.exchanged.drive(&socket, &mut session, &State::Allocated, &mut self.rng)?;
-        let peer = self.peer();
-        session.bind(mono_ns(), &mut self.rng, peer);
-        let bound = self.exchanged.drive(&socket, &mut session, &State::Ready, &mut self.rng);
-        // Whatever became of the permission, the allocation must not be left behind.
+        let mut bound = self.exchanged.drive(&socket, &mut session, &State::Allocated, &mut self.rng);
+        if bound.is_ok() {
+            let peer = self.peer();
+            session.bind(mono_ns(), &mut self.rng, peer);
+            bound = self.exchanged.drive(&socket, &mut session, &State::Ready, &mut self.rng);
+        }
+        // Whatever became of it, the allocation must not be left behind.
         session.release(mono_ns(), &mut self.rng);
         let released = self.exchanged.drive(&socket, &mut session, &State::Released, &mut self.rng);
         bound?;

@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 use super::alloc_flood;
 use super::flags::{Flags, LoadMode, Refusal, USAGE, parse};
 use super::output::{Output, Style, progress, rates, summary};
+use crate::arguments::resolve_server;
 use crate::credentials::Credentials;
 use crate::engine::payload::Fill;
 use crate::engine::{
     Engine, FlowSpec, Framing, Group, PeerChoice, Plan, SetupReport, Snapshot, Trial, TrialReport,
 };
-use crate::modes::{default_threads, resolve_server, stop_flag};
-use crate::report::{Report, TrialSummary, html, json, table, unix_secs};
+use crate::modes::{default_threads, stop_flag};
+use crate::report::output::Outputs;
+use crate::report::verdict::Verdict;
+use crate::report::{Report, TrialSummary, table, unix_secs};
 use crate::session::{SessionConfig, SetupError};
 use crate::stats::GroupStats;
 use crate::stun_client::{AllocateOptions, Family};
@@ -68,6 +71,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
 fn execute(flags: &Flags, out: Output) -> Result<ExitCode, String> {
     let mut server = resolve_server(&flags.server)?;
     server.set_port(flags.port);
+    let outputs = Outputs::open(flags.json.as_deref(), flags.html.as_deref())?;
     let stop = stop_flag();
     let session = Arc::new(session_config(flags)?);
     if flags.load_mode == Some(LoadMode::Alloc) {
@@ -80,14 +84,11 @@ fn execute(flags: &Flags, out: Output) -> Result<ExitCode, String> {
     let started = Instant::now();
     let mut engine = Engine::start(plan, stop.clone()).map_err(|error| error.to_string())?;
     let setup = engine.setup(&mut |_| {});
-    if let Some((error, _)) = setup.failures.first() {
-        let message = describe(error);
-        engine.release(RELEASE_WITHIN, &mut |_| {});
-        return Err(message);
-    }
-    if setup.interrupted {
-        engine.release(RELEASE_WITHIN, &mut |_| {});
-        return Err("stopped by a signal during the set-up".into());
+    let failed = setup.failures.first().map(|(error, _)| describe(error));
+    let interrupted = || setup.interrupted.then(|| "stopped by a signal during the set-up".to_owned());
+    if let Some(why) = failed.or_else(interrupted) {
+        let left = engine.release(RELEASE_WITHIN, &mut |_| {}).left();
+        return Err(left.iter().fold(why, |why, left| format!("{why}; {left}")));
     }
     out.info(&format!("Total connect time is {}", started.elapsed().as_secs()));
     if flags.quick_exit {
@@ -101,7 +102,7 @@ fn execute(flags: &Flags, out: Output) -> Result<ExitCode, String> {
     if flags.hang {
         wait_for(&stop);
     }
-    finish(flags, out, engine, &setup, &result)
+    finish(flags, out, engine, outputs, &setup, &result)
 }
 
 fn session_config(flags: &Flags) -> Result<SessionConfig, String> {
@@ -327,6 +328,7 @@ fn finish(
     flags: &Flags,
     out: Output,
     engine: Engine,
+    outputs: Outputs,
     setup: &SetupReport,
     result: &TrialReport,
 ) -> Result<ExitCode, String> {
@@ -344,20 +346,13 @@ fn finish(
     } else {
         let release = engine.release(RELEASE_WITHIN, &mut |_| {});
         report.release = Some(release.into());
-        if release.confirmed < release.held {
-            out.error(&format!("{} allocations not confirmed gone", release.held - release.confirmed));
-        }
+        release.left().iter().for_each(|left| out.error(left));
     }
+    report.verdict = Verdict::of(&report, flags.fail_above_loss);
     if flags.verbose {
         print!("{}", table::render(&report));
     }
-    let failed = |path: &std::path::Path, error| format!("cannot write {}: {error}", path.display());
-    if let Some(path) = &flags.json {
-        json::write(&report, path).map_err(|error| failed(path, error))?;
-    }
-    if let Some(path) = &flags.html {
-        html::write(&report, path).map_err(|error| failed(path, error))?;
-    }
+    outputs.write(&report)?;
     let loss = result.total().loss_percent();
     if let Some(limit) = flags.fail_above_loss.filter(|limit| loss > *limit) {
         eprintln!("uclient: {loss:.4} % lost, more than the {limit} % allowed");

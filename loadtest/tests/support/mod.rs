@@ -35,12 +35,15 @@ pub struct Spoil {
     /// Swaps a packet with the one after it.
     pub swap_every: u64,
     pub refuse_peers: bool,
+    /// Makes allocations beyond so many without answering.
+    pub mute_after: Option<usize>,
 }
 
 /// A running stub; ends when dropped.
 pub struct Stub {
     pub address: SocketAddr,
     allocations: Arc<AtomicUsize>,
+    made: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -54,15 +57,21 @@ impl Stub {
         let listener = UdpSocket::bind(local).expect("loopback has ports");
         let address = listener.local_addr().expect("bound");
         let (stop, allocations) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let relay = Relay::new(listener, spoil, allocations.clone());
+        let made = Arc::new(AtomicUsize::new(0));
+        let relay = Relay::new(listener, spoil, allocations.clone(), made.clone());
         let flag = stop.clone();
         let thread = std::thread::spawn(move || relay.run(&flag));
-        Self { address, allocations, stop, thread: Some(thread) }
+        Self { address, allocations, made, stop, thread: Some(thread) }
     }
 
     /// Allocations that exist now.
     pub fn allocations(&self) -> usize {
         self.allocations.load(Ordering::SeqCst)
+    }
+
+    /// Allocations ever made.
+    pub fn made(&self) -> usize {
+        self.made.load(Ordering::SeqCst)
     }
 }
 
@@ -91,10 +100,11 @@ struct Relay {
     seen: u64,
     held_back: Option<(usize, SocketAddr, Vec<u8>)>,
     allocations: Arc<AtomicUsize>,
+    made: Arc<AtomicUsize>,
 }
 
 impl Relay {
-    fn new(listener: UdpSocket, spoil: Spoil, allocations: Arc<AtomicUsize>) -> Self {
+    fn new(listener: UdpSocket, spoil: Spoil, allocations: Arc<AtomicUsize>, made: Arc<AtomicUsize>) -> Self {
         listener.set_nonblocking(true).expect("a socket can be non-blocking");
         let poller = Poller::new().expect("epoll");
         poller.add(listener.as_fd(), LISTENER).expect("watched");
@@ -111,6 +121,7 @@ impl Relay {
             seen: 0,
             held_back: None,
             allocations,
+            made,
         }
     }
 
@@ -184,6 +195,9 @@ impl Relay {
         let mut answer = Message::builder_success(&request, MessageWriteVec::new());
         if request.has_method(ALLOCATE) {
             let relayed = self.allocate(from);
+            if self.spoil.mute_after.is_some_and(|limit| self.by_address.len() > limit) {
+                return None;
+            }
             answer.push_attribute_unchecked(&XorRelayedAddress::new(relayed, request.transaction_id()));
             answer.push_attribute_unchecked(&Lifetime::new(600));
         } else if request.has_method(REFRESH) {
@@ -215,6 +229,7 @@ impl Relay {
         self.by_address.insert(from, self.clients.len());
         self.clients.push(Some(Client { address: from, relay, channels: HashMap::new() }));
         self.allocations.fetch_add(1, Ordering::SeqCst);
+        self.made.fetch_add(1, Ordering::SeqCst);
         relayed
     }
 

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::backend::Choice;
 use crate::config::resolve::RelayAddress;
 use crate::config::{Config, PortRange};
-use crate::credentials;
+use crate::{credentials, patience};
 
 /// How long the credential that a trial makes from a configured secret is valid, seconds.
 const TRIAL_CREDENTIAL_SECS: u64 = 24 * 3600;
@@ -105,17 +105,21 @@ fn relay_text(relay: &RelayAddress) -> String {
     }
 }
 
-/// Prints the ready line on stdout, and for a trial how to use it.
+/// Prints the ready line on stdout, and for a trial how to use it. Whoever reads stdout is not waited for.
 ///
 /// # Errors
-/// If stdout can't be written.
+/// If stdout can't be written, or takes nothing.
 pub fn announce(ready: &Ready, config: &Config) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{ready}")?;
-    if config.quickstart.is_some() {
-        out.write_all(quickstart_text(ready, config, unix_secs()).as_bytes())?;
-    }
-    out.flush()
+    let trial = config.quickstart.is_some().then(|| quickstart_text(ready, config, unix_secs()));
+    let line = ready.to_string();
+    patience::print(move || {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}")?;
+        if let Some(trial) = trial {
+            out.write_all(trial.as_bytes())?;
+        }
+        out.flush()
+    })
 }
 
 fn unix_secs() -> u64 {

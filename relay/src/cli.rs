@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use crate::config::{
     Kind, Loaded, Loader, OPTIONS, Problems, Quickstart, Secret, Spec, duration_secs, reference_markdown,
 };
-use crate::{credentials, ctl, logging, probe, run};
+use crate::{credentials, ctl, logging, patience, probe, run};
 
 /// A fault of the configuration or the command line; clap uses the same.
 const CONFIGURATION_FAULT: u8 = 2;
@@ -24,8 +24,9 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(matches) => matches,
         Err(error) => {
             // Help and version are "errors" that go to stdout with code 0; a closed stdout is no news.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILURE));
+            let code = u8::try_from(error.exit_code()).unwrap_or(FAILURE);
+            let _ = patience::print(move || error.print());
+            return ExitCode::from(code);
         }
     };
     match matches.subcommand() {
@@ -145,7 +146,10 @@ fn run_relay(matches: &ArgMatches) -> ExitCode {
         Ok(loaded) => loaded,
         Err(problems) => return configuration_fault(&problems),
     };
-    logging::init(config.log_level, config.log_format);
+    let _log = match logging::init(config.log_level, config.log_format) {
+        Ok(guard) => guard,
+        Err(error) => return fail(FAILURE, &format!("log: {error}")),
+    };
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -200,7 +204,7 @@ fn configuration_fault(problems: &Problems) -> ExitCode {
 }
 
 fn fail(code: u8, message: &str) -> ExitCode {
-    eprintln!("{message}");
+    patience::complain(message);
     ExitCode::from(code)
 }
 

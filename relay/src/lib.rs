@@ -20,6 +20,7 @@ mod heap;
 pub mod logging;
 mod notices;
 pub mod offload;
+mod patience;
 pub mod probe;
 pub mod run;
 pub mod setup;

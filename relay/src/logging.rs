@@ -3,9 +3,19 @@
 //! Names and texts in a record may come from a stranger. So every control character, and every character
 //! that reorders or breaks lines, is written as an escape: nobody can forge a record or talk to the
 //! reader's terminal.
+//!
+//! Nobody who logs waits for the reader of stderr: see `queue`.
 
+mod queue;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use tracing::level_filters::LevelFilter;
 use tracing::{Dispatch, Level};
 use tracing_subscriber::filter::Targets;
@@ -13,18 +23,82 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
+use self::queue::Queue;
 use crate::config::{LogFormat, LogLevel};
 
 /// Libraries that log whole packets, some at WARN: their content belongs to strangers.
 const SILENT_TARGETS: &[&str] = &["stun_types", "turn_types"];
+/// How long the end of the process waits until what is queued is written.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Sends the records of the whole process to stderr.
+/// The log of this process.
+static LOG: OnceLock<Queue> = OnceLock::new();
+
+/// When dropped, what is queued is written, or given up after half a second.
+pub struct Guard(());
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+/// Sends the records of the whole process to stderr, panics among them.
+///
+/// # Errors
+/// If there is no thread for it.
 ///
 /// # Panics
 /// If called twice.
-pub fn init(level: LogLevel, format: LogFormat) {
-    let dispatch = dispatch(level, format, io::stderr);
+pub fn init(level: LogLevel, format: LogFormat) -> io::Result<Guard> {
+    let stderr = Stderr(io::stderr().as_fd().try_clone_to_owned()?.into());
+    let queue = Queue::start(stderr, |sink| dispatch(level, format, move || sink.clone()))?;
+    let writer = queue.clone();
+    let dispatch = dispatch(level, format, move || writer.clone());
     tracing::dispatcher::set_global_default(dispatch).expect("the log is set up once, at the start");
+    LOG.get_or_init(|| queue);
+    // The usual hook writes to stderr itself, and waits.
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        match backtrace.status() {
+            BacktraceStatus::Captured => tracing::error!("{panic}\n{backtrace}"),
+            _ => tracing::error!("{panic}"),
+        }
+    }));
+    Ok(Guard(()))
+}
+
+/// Records of this process that are lost, because whoever reads stderr did not keep up.
+pub fn records_dropped() -> u64 {
+    LOG.get().map_or(0, Queue::dropped)
+}
+
+/// Waits until what is queued is written, half a second at the most.
+pub(crate) fn flush() {
+    if let Some(log) = LOG.get() {
+        log.flush(LAST_WORDS);
+    }
+}
+
+/// Stderr without the lock and the buffers of the standard library.
+struct Stderr(File);
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                // Whoever shares the pipe with us may have made it so.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None)?;
+                }
+                written => return written,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn dispatch<W>(level: LogLevel, format: LogFormat, writer: W) -> Dispatch
@@ -34,7 +108,7 @@ where
     let targets = Targets::new().with_default(severity(level));
     let targets = targets.with_targets(SILENT_TARGETS.iter().map(|target| (*target, LevelFilter::OFF)));
     // No colours: the escaping below couldn't tell ours from a stranger's.
-    let records = fmt::layer().with_ansi(false).with_writer(Escaping(writer));
+    let records = fmt::layer().with_ansi(false).log_internal_errors(false).with_writer(Escaping(writer));
     match format {
         LogFormat::Text => Dispatch::new(Registry::default().with(records.with_filter(targets))),
         LogFormat::Json => {

@@ -87,7 +87,9 @@ pub fn run(config: Config, loader: Loader) -> Result<(), StartError> {
         warn!("{warning}");
     }
     let (relay, ready) = Relay::start(&config, loader, addresses)?;
-    banner::announce(&ready, &config).map_err(StartError::system("stdout"))?;
+    if let Err(error) = banner::announce(&ready, &config) {
+        warn!("the ready line could not be printed on stdout: {error}");
+    }
     info!("{ready}");
     notify(&[NotifyState::Ready]);
     let outcome = relay.serve(&signals);

@@ -290,6 +290,8 @@ impl Relay for Fake {
             allocations,
             drain: Self::drain_state(&state),
             readiness: Readiness { ready: !state.drain.draining, reasons: draining_reasons(&state) },
+            log_records_dropped: 0,
+            events_dropped: 0,
         }
     }
 

@@ -76,6 +76,10 @@ impl Collector for Scrape {
         sockets(&mut page, &self.totals)?;
         offload(&mut page, &self.totals.offload)?;
         workers(&mut page, &self.totals.workers)?;
+        let help = "Records of the log that were lost: whoever reads stderr did not keep up.";
+        page.counter("log_records_dropped", help, plain(self.status.log_records_dropped))?;
+        let help = "Events of workers that were lost on their way to streams of events.";
+        page.counter("events_dropped", help, plain(self.status.events_dropped))?;
         self.api.write(&mut page)
     }
 }

@@ -34,6 +34,10 @@ pub struct Status {
     pub drain: DrainState,
     /// Whether it is ready.
     pub readiness: Readiness,
+    /// Records of its log that were lost since the start, because whoever reads stderr did not keep up.
+    pub log_records_dropped: u64,
+    /// Events that were lost since the start on their way to `/v1/events`: workers wait for nobody.
+    pub events_dropped: u64,
 }
 
 /// Where clients reach the relay.

@@ -32,14 +32,16 @@ pub struct EventSink {
 pub struct EventSource {
     queue: mpsc::Receiver<WorkerEvent>,
     listening: Arc<AtomicBool>,
+    dropped: Arc<AtomicU64>,
 }
 
 /// A queue for all workers together. Nothing is put in it until somebody listens.
 pub fn event_queue() -> (EventSink, EventSource) {
     let (sender, receiver) = mpsc::channel(MAX_EVENTS);
     let listening = Arc::new(AtomicBool::new(false));
-    let sink = EventSink { queue: sender, listening: Arc::clone(&listening), dropped: Arc::default() };
-    (sink, EventSource { queue: receiver, listening })
+    let dropped = Arc::new(AtomicU64::new(0));
+    let sink = EventSink { queue: sender, listening: Arc::clone(&listening), dropped: Arc::clone(&dropped) };
+    (sink, EventSource { queue: receiver, listening, dropped })
 }
 
 impl EventSink {
@@ -49,17 +51,17 @@ impl EventSink {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
-
-    /// Events that found the queue full.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
 }
 
 impl EventSource {
     /// Says whether anybody wants to know.
     pub fn set_listening(&self, listening: bool) {
         self.listening.store(listening, Ordering::Relaxed);
+    }
+
+    /// Counts events that found the queue full.
+    pub fn lost(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.dropped)
     }
 
     /// The next event; `None` when no worker is left.
@@ -102,6 +104,6 @@ mod tests {
         sink.tell(|| unreachable!("nobody listens"));
         source.set_listening(true);
         (0..MAX_EVENTS + 3).for_each(|_| sink.tell(ended));
-        assert_eq!(sink.dropped(), 3);
+        assert_eq!(source.lost().load(Ordering::Relaxed), 3);
     }
 }

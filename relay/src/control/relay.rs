@@ -1,5 +1,7 @@
 //! The relay as its operators see it, by signal or by API.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +69,8 @@ pub struct Control {
     pub(super) snapshots: Snapshots,
     pub(super) loads: Loads,
     events: broadcast::Sender<Arc<Event>>,
+    /// Events that found their queue full, once somebody publishes them.
+    lost_events: OnceLock<Arc<AtomicU64>>,
     /// The administration, once it runs.
     pub(super) admin: OnceLock<turnpike_admin::Handle>,
 }
@@ -90,6 +94,7 @@ impl Control {
             snapshots: Snapshots::default(),
             loads: Loads::default(),
             events: broadcast::Sender::new(MAX_LAG),
+            lost_events: OnceLock::new(),
             admin: OnceLock::new(),
         })
     }
@@ -119,6 +124,7 @@ impl Control {
     /// Publishes what workers tell, until none is left.
     pub async fn publish_events(self: Arc<Self>, mut source: EventSource) {
         source.set_listening(true);
+        self.lost_events.get_or_init(|| source.lost());
         while let Some(event) = source.next().await {
             if self.events.receiver_count() == 0 {
                 continue;
@@ -256,6 +262,8 @@ impl Control {
             allocations: self.allocations() as u64,
             drain: self.drain_state(),
             readiness: self.readiness(),
+            log_records_dropped: crate::logging::records_dropped(),
+            events_dropped: self.lost_events.get().map_or(0, |lost| lost.load(Relaxed)),
         }
     }
 }

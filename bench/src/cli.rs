@@ -108,7 +108,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let outcome = match Cli::parse_from(arguments).command {
         Command::Compare(args) => compare(&args),
         Command::Report(args) => Results::read(&args.results).and_then(|results| {
-            print!("{}", report::text::render(&results));
+            if args.pages.is_none() {
+                print!("{}", report::text::render(&results));
+            }
             publish(&results, &args.pages, &args.results)
         }),
         Command::List => {
@@ -126,6 +128,12 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             eprintln!("turnpike-bench: {fault}");
             ExitCode::from(if matches!(fault, Fault::Interrupted) { EXIT_INTERRUPTED } else { EXIT_FAILED })
         }
+    }
+}
+
+impl Pages {
+    fn is_none(&self) -> bool {
+        self.html.is_none() && self.markdown.is_none()
     }
 }
 

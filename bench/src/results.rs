@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::machine::Machine;
+use crate::scenario::{SCENARIOS, Work};
 
 /// Version of the file's layout.
 pub const FORMAT: u32 = 1;
@@ -174,6 +175,26 @@ pub struct Metric {
     pub digits: usize,
 }
 
+impl Metric {
+    /// Whether it is a delay.
+    pub fn is_delay(&self) -> bool {
+        self.title.contains("delay")
+    }
+}
+
+/// Whether a value of a scenario can be compared between servers. At the highest rate of each the delays belong
+/// to different loads, which says nothing.
+pub fn is_comparable(scenario: &str, metric: &Metric) -> bool {
+    metric.better != Better::Neither && !(metric.is_delay() && is_search(scenario))
+}
+
+/// Whether a scenario looks for the highest rate of each server.
+pub fn is_search(scenario: &str) -> bool {
+    SCENARIOS
+        .iter()
+        .any(|known| known.name == scenario && matches!(known.work, Work::Search(_) | Work::SearchFrames(_)))
+}
+
 const fn metric(key: &'static str, title: &'static str, better: Better, digits: usize) -> Metric {
     Metric { key, title, better, digits }
 }
@@ -261,9 +282,11 @@ fn summary(samples: &[&Sample], metric: &Metric, server: &str, reference: &[&str
         // A difference can be negative where noise is larger than it: no ratio then.
         (best > 0.0 && value >= 0.0).then_some(value / best)
     });
-    let ratios = if server == DIRECT { Vec::new() } else { ratios.collect() };
+    let scenario = &own.first()?.scenario;
+    let comparable = server != DIRECT && is_comparable(scenario, metric);
+    let ratios = if comparable { ratios.collect() } else { Vec::new() };
     Some(Summary {
-        scenario: own.first()?.scenario.clone(),
+        scenario: scenario.clone(),
         server: server.to_owned(),
         metric: metric.key.to_owned(),
         median: median(values.clone())?,

@@ -65,6 +65,19 @@ fn a_report_needs_a_result() {
 }
 
 #[test]
+fn a_report_goes_to_the_terminal_only_if_no_page_is_asked_for() {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/2026-11-25-154815c2af8b.json");
+    let kept = kept.to_str().expect("UTF-8");
+    let text = run(&["report", kept]);
+    assert!(text.status.success() && String::from_utf8_lossy(&text.stdout).contains("ndr-small"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("page.html");
+    let silent = run(&["report", kept, "--html", page.to_str().expect("UTF-8")]);
+    assert!(silent.status.success() && silent.stdout.is_empty());
+    assert!(std::fs::read_to_string(&page).is_ok_and(|page| page.contains("ndr-small")));
+}
+
+#[test]
 fn without_root_it_says_so() {
     if !rustix::process::geteuid().is_root() {
         return skip("without_root_it_says_so", "only root can become nobody");

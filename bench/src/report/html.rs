@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::bars::escape;
-use super::{LEGEND, PICTURES, Table, cell, doubts, table};
+use super::{LEGEND, PICTURES, Table, cell, delay_note, doubts, table};
 use crate::fault::Fault;
 use crate::results::{Results, write_file};
 
@@ -43,6 +43,9 @@ pub fn page(results: &Results) -> String {
         }
         let _ = write!(out, "<h2>{}</h2><p>{}</p>", escape(&scenario.name), escape(&scenario.title));
         write_table(&mut out, &table);
+        if let Some(note) = delay_note(&table, &scenario.name) {
+            let _ = write!(out, "<p>{}</p>", escape(&note));
+        }
         for doubt in doubts(results, &scenario.name) {
             let _ = write!(out, "<p class=\"doubt\">Doubt: {}</p>", escape(&doubt));
         }

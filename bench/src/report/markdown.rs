@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{LEGEND, PICTURES, Table, cell, doubts, glance, table};
+use super::{LEGEND, PICTURES, Table, cell, delay_note, doubts, glance, table};
 use crate::fault::Fault;
 use crate::results::{Results, write_file};
 
@@ -45,6 +45,9 @@ pub fn page(results: &Results, folder: &str, source: &str, drawn: &[&str]) -> St
         }
         let _ = writeln!(out, "## {}\n\n{}.\n", scenario.name, scenario.title.replace('<', "&lt;"));
         write_table(&mut out, &table);
+        if let Some(note) = delay_note(&table, &scenario.name) {
+            let _ = writeln!(out, "\n{note}");
+        }
         for doubt in doubts(results, &scenario.name) {
             let _ = writeln!(out, "\nDoubt: {doubt}.");
         }

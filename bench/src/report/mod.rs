@@ -5,7 +5,7 @@ pub mod html;
 pub mod markdown;
 pub mod text;
 
-use crate::results::{Better, DIRECT, METRICS, Metric, Results, Summary};
+use crate::results::{DIRECT, METRICS, Metric, Results, Summary, is_comparable, is_search};
 
 /// A picture that every report has.
 pub struct Picture {
@@ -181,11 +181,40 @@ fn cell(metric: &Metric, summary: &Summary) -> String {
         0 | 1 => String::new(),
         _ => format!(" ({} to {})", number(summary.min), number(summary.max)),
     };
-    let ratio = match (metric.better, summary.ratio) {
-        (Better::Neither, _) | (_, None) => String::new(),
-        (_, Some(ratio)) => format!(" ×{ratio:.2}"),
-    };
+    // Kept results may have ratios that were made before they were known to mean nothing.
+    let ratio = summary.ratio.filter(|_| is_comparable(&summary.scenario, metric));
+    let ratio = ratio.map_or(String::new(), |ratio| format!(" ×{ratio:.2}"));
     format!("{}{spread}{ratio}", number(summary.median))
+}
+
+/// What explains the delays in a table: without it they look like a fault, or like a comparison.
+fn delay_note(table: &Table<'_>, scenario: &str) -> Option<String> {
+    let has = |key: &str| table.rows.iter().any(|row| row.metric.key == key);
+    if !has("p50_us") {
+        return None;
+    }
+    if is_search(scenario) {
+        return Some(
+            "The delays are those at each server's own highest rate, just before it loses packets: queues are \
+             full then. They belong to different loads, so they are not compared."
+                .to_owned(),
+        );
+    }
+    let mut note =
+        "Delays: at a load like this Turnpike's userspace waits up to 150 µs in each direction for \
+                    more datagrams, where several came within such a wait before; that is up to 300 µs of a \
+                    round trip, and pays for the lower CPU. `--coalesce 0` never waits. What the kernel \
+                    forwards (turnpike-xdp) waits for nothing, as long as it is ChannelData."
+            .to_owned();
+    if has("added_p50_us") {
+        note += " Added is what is more than on the direct path in the same round.";
+    }
+    let below_zero = |row: &Row<'_>| row.cells.iter().flatten().any(|summary| summary.median < 0.0);
+    if table.rows.iter().any(|row| row.metric.key == "added_p50_us" && below_zero(row)) {
+        note += " Below zero the direct path was the slower one: its interfaces wait for runs to merge, and a \
+                 relay in between changes what they wait for.";
+    }
+    Some(note)
 }
 
 /// Distinct doubts about a scenario's samples, with how often each was had.
@@ -209,6 +238,7 @@ const LEGEND: &str = "Each value is the median of the rounds (smallest to larges
 mod tests {
     use super::*;
     use crate::results::tests::example;
+    use crate::results::{Sample, ScenarioInfo, summarise};
     use crate::scenario::SCENARIOS;
 
     #[test]
@@ -241,6 +271,29 @@ mod tests {
         assert_eq!(cell(metric, summary), "3.00 (2.00 to 50.00) ×0.50");
         let direct = results.summary("small", DIRECT, metric.key).expect("measured");
         assert_eq!(cell(metric, direct), "1.00 (1.00 to 1.00)");
+    }
+
+    #[test]
+    fn delays_at_different_rates_are_not_compared_and_all_delays_are_explained() {
+        let mut results = example();
+        let delay = |scenario: &str, server: &str, value: f64| Sample {
+            scenario: scenario.into(),
+            server: server.into(),
+            round: 1,
+            values: [("p50_us".to_owned(), value), ("system_cpu_us".to_owned(), value)].into(),
+            ..Sample::default()
+        };
+        results.samples = ["small", "ndr-small"]
+            .iter()
+            .flat_map(|scenario| [delay(scenario, "ours", 6.0), delay(scenario, "theirs-fast", 3.0)])
+            .collect();
+        results.scenarios.push(ScenarioInfo { name: "ndr-small".into(), title: "search".into() });
+        results.summaries = summarise(&results);
+        let page = markdown::page(&results, "benchmarks", "", &[]);
+        let (small, search) = page.split_once("## ndr-small").expect("both scenarios");
+        assert!(small.contains("| delay p50, µs | 6 ×2.00 |") && small.contains("`--coalesce 0`"), "{small}");
+        assert!(search.contains("| delay p50, µs | 6 |") && search.contains("own highest rate"), "{search}");
+        assert!(search.contains("6.00 ×2.00"), "costs per hop are compared");
     }
 
     #[test]

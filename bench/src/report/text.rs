@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{LEGEND, Table, cell, doubts, table};
+use super::{LEGEND, Table, cell, delay_note, doubts, table};
 use crate::results::Results;
 
 /// All tables.
@@ -19,6 +19,9 @@ pub fn render(results: &Results) -> String {
         }
         let _ = writeln!(out, "\n{}: {}", scenario.name, scenario.title);
         write_table(&mut out, &table);
+        if let Some(note) = delay_note(&table, &scenario.name) {
+            let _ = writeln!(out, "  {note}");
+        }
         for doubt in doubts(results, &scenario.name) {
             let _ = writeln!(out, "  doubt: {doubt}");
         }

@@ -39,7 +39,7 @@ reasons! {
     NoRoute = "no_route", "the system has no route to client or peer";
     NextHop = "next_hop", "the hardware address of the next hop is not known (yet)";
     Interface = "interface", "the way to client or peer leads through an interface without the fast path";
-    MapFull = "map_full", "the kernel's table of routes is full";
+    NextHopsFull = "next_hops_full", "the kernel's table of next hops is full: clients or peers are behind too many neighbours";
     Busy = "busy", "an earlier binding of the same addresses has not been taken out of the kernel yet";
     Stream = "stream", "the client talks TCP or TLS, which only userspace can relay";
     Refused = "refused", "the kernel refused; the log says more";

@@ -311,7 +311,7 @@ fn slots_of_next_hops_are_used_again_only_after_a_grace_period() {
     let third = OffloadBinding { client: (client(3), 4000).into(), ..binding(1) };
     let third = OffloadBinding { binding: name(3), peer: (peer(2), 9).into(), ..third };
     let full = lab.round(vec![Command::Offload(Box::new(third))]);
-    assert_eq!(full, [Answer::Failed(name(3), WhyNot::MapFull)]);
+    assert_eq!(full, [Answer::Failed(name(3), WhyNot::NextHopsFull)]);
     lab.round(vec![Command::Withdraw(name(3)), Command::Withdraw(name(1))]);
     assert_eq!(lab.round(vec![Command::Offload(Box::new(third))]), [Answer::Done(name(3))]);
     assert_eq!(lab.hop(&routes::keys(&third)[1]), NextHop::new(7, 1500, ROUTER_MAC, port(7).mac));
@@ -435,6 +435,28 @@ fn unknown_neighbours_are_asked_for_by_turns() {
     lab.world.probed.sort_unstable();
     lab.world.probed.dedup();
     assert_eq!(lab.world.probed.len(), 151, "the peers and the router");
+}
+
+/// One user's channels to addresses that nobody has take no next hop from another user's call, and fill the
+/// host's table of neighbours with no more than a few.
+#[test]
+fn addresses_that_nobody_has_take_no_next_hop() {
+    let mut lab = Lab { mirror: Mirror::new(4), ..Lab::new() };
+    lab.set_ports(&[port(7)]);
+    lab.mirror.set_neighbour(7, ROUTER, Some(ROUTER_MAC));
+    lab.world.probed.clear();
+    for slot in 1..=200 {
+        lab.world.ways.insert(peer(slot), Some(Way { ifindex: 7, neighbour: peer(slot), mtu: 0 }));
+        assert_eq!(lab.offload(slot), [Answer::Failed(name(slot), WhyNot::NextHop)]);
+    }
+    assert_eq!(lab.world.probed.len(), 64, "the others get their turns");
+    assert_eq!(lab.offload(201), [Answer::Done(name(201))], "behind the router");
+    lab.mirror.set_neighbour(7, peer(150), Some(OTHER_MAC));
+    assert_eq!(lab.round(vec![]), [Answer::Done(name(150))], "one of them has been found");
+    lab.round((1..=200).map(|slot| Command::Withdraw(name(slot))).collect());
+    lab.world.probed.clear();
+    lab.mirror.probe_neighbours(&mut lab.world);
+    assert_eq!(lab.world.probed, [(7, ROUTER)], "nobody waits any more");
 }
 
 /// Many paths are looked up in parts, and not begun again and again.

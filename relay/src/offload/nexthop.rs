@@ -8,7 +8,8 @@
 //!
 //! Pure bookkeeping over [`Routing`]. Many paths share a hop, so a router that changes its MAC address is
 //! one changed entry. A hop that nobody uses any more keeps its slot until [`NextHops::drained`]: routes
-//! that name it may still be read.
+//! that name it may still be read. A neighbour whose MAC address was never known has no slot: clients may
+//! name any number of addresses that nobody has.
 //!
 //! Invariant: only ways out of interfaces that the program is on become hops.
 
@@ -21,7 +22,9 @@ use turnpike_proto::WhyNot;
 
 use super::netlink::{Mac, Netlink, Way};
 
-/// Neighbours without a MAC address that are asked for at a time: each is three broadcasts.
+/// Neighbours without a MAC address that are asked for between two calls of [`NextHops::probe_all`], by turns,
+/// and as many that are new: each is three broadcasts and an entry in the host's table of neighbours, which
+/// has 1024 by default. Whom nobody asks for is learned when userspace sends to him.
 const MAX_UNKNOWN_PROBES: usize = 64;
 
 /// The kernel's routing, or a double of it.
@@ -84,6 +87,8 @@ struct Path {
     destination: IpAddr,
     users: u32,
     hop: Result<u16, WhyNot>,
+    /// The neighbour whose MAC address is not known yet.
+    waits_for: Option<(u32, IpAddr)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,8 +122,12 @@ pub struct NextHops {
     draining: Vec<u16>,
     macs: HashMap<(u32, IpAddr), Mac>,
     expected: Vec<(u32, IpAddr, Mac)>,
+    /// Paths that lead to neighbours whose MAC address is not known, with the MTU on the way.
+    waiting: HashMap<(u32, IpAddr), HashMap<PathId, u32>>,
     /// Where asking for unknown neighbours goes on.
     probed: usize,
+    /// New unknown neighbours asked for since [`NextHops::probe_all`].
+    asked: usize,
 }
 
 impl NextHops {
@@ -138,7 +147,9 @@ impl NextHops {
             draining: Vec::new(),
             macs: HashMap::new(),
             expected: Vec::new(),
+            waiting: HashMap::new(),
             probed: 0,
+            asked: 0,
         }
     }
 
@@ -152,8 +163,9 @@ impl NextHops {
     pub fn replace_ports(&mut self, ports: Vec<Port>) {
         self.ports = ports;
         for path in self.paths.iter_mut().flatten() {
-            path.hop = Err(WhyNot::Pending);
+            (path.hop, path.waits_for) = (Err(WhyNot::Pending), None);
         }
+        self.waiting.clear();
         for hop in self.hops.values_mut() {
             hop.paths = 0;
         }
@@ -173,7 +185,7 @@ impl NextHops {
             }
             return id;
         }
-        let path = Path { source, destination, users: 1, hop: Err(WhyNot::Pending) };
+        let path = Path { source, destination, users: 1, hop: Err(WhyNot::Pending), waits_for: None };
         let id = match self.free_paths.pop() {
             Some(index) => PathId(index),
             None => {
@@ -195,6 +207,7 @@ impl NextHops {
             return;
         }
         let (ends, hop) = ((path.source, path.destination), path.hop);
+        self.wait_no_more(id);
         self.by_ends.remove(&ends);
         self.paths[id.0 as usize] = None;
         self.free_paths.push(id.0);
@@ -259,7 +272,16 @@ impl NextHops {
         for slot in &affected {
             self.refresh(*slot);
         }
-        !affected.is_empty()
+        let waiting = if mac.is_some() { self.waiting.remove(&(ifindex, ip)) } else { None };
+        let arrived = waiting.unwrap_or_default();
+        let changed = !affected.is_empty() || !arrived.is_empty();
+        for (id, mtu) in arrived {
+            let hop = self.join(HopKey { ifindex, neighbour: ip, mtu });
+            if let Some(path) = self.path_mut(id) {
+                (path.hop, path.waits_for) = (hop, None);
+            }
+        }
+        changed
     }
 
     /// All neighbours there are, for ports that [`NextHops::replace_ports`] is going to bring.
@@ -284,7 +306,9 @@ impl NextHops {
     /// Asks the kernel about each neighbour that is in use; it would forget them otherwise. Of those that
     /// it doesn't know, some are asked for again: clients may name any number of them.
     pub fn probe_all(&mut self, routing: &mut impl Routing) {
-        let neighbours: HashSet<_> = self.by_key.keys().map(|key| (key.ifindex, key.neighbour)).collect();
+        self.asked = 0;
+        let in_use = self.by_key.keys().map(|key| (key.ifindex, key.neighbour));
+        let neighbours: HashSet<_> = in_use.chain(self.waiting.keys().copied()).collect();
         let (known, mut unknown): (Vec<_>, Vec<_>) =
             neighbours.into_iter().partition(|neighbour| self.macs.contains_key(neighbour));
         unknown.sort_unstable();
@@ -333,9 +357,11 @@ impl NextHops {
         let Some(path) = self.paths[id.0 as usize].as_ref() else { return };
         let (source, destination, before) = (path.source, path.destination, path.hop);
         let found = self.find_way(routing, source, destination);
+        self.wait_no_more(id);
         let after = found.and_then(|key| match before {
             Ok(slot) if self.hops.get(&slot).is_some_and(|hop| hop.key == key) => Ok(slot),
-            _ => self.join(routing, key),
+            _ if self.is_known(&key) => self.join(key),
+            _ => Err(self.wait_for(routing, id, key)),
         });
         if let Some(path) = self.path_mut(id) {
             path.hop = after;
@@ -363,25 +389,53 @@ impl NextHops {
         Ok(HopKey { ifindex: way.ifindex, neighbour: way.neighbour, mtu })
     }
 
+    /// Whether a hop has a slot, or its neighbour's MAC address is known.
+    fn is_known(&self, key: &HopKey) -> bool {
+        self.by_key.contains_key(key) || self.macs.contains_key(&(key.ifindex, key.neighbour))
+    }
+
+    /// Lets a path wait until its neighbour's MAC address is known; the answer comes as a change.
+    fn wait_for(&mut self, routing: &mut impl Routing, id: PathId, key: HopKey) -> WhyNot {
+        let neighbour = (key.ifindex, key.neighbour);
+        let waiting = self.waiting.entry(neighbour).or_default();
+        let is_new = waiting.is_empty();
+        waiting.insert(id, key.mtu);
+        if let Some(path) = self.path_mut(id) {
+            path.waits_for = Some(neighbour);
+        }
+        if is_new && self.asked < MAX_UNKNOWN_PROBES {
+            self.asked += 1;
+            // What went wrong shows as a neighbour without a MAC address.
+            let _ = routing.probe(key.ifindex, key.neighbour);
+        }
+        WhyNot::NextHop
+    }
+
+    fn wait_no_more(&mut self, id: PathId) {
+        let Some(neighbour) = self.path_mut(id).and_then(|path| path.waits_for.take()) else { return };
+        if let Some(waiting) = self.waiting.get_mut(&neighbour) {
+            waiting.remove(&id);
+            if waiting.is_empty() {
+                self.waiting.remove(&neighbour);
+            }
+        }
+    }
+
     /// The slot of a hop, for one more path.
-    fn join(&mut self, routing: &mut impl Routing, key: HopKey) -> Result<u16, WhyNot> {
+    fn join(&mut self, key: HopKey) -> Result<u16, WhyNot> {
         if let Some(slot) = self.by_key.get(&key).copied()
             && let Some(hop) = self.hops.get_mut(&slot)
         {
             hop.paths += 1;
             return Ok(slot);
         }
-        let slot = self.free_slot().ok_or(WhyNot::MapFull)?;
+        let slot = self.free_slot().ok_or(WhyNot::NextHopsFull)?;
         let empty = NextHop::default();
         // Written in any case: the entry still has what its last user was.
         let written = NextHop { ifindex: u32::MAX, ..empty };
         self.hops.insert(slot, Hop { key, paths: 1, wanted: empty, written, in_use: false });
         self.by_key.insert(key, slot);
         self.refresh(slot);
-        if !self.macs.contains_key(&(key.ifindex, key.neighbour)) {
-            // The answer comes as a change.
-            let _ = routing.probe(key.ifindex, key.neighbour);
-        }
         Ok(slot)
     }
 

@@ -133,7 +133,7 @@ impl Relay {
                 self.server.handle_input(now, Input::PortClosed(relay));
             }
             // There is no kernel plane and nobody to tell of new allocations.
-            Output::Offload(_) | Output::Withdraw(_) | Output::Created(_) => {}
+            Output::Offload(_) | Output::Withdraw(_) | Output::Created(_) | Output::PathMtuFell(_) => {}
             Output::Ended(record) => println!("ended: {record:?}"),
             Output::PeerRefused { peer, .. } => println!("refused: {peer}"),
             Output::OldChannelNumber { channel } => {

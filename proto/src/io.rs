@@ -5,7 +5,7 @@
 //! a [`Route`] over the driver's own buffer, or with [`Forward::Slow`] when the datagram has
 //! to go through [`Input`] after all.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use turnpike_abi::Verdict;
@@ -216,6 +216,9 @@ pub enum Output {
     /// Delete a binding's routes; answer with [`Input::OffloadWithdrawn`] after a grace period, also if there
     /// were none. Its lease is over already.
     Withdraw(SlotName),
+    /// Packets to a permitted peer's address are too big for the way to it: who keeps routes there has to look
+    /// them up again. Only emitted if there is a kernel data path.
+    PathMtuFell(IpAddr),
     /// An allocation was answered.
     Created(Box<AllocationView>),
     /// An allocation has ended: write its final log record.

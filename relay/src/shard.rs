@@ -109,7 +109,6 @@ impl<D: Driver> Shard<D> {
             match self.driver.event(index) {
                 Event::Datagram(datagram) => self.handle_datagram(now, &datagram),
                 Event::Icmp { relay, peer, icmp_type, icmp_code, data } => {
-                    self.notice_smaller_mtu(peer, icmp_type, icmp_code);
                     let error = IcmpError { relay, peer: PeerAddr(peer), icmp_type, icmp_code, data };
                     self.handle(now, Input::PeerIcmp(error));
                 }
@@ -320,6 +319,11 @@ impl<D: Driver> Shard<D> {
                     Some(outbox) => outbox.withdraw(binding),
                     None => self.server.handle_input(now, Input::OffloadWithdrawn(binding)),
                 },
+                Output::PathMtuFell(destination) => {
+                    if let Some(outbox) = &self.offload {
+                        outbox.recheck(destination);
+                    }
+                }
                 Output::Created(view) => {
                     if let Some(events) = &self.events {
                         events.tell(|| WorkerEvent::Created(view));
@@ -359,17 +363,6 @@ impl<D: Driver> Shard<D> {
                 Answer::Withdrawn(name) => Input::OffloadWithdrawn(name),
             };
             self.handle(now, input);
-        }
-    }
-
-    /// The kernel has learned that the way to a peer takes less than was thought (RFC 1191, RFC 8201).
-    fn notice_smaller_mtu(&self, peer: SocketAddr, icmp_type: u8, icmp_code: u8) {
-        let is_too_big = match peer.is_ipv4() {
-            true => (icmp_type, icmp_code) == (3, 4),
-            false => icmp_type == 2,
-        };
-        if is_too_big && let Some(outbox) = &self.offload {
-            outbox.recheck(peer.ip());
         }
     }
 

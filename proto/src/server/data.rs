@@ -309,6 +309,10 @@ impl Server {
         // RFC 8656 s. 18.13: error data is for "too big" alone, whatever else the quoted header held.
         let too_big =
             matches!((family, error.icmp_type, error.icmp_code), (Family::V4, 3, 4) | (Family::V6, 2, _));
+        // RFC 1191, RFC 8201: the kernel has learned it as well. Forged ones about anybody else cost nothing.
+        if too_big && self.shared.plane().is_some() {
+            self.outputs.push_back(Output::PathMtuFell(error.peer.ip()));
+        }
         value[4..].copy_from_slice(&if too_big { error.data } else { 0 }.to_be_bytes());
         let transaction = self.transaction_id();
         let indication = MessageBuilder::indication(method::DATA, transaction)

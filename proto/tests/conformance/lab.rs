@@ -132,6 +132,7 @@ pub struct Lab {
     /// Withdrawals that were not answered.
     pub withdrawing: Vec<(usize, SlotName)>,
     pub created: Vec<AllocationView>,
+    pub path_mtu_fell: Vec<IpAddr>,
 }
 
 impl Lab {
@@ -171,6 +172,7 @@ impl Lab {
             hold_kernel: false,
             withdrawing: Vec::new(),
             created: Vec::new(),
+            path_mtu_fell: Vec::new(),
         }
     }
 
@@ -307,6 +309,7 @@ impl Lab {
                         self.forget_withdrawn();
                     }
                 }
+                Output::PathMtuFell(destination) => self.path_mtu_fell.push(destination),
                 Output::Created(view) => self.created.push(*view),
                 Output::Ended(record) => self.ended.push(*record),
                 Output::PeerRefused { peer, .. } => self.refused_peers.push(peer),

@@ -370,3 +370,17 @@ fn a_lease_needs_nobody_to_end() {
     lab.input_all(|| Input::Tick);
     lab.assert_empty();
 }
+
+// RFC 1191, RFC 8201: the way to a permitted peer is looked up again; forged errors about anybody else, and about
+// anything but the size, cost nothing.
+#[test]
+fn only_a_permitted_peers_smaller_mtu_has_its_way_looked_up_again() {
+    let (mut lab, _) = offloaded();
+    let (relayed, stranger) = (lab.binding(0).relayed, "198.51.100.99:4000");
+    for (peer, icmp_type, icmp_code) in [(stranger, 3, 4), (PEER, 3, 3), (PEER, 11, 0)] {
+        lab.icmp(relayed, addr(peer), icmp_type, icmp_code, 1280);
+    }
+    assert_eq!(lab.path_mtu_fell, [] as [std::net::IpAddr; 0]);
+    lab.icmp(relayed, addr(PEER), 3, 4, 1280);
+    assert_eq!(lab.path_mtu_fell, [addr(PEER).ip()]);
+}

@@ -27,6 +27,7 @@ pub mod plane;
 pub mod policy;
 mod ports;
 pub mod quota;
+mod relays;
 mod server;
 pub mod shared;
 pub mod stats;

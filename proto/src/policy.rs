@@ -1,8 +1,8 @@
 //! Which peers may be reached: the relay must be no way into its operator's network (Q1 to Q3).
 //!
 //! ```text
-//!   mapped, unspecified, port 0 ─► never │ our listeners ─► never │ our relayed addresses ─► always
-//!   our other addresses ─► only by a rule │ most specific rule wins │ nothing matches ─► allowed
+//!   mapped, unspecified, port 0 ─► never │ our listeners ─► never │ our relayed addresses ─► always, while leased
+//!   our other addresses and ports ─► only by a rule │ most specific rule wins │ nothing matches ─► allowed
 //!   IPv4 inside IPv6 (NAT64, 6to4, Teredo, ...): the inner address has to pass as well
 //! ```
 //!
@@ -122,48 +122,64 @@ impl PeerPolicy {
         PeerPolicy { rules, allow_loopback, own: own.canonical() }
     }
 
-    /// Whether data may go to a peer: ChannelBind, Send, and everything that has a port.
+    /// Whether data may go to a peer: ChannelBind, Send, and everything that has a port. `is_open` says whether a
+    /// port of a relay address is a relayed transport address at this moment: in the same range may be services of
+    /// this host.
     ///
     /// # Errors
     /// [`Refused`], with the option that would allow it.
-    pub fn check(&self, peer: SocketAddr) -> Result<(), Refused> {
+    pub fn check(
+        &self,
+        peer: SocketAddr,
+        is_open: impl Fn(IpAddr, u16) -> bool + Copy,
+    ) -> Result<(), Refused> {
         if peer.port() == 0 {
             return Err(Refused::NEVER);
         }
-        self.check_forms(peer.ip(), Some(peer.port()))
+        self.check_forms(peer.ip(), Some(peer.port()), is_open)
     }
 
     /// Whether a permission may be made for an address, whatever the port: CreatePermission.
     ///
     /// Our own relay addresses pass, because another client's relayed address is a peer like any other;
-    /// their other ports are refused by [`Self::check`] when data is sent.
+    /// their other ports are refused by [`Self::check`].
     ///
     /// # Errors
     /// [`Refused`], with the option that would allow it.
     pub fn check_ip(&self, ip: IpAddr) -> Result<(), Refused> {
-        self.check_forms(ip, None)
+        self.check_forms(ip, None, |_, _| false)
     }
 
     /// Checks an address and every IPv4 address that is inside (Q2).
-    fn check_forms(&self, ip: IpAddr, port: Option<u16>) -> Result<(), Refused> {
+    fn check_forms(
+        &self,
+        ip: IpAddr,
+        port: Option<u16>,
+        is_open: impl Fn(IpAddr, u16) -> bool + Copy,
+    ) -> Result<(), Refused> {
         if let IpAddr::V6(v6) = ip {
             if v6.to_ipv4_mapped().is_some() {
                 // No peer has a reason to be named like this, attackers do.
                 return Err(Refused::NEVER);
             }
             for inner in embedded(v6).into_iter().flatten() {
-                self.check_one(IpAddr::V4(inner), port)?;
+                self.check_one(IpAddr::V4(inner), port, is_open)?;
             }
         }
-        self.check_one(ip, port)
+        self.check_one(ip, port, is_open)
     }
 
-    fn check_one(&self, ip: IpAddr, port: Option<u16>) -> Result<(), Refused> {
+    fn check_one(
+        &self,
+        ip: IpAddr,
+        port: Option<u16>,
+        is_open: impl Fn(IpAddr, u16) -> bool,
+    ) -> Result<(), Refused> {
         // On this host the unspecified address means loopback (CVE-2020-26262).
         if ip.is_unspecified() || port.is_some_and(|port| self.own.listens_on(ip, port)) {
             return Err(Refused::NEVER);
         }
-        if self.own.is_relayed(ip, port) {
+        if self.own.is_relayed(ip, port) && port.is_none_or(|port| is_open(ip, port)) {
             return Ok(());
         }
         match self.rules.iter().find(|rule| rule.net.contains(&ip)) {
@@ -203,7 +219,7 @@ impl OwnAddresses {
         })
     }
 
-    /// Whether it may be a relayed transport address: for certain if there is a port.
+    /// Whether it may be a relayed transport address.
     fn is_relayed(&self, ip: IpAddr, port: Option<u16>) -> bool {
         self.relay_ips.contains(&ip) && port.is_none_or(|port| self.relay_ports.contains(&port))
     }

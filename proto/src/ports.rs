@@ -26,6 +26,8 @@ pub enum Parity {
 pub struct PortPool {
     first_port: u16,
     words: Box<[AtomicU64]>,
+    /// Ports that a relay socket is bound to.
+    open: Box<[AtomicU64]>,
     capacity: usize,
 }
 
@@ -42,7 +44,8 @@ impl PortPool {
                 AtomicU64::new(taken.fold(0, |bits, bit| bits | 1 << bit))
             })
             .collect();
-        Arc::new(Self { first_port: *range.start(), words, capacity: range.count() })
+        let open = (first_word..=last_word).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Self { first_port: *range.start(), words, open, capacity: range.count() })
     }
 
     /// Takes a free port, searching from a random place (RFC 6056 s. 3.3).
@@ -64,6 +67,13 @@ impl PortPool {
     pub fn taken(&self) -> usize {
         let free: u32 = self.words.iter().map(|w| w.load(Ordering::Relaxed).count_zeros()).sum();
         self.capacity - free as usize
+    }
+
+    /// Whether a relay socket is bound to the port: more than that it is taken. Asked on the data path.
+    pub fn is_open(&self, port: u16) -> bool {
+        let index = (port as usize / 64).checked_sub(self.first_word());
+        let word = index.and_then(|index| self.open.get(index));
+        word.is_some_and(|word| word.load(Ordering::Relaxed) & 1 << (port % 64) != 0)
     }
 
     fn lease(self: &Arc<Self>, port: u16) -> PortLease {
@@ -108,7 +118,16 @@ impl PortPool {
         self.first_port as usize / 64
     }
 
+    fn set_open(&self, port: u16, open: bool) {
+        let (index, bit) = (port as usize / 64 - self.first_word(), 1 << (port % 64));
+        match open {
+            true => self.open[index].fetch_or(bit, Ordering::Relaxed),
+            false => self.open[index].fetch_and(!bit, Ordering::Relaxed),
+        };
+    }
+
     fn release(&self, port: u16) {
+        self.set_open(port, false);
         let index = port as usize / 64 - self.first_word();
         self.words[index].fetch_and(!(1 << (port % 64)), Ordering::AcqRel);
     }
@@ -125,6 +144,11 @@ impl PortLease {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Notes that a relay socket is bound to the port, or that none is any more: only then it is a peer's address.
+    pub fn set_open(&self, open: bool) {
+        self.pool.set_open(self.port, open);
     }
 }
 

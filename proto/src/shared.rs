@@ -17,9 +17,12 @@ use crate::directory::Directory;
 use crate::limiter::Limiter;
 use crate::limits::{MAX_RESERVATIONS, MAX_RESERVATIONS_PER_USER};
 use crate::plane::Plane;
-use crate::policy::PeerPolicy;
-use crate::ports::{Parity, PortLease, PortPool};
+use crate::policy::{PeerPolicy, Refused};
+use crate::ports::{Parity, PortLease};
 use crate::quota::Quotas;
+use crate::relays::Relays;
+
+pub use crate::relays::RelaySet;
 
 /// Which family is relayed when a request names none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,13 +95,6 @@ struct Alternates {
     v6: Option<SocketAddr>,
 }
 
-/// A relay address with its ports.
-#[derive(Debug)]
-pub(crate) struct Relay {
-    pub(crate) address: RelayAddress,
-    pub(crate) ports: Arc<PortPool>,
-}
-
 /// The state that workers share.
 pub struct Shared {
     /// The operator's decisions.
@@ -106,7 +102,7 @@ pub struct Shared {
     /// Users, secrets, nonces.
     pub auth: Authenticator,
     policy: ArcSwap<PeerPolicy>,
-    relays: Vec<Relay>,
+    relays: Relays,
     relay_ports: RangeInclusive<u16>,
     /// Allocations per user and in total.
     pub quotas: Arc<Quotas>,
@@ -141,10 +137,8 @@ impl Shared {
         quotas: Arc<Quotas>,
         plane: Option<Arc<Plane>>,
     ) -> Arc<Self> {
-        let relays = relays
-            .iter()
-            .map(|&address| Relay { address, ports: PortPool::new(relay_ports.clone()) })
-            .collect();
+        let set = RelaySet { general: relays.to_vec(), ..RelaySet::default() };
+        let relays = Relays::new(&set, relay_ports.clone());
         let policy = ArcSwap::from_pointee(policy);
         let limiter = Limiter::new(auth.derive_key(b"turnpike limiter key"), config.unauthenticated_per_sec);
         let seed = auth.derive_key(b"turnpike directory key");
@@ -202,16 +196,20 @@ impl Shared {
         self.directory.len()
     }
 
+    /// Relays from other addresses from now on. What lives on the others goes on there until it ends, and comes to
+    /// life again with them; each worker has to be told by `Input::PolicyChanged`.
+    pub fn set_relays(&self, set: &RelaySet) {
+        self.relays.replace(set);
+    }
+
     /// Whether a peer's address, as sockets see it, is one that we relay from.
     pub(crate) fn is_relayed(&self, peer: PeerAddr) -> bool {
-        self.relay_ports.contains(&peer.port())
-            && self.relays.iter().any(|relay| relay.address.local == peer.ip())
+        self.relays.is_relayed(peer)
     }
 
     /// [`Shared::to_public`] for an address without a port.
     pub(crate) fn to_public_ip(&self, ip: IpAddr) -> IpAddr {
-        let own = self.relays.iter().find(|relay| relay.address.local == ip);
-        own.and_then(|relay| relay.address.external).unwrap_or(ip)
+        self.relays.public_of(ip).unwrap_or(ip)
     }
 
     /// The peer policy in force.
@@ -219,10 +217,59 @@ impl Shared {
         self.policy.load_full()
     }
 
-    /// Asks the policy in force about one destination: for the data path, where taking a share of the policy
-    /// for each packet would make the workers fight over its count.
+    /// Asks the policy in force about one destination. Of our own addresses, both forms count: what is allowed in
+    /// one of them is allowed in the other, unless the operator denies either.
+    ///
+    /// For the data path, too, where taking a share of the policy for each packet would make the workers fight
+    /// over its count.
+    ///
+    /// # Errors
+    /// [`Refused`], with the option that would allow it.
+    pub fn check_peer(&self, peer: PeerAddr) -> Result<(), Refused> {
+        self.check_both_forms(peer, |ip, port| self.relays.is_open(ip, port))
+    }
+
+    /// Whether the policy alone allows it: of our relayed addresses also those that have no allocation just now.
+    pub fn may_be_peer(&self, peer: PeerAddr) -> bool {
+        self.check_both_forms(peer, |_, _| true).is_ok()
+    }
+
+    fn check_both_forms(
+        &self,
+        peer: PeerAddr,
+        is_open: impl Fn(IpAddr, u16) -> bool + Copy,
+    ) -> Result<(), Refused> {
+        let policy = self.policy.load();
+        let local = policy.check(peer.0, is_open);
+        let Some(public) = self.relays.public_of(peer.ip()) else { return local };
+        match (local, policy.check(SocketAddr::new(public, peer.port()), is_open)) {
+            // Without a remedy nothing may open it: a listener, or the operator's own wish.
+            (Err(Refused { remedy: None }), _) | (_, Err(Refused { remedy: None })) => {
+                Err(Refused { remedy: None })
+            }
+            (Ok(()), _) | (_, Ok(())) => Ok(()),
+            (refused, _) => refused,
+        }
+    }
+
+    /// Whether a permission may be made for a peer, as the client names it: the policy's answer for every port of
+    /// its address, for that is what a permission holds for (RFC 8656 s. 9).
+    ///
+    /// Our own relay addresses pass, for other clients are there. A port that can't be theirs is asked about on its
+    /// own: a permission for what no data could reach would be a promise without effect.
+    ///
+    /// # Errors
+    /// [`Refused`], with the option that would allow it.
+    pub(crate) fn check_permission(&self, peer: SocketAddr) -> Result<(), Refused> {
+        let is_own = self.relays.local_of(peer.ip()).is_some();
+        if is_own && peer.port() != 0 && !self.relay_ports.contains(&peer.port()) {
+            return self.check_peer(self.to_local(peer));
+        }
+        self.policy.load().check_ip(peer.ip())
+    }
+
     pub(crate) fn permits(&self, peer: PeerAddr) -> bool {
-        self.policy.load().check(peer.0).is_ok()
+        self.check_peer(peer).is_ok()
     }
 
     /// Puts another peer policy in force; each worker has to be told by `Input::PolicyChanged`.
@@ -238,12 +285,12 @@ impl Shared {
 
     /// Relay ports taken on all addresses: 0 when there is neither allocation nor reservation.
     pub fn ports_taken(&self) -> usize {
-        self.relays.iter().map(|relay| relay.ports.taken()).sum()
+        self.relays.ports_used().iter().map(|(_, used)| used).sum()
     }
 
     /// The same for each relay address, in its local form.
     pub fn ports_used(&self) -> Vec<(IpAddr, usize)> {
-        self.relays.iter().map(|relay| (relay.address.local, relay.ports.taken())).collect()
+        self.relays.ports_used()
     }
 
     /// Ports reserved for a RESERVATION-TOKEN that has not come yet.
@@ -253,61 +300,27 @@ impl Shared {
 
     /// Whether addresses of this family are relayed from here.
     pub fn offers(&self, family: Family) -> bool {
-        self.relays.iter().any(|relay| Family::of(&relay.address.local) == family)
+        self.relays.offers(family)
     }
 
-    pub(crate) fn relay(&self, index: usize) -> &Relay {
-        &self.relays[index]
-    }
-
-    /// Takes a port: on the address the client talks to if that is a relay address, else on a random one
-    /// of the family, and on the others when that one has none left.
+    /// Takes a port; see [`Relays::take_port`].
     pub(crate) fn take_port(&self, wanted: PortWish, random: [u32; 2]) -> Option<TakenPort> {
-        let offset = random[0] as usize % self.relays.len().max(1);
-        let by_preference = |same_address: bool| {
-            (0..self.relays.len()).map(move |i| (i + offset) % self.relays.len()).filter(move |&i| {
-                let local = self.relays[i].address.local;
-                Family::of(&local) == wanted.family && (local == wanted.near) == same_address
-            })
-        };
-        by_preference(true).chain(by_preference(false)).find_map(|index| {
-            let ports = &self.relays[index].ports;
-            if wanted.pair {
-                let (lease, sibling) = ports.take_pair(random[1])?;
-                return Some(TakenPort { relay: index, lease, sibling: Some(sibling) });
-            }
-            let lease = ports.take(wanted.parity, random[1])?;
-            Some(TakenPort { relay: index, lease, sibling: None })
-        })
+        self.relays.take_port(wanted, random)
     }
 
-    /// A peer's address as our own sockets see it: our public relayed addresses become local ones, so that
-    /// relay-to-relay works behind a NAT that doesn't hairpin.
-    pub(crate) fn to_local(&self, peer: SocketAddr) -> PeerAddr {
-        let public = self.relays.iter().find(|relay| relay.address.external == Some(peer.ip()));
-        PeerAddr(match public {
-            Some(relay) if self.relay_ports.contains(&peer.port()) => {
-                SocketAddr::new(relay.address.local, peer.port())
-            }
-            _ => SocketAddr::new(peer.ip(), peer.port()),
-        })
+    /// A peer's address as our own sockets see it.
+    pub fn to_local(&self, peer: SocketAddr) -> PeerAddr {
+        self.relays.to_local(peer)
     }
 
     /// [`Shared::to_local`] for a permission, which holds for all ports of an address.
     pub(crate) fn to_local_ip(&self, ip: IpAddr) -> IpAddr {
-        let public = self.relays.iter().find(|relay| relay.address.external == Some(ip));
-        public.map_or(ip, |relay| relay.address.local)
+        self.relays.local_of(ip).unwrap_or(ip)
     }
 
-    /// How clients are told of a peer that is one of our own relayed addresses; any other stays as it is.
+    /// How clients are told of a peer on one of our own addresses; any other stays as it is.
     pub(crate) fn to_public(&self, peer: PeerAddr) -> SocketAddr {
-        let own = self.relays.iter().find(|relay| relay.address.local == peer.ip());
-        match own.and_then(|relay| relay.address.external) {
-            Some(external) if self.relay_ports.contains(&peer.port()) => {
-                SocketAddr::new(external, peer.port())
-            }
-            _ => peer.0,
-        }
+        self.relays.to_public(peer)
     }
 
     /// The relayed transport address that clients are told.
@@ -330,7 +343,8 @@ pub(crate) struct PortWish {
 /// A port on one of the relay addresses.
 #[derive(Debug)]
 pub(crate) struct TakenPort {
-    pub(crate) relay: usize,
+    /// The address, in its local form.
+    pub(crate) relay: IpAddr,
     pub(crate) lease: PortLease,
     pub(crate) sibling: Option<PortLease>,
 }
@@ -349,7 +363,8 @@ struct Held {
 /// A port that waits for its token.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    pub(crate) relay: usize,
+    /// The address, in its local form.
+    pub(crate) relay: IpAddr,
     pub(crate) lease: PortLease,
     pub(crate) user: Arc<str>,
     pub(crate) expires_ns: u64,

@@ -102,6 +102,8 @@ impl Half {
 pub(crate) struct Channel {
     pub(crate) number: u16,
     pub(crate) peer: PeerAddr,
+    /// The peer is within the relayed addresses of this very server, where other programs may have ports, too.
+    pub(crate) internal: bool,
     pub(crate) relay: RelaySocket,
     expiry: Expiry,
 }
@@ -469,12 +471,14 @@ impl Table {
         allocation.occupied = Vec::new();
         allocation.relayed = allocation.halves().map(|half| half.relayed).collect();
         let ends_ns = now_ns + u64::from(allocation.request.lifetime_secs) * SECOND_NS;
-        let families: Vec<Family> = allocation.halves().map(|half| Family::of(&half.relayed.ip())).collect();
+        let halves: Vec<_> =
+            allocation.halves().map(|half| (half.socket, Family::of(&half.relayed.ip()))).collect();
         for half in allocation.halves.iter_mut().flatten() {
             half.expiry = Expiry { ends_ns, timer_ns: ends_ns };
         }
-        for family in families {
+        for (socket, family) in halves {
             self.timers.add(ends_ns, Timed::Relay(id, family));
+            self.set_open(socket, true);
         }
     }
 
@@ -515,8 +519,9 @@ impl Table {
         let half = self.get_mut(id)?.halves[slot_of(family)].take()?;
         self.timers.remove(half.expiry.timer_ns, Timed::Relay(id, family));
         self.retain_permissions(id, |ip| Family::of(&ip) != family);
-        self.retain_channels(id, |peer| Family::of(&peer.ip()) != family);
+        self.retain_channels(id, |channel| Family::of(&channel.peer.ip()) != family);
         self.renew_leases(id);
+        self.set_open(half.socket, false);
         let relay = &mut self.relays[half.socket.index as usize];
         relay.owner = None;
         Some(RemovedHalf { socket: half.socket, may_close: relay.bindings == 0 })
@@ -558,6 +563,13 @@ impl Table {
             self.first_generation = highest.wrapping_add(1);
             (self.slots, self.free_slots) = (Vec::new(), Vec::new());
             (self.relays, self.free_relays) = (Vec::new(), Vec::new());
+        }
+    }
+
+    /// Whether the socket's port is a peer's address that somebody reads from.
+    fn set_open(&self, relay: RelaySocket, open: bool) {
+        if let Some(lease) = self.relays.get(relay.index as usize).and_then(|slot| slot.lease.as_ref()) {
+            lease.set_open(open);
         }
     }
 
@@ -632,12 +644,12 @@ impl Table {
 
     // Channels
 
-    /// Creates or refreshes a channel binding (RFC 8656 s. 12.2: 600 s).
+    /// Creates or refreshes a channel binding (RFC 8656 s. 12.2: 600 s) to a peer, which may be internal.
     pub(crate) fn bind(
         &mut self,
         id: AllocationId,
         number: u16,
-        peer: PeerAddr,
+        (peer, internal): (PeerAddr, bool),
         relay: RelaySocket,
         now_ns: u64,
     ) {
@@ -650,7 +662,8 @@ impl Table {
         }
         let Some(allocation) = self.get_mut(id) else { return };
         allocation.bound.push(Bound::new(number));
-        let channel = Channel { number, peer, relay, expiry: Expiry { ends_ns, timer_ns: ends_ns } };
+        let channel =
+            Channel { number, peer, internal, relay, expiry: Expiry { ends_ns, timer_ns: ends_ns } };
         self.channels.insert((id.index, number), channel);
         self.channel_peers.insert((id.index, peer), channel);
         self.timers.add(ends_ns, Timed::Channel(id, number));
@@ -674,18 +687,18 @@ impl Table {
     pub(crate) fn unbind(&mut self, id: AllocationId, number: u16) {
         if let Some(channel) = self.channels.get(&(id.index, number)) {
             let peer = channel.peer;
-            self.retain_channels(id, |other| other != peer);
+            self.retain_channels(id, |other| other.peer != peer);
         }
     }
 
-    /// Takes back the channels to peers that `keep` doesn't name, in one pass over them.
-    pub(crate) fn retain_channels(&mut self, id: AllocationId, keep: impl Fn(PeerAddr) -> bool) {
+    /// Takes back the channels that `keep` doesn't name, in one pass over them.
+    pub(crate) fn retain_channels(&mut self, id: AllocationId, keep: impl Fn(&Channel) -> bool) {
         // Straight into the fields: the list is walked while the maps change.
         let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
         let Some(allocation) = slot.and_then(|slot| slot.allocation.as_mut()) else { return };
         allocation.bound.retain(|bound| {
             let Some(channel) = self.channels.get(&(id.index, bound.number)).copied() else { return false };
-            let stays = keep(channel.peer);
+            let stays = keep(&channel);
             if !stays {
                 self.channels.remove(&(id.index, bound.number));
                 self.channel_peers.remove(&(id.index, channel.peer));

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use turnpike_proto::addr::Family;
+use turnpike_proto::addr::{Family, PeerAddr};
 use turnpike_proto::wire::{Class, attr, method};
 
 use super::reference::{self, Stun};
@@ -74,6 +74,7 @@ impl World {
                 let [n0, n1, l0, l1] = *bytes.first_chunk()?;
                 let len = usize::from(u16::from_be_bytes([l0, l1]));
                 let (peer, _) = *allocation.channels.get(&u16::from_be_bytes([n0, n1]))?;
+                self.is_channel_open(peer).then_some(())?;
                 (peer, bytes.get(4..4 + len)?, false)
             }
             _ => {
@@ -89,7 +90,7 @@ impl World {
             }
         };
         let half = allocation.half(Family::of(&to.ip()))?;
-        let allowed = allocation.admits(to) && self.shared.policy().check(to).is_ok();
+        let allowed = allocation.admits(to) && self.shared.check_peer(PeerAddr(to)).is_ok();
         let fits = data.len() <= max_payload(to.ip());
         (allowed && fits).then_some(ToPeer { from: half.local, to, data, tos, dont_fragment })
     }
@@ -106,12 +107,13 @@ impl World {
         allocation.half(Family::of(&peer.ip()))?;
         let room = max_payload(self.five_tuple(client).client.ip());
         if let Some(number) = allocation.channel_to(peer) {
+            self.is_channel_open(peer).then_some(())?;
             return (4 + bytes.len() <= room).then_some(ToClient::Channel(number, bytes, tos));
         }
         let public = self.to_public(peer);
         let len = 20 + 4 + if public.is_ipv4() { 8 } else { 20 } + 4 + bytes.len().next_multiple_of(4);
         let allowed =
-            allocation.permissions.contains_key(&peer.ip()) && self.shared.policy().check(peer).is_ok();
+            allocation.permissions.contains_key(&peer.ip()) && self.shared.check_peer(PeerAddr(peer)).is_ok();
         (allowed && len <= room).then_some(ToClient::Data(public, bytes, tos))
     }
 

@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use turnpike_proto::addr::Family;
+use turnpike_proto::addr::{Family, PeerAddr};
 use turnpike_proto::limits::{
     CHANNEL_LIFETIME_SECS, PERMISSION_LIFETIME_SECS, RETRANSMISSION_SECS, SECOND_NS,
 };
-use turnpike_proto::policy::PeerPolicy;
+use turnpike_proto::shared::Shared;
 
 /// A relayed transport address that was granted.
 #[derive(Clone, Copy, Debug)]
@@ -157,10 +157,11 @@ impl Shadow {
     }
 
     /// A stricter policy takes back what it wouldn't give.
-    pub fn revoke(&mut self, policy: &PeerPolicy) {
+    pub fn revoke(&mut self, shared: &Shared) {
+        let policy = shared.policy();
         for allocation in self.allocations.values_mut() {
             allocation.permissions.retain(|ip, _| policy.check_ip(*ip).is_ok());
-            allocation.channels.retain(|_, (peer, _)| policy.check(*peer).is_ok());
+            allocation.channels.retain(|_, (peer, _)| shared.may_be_peer(PeerAddr(*peer)));
         }
     }
 

@@ -350,7 +350,7 @@ impl World {
         self.shadow.expire(self.now.mono_ns);
         self.shared.replace_policy(policy(&self.relays, strict));
         (0..self.workers.len()).for_each(|worker| self.input(worker, Input::PolicyChanged));
-        self.shadow.revoke(&self.shared.policy());
+        self.shadow.revoke(&self.shared);
     }
 
     /// The operator lets no new allocations in, or does again.
@@ -505,6 +505,13 @@ impl World {
         self.translate(peer, |relay| Some(relay.local), |relay| relay.external)
     }
 
+    /// Whether data may go to a peer or come from it through a channel: not where another program of the host may
+    /// have the port that was a relayed address once.
+    pub(super) fn is_channel_open(&self, peer: SocketAddr) -> bool {
+        let internal = PORTS.contains(&peer.port()) && self.relays.iter().any(|r| r.local == peer.ip());
+        !internal || self.shared.check_peer(PeerAddr(peer)).is_ok()
+    }
+
     fn translate(
         &self,
         address: SocketAddr,
@@ -512,7 +519,7 @@ impl World {
         to: impl Fn(&RelayAddress) -> Option<IpAddr>,
     ) -> SocketAddr {
         let relay = self.relays.iter().find(|relay| from(relay) == Some(address.ip()));
-        match relay.and_then(to).filter(|_| PORTS.contains(&address.port())) {
+        match relay.and_then(to) {
             Some(ip) => SocketAddr::new(ip, address.port()),
             None => address,
         }

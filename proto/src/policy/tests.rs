@@ -19,6 +19,11 @@ fn own() -> OwnAddresses {
     }
 }
 
+/// Every port of the range is a relayed address.
+fn all_open(_: IpAddr, _: u16) -> bool {
+    true
+}
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -38,7 +43,7 @@ fn policy(allow: &[&str], deny: &[&str]) -> PeerPolicy {
 fn allows(policy: &PeerPolicy, ip_text: &str) -> bool {
     let by_ip = policy.check_ip(ip(ip_text)).is_ok();
     assert_eq!(
-        policy.check(SocketAddr::new(ip(ip_text), 9)).is_ok(),
+        policy.check(SocketAddr::new(ip(ip_text), 9), all_open).is_ok(),
         by_ip,
         "{ip_text} with and without port"
     );
@@ -46,7 +51,7 @@ fn allows(policy: &PeerPolicy, ip_text: &str) -> bool {
 }
 
 fn remedy(policy: &PeerPolicy, peer: &str) -> Option<String> {
-    policy.check(addr(peer)).unwrap_err().remedy.map(|remedy| remedy.to_string())
+    policy.check(addr(peer), all_open).unwrap_err().remedy.map(|remedy| remedy.to_string())
 }
 
 #[test]
@@ -199,7 +204,7 @@ fn q3_own_listeners_are_never_peers() {
             "[::1]:3478",
             "[64:ff9b::cb00:7101]:3478",
         ] {
-            assert_eq!(open.check(addr(peer)), Err(Refused::NEVER), "{peer}");
+            assert_eq!(open.check(addr(peer), all_open), Err(Refused::NEVER), "{peer}");
         }
         open = PeerPolicy::new(&nets(&["203.0.113.1/32"]), &[], true, own());
     }
@@ -210,8 +215,8 @@ fn q3_a_listener_named_in_mapped_form_is_recognised() {
     let mut own = own();
     own.listeners = vec![addr("[::ffff:8.8.8.8]:3478")];
     let policy = PeerPolicy::new(&[], &[], false, own);
-    assert_eq!(policy.check(addr("8.8.8.8:3478")), Err(Refused::NEVER));
-    assert_eq!(policy.check(addr("8.8.8.8:3479")), Ok(()));
+    assert_eq!(policy.check(addr("8.8.8.8:3478"), all_open), Err(Refused::NEVER));
+    assert_eq!(policy.check(addr("8.8.8.8:3479"), all_open), Ok(()));
 }
 
 // RFC 8656 s. 3: a peer may be another client's relayed address.
@@ -219,7 +224,7 @@ fn q3_a_listener_named_in_mapped_form_is_recognised() {
 fn d6_relayed_addresses_are_always_peers() {
     let policy = policy(&[], &["10.9.9.9/32", "203.0.113.0/24"]);
     for peer in ["203.0.113.1:49152", "203.0.113.1:65535", "10.9.9.9:50000"] {
-        assert_eq!(policy.check(addr(peer)), Ok(()), "{peer}");
+        assert_eq!(policy.check(addr(peer), all_open), Ok(()), "{peer}");
         assert_eq!(policy.check_ip(addr(peer).ip()), Ok(()), "{peer}");
     }
 }
@@ -232,8 +237,8 @@ fn q3_other_ports_of_this_host_need_a_rule() {
         assert_eq!(remedy(&closed, peer), Some(exact), "{peer}");
     }
     let open = policy(&["203.0.113.0/24"], &[]);
-    assert_eq!(open.check(addr("203.0.113.1:22")), Ok(()));
-    assert_eq!(open.check(addr("203.0.113.2:22")), Ok(()));
+    assert_eq!(open.check(addr("203.0.113.1:22"), all_open), Ok(()));
+    assert_eq!(open.check(addr("203.0.113.2:22"), all_open), Ok(()));
 }
 
 #[test]
@@ -255,7 +260,7 @@ fn the_operators_own_refusal_proposes_nothing() {
 
 #[test]
 fn port_zero_is_nobody() {
-    assert_eq!(policy(&["8.8.8.8/32"], &[]).check(addr("8.8.8.8:0")), Err(Refused::NEVER));
+    assert_eq!(policy(&["8.8.8.8/32"], &[]).check(addr("8.8.8.8:0"), all_open), Err(Refused::NEVER));
 }
 
 #[test]
@@ -279,7 +284,7 @@ proptest! {
         let peer = SocketAddr::new(peer, 9);
         let (mut rules, mut loopback) = (Vec::new(), false);
         for _ in 0..8 {
-            match PeerPolicy::new(&rules, &[], loopback, own()).check(peer) {
+            match PeerPolicy::new(&rules, &[], loopback, own()).check(peer, all_open) {
                 Ok(()) => return Ok(()),
                 Err(Refused { remedy: Some(Remedy::AllowPeer(net)) }) => rules.push(net),
                 Err(Refused { remedy: Some(Remedy::AllowLoopbackPeers) }) => loopback = true,

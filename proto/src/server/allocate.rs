@@ -38,7 +38,8 @@ enum Wish {
 
 /// A port found for one family.
 struct Found {
-    relay: usize,
+    /// The relay address, in its local form.
+    relay: IpAddr,
     lease: PortLease,
 }
 
@@ -285,9 +286,8 @@ impl Server {
         }
     }
 
-    fn open_half(&mut self, id: AllocationId, relay: usize, lease: PortLease) {
-        let local = self.shared.relay(relay).address.local;
-        if let Some(half) = self.table.add_half(id, local, lease) {
+    fn open_half(&mut self, id: AllocationId, relay: IpAddr, lease: PortLease) {
+        if let Some(half) = self.table.add_half(id, relay, lease) {
             self.outputs.push_back(Output::OpenPort { relay: half.socket, address: half.relayed });
         }
     }

@@ -18,7 +18,8 @@ impl Server {
         if !known && allocation.channels().len() >= MAX_CHANNELS || !self.table.has_room(id, &[peer.ip()]) {
             return Err(ErrorCode::InsufficientCapacity);
         }
-        self.table.bind(id, number, peer, relay, now.mono_ns);
+        let internal = self.shared.is_relayed(peer);
+        self.table.bind(id, number, (peer, internal), relay, now.mono_ns);
         self.table.permit(id, peer.ip(), now.mono_ns);
         self.offload_channel(id, number);
         self.succeed(&request.path, request.identity, MessageBuilder::success(request.message));
@@ -71,7 +72,7 @@ impl Server {
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
         let half = allocation.half(Family::of(&peer.ip())).ok_or(ErrorCode::PeerAddressFamilyMismatch)?;
         let relay = half.socket;
-        if let Err(refused) = self.shared.policy().check(peer.0) {
+        if let Err(refused) = self.shared.check_peer(peer) {
             self.note_refused_peer(&request.path, peer, refused);
             return Err(ErrorCode::Forbidden);
         }

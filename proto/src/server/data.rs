@@ -15,7 +15,7 @@ use super::Server;
 use crate::addr::{Family, FiveTuple, PeerAddr};
 use crate::io::{ClientPath, Egress, Forward, IcmpError, Now, Output, RelaySocket, Route};
 use crate::limits::{MAX_UDP_PAYLOAD, MAX_UDP_PAYLOAD_V6};
-use crate::table::AllocationId;
+use crate::table::{AllocationId, Channel};
 use crate::wire::{Class, HEADER_LEN, Message, MessageBuilder, TransactionId, attr, channel, method};
 
 /// The first two bytes of a Send indication (RFC 8489 s. 5: method 6, class indication).
@@ -69,7 +69,10 @@ impl Server {
             }
             return self.count_forward(Err(Verdict::DropNoPermissionFromPeer));
         };
-        let number = channel.number;
+        let (number, is_closed) = (channel.number, self.is_closed(channel));
+        if is_closed {
+            return self.count_forward(Err(Verdict::DropPeerDenied));
+        }
         let outcome = self.channel_data_to_client(now, id, number, bytes.len(), tos);
         self.count_forward(outcome)
     }
@@ -115,6 +118,9 @@ impl Server {
         if usize::from(length) > max_payload(channel.peer.ip()) {
             return Err(Verdict::DropTooLarge);
         }
+        if self.is_closed(&channel) {
+            return Err(Verdict::DropPeerDenied);
+        }
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
         if !allocation.half(Family::of(&channel.peer.ip())).is_some_and(|half| half.lives(now.mono_ns)) {
             return Err(Verdict::DropStale);
@@ -132,6 +138,11 @@ impl Server {
             dont_fragment: false,
             verdict: Verdict::ChannelToPeer,
         })
+    }
+
+    /// A channel to a relayed address of ours whose allocation has ended: another program may have the port by now.
+    fn is_closed(&self, channel: &Channel) -> bool {
+        channel.internal && !self.shared.permits(channel.peer)
     }
 
     // RFC 8656 s. 11.2: whatever is wrong with a Send indication, it is discarded silently.

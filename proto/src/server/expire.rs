@@ -90,7 +90,10 @@ impl Server {
         let policy = self.shared.policy();
         for id in self.table.ids() {
             self.table.retain_permissions(id, |ip| policy.check_ip(ip).is_ok());
-            self.table.retain_channels(id, |peer| policy.check(peer.0).is_ok());
+            self.table.retain_channels(id, |channel| {
+                channel.internal == self.shared.is_relayed(channel.peer)
+                    && self.shared.may_be_peer(channel.peer)
+            });
         }
     }
 }

@@ -16,27 +16,27 @@ impl Server {
         request: &Request<'_>,
     ) -> Result<(), ErrorCode> {
         let id = self.owned_allocation(request)?;
-        let mut peers: Vec<IpAddr> = Vec::new();
+        let mut peers: Vec<SocketAddr> = Vec::new();
         for peer in request.message.peer_addresses() {
-            let ip = peer.map_err(|_| ErrorCode::BadRequest)?.ip();
+            let peer = peer.map_err(|_| ErrorCode::BadRequest)?;
             if peers.len() == MAX_PEERS_PER_REQUEST {
                 return Err(ErrorCode::InsufficientCapacity);
             }
-            peers.push(ip);
+            peers.push(peer);
         }
         if peers.is_empty() {
             return Err(ErrorCode::BadRequest);
         }
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
-        if peers.iter().any(|ip| allocation.half(Family::of(ip)).is_none()) {
+        if peers.iter().any(|peer| allocation.half(Family::of(&peer.ip())).is_none()) {
             return Err(ErrorCode::PeerAddressFamilyMismatch);
         }
-        let policy = self.shared.policy();
-        if let Some((ip, refused)) = peers.iter().find_map(|ip| Some((*ip, policy.check_ip(*ip).err()?))) {
-            self.note_refused_peer(&request.path, PeerAddr(SocketAddr::new(ip, 0)), refused);
+        let refused = |peer: &SocketAddr| Some((*peer, self.shared.check_permission(*peer).err()?));
+        if let Some((peer, refused)) = peers.iter().find_map(refused) {
+            self.note_refused_peer(&request.path, PeerAddr(SocketAddr::new(peer.ip(), 0)), refused);
             return Err(ErrorCode::Forbidden);
         }
-        let peers: Vec<IpAddr> = peers.into_iter().map(|ip| self.shared.to_local_ip(ip)).collect();
+        let peers: Vec<IpAddr> = peers.iter().map(|peer| self.shared.to_local_ip(peer.ip())).collect();
         if !self.table.has_room(id, &peers) {
             return Err(ErrorCode::InsufficientCapacity);
         }

@@ -89,9 +89,59 @@ fn q3_other_ports_of_the_public_address_are_refused() {
     client.allocate(&mut lab);
     client.bind(&mut lab, 0x4000, &format!("{PUBLIC}:22")).expect_error(403);
     client.bind(&mut lab, 0x4000, "10.0.0.2:22").expect_error(403);
-    client.permit(&mut lab, &format!("{PUBLIC}:22")).expect_success();
+    client.permit(&mut lab, &format!("{PUBLIC}:22")).expect_error(403);
+    client.permit(&mut lab, "10.0.0.2:22").expect_error(403);
+    // A permission is for every port, and other clients' relayed addresses are behind some.
+    client.permit(&mut lab, &format!("{PUBLIC}:0")).expect_success();
     assert!(client.send_indication(&mut lab, &format!("{PUBLIC}:22"), b"out").is_empty());
     assert!(client.send_indication(&mut lab, "10.0.0.2:22", b"out").is_empty());
+}
+
+const MEDIA: &str = "10.0.0.2:10000";
+const MEDIA_NET: &str = "10.0.0.2/32";
+const PUBLIC_NET: &str = "192.0.2.200/32";
+
+/// Behind the same NAT as a media server on this host, which the operator has allowed or denied.
+fn beside_a_media_server(
+    allow: &[&'static str],
+    deny: &[&'static str],
+) -> (Lab, Client, std::net::SocketAddr) {
+    let relays = vec![mapped("10.0.0.2", PUBLIC)];
+    let mut lab = Lab::with(Setup { relays, allow: allow.to_vec(), deny: deny.to_vec(), ..Setup::default() });
+    let mut client = Client::new("203.0.113.5:1000");
+    let relayed = client.allocate(&mut lab);
+    (lab, client, local(relayed))
+}
+
+// A peer on this very host is named by the public address, and the NAT need not lead it back to us
+#[test]
+fn an_allowed_service_of_this_host_is_reached_by_its_public_address() {
+    for allowed in [PUBLIC_NET, MEDIA_NET] {
+        let (mut lab, mut client, relayed) = beside_a_media_server(&[allowed], &[]);
+        let public = format!("{PUBLIC}:10000");
+        client.permit(&mut lab, &public).expect_success();
+        let sent = client.send_indication(&mut lab, &public, b"offer");
+        assert_eq!(sent[0].to, addr(MEDIA), "straight to it, allowed as {allowed}");
+        let back = lab.peer_data(MEDIA, relayed, b"answer");
+        assert_eq!(back[0].data_indication(), (addr(&public), b"answer".to_vec()), "named publicly");
+        client.bind(&mut lab, 0x4000, &public).expect_success();
+        assert_eq!(client.channel_data(&mut lab, 0x4000, b"media")[0].to, addr(MEDIA));
+        assert_eq!(lab.peer_data(MEDIA, relayed, b"media")[0].channel_data(), (0x4000, b"media".to_vec()));
+    }
+}
+
+// What is denied in one form is denied in the other, and our listener in both (Q3)
+#[test]
+fn q3_a_service_of_this_host_is_refused_in_both_forms() {
+    let denied: [(&[&str], &[&str]); 3] =
+        [(&[], &[]), (&[MEDIA_NET], &[PUBLIC_NET]), (&[PUBLIC_NET], &[MEDIA_NET])];
+    for (allow, deny) in denied {
+        let (mut lab, mut client, _) = beside_a_media_server(allow, deny);
+        for peer in [&format!("{PUBLIC}:10000"), MEDIA] {
+            client.bind(&mut lab, 0x4000, peer).expect_error(403);
+            client.permit(&mut lab, peer).expect_error(403);
+        }
+    }
 }
 
 fn several() -> Lab {

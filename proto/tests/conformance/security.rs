@@ -99,13 +99,21 @@ fn q1_the_operator_opens_networks_by_name() {
 fn q1_q3_a_permission_does_not_open_our_other_services() {
     let mut lab = Lab::new();
     let mut client = allocated(&mut lab, 1);
-    client.permit(&mut lab, "192.0.2.1:60000").expect_success();
-    assert_eq!(client.send_indication(&mut lab, "192.0.2.1:60000", b"relayed").len(), 1);
-    for service in [SERVER_V4, "192.0.2.1:22", "192.0.2.1:49151", "192.0.2.1:0"] {
+    let other = Client::new("203.0.113.6:1000").on_worker(1).allocate(&mut lab).to_string();
+    client.permit(&mut lab, &other).expect_success();
+    assert_eq!(client.send_indication(&mut lab, &other, b"relayed").len(), 1);
+    for service in [SERVER_V4, "192.0.2.1:22", "192.0.2.1:49151", "192.0.2.1:0", &unleased(&other)] {
         assert!(client.send_indication(&mut lab, service, b"attack").is_empty(), "{service}");
         client.bind(&mut lab, 0x4000, service).expect_error(403);
     }
-    assert_eq!(lab.verdicts(Verdict::DropPeerDenied), 4);
+    assert_eq!(lab.verdicts(Verdict::DropPeerDenied), 5);
+}
+
+/// A port of the relay range that no allocation has: a VPN's on the same host, say.
+fn unleased(relayed: &str) -> String {
+    let relayed = addr(relayed);
+    let port = if relayed.port() == 51_820 { 51_821 } else { 51_820 };
+    std::net::SocketAddr::new(relayed.ip(), port).to_string()
 }
 
 // Conformance Q3: nor do they get in that way
@@ -114,10 +122,48 @@ fn q3_our_other_services_are_no_peers_either() {
     let mut lab = Lab::new();
     let mut client = Client::new("203.0.113.5:1000");
     let relayed = client.allocate(&mut lab);
-    client.permit(&mut lab, "192.0.2.1:60000").expect_success();
-    assert_eq!(lab.peer_data("192.0.2.1:60000", relayed, b"relayed").len(), 1);
+    let mut other = Client::new("203.0.113.6:1000");
+    let peer = other.allocate(&mut lab).to_string();
+    client.permit(&mut lab, &peer).expect_success();
+    assert_eq!(lab.peer_data(&peer, relayed, b"relayed").len(), 1);
     assert!(lab.peer_data(SERVER_V4, relayed, b"from the listener").is_empty());
     assert!(lab.peer_data("192.0.2.1:22", relayed, b"SSH-2.0").is_empty());
+    assert!(lab.peer_data(&unleased(&peer), relayed, b"handshake").is_empty());
+    other.refresh(&mut lab, 0).expect_success();
+    assert!(lab.peer_data(&peer, relayed, b"whose port it is now").is_empty());
+}
+
+// Conformance Q3: a channel outlives its peer, whose port may be another program's by then
+#[test]
+fn q3_a_channel_ends_where_the_peers_allocation_ends() {
+    let mut lab = Lab::new();
+    let mut client = Client::new("203.0.113.5:1000");
+    let relayed = client.allocate(&mut lab);
+    let mut other = Client::new("203.0.113.6:1000").on_worker(1);
+    let peer = other.allocate(&mut lab).to_string();
+    client.bind(&mut lab, 0x4000, &peer).expect_success();
+    assert_eq!(client.channel_data(&mut lab, 0x4000, b"out").len(), 1);
+    assert_eq!(lab.peer_data(&peer, relayed, b"in").len(), 1);
+    other.refresh(&mut lab, 0).expect_success();
+    assert!(client.channel_data(&mut lab, 0x4000, b"out").is_empty());
+    assert!(lab.peer_data(&peer, relayed, b"in").is_empty());
+    assert_eq!(lab.verdicts(Verdict::DropPeerDenied), 2);
+    client.bind(&mut lab, 0x4000, &peer).expect_error(403);
+}
+
+// A reserved port has no socket of ours yet: whoever has it on this host is no peer
+#[test]
+fn q3_a_reserved_port_is_no_peer_before_its_token_is_redeemed() {
+    let mut lab = Lab::new();
+    let mut rtp = Client::new("203.0.113.5:1000");
+    let answer = rtp.allocate_with(&mut lab, |b| b.attribute(attr::EVEN_PORT, &[0x80]));
+    let (even, token) = (answer.expect_success().relayed(), answer.token());
+    let odd = std::net::SocketAddr::new(even.ip(), even.port() + 1).to_string();
+    let mut client = allocated(&mut lab, 2);
+    client.bind(&mut lab, 0x4000, &odd).expect_error(403);
+    let mut rtcp = Client::new("203.0.113.5:1001");
+    rtcp.allocate_with(&mut lab, |b| b.attribute(attr::RESERVATION_TOKEN, &token)).expect_success();
+    client.bind(&mut lab, 0x4000, &odd).expect_success();
 }
 
 // The server's own answer, relayed to its own listener, must not be answered again (Q3, Q18)

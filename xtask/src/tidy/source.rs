@@ -1,5 +1,7 @@
 //! Rust source as the rules see it: the same lines, with comments, strings and characters blanked.
 
+use proc_macro2::{Span, TokenStream, TokenTree};
+
 /// A file of Rust.
 pub struct Source {
     /// Path below the repository's root, with `/`.
@@ -83,97 +85,45 @@ fn body_end(code: &str) -> Option<usize> {
     None
 }
 
+/// Everything but names, punctuation and numbers becomes spaces. What no compiler would read is left as it is.
 fn blank(text: &str) -> String {
-    let mut code = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let after_word = code.ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        let literal = literal_length(rest, after_word);
-        if literal > 0 {
-            code.extend(rest[..literal].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
-        } else {
-            code.push(first);
-        }
-        rest = &rest[literal.max(first.len_utf8())..];
-    }
-    code
+    let Ok(tokens) = text.parse::<TokenStream>() else { return text.to_owned() };
+    let mut code: Vec<u8> = text.bytes().map(|byte| if byte == b'\n' { b'\n' } else { b' ' }).collect();
+    uncover(tokens, text, &mut code);
+    String::from_utf8(code).expect("whole tokens of UTF-8, and spaces")
 }
 
-/// The length in bytes of the comment, string or character that `text` starts with, or 0.
-fn literal_length(text: &str, after_word: bool) -> usize {
-    if text.starts_with("//") {
-        return text.find('\n').unwrap_or(text.len());
-    }
-    if text.starts_with("/*") {
-        return block_comment_length(text);
-    }
-    if text.starts_with('"') {
-        return quoted_length(text, 1);
-    }
-    if text.starts_with('\'') {
-        return character_length(text);
-    }
-    if !after_word && let Some(length) = prefixed_string_length(text) {
-        return length;
-    }
-    0
-}
-
-fn block_comment_length(text: &str) -> usize {
-    let (mut depth, mut offset) = (0usize, 0usize);
-    loop {
-        let rest = &text[offset..];
-        match (rest.starts_with("/*"), rest.starts_with("*/"), rest.chars().next()) {
-            (true, ..) => (depth, offset) = (depth + 1, offset + 2),
-            (_, true, _) if depth == 1 => return offset + 2,
-            (_, true, _) => (depth, offset) = (depth - 1, offset + 2),
-            (_, _, Some(c)) => offset += c.len_utf8(),
-            (_, _, None) => return text.len(),
+/// Puts the tokens back that are code.
+fn uncover(tokens: TokenStream, text: &str, code: &mut [u8]) {
+    let mut put = |span: Span| {
+        let range = span.byte_range();
+        code[range.clone()].copy_from_slice(&text.as_bytes()[range]);
+    };
+    let mut groups = Vec::new();
+    for token in tokens {
+        match token {
+            // A documentation comment is read as an attribute, all of whose tokens have its place.
+            token if is_comment(&text[token.span().byte_range()]) => {}
+            TokenTree::Ident(ident) => put(ident.span()),
+            TokenTree::Punct(punct) => put(punct.span()),
+            TokenTree::Literal(literal) if literal.to_string().starts_with(|c: char| c.is_ascii_digit()) => {
+                put(literal.span());
+            }
+            TokenTree::Literal(_) => {}
+            TokenTree::Group(group) => {
+                put(group.span_open());
+                put(group.span_close());
+                groups.push(group.stream());
+            }
         }
     }
-}
-
-/// A string with escapes whose content starts at `start`.
-fn quoted_length(text: &str, start: usize) -> usize {
-    let mut escaped = false;
-    for (offset, c) in text[start..].char_indices() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => return start + offset + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
-/// `'x'`, `'\n'`, `'\u{1F600}'`; 0 for a lifetime.
-fn character_length(text: &str) -> usize {
-    let mut characters = text[1..].chars();
-    match characters.next() {
-        Some('\\') => text[3..].find('\'').map_or(0, |end| 3 + end + 1),
-        Some(c) if characters.next() == Some('\'') => 1 + c.len_utf8() + 1,
-        _ => 0,
+    for group in groups {
+        uncover(group, text, code);
     }
 }
 
-/// Byte, C and raw strings and bytes: `b"..."`, `r#"..."#`, `b'x'`.
-fn prefixed_string_length(text: &str) -> Option<usize> {
-    let prefix =
-        text.find(|c: char| !matches!(c, 'b' | 'c' | 'r')).filter(|length| (1..=2).contains(length))?;
-    let rest = &text[prefix..];
-    if text[..prefix].ends_with('r') {
-        let hashes = rest.find(|c| c != '#').unwrap_or(0);
-        let content = rest[hashes..].strip_prefix('"')?;
-        let end = format!("\"{}", "#".repeat(hashes));
-        let length = content.find(&end).map_or(content.len(), |offset| offset + end.len());
-        return Some(prefix + hashes + 1 + length);
-    }
-    match rest.chars().next() {
-        Some('"') => Some(prefix + quoted_length(rest, 1)),
-        Some('\'') => Some(prefix + character_length(rest)).filter(|length| *length > prefix),
-        _ => None,
-    }
+fn is_comment(text: &str) -> bool {
+    text.starts_with("//") || text.starts_with("/*")
 }
 
 #[cfg(test)]

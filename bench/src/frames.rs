@@ -26,9 +26,8 @@ use turnpike_loadtest::stats::percent;
 
 use crate::fault::Fault;
 use crate::lab::{CLIENT, Device, Lab, Namespace, PEER, SERVER};
-use crate::measure::kept_up;
 use crate::scenario::{FrameTraffic, session};
-use crate::search::Outcome;
+use crate::search::{Outcome, kept_up};
 
 /// The programs, built from `ebpf/program/src/generator.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/object/traffic.o");

@@ -27,8 +27,6 @@ const SETTLED_AFTER: Duration = Duration::from_secs(60);
 const SEARCH_TRIAL: Duration = Duration::from_millis(700);
 /// Lowest rate of a search, packets per second.
 const SEARCH_FROM: f64 = 5_000.0;
-/// A generator that sends less than this share of its schedule is the bottleneck.
-const KEPT_UP: f64 = 0.98;
 /// Clients from which on memory per allocation is more than noise.
 const MANY: usize = 1_000;
 /// The same for the kernel's memory, which others use, too.
@@ -369,17 +367,12 @@ fn search_for<T>(
     }
 }
 
-/// Whether a generator could send what it was asked for.
-pub fn kept_up(sent: u64, scheduled: u64) -> bool {
-    sent as f64 >= KEPT_UP * scheduled as f64
-}
-
 /// Loss that isn't the generator's own, and whether it could send in time.
 fn outcome(load: &Load) -> Outcome {
     let stats = &load.stats;
     Outcome {
         loss_percent: percent(stats.lost_elsewhere(), stats.sent),
-        kept_up: kept_up(stats.sent, stats.scheduled),
+        kept_up: search::kept_up(stats.sent, stats.scheduled),
     }
 }
 

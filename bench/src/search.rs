@@ -8,6 +8,8 @@ const PARTIAL_LOSS_PERCENT: f64 = 0.1;
 const ATTEMPTS: u32 = 2;
 /// Trials at most.
 const MAX_TRIALS: u32 = 40;
+/// A generator that sends less than this share of its schedule is the bottleneck.
+const KEPT_UP: f64 = 0.98;
 
 /// What one trial showed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,6 +18,11 @@ pub struct Outcome {
     pub loss_percent: f64,
     /// The generator could send what it was asked for.
     pub kept_up: bool,
+}
+
+/// Whether a generator could send what it was asked for.
+pub fn kept_up(sent: u64, scheduled: u64) -> bool {
+    sent as f64 >= KEPT_UP * scheduled as f64
 }
 
 /// What the search found.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::addr::FiveTuple;
-use crate::stats::Traffic;
+use crate::stats::TrafficByPath;
 
 /// Declares [`WhyNot`] with names and explanations side by side.
 macro_rules! reasons {
@@ -57,26 +57,6 @@ pub enum OffloadState {
     },
     /// It does not.
     Not(WhyNot),
-}
-
-/// What went one way, by the plane that forwarded it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TrafficByPath {
-    /// By a worker.
-    pub userspace: Traffic,
-    /// By the kernel program.
-    pub kernel: Traffic,
-}
-
-impl TrafficByPath {
-    /// Both together.
-    pub fn total(&self) -> Traffic {
-        Traffic {
-            packets: self.userspace.packets + self.kernel.packets,
-            bytes: self.userspace.bytes + self.kernel.bytes,
-            rate_drops: self.userspace.rate_drops + self.kernel.rate_drops,
-        }
-    }
 }
 
 /// Where a walk over a worker's allocations goes on.

@@ -37,11 +37,11 @@ pub mod wire;
 
 pub use error::ErrorCode;
 pub use inspect::{
-    AllocationDetail, AllocationView, ChannelView, InspectCursor, OffloadState, PermissionView,
-    TrafficByPath, WhyNot,
+    AllocationDetail, AllocationView, ChannelView, InspectCursor, OffloadState, PermissionView, WhyNot,
 };
 pub use io::*;
 pub use plane::{Plane, PlaneMemory, SlotName};
 pub use server::Server;
+pub use stats::TrafficByPath;
 pub use table::TableCounts;
 pub use turnpike_abi::Verdict;

@@ -9,7 +9,6 @@ use turnpike_abi::Verdict;
 
 use crate::addr::{FiveTuple, RelayedAddr};
 use crate::error::ErrorCode;
-use crate::inspect::TrafficByPath;
 
 /// Packets and bytes (payload, without any header) that went one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +19,26 @@ pub struct Traffic {
     pub bytes: u64,
     /// Datagrams dropped by the bandwidth limit.
     pub rate_drops: u64,
+}
+
+/// What went one way, by the plane that forwarded it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrafficByPath {
+    /// By a worker.
+    pub userspace: Traffic,
+    /// By the kernel program.
+    pub kernel: Traffic,
+}
+
+impl TrafficByPath {
+    /// Both together.
+    pub fn total(&self) -> Traffic {
+        Traffic {
+            packets: self.userspace.packets + self.kernel.packets,
+            bytes: self.userspace.bytes + self.kernel.bytes,
+            rate_drops: self.userspace.rate_drops + self.kernel.rate_drops,
+        }
+    }
 }
 
 /// Datagrams by what happened to them.

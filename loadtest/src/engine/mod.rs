@@ -16,6 +16,7 @@ pub mod receive;
 pub mod schedule;
 pub mod worker;
 
+mod flow;
 mod receiver;
 mod sender;
 

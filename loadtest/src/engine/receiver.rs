@@ -1,8 +1,8 @@
 //! Tells data from control messages and checks each data packet.
 
+use super::flow::Flow;
 use super::payload::{Header, STAMPED_PAYLOAD, read_time};
 use super::sender::{DATA_ATTRIBUTE, header_bytes};
-use super::worker::Flow;
 use super::{Framing, Group, PeerChoice};
 use crate::stats::{Arrival, GroupStats};
 

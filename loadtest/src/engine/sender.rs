@@ -9,9 +9,9 @@ use stun_types::message::{Message, MessageClass, MessageType, MessageWrite, Mess
 use turn_types::attribute::{DontFragment, XorPeerAddress};
 use turn_types::message::SEND;
 
+use super::flow::Flow;
 use super::mmsg::{BATCH, SendBatch, mono_ns};
 use super::payload::{Header, MIN_PAYLOAD, STAMPED_PAYLOAD, tag};
-use super::worker::Flow;
 use super::{Framing, Group};
 use crate::stats::GroupStats;
 

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::flow::{Flow, Measured};
 use super::mmsg::{Poller, SendBatch, mono_ns, receive_drops, set_precise_timers, thread_cpu_ns};
 use super::payload::{Header, tag};
 use super::receive::RecvBatch;
@@ -46,50 +47,6 @@ const WINDOW_SECS: f64 = 2.0;
 const FRAMING_ROOM: usize = 576;
 /// Trial number of packets that measure the first byte.
 const SETUP_TRIAL: u32 = 0;
-
-/// One client of this worker.
-pub(super) struct Flow {
-    pub id: u32,
-    pub expected_sender: u32,
-    pub group: usize,
-    pub socket: Option<UdpSocket>,
-    pub session: Session,
-    pub peer: PeerChoice,
-    pub prefix: Vec<u8>,
-    pub pace: Pace,
-    pub tracker: Tracker,
-    pub nominal_gap_ns: Option<u64>,
-    even_port: Option<bool>,
-    token_from: Option<usize>,
-    armed_ns: u64,
-    attempts: u32,
-    started_ns: u64,
-    first_sent_ns: u64,
-    first_byte_done: bool,
-    measured: Measured,
-    drops_base: u64,
-}
-
-/// What of a flow's set-up has been recorded.
-#[derive(Default)]
-struct Measured {
-    allocated: bool,
-    ready: bool,
-}
-
-impl Flow {
-    fn is_busy(&self) -> bool {
-        matches!(self.session.state(), State::Allocating | State::Binding)
-    }
-
-    fn is_settled(&self, first_byte: bool) -> bool {
-        match self.session.state() {
-            State::Ready => !first_byte || self.first_byte_done,
-            State::Failed(_) => true,
-            _ => false,
-        }
-    }
-}
 
 /// What a worker thread starts from.
 pub(crate) struct Builder {

@@ -2,10 +2,9 @@
 
 use super::Server;
 use crate::addr::Family;
-use crate::inspect::TrafficByPath;
 use crate::io::{Now, Output};
 use crate::limits::{MAX_OUTPUTS, RETRANSMISSION_SECS, SECOND_NS};
-use crate::stats::{AllocationRecord, EndReason};
+use crate::stats::{AllocationRecord, EndReason, TrafficByPath};
 use crate::table::AllocationId;
 use crate::timer::Timed;
 

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use super::Server;
 use crate::addr::PeerAddr;
 use crate::inspect::{
-    AllocationDetail, AllocationView, ChannelView, InspectCursor, OffloadState, PermissionView,
-    TrafficByPath, WhyNot,
+    AllocationDetail, AllocationView, ChannelView, InspectCursor, OffloadState, PermissionView, WhyNot,
 };
 use crate::io::Now;
 use crate::limits::{MAX_INSPECTED, MAX_PLACES_WALKED, MAX_VIEWED_PEERS};
+use crate::stats::TrafficByPath;
 use crate::table::{Allocation, AllocationId};
 
 impl Server {

@@ -8,9 +8,9 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use turnpike_driver::choose::Choice;
 use zeroize::Zeroizing;
 
-use crate::backend::Choice;
 use crate::config::resolve::RelayAddress;
 use crate::config::{Config, PortRange};
 use crate::{credentials, patience};
@@ -237,8 +237,8 @@ fn shell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
     use crate::config::{Hidden, Quickstart, Secret, User};
+    use turnpike_driver::choose::Backend;
 
     fn ready(listen: &[&str], relay: &[(&str, &str)]) -> Ready {
         let listen = listen.iter().map(|text| text.parse().unwrap()).collect();

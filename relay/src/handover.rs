@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use turnpike_proto::ClientPath;
 use turnpike_proto::limits::MAX_FORWARDED;
 
-use crate::driver::Waker;
+use turnpike_driver::Waker;
 
 /// A client's datagram with a copy of its bytes.
 #[derive(Debug)]

@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use crate::backend;
+use turnpike_driver::choose;
+
+use crate::config::Config;
 use crate::config::resolve::{Host, resolve};
-use crate::config::{Config, IoBackend};
 use crate::offload::{self, survey};
 
 /// What the kernel says about itself; `None` where it says nothing.
@@ -26,7 +27,7 @@ impl Facts {
         Facts {
             release: line("/proc/sys/kernel/osrelease"),
             io_uring_disabled: line("/proc/sys/kernel/io_uring_disabled"),
-            io_uring: backend::io_uring(),
+            io_uring: choose::io_uring(),
             bpf_jit: fs::exists("/proc/sys/net/core/bpf_jit_enable").unwrap_or(false),
             host: offload::probe::Host::detect(),
         }
@@ -67,7 +68,7 @@ fn io_uring(facts: &Facts) -> String {
 
 /// What `io = "auto"` means here.
 fn default_backend(facts: &Facts) -> String {
-    match backend::decide(IoBackend::Auto, facts.io_uring.clone()) {
+    match choose::decide(None, facts.io_uring.clone()) {
         Ok(choice) => choice.to_string(),
         Err(why) => why,
     }

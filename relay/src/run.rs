@@ -15,24 +15,25 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
 use turnpike_admin::model::Counts;
+use turnpike_driver::Driver;
+use turnpike_driver::choose::{self, Backend};
+use turnpike_driver::epoll::EpollDriver;
+use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners};
+use turnpike_driver::uring::UringDriver;
+use turnpike_driver::{clock, heap};
 use turnpike_proto::Server;
 use turnpike_proto::auth::BadCredential;
 
 use crate::admin::Administration;
-use crate::backend::{self, Backend};
 use crate::banner::{self, DataPath, Ready};
 use crate::config::resolve::{self, Addresses};
 use crate::config::{Config, Loader, Problems};
 use crate::control::{Command, Control, EventSink, Parts, Users, WorkerHandle, event_queue};
-use crate::driver::Driver;
-use crate::driver::epoll::EpollDriver;
-use crate::driver::uring::UringDriver;
 use crate::handover::Handover;
 use crate::offload::{KernelPath, pinning};
+use crate::setup;
 use crate::shard::Shard;
 use crate::signals::{self, Signal};
-use crate::sockets::{ListenerSocket, SocketOptions, bind_listeners};
-use crate::{clock, heap, setup};
 
 /// How often a drain looks whether the last allocation has gone, and the main thread whether a worker has died.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -126,7 +127,7 @@ struct Relay {
 impl Relay {
     /// Also gives what there is to announce.
     fn start(config: &Config, loader: Loader, addresses: Addresses) -> Result<(Self, Ready), StartError> {
-        let io = backend::choose(config.io)
+        let io = choose::choose(config.io.wanted())
             .map_err(io::Error::other)
             .map_err(StartError::system("io = \"io-uring\""))?;
         let options = SocketOptions { coalesce: config.coalesce, ..SocketOptions::default() };

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use turnpike_driver::{Datagram, Driver, DriverCounters, Event, Ingress};
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
 use turnpike_proto::limits::MAX_FORWARDED;
 use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Route, Server, Verdict, WhyNot};
@@ -23,7 +24,6 @@ use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Route, 
 use crate::control::{
     Command, EventSink, MAX_MESSAGES, Message, Question, Reporter, Status, Walk, WorkerEvent,
 };
-use crate::driver::{Datagram, Driver, DriverCounters, Event, Ingress};
 use crate::handover::{Handed, Handover};
 use crate::notices::Notices;
 use crate::offload::{Answer, Outbox};

@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 use turnpike::config::resolve::{Addresses, RelayAddress};
 use turnpike::config::{Config, Hidden, PortRange, Secret, User};
 use turnpike::control::{Command as Order, Message as ToWorker, Status};
-use turnpike::driver::Driver;
-use turnpike::driver::epoll::EpollDriver;
-use turnpike::driver::uring::{self, UringDriver};
+use turnpike::setup;
 use turnpike::shard::Shard;
-use turnpike::sockets::{SocketOptions, bind_listener};
-use turnpike::{clock, setup};
+use turnpike_driver::Driver;
+use turnpike_driver::clock;
+use turnpike_driver::epoll::EpollDriver;
+use turnpike_driver::sockets::{SocketOptions, bind_listener};
+use turnpike_driver::uring::{self, UringDriver};
 use turnpike_proto::auth::Key;
 use turnpike_proto::limits::MAX_RECENT_TRANSACTIONS;
 use turnpike_proto::shared::Shared;
@@ -47,7 +48,7 @@ struct Worker<D> {
 }
 
 impl<D: Driver> Worker<D> {
-    fn new(make: impl FnOnce(Vec<turnpike::sockets::ListenerSocket>, SocketOptions) -> D) -> Self {
+    fn new(make: impl FnOnce(Vec<turnpike_driver::sockets::ListenerSocket>, SocketOptions) -> D) -> Self {
         let options = SocketOptions::default();
         // Not in the range of relayed ports, all of which a test wants to have.
         let listener = bind_listener((RELAY, 3478).into(), &options).expect("the namespace is ours");

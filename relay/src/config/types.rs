@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
 
+use turnpike_driver::choose::Backend;
 use zeroize::Zeroizing;
 
 /// The ports that relayed transport addresses are taken from, both ends included.
@@ -140,6 +141,17 @@ words! {
         IoUring = "io-uring",
         /// `epoll` with `recvmmsg` and `sendmmsg`.
         Epoll = "epoll",
+    }
+}
+
+impl IoBackend {
+    /// The driver that has to be, or `None` for what works.
+    pub fn wanted(self) -> Option<Backend> {
+        match self {
+            IoBackend::Auto => None,
+            IoBackend::IoUring => Some(Backend::IoUring),
+            IoBackend::Epoll => Some(Backend::Epoll),
+        }
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use tokio::sync::oneshot;
+use turnpike_driver::Waker;
 use turnpike_proto::{AllocationDetail, AllocationView};
 
 use super::Status;
-use crate::driver::Waker;
 
 /// Messages that wait for one worker; above it the asker is told to come again.
 pub(crate) const MAX_MESSAGES: usize = 256;

@@ -8,7 +8,7 @@ use turnpike_proto::addr::Transport;
 use turnpike_proto::stats::{AllocationRecord, Traffic};
 use turnpike_proto::{AllocationDetail, AllocationView, OffloadState, TrafficByPath};
 
-use crate::clock;
+use turnpike_driver::clock;
 
 /// One moment on both clocks: the core knows the monotonic one, people the other.
 #[derive(Clone, Copy, Debug)]

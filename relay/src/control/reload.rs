@@ -43,7 +43,7 @@ impl Control {
     /// # Errors
     /// What is wrong with it.
     pub fn reload_all(&self) -> Result<ReloadReport, RelayError> {
-        let usec = crate::clock::monotonic_ns() / 1_000;
+        let usec = turnpike_driver::clock::monotonic_ns() / 1_000;
         crate::run::notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(usec.into())]);
         let outcome = self.reload_config();
         crate::run::notify(&[NotifyState::Ready]);

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use turnpike_proto::stats::{AllocationRecord, ServerCounts, Traffic};
 use turnpike_proto::{Now, Server};
 
-use crate::clock;
+use turnpike_driver::clock;
 
 /// Time between two reports of a worker that has something to say, nanoseconds.
 const REPORT_INTERVAL_NS: u64 = 250_000_000;

@@ -16,10 +16,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
+use turnpike_driver::Waker;
 use turnpike_proto::{OffloadBinding, SlotName, WhyNot};
 
 use super::status::StatusCell;
-use crate::driver::Waker;
 
 /// Commands that may wait for the mirror: three seconds of 5000 binds per second.
 const MAX_QUEUE: usize = 16_384;

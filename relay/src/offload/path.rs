@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::info;
+use turnpike_driver::Waker;
 use turnpike_proto::{Plane, Verdict};
 
 use super::choose::{self, Wishes};
@@ -14,7 +15,6 @@ use super::xdp::Mode;
 use crate::banner::DataPath;
 use crate::config::resolve::Addresses;
 use crate::config::{self, Config};
-use crate::driver::Waker;
 
 /// Last channel number (RFC 8656 s. 12), and of RFC 5766 s. 11.
 const LAST_CHANNEL: u16 = 0x4fff;

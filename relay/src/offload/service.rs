@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing::{debug, error, info, warn};
 use turnpike_abi::{Allocation, Binding, Config};
+use turnpike_driver::Waker;
 use turnpike_proto::{Plane, PlaneMemory};
 
 use super::choose::{self, Chosen, Wishes};
@@ -28,7 +29,6 @@ use super::probe::Host;
 use super::status::{InterfaceStatus, OffloadStatus, StatusCell};
 use super::xdp::{Mode, Xdp};
 use crate::config::resolve::local_addresses;
-use crate::driver::Waker;
 
 /// How often neighbours in use are asked about. Shorter than the kernel's patience with an unconfirmed one.
 const PROBE_PERIOD: Duration = Duration::from_secs(5);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use socket2::{Domain, Socket, Type};
 use turnpike::offload::pinning::{self, PinError};
-use turnpike::sockets::{ListenerSocket, SocketOptions, bind_listeners};
 use turnpike_abi::Pinning;
+use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners};
 
 use crate::kernel::Kernel;
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use turnpike::config::PortRange;
-use turnpike::driver::Waker;
 use turnpike::offload::maps::Sizes;
 use turnpike::offload::xdp::Mode;
 use turnpike::offload::{Answer, Offload, Outbox, Settings, Wishes};
+use turnpike_driver::Waker;
 use turnpike_proto::{OffloadBinding, SlotName};
 
 use super::lab::RELAYED_V4;

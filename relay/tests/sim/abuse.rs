@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use rand::Rng;
-use turnpike::driver::Driver;
-use turnpike::driver::sim::Impairment;
+use turnpike_driver::Driver;
+use turnpike_driver::sim::Impairment;
 use turnpike_proto::limits::{
     MAX_CHANNELS, MAX_PEERS_PER_REQUEST, MAX_PERMISSIONS, MAX_RESERVATIONS_PER_USER,
 };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::Rng;
-use turnpike::driver::sim::{SimCounters, TraceEntry};
+use turnpike_driver::sim::{SimCounters, TraceEntry};
 
 use super::client::Call;
 use super::seeds::for_each_seed;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rand::Rng;
-use turnpike::driver::sim::Impairment;
+use turnpike_driver::sim::Impairment;
 
 use super::client::{Call, Outcome};
 use super::seeds::for_each_seed;

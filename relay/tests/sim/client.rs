@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use stun_types::message::{
     IntegrityAlgorithm, IntegrityKey, LongTermCredentials, MessageIntegrityCredentials,
 };
-use turnpike::driver::sim::SimEndpoint;
+use turnpike_driver::sim::SimEndpoint;
 use turnpike_proto::auth::Key;
 use turnpike_proto::limits::SECOND_NS;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};

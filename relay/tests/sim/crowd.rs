@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use rand::Rng;
+use turnpike_driver::sim::Impairment;
 
 use super::client::Call;
 use super::world::{Setup, World};
-use turnpike::driver::sim::Impairment;
 
 const CLIENTS: usize = 5_000;
 const CHANNEL: u16 = 0x4000;

@@ -46,13 +46,13 @@ impl Rig for UringDriver {
 macro_rules! on_both {
     ($($test:ident),+ $(,)?) => {
         mod on_epoll {
-            $(#[test] fn $test() { super::$test::<crate::driver::epoll::EpollDriver>() })+
+            $(#[test] fn $test() { super::$test::<crate::epoll::EpollDriver>() })+
         }
 
         mod on_io_uring {
             $(#[test] fn $test() {
-                if crate::driver::tests::has_io_uring() {
-                    super::$test::<crate::driver::uring::UringDriver>()
+                if crate::tests::has_io_uring() {
+                    super::$test::<crate::uring::UringDriver>()
                 }
             })+
         }
@@ -62,7 +62,7 @@ use on_both;
 
 /// Says so if there is none, and fails where CI=true promises that everything runs.
 fn has_io_uring() -> bool {
-    match crate::backend::io_uring() {
+    match choose::io_uring() {
         Ok(()) => true,
         Err(why) => {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "no io_uring: {why}");
@@ -469,7 +469,7 @@ fn more_than_the_queue_holds_is_sent_all_the_same<D: Rig>() {
     let peer = bind_listener(addr(V4), &SocketOptions::default()).expect("a large receive buffer");
     let to = peer.local_addr();
     let mut sink = D::make(vec![peer], SocketOptions::default()).expect("a driver");
-    let count = batch::MAX_QUEUED + 100;
+    let count = send::batch::MAX_QUEUED + 100;
     for _ in 0..count {
         driver.transmit(Egress::Relay(relay(0)), to, vec![0; 100], 0, false);
     }

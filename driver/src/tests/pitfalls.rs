@@ -2,7 +2,7 @@
 
 use super::netns::in_namespace;
 use super::*;
-use crate::driver::uring::RingSizes;
+use crate::uring::RingSizes;
 
 on_both!(
     empty_datagrams_are_no_end,

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use crate::config::IoBackend;
-use crate::driver::uring;
+use crate::uring;
 
 /// A driver for real sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +39,13 @@ impl fmt::Display for Choice {
     }
 }
 
-/// The driver that a setting leads to on this machine.
+/// The wanted driver, or with `None` the best one that works on this machine.
 ///
 /// # Errors
 /// Why io_uring, which was asked for, can't be used.
-pub fn choose(io: IoBackend) -> Result<Choice, String> {
-    let probed = if io == IoBackend::Epoll { Ok(()) } else { io_uring() };
-    decide(io, probed)
+pub fn choose(wanted: Option<Backend>) -> Result<Choice, String> {
+    let probed = if wanted == Some(Backend::Epoll) { Ok(()) } else { io_uring() };
+    decide(wanted, probed)
 }
 
 /// Whether io_uring works here; tried once.
@@ -63,14 +62,18 @@ pub fn io_uring() -> Result<(), String> {
     PROBED.get_or_init(probe).clone()
 }
 
-pub(crate) fn decide(io: IoBackend, probed: Result<(), String>) -> Result<Choice, String> {
+/// [`choose`], once it is known whether io_uring works.
+///
+/// # Errors
+/// Why io_uring, which was asked for, can't be used.
+pub fn decide(wanted: Option<Backend>, probed: Result<(), String>) -> Result<Choice, String> {
     let choice = |backend, why: &str| Choice { backend, why: why.to_owned() };
-    match (io, probed) {
-        (IoBackend::Epoll, _) => Ok(choice(Backend::Epoll, "as configured")),
-        (IoBackend::IoUring, Ok(())) => Ok(choice(Backend::IoUring, "as configured")),
-        (IoBackend::IoUring, Err(why)) => Err(why),
-        (IoBackend::Auto, Ok(())) => Ok(choice(Backend::IoUring, "it works here")),
-        (IoBackend::Auto, Err(why)) => Ok(choice(Backend::Epoll, &format!("no io_uring: {why}"))),
+    match (wanted, probed) {
+        (Some(Backend::Epoll), _) => Ok(choice(Backend::Epoll, "as configured")),
+        (Some(Backend::IoUring), Ok(())) => Ok(choice(Backend::IoUring, "as configured")),
+        (Some(Backend::IoUring), Err(why)) => Err(why),
+        (None, Ok(())) => Ok(choice(Backend::IoUring, "it works here")),
+        (None, Err(why)) => Ok(choice(Backend::Epoll, &format!("no io_uring: {why}"))),
     }
 }
 
@@ -81,12 +84,12 @@ mod tests {
     #[test]
     fn auto_takes_io_uring_where_it_works_and_says_why_not() {
         let broken = || Err("too old".to_owned());
-        let text = |io, probed| decide(io, probed).map(|choice| choice.to_string());
-        assert_eq!(text(IoBackend::Auto, Ok(())), Ok("io-uring (it works here)".to_owned()));
-        assert_eq!(text(IoBackend::Auto, broken()), Ok("epoll (no io_uring: too old)".to_owned()));
-        assert_eq!(text(IoBackend::Epoll, Ok(())), Ok("epoll (as configured)".to_owned()));
-        assert_eq!(text(IoBackend::IoUring, Ok(())), Ok("io-uring (as configured)".to_owned()));
-        assert_eq!(text(IoBackend::IoUring, broken()), Err("too old".to_owned()));
+        let text = |wanted, probed| decide(wanted, probed).map(|choice| choice.to_string());
+        assert_eq!(text(None, Ok(())), Ok("io-uring (it works here)".to_owned()));
+        assert_eq!(text(None, broken()), Ok("epoll (no io_uring: too old)".to_owned()));
+        assert_eq!(text(Some(Backend::Epoll), Ok(())), Ok("epoll (as configured)".to_owned()));
+        assert_eq!(text(Some(Backend::IoUring), Ok(())), Ok("io-uring (as configured)".to_owned()));
+        assert_eq!(text(Some(Backend::IoUring), broken()), Err("too old".to_owned()));
     }
 
     #[test]

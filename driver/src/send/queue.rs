@@ -1,6 +1,9 @@
 //! Sending what is queued: messages in the kernel's layout, by sendmmsg, again singly where joining
 //! them was refused.
 
+// The kernel's length fields have other widths in other C libraries.
+#![allow(clippy::unnecessary_cast)]
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -10,13 +13,13 @@ use std::time::Instant;
 use socket2::Socket;
 use turnpike_proto::{Egress, RelaySocket, Route};
 
-use super::cmsg::{CONTROL_BYTES, Control, ControlWriter, RawAddr};
-use super::{empty_header, relay_of};
 use crate::buffers::BufferPool;
-use crate::driver::batch::{Batch, Envelope, MAX_QUEUED, Message, Part, Payload, Sender};
-use crate::driver::refusals::Refusals;
-use crate::driver::{Datagram, DriverCounters};
+use crate::kernel::cmsg::{CONTROL_BYTES, Control, ControlWriter, RawAddr};
+use crate::kernel::{empty_header, relay_of};
+use crate::send::batch::{Batch, Envelope, MAX_QUEUED, Message, Part, Payload, Sender};
+use crate::send::refusals::Refusals;
 use crate::sockets::{self, ListenerSocket};
+use crate::{Datagram, DriverCounters};
 
 /// Messages per system call. More gains nothing: the call's own cost is spread thin by then.
 const MESSAGES_PER_CALL: usize = 64;
@@ -24,7 +27,7 @@ const MESSAGES_PER_CALL: usize = 64;
 const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// Where the sockets are that send.
-pub(in crate::driver) trait Senders {
+pub(crate) trait Senders {
     /// The listener of that number.
     fn listener(&self, index: u32) -> Option<&ListenerSocket>;
 
@@ -55,12 +58,7 @@ pub(in crate::driver) trait Senders {
 ///
 /// # Panics
 /// If the route leads out of its datagram: a fault of the caller.
-pub(in crate::driver) fn routed(
-    datagram: &Datagram,
-    segment_start: usize,
-    route: &Route,
-    start: usize,
-) -> Payload {
+pub(crate) fn routed(datagram: &Datagram, segment_start: usize, route: &Route, start: usize) -> Payload {
     let within = segment_start + route.payload_start as usize;
     let len = route.payload_len as usize;
     assert!(within + len <= datagram.len as usize, "a route leads out of its datagram");
@@ -68,19 +66,19 @@ pub(in crate::driver) fn routed(
 }
 
 /// What is to be sent.
-pub(in crate::driver) struct SendQueue {
-    pub(in crate::driver) batch: Batch,
+pub(crate) struct SendQueue {
+    pub(crate) batch: Batch,
     refusals: Refusals,
     assembly: Assembly,
 }
 
 impl SendQueue {
-    pub(in crate::driver) fn new() -> SendQueue {
+    pub(crate) fn new() -> SendQueue {
         SendQueue { batch: Batch::new(), refusals: Refusals::new(Instant::now()), assembly: Assembly::new() }
     }
 
     /// Queues a datagram; there must be room, see [`Batch::is_full`].
-    pub(in crate::driver) fn push(&mut self, envelope: Envelope, header: Option<[u8; 4]>, payload: Payload) {
+    pub(crate) fn push(&mut self, envelope: Envelope, header: Option<[u8; 4]>, payload: Payload) {
         // With DF a refusal would be an answer about the path, which each datagram has to get itself.
         let longest = match envelope.dont_fragment {
             true => 0,
@@ -91,7 +89,7 @@ impl SendQueue {
 
     /// Brings the batch into the kernel's layout; the headers are in the order of the batch. They are
     /// valid until the queue or the pool is touched.
-    pub(in crate::driver) fn assemble(&mut self, pool: &BufferPool) {
+    pub(crate) fn assemble(&mut self, pool: &BufferPool) {
         self.batch.sort();
         self.assembly.clear();
         for place in 0..self.batch.count() {
@@ -101,13 +99,13 @@ impl SendQueue {
     }
 
     /// The header of the message at a place of the batch's order, after [`SendQueue::assemble`].
-    pub(in crate::driver) fn header(&self, place: usize) -> &libc::mmsghdr {
+    pub(crate) fn header(&self, place: usize) -> &libc::mmsghdr {
         &self.assembly.headers[place]
     }
 
     /// Sends everything, socket by socket, and forgets it. Datagrams of one flow leave in the order in
     /// which they were queued.
-    pub(in crate::driver) fn send_all(
+    pub(crate) fn send_all(
         &mut self,
         pool: &BufferPool,
         sockets: &impl Senders,
@@ -167,7 +165,7 @@ impl SendQueue {
 
     /// A message was refused for good: if the refusal was about the joining, its datagrams are sent one
     /// by one, else they are counted.
-    pub(in crate::driver) fn recover(
+    pub(crate) fn recover(
         &mut self,
         socket: BorrowedFd<'_>,
         place: usize,
@@ -192,13 +190,13 @@ impl SendQueue {
     }
 
     /// All datagrams of a message were lost on the way out.
-    pub(in crate::driver) fn count_failure(&self, place: usize, counters: &mut DriverCounters) {
+    pub(crate) fn count_failure(&self, place: usize, counters: &mut DriverCounters) {
         counters.send_failed += u64::from(self.batch.message(place).segments);
     }
 
     /// Sends a message again that failed once: the error may have been another peer's, see
     /// [`is_worth_a_retry`].
-    pub(in crate::driver) fn retry(
+    pub(crate) fn retry(
         &mut self,
         socket: BorrowedFd<'_>,
         place: usize,
@@ -209,7 +207,7 @@ impl SendQueue {
     }
 
     /// Forgets what was queued.
-    pub(in crate::driver) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.batch.clear();
         self.assembly.clear();
         self.refusals.expire(Instant::now());

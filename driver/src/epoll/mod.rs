@@ -25,16 +25,16 @@ use turnpike_proto::{ClientSocket, Egress, RelaySocket, Route};
 
 use self::poller::Poller;
 use self::recv::Receiver;
-use super::batch::{Envelope, Payload};
 use super::coalesce::Coalescer;
 use super::eventfd::EventFd;
 use super::kernel::errors::drain_errors;
-use super::kernel::send::{SendQueue, Senders, routed};
 use super::kernel::{
     Losses, MAX_RELAY_SOCKETS, check_listeners, opened, relay_of, relay_token, wait_precisely,
 };
 use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
 use crate::buffers::BufferPool;
+use crate::send::batch::{Envelope, Payload};
+use crate::send::queue::{SendQueue, Senders, routed};
 use crate::sockets::{self, ListenerSocket, SocketOptions};
 use crate::{clock, heap};
 

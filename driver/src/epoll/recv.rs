@@ -7,9 +7,9 @@ use std::ptr;
 
 use super::BATCH;
 use crate::buffers::BufferPool;
-use crate::driver::kernel::cmsg::{CONTROL_BYTES, Control, RawAddr};
-use crate::driver::kernel::{Ancillary, empty_header};
-use crate::driver::{Event, Ingress};
+use crate::kernel::cmsg::{CONTROL_BYTES, Control, RawAddr};
+use crate::kernel::{Ancillary, empty_header};
+use crate::{Event, Ingress};
 
 /// A datagram, or a run of them, as it was received.
 pub(super) struct Received {

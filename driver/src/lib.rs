@@ -1,24 +1,33 @@
-//! The seam between a worker and the operating system.
+//! The seam between a worker and the operating system: sockets, buffers, and nearly all of userspace's `unsafe`.
 //!
 //! A [`Driver`] owns sockets and buffers. It hands out events and borrows of received
 //! bytes; it takes routes over those same bytes (nothing is copied), whole datagrams, and
-//! commands for relay sockets. It decides nothing about TURN.
+//! commands for relay sockets. It decides nothing about TURN, and knows no configuration and no log of its own.
 //!
 //! ```text
-//!   wait() ─► events 0..n ─► shard asks the core ─► forward()/transmit()/open_port() ─► flush()
+//!   wait() ─► events 0..n ─► the worker asks the core ─► forward()/transmit()/open_port() ─► flush()
 //! ```
 //!
 //! Received bytes stay valid from `wait` to the next `wait`; what was queued is sent by `flush`.
+//!
+//! Begin with [`choose`], which says what works here, [`sockets::bind_listeners`], and one of
+//! [`uring::UringDriver`] and [`epoll::EpollDriver`]; both pass the same tests. With the feature `sim` there is a
+//! seeded network in memory behind the same trait.
 
 #![allow(unsafe_code)]
 
-pub mod batch;
-pub mod coalesce;
+pub mod buffers;
+pub mod choose;
+pub mod clock;
+mod coalesce;
 pub mod epoll;
 mod eventfd;
+pub mod heap;
 mod kernel;
-mod refusals;
+mod send;
+#[cfg(feature = "sim")]
 pub mod sim;
+pub mod sockets;
 #[cfg(test)]
 mod tests;
 pub mod uring;

@@ -2,7 +2,7 @@ use turnpike_proto::addr::RelayedAddr;
 use turnpike_proto::{ClientSocket, Egress, PortError, RelaySocket, Route, Verdict};
 
 use super::*;
-use crate::driver::{Driver, Event, Ingress};
+use crate::{Driver, Event, Ingress};
 
 const SERVER: &str = "192.0.2.1:3478";
 

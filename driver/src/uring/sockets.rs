@@ -5,9 +5,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use socket2::Socket;
 use turnpike_proto::RelaySocket;
 
-use crate::driver::batch::Sender;
-use crate::driver::kernel::Losses;
-use crate::driver::kernel::send::Senders;
+use crate::kernel::Losses;
+use crate::send::batch::Sender;
+use crate::send::queue::Senders;
 use crate::sockets::ListenerSocket;
 
 /// Relay sockets that have a fixed slot in the ring; those beyond work by their descriptor. A slot takes

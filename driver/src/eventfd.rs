@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Waker;
 
 /// Wakes a driver that watches it; several wakes before the next turn cost one system call.
-pub(in crate::driver) struct EventFd {
+pub(crate) struct EventFd {
     file: File,
     pending: AtomicBool,
 }
 
 impl EventFd {
-    pub(in crate::driver) fn new() -> io::Result<EventFd> {
+    pub(crate) fn new() -> io::Result<EventFd> {
         // SAFETY: no pointers; the result is checked.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
@@ -26,7 +26,7 @@ impl EventFd {
     }
 
     /// Takes back all wakes so far; whether there was one.
-    pub(in crate::driver) fn take(&self) -> bool {
+    pub(crate) fn take(&self) -> bool {
         let mut count = [0; 8];
         let was_woken = (&self.file).read(&mut count).is_ok();
         // Cleared after reading and before the owner looks at its queue: whoever still finds

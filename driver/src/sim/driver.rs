@@ -11,7 +11,7 @@ use turnpike_proto::{Egress, RelaySocket, Route};
 
 use super::SimNetwork;
 use super::network::Delivery;
-use crate::driver::{Datagram, Driver, DriverCounters, Event, Waker};
+use crate::{Datagram, Driver, DriverCounters, Event, Waker};
 
 /// Events of one turn, as many as a real driver gives.
 const MAX_EVENTS: usize = 256;

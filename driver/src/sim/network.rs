@@ -12,7 +12,7 @@ use turnpike_proto::limits::SECOND_NS;
 use turnpike_proto::{ClientSocket, Now, PortError, RelaySocket};
 
 use super::{Fate, Impairment, MAX_INBOX, MAX_TRACE, SimCounters, TraceEntry, saturating_nanos};
-use crate::driver::{Event, Ingress};
+use crate::{Event, Ingress};
 
 /// The first moment: the monotonic clock is not 0, as it never is on a real machine either.
 const START_MONO_NS: u64 = 1000 * SECOND_NS;

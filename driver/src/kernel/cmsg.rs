@@ -6,28 +6,28 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// Bytes of a control buffer that holds what we ask for or set on a datagram, each with its header:
 /// a TOS, a PKTINFO of either family, a segment size, and a count of drops.
-pub(in crate::driver) const CONTROL_BYTES: usize = 128;
+pub(crate) const CONTROL_BYTES: usize = 128;
 
 /// Bytes of a control buffer for the error queue: the error, the sender of the ICMP message,
 /// and what the socket asked for on top.
-pub(in crate::driver) const ERROR_CONTROL_BYTES: usize = 256;
+pub(crate) const ERROR_CONTROL_BYTES: usize = 256;
 
 /// Space for control messages, aligned as their headers need it.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-pub(in crate::driver) struct Control<const N: usize>(pub [u8; N]);
+pub(crate) struct Control<const N: usize>(pub [u8; N]);
 
 /// Room for a socket address of either family.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(in crate::driver) union RawAddr {
+pub(crate) union RawAddr {
     v4: libc::sockaddr_in,
     v6: libc::sockaddr_in6,
 }
 
 impl RawAddr {
     /// No address: family 0.
-    pub(in crate::driver) const EMPTY: RawAddr = RawAddr {
+    pub(crate) const EMPTY: RawAddr = RawAddr {
         v6: libc::sockaddr_in6 {
             sin6_family: 0,
             sin6_port: 0,
@@ -38,7 +38,7 @@ impl RawAddr {
     };
 
     /// From what the kernel wrote elsewhere; bytes beyond the longest address don't count.
-    pub(in crate::driver) fn from_bytes(bytes: &[u8]) -> RawAddr {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> RawAddr {
         let mut raw = RawAddr::EMPTY;
         let len = bytes.len().min(size_of::<RawAddr>());
         // SAFETY: both are at least `len` bytes long and don't overlap; any bytes are a valid address.
@@ -47,10 +47,10 @@ impl RawAddr {
     }
 
     /// Bytes that the kernel may write.
-    pub(in crate::driver) const LEN: libc::socklen_t = size_of::<RawAddr>() as libc::socklen_t;
+    pub(crate) const LEN: libc::socklen_t = size_of::<RawAddr>() as libc::socklen_t;
 
     /// Stores an address; returns the length for `msg_namelen`.
-    pub(in crate::driver) fn set(&mut self, address: SocketAddr) -> libc::socklen_t {
+    pub(crate) fn set(&mut self, address: SocketAddr) -> libc::socklen_t {
         match address {
             SocketAddr::V4(address) => {
                 self.v4 = libc::sockaddr_in {
@@ -76,7 +76,7 @@ impl RawAddr {
     }
 
     /// The address that the kernel wrote, if `len` covers one of a family we know.
-    pub(in crate::driver) fn read(&self, len: libc::socklen_t) -> Option<SocketAddr> {
+    pub(crate) fn read(&self, len: libc::socklen_t) -> Option<SocketAddr> {
         // SAFETY: EMPTY initialises every byte, any bytes are valid integers, and the family
         // has the same place in both variants.
         let family = c_int::from(unsafe { self.v4.sin_family });
@@ -100,7 +100,7 @@ impl RawAddr {
 ///
 /// # Safety
 /// Implement it only for types made of integers alone.
-pub(in crate::driver) unsafe trait Plain: Copy {}
+pub(crate) unsafe trait Plain: Copy {}
 // SAFETY: integers alone.
 unsafe impl Plain for u16 {}
 // SAFETY: integers alone.
@@ -117,7 +117,7 @@ unsafe impl Plain for libc::sock_extended_err {}
 unsafe impl Plain for libc::cmsghdr {}
 
 /// Reads a structure from the start of `bytes`, however they are aligned; `None` if they are too few.
-pub(in crate::driver) fn read_plain<T: Plain>(bytes: &[u8]) -> Option<T> {
+pub(crate) fn read_plain<T: Plain>(bytes: &[u8]) -> Option<T> {
     let bytes = bytes.get(..size_of::<T>())?;
     // SAFETY: the slice has as many bytes as T, and T is valid whatever they are.
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
@@ -136,14 +136,14 @@ const fn space(data: usize) -> usize {
 }
 
 /// One control message.
-pub(in crate::driver) struct ControlMessage<'a> {
-    pub(in crate::driver) level: c_int,
-    pub(in crate::driver) kind: c_int,
-    pub(in crate::driver) data: &'a [u8],
+pub(crate) struct ControlMessage<'a> {
+    pub(crate) level: c_int,
+    pub(crate) kind: c_int,
+    pub(crate) data: &'a [u8],
 }
 
 /// The control messages that the kernel wrote into `bytes`.
-pub(in crate::driver) fn messages(bytes: &[u8]) -> impl Iterator<Item = ControlMessage<'_>> {
+pub(crate) fn messages(bytes: &[u8]) -> impl Iterator<Item = ControlMessage<'_>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let header: libc::cmsghdr = read_plain(rest)?;
@@ -155,23 +155,23 @@ pub(in crate::driver) fn messages(bytes: &[u8]) -> impl Iterator<Item = ControlM
 }
 
 /// Writes control messages one after the other.
-pub(in crate::driver) struct ControlWriter<'a> {
+pub(crate) struct ControlWriter<'a> {
     space: &'a mut [u8],
     used: usize,
 }
 
 impl<'a> ControlWriter<'a> {
-    pub(in crate::driver) fn new(control: &'a mut Control<CONTROL_BYTES>) -> Self {
+    pub(crate) fn new(control: &'a mut Control<CONTROL_BYTES>) -> Self {
         ControlWriter { space: &mut control.0, used: 0 }
     }
 
     /// Bytes written: the value for `msg_controllen`.
-    pub(in crate::driver) fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.used
     }
 
     /// The TOS or traffic class, with its ECN bits.
-    pub(in crate::driver) fn tos(&mut self, ipv6: bool, tos: u8) {
+    pub(crate) fn tos(&mut self, ipv6: bool, tos: u8) {
         let (level, kind) = match ipv6 {
             false => (libc::IPPROTO_IP, libc::IP_TOS),
             true => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
@@ -180,7 +180,7 @@ impl<'a> ControlWriter<'a> {
     }
 
     /// The address to send from.
-    pub(in crate::driver) fn source(&mut self, source: SocketAddr) {
+    pub(crate) fn source(&mut self, source: SocketAddr) {
         match source {
             SocketAddr::V4(source) => {
                 let address = libc::in_addr { s_addr: u32::from(*source.ip()).to_be() };
@@ -203,7 +203,7 @@ impl<'a> ControlWriter<'a> {
     }
 
     /// Cut what is sent into datagrams of this size (UDP_SEGMENT).
-    pub(in crate::driver) fn segment(&mut self, bytes: u16) {
+    pub(crate) fn segment(&mut self, bytes: u16) {
         self.push(libc::SOL_UDP, libc::UDP_SEGMENT, bytes);
     }
 
@@ -227,7 +227,7 @@ impl<'a> ControlWriter<'a> {
 }
 
 /// An address with no port that PKTINFO carried.
-pub(in crate::driver) fn pktinfo_address(message: &ControlMessage<'_>, port: u16) -> Option<SocketAddr> {
+pub(crate) fn pktinfo_address(message: &ControlMessage<'_>, port: u16) -> Option<SocketAddr> {
     match (message.level, message.kind) {
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
             let info: libc::in_pktinfo = read_plain(message.data)?;
@@ -245,7 +245,7 @@ pub(in crate::driver) fn pktinfo_address(message: &ControlMessage<'_>, port: u16
 }
 
 /// The TOS or traffic class that a control message carried.
-pub(in crate::driver) fn tos(message: &ControlMessage<'_>) -> Option<u8> {
+pub(crate) fn tos(message: &ControlMessage<'_>) -> Option<u8> {
     match (message.level, message.kind) {
         (libc::IPPROTO_IP, libc::IP_TOS) => message.data.first().copied(),
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => read_plain::<c_int>(message.data).map(|class| class as u8),
@@ -254,7 +254,7 @@ pub(in crate::driver) fn tos(message: &ControlMessage<'_>) -> Option<u8> {
 }
 
 /// The size of the datagrams that the kernel has merged (UDP_GRO).
-pub(in crate::driver) fn segment_bytes(message: &ControlMessage<'_>) -> Option<u32> {
+pub(crate) fn segment_bytes(message: &ControlMessage<'_>) -> Option<u32> {
     match (message.level, message.kind) {
         (libc::SOL_UDP, libc::UDP_GRO) => {
             read_plain::<c_int>(message.data).and_then(|bytes| u32::try_from(bytes).ok())
@@ -264,7 +264,7 @@ pub(in crate::driver) fn segment_bytes(message: &ControlMessage<'_>) -> Option<u
 }
 
 /// Datagrams that the socket has lost so far because its buffer was full (SO_RXQ_OVFL); it wraps.
-pub(in crate::driver) fn overflow(message: &ControlMessage<'_>) -> Option<u32> {
+pub(crate) fn overflow(message: &ControlMessage<'_>) -> Option<u32> {
     match (message.level, message.kind) {
         (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => read_plain(message.data),
         _ => None,

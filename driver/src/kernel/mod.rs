@@ -1,10 +1,9 @@
-//! What the drivers for a real kernel have in common: its structures, errors, and sending.
+//! What the drivers for a real kernel have in common: its structures and errors.
 // The kernel's length fields have other widths in other C libraries.
 #![allow(clippy::unnecessary_cast)]
 
 pub(super) mod cmsg;
 pub(super) mod errors;
-pub(super) mod send;
 
 use std::cell::Cell;
 use std::io;
@@ -13,9 +12,9 @@ use std::os::fd::BorrowedFd;
 
 use turnpike_proto::{PortError, RelaySocket};
 
-use crate::driver::batch::Sender;
-use crate::driver::{Datagram, Event, Ingress};
+use crate::send::batch::Sender;
 use crate::sockets;
+use crate::{Datagram, Event, Ingress};
 
 /// Listeners per worker: each has buffers of its own in the pool.
 pub(super) const MAX_LISTENERS: usize = 64;
@@ -119,7 +118,7 @@ pub(super) fn sending_relay(sender: Sender) -> Option<RelaySocket> {
     }
 }
 
-/// The answer to [`Driver::open_port`](crate::driver::Driver::open_port).
+/// The answer to [`Driver::open_port`](crate::Driver::open_port).
 pub(super) fn opened(relay: RelaySocket, outcome: io::Result<()>) -> Event {
     match outcome {
         Ok(()) => Event::PortOpened(relay),

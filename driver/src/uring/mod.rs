@@ -33,18 +33,18 @@ use self::group::BufferGroup;
 pub use self::probe::probe;
 use self::ring::{Completion, Ring, Waiting};
 use self::sockets::{FIXED_RELAYS, Sockets, Target};
-use super::batch::{Envelope, Payload};
 use super::coalesce::Coalescer;
 use super::eventfd::EventFd;
 use super::kernel::cmsg::{CONTROL_BYTES, RawAddr};
 use super::kernel::errors::drain_errors;
-use super::kernel::send::{SendQueue, Senders, routed};
 use super::kernel::{
     Ancillary, MAX_RELAY_SOCKETS, check_listeners, empty_header, opened, relay_of, sending_relay,
     wait_precisely,
 };
 use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
 use crate::buffers::BufferPool;
+use crate::send::batch::{Envelope, Payload};
+use crate::send::queue::{SendQueue, Senders, routed};
 use crate::sockets::{self as socket, ListenerSocket, SocketOptions};
 use crate::{clock, heap};
 

@@ -5,8 +5,8 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use super::{RingSizes, UringDriver};
-use crate::driver::{Driver, Event};
 use crate::sockets::{SocketOptions, bind_listener};
+use crate::{Driver, Event};
 
 /// How long one datagram over loopback may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);

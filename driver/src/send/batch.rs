@@ -95,11 +95,6 @@ impl Part {
     pub fn len(&self) -> usize {
         self.header.map_or(0, |header| header.len()) + self.payload.len()
     }
-
-    /// Whether the datagram is empty.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// One or more datagrams that one call sends.

@@ -49,6 +49,9 @@ pub trait Relay: Send + Sync + 'static {
     /// Whether new allocations are welcome.
     fn readiness(&self) -> Readiness;
 
+    /// Why those that exist are not served, for people; nothing if they are.
+    fn faults(&self) -> Vec<String>;
+
     /// All counters since the start, at most a second old.
     fn totals(&self) -> Totals;
 

@@ -26,7 +26,7 @@ use crate::history;
 use crate::relay::Relay;
 use crate::slots::Slots;
 use crate::state::Shared;
-use crate::tls::{Tls, TlsError, TlsFiles};
+use crate::tls::{Certificate, Tls, TlsError, TlsFiles};
 use crate::token::Tokens;
 
 /// Threads that work for HTTP: it must never take more of the machine than this.
@@ -37,7 +37,9 @@ const BLOCKING_THREADS: usize = 2;
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
 /// For answers that are under way when everything stops.
-const STOP_TIME: Duration = Duration::from_secs(2);
+const STOP_TIME: Duration = Duration::from_millis(500);
+/// For threads that are at work then; a database may be locked.
+const THREADS_STOP_TIME: Duration = Duration::from_millis(200);
 /// After an accept that failed: files may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -140,7 +142,7 @@ pub(crate) fn start_with(
             runtime.spawn(async move { history::keep(&watched).await });
             let server = Server { router: router(Arc::clone(&shared)), shared, tls, limits };
             runtime.block_on(accept(listener, server));
-            runtime.shutdown_timeout(STOP_TIME);
+            runtime.shutdown_timeout(THREADS_STOP_TIME);
         })
         .map_err(StartError::Threads)?;
     Ok(Running { address, handle, stop, thread: Some(thread) })
@@ -159,12 +161,19 @@ impl Handle {
         self.shared.tokens.store(Arc::new(tokens));
     }
 
-    /// Reads certificate and key again, for connections from now on. Without TLS it does nothing.
+    /// Reads certificate and key again; nothing without TLS. It takes as long as the files do.
     ///
     /// # Errors
-    /// If they can't be used; then the old ones stay in force.
-    pub fn reload_tls(&self) -> Result<(), TlsError> {
-        self.tls.as_ref().map_or(Ok(()), |tls| tls.reload())
+    /// If they can't be used.
+    pub fn read_certificate(&self) -> Result<Option<Certificate>, TlsError> {
+        self.tls.as_ref().map(|tls| tls.read()).transpose()
+    }
+
+    /// Another certificate, for connections from now on.
+    pub fn set_certificate(&self, certificate: Certificate) {
+        if let Some(tls) = &self.tls {
+            tls.set(certificate);
+        }
     }
 }
 
@@ -187,7 +196,12 @@ impl Running {
         self.handle.clone()
     }
 
-    /// Ends streams of events, finishes what is under way, and returns; within a few seconds in any case.
+    /// Takes no further request and ends streams of events, without waiting.
+    pub fn begin_stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Ends streams of events, finishes what is under way, and returns; within a second in any case.
     pub fn stop(self) {
         drop(self);
     }
@@ -195,7 +209,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.send_replace(true);
+        self.begin_stop();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

@@ -1,6 +1,7 @@
 //! HTTPS by rustls, from two PEM files that can be read again while running.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,6 +11,11 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
+
+use crate::files;
+
+/// The largest file: a long chain is a tenth of it.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Where certificate and key are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +29,17 @@ pub struct TlsFiles {
 /// Why certificate and key can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// One of the files can't be read, or holds something else.
+    /// One of the files can't be read.
     #[error("{}: {why}", path.display())]
     File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        why: io::Error,
+    },
+    /// One of the files holds something else.
+    #[error("{}: {why}", path.display())]
+    Content {
         /// Which.
         path: PathBuf,
         /// What is wrong.
@@ -38,6 +52,9 @@ pub enum TlsError {
     #[error("certificate and key can't be used: {0}")]
     Unfit(#[from] rustls::Error),
 }
+
+/// A certificate and its key, ready to be used.
+pub struct Certificate(Arc<ServerConfig>);
 
 /// The certificate in force.
 pub struct Tls {
@@ -52,10 +69,14 @@ impl Tls {
         Ok(Self { files, config: ArcSwap::new(config) })
     }
 
-    /// Reads the files again. If that fails, the old certificate stays in force.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        self.config.store(read(&self.files)?);
-        Ok(())
+    /// Reads the files again; what comes of it is in force once it is [`set`](Tls::set).
+    pub fn read(&self) -> Result<Certificate, TlsError> {
+        read(&self.files).map(Certificate)
+    }
+
+    /// Another certificate, for connections from now on.
+    pub fn set(&self, certificate: Certificate) {
+        self.config.store(certificate.0);
     }
 
     /// For one connection.
@@ -71,17 +92,21 @@ impl fmt::Debug for Tls {
 }
 
 fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    let read = |path: &PathBuf| {
+        let fault = |why| TlsError::File { path: path.clone(), why };
+        files::read(path, MAX_FILE_BYTES).map_err(fault)
+    };
     let fault = |path: &PathBuf| {
         let path = path.clone();
-        move |why| TlsError::File { path, why }
+        move |why| TlsError::Content { path, why }
     };
-    let chain = CertificateDer::pem_file_iter(&files.cert)
-        .and_then(|chain| chain.collect::<Result<Vec<_>, _>>())
+    let chain = CertificateDer::pem_slice_iter(&read(&files.cert)?)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(fault(&files.cert))?;
     if chain.is_empty() {
         return Err(TlsError::NoCertificate(files.cert.clone()));
     }
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(fault(&files.key))?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(fault(&files.key))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()

@@ -13,8 +13,15 @@ use crate::control::{Control, EventSource};
 pub struct Administration {
     running: Running,
     is_https: bool,
-    /// Publishes events and looks at the workers once a second.
-    _helpers: Runtime,
+    /// Publishes events and looks at the workers once a second; there until it is dropped.
+    helpers: Option<Runtime>,
+}
+
+impl Drop for Administration {
+    fn drop(&mut self) {
+        // Whatever they are at: nobody waits for them.
+        self.helpers.take().into_iter().for_each(Runtime::shutdown_background);
+    }
 }
 
 impl Administration {
@@ -46,7 +53,12 @@ impl Administration {
         helpers.spawn(Arc::clone(control).tick());
         let running = turnpike_admin::start(settings, Arc::clone(control) as _)?;
         control.set_admin(running.handle());
-        Ok(Some(Administration { running, is_https, _helpers: helpers }))
+        Ok(Some(Administration { running, is_https, helpers: Some(helpers) }))
+    }
+
+    /// Takes no further request; those under way are answered until it is dropped.
+    pub fn begin_stop(&self) {
+        self.running.begin_stop();
     }
 
     /// Where a browser on this host finds it.

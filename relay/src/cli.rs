@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -142,9 +143,12 @@ fn run_relay(matches: &ArgMatches) -> ExitCode {
             Err(error) => return fail(FAILURE, &format!("quickstart: no random bytes: {error}")),
         }
     }
-    let Loaded { config, warnings } = match loader.load() {
-        Ok(loaded) => loaded,
-        Err(problems) => return configuration_fault(&problems),
+    let loader = Arc::new(loader);
+    let Loaded { config, warnings } = match loader.in_time(Loader::load) {
+        Ok(Ok(loaded)) => loaded,
+        Ok(Err(problems)) => return configuration_fault(&problems),
+        // Another attempt may find the mount alive: not a fault of the configuration.
+        Err(stuck) => return fail(FAILURE, &stuck.to_string()),
     };
     let _log = match logging::init(config.log_level, config.log_format) {
         Ok(guard) => guard,
@@ -172,14 +176,16 @@ fn config_file(matches: &ArgMatches) -> Option<PathBuf> {
 fn check_config(matches: &ArgMatches) -> ExitCode {
     let file = matches.get_one::<PathBuf>("file").expect("clap requires it").clone();
     let name = file.display().to_string();
-    match Loader::new(Some(file), std::env::vars_os()).with_examples_allowed().load() {
-        Ok(loaded) => {
+    let loader = Arc::new(Loader::new(Some(file), std::env::vars_os()).with_examples_allowed());
+    match loader.in_time(Loader::load) {
+        Ok(Ok(loaded)) => {
             for warning in &loaded.warnings {
                 eprintln!("warning: {warning}");
             }
             print(&format!("{name}: ok\n"))
         }
-        Err(problems) => configuration_fault(&problems),
+        Ok(Err(problems)) => configuration_fault(&problems),
+        Err(stuck) => fail(FAILURE, &stuck.to_string()),
     }
 }
 

@@ -7,12 +7,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
 use turnpike_admin::model::Counts;
 use turnpike_driver::Driver;
@@ -28,12 +27,15 @@ use crate::admin::Administration;
 use crate::banner::{self, DataPath, Ready};
 use crate::config::resolve::{self, Addresses};
 use crate::config::{Config, Loader, Problems};
-use crate::control::{Command, Control, EventSink, Parts, Users, WorkerHandle, event_queue};
+use crate::control::{Control, EventSink, Parts, Users, WorkerHandle, event_queue};
 use crate::handover::Handover;
 use crate::offload::{KernelPath, pinning};
+use crate::service_manager::{News, tell};
 use crate::setup;
 use crate::shard::Shard;
-use crate::signals::{self, Signal};
+use crate::signals::{self, Signal, SignalSource};
+use crate::stop::{self, WorkerThread};
+use crate::watch::Watch;
 
 /// How often a drain looks whether the last allocation has gone, and the main thread whether a worker has died.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -79,7 +81,7 @@ impl StartError {
 ///
 /// # Errors
 /// If the relay can't start or can't go on.
-pub fn run(config: Config, loader: Loader) -> Result<(), StartError> {
+pub fn run(config: Config, loader: Arc<Loader>) -> Result<(), StartError> {
     let signals = signals::listen().map_err(StartError::system("signals"))?;
     raise_descriptor_limit();
     heap::keep_small();
@@ -92,11 +94,10 @@ pub fn run(config: Config, loader: Loader) -> Result<(), StartError> {
         warn!("the ready line could not be printed on stdout: {error}");
     }
     info!("{ready}");
-    notify(&[NotifyState::Ready]);
+    tell(News::Ready);
     let outcome = relay.serve(&signals);
-    notify(&[NotifyState::Stopping]);
-    relay.stop();
-    outcome
+    tell(News::Stopping);
+    outcome.and(relay.stop())
 }
 
 /// Each relayed address needs a descriptor: as many as the system lets us have without asking.
@@ -108,25 +109,22 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Tells systemd, if it listens; nobody else minds.
-pub(crate) fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!("systemd was not notified: {error}");
-    }
-}
-
 /// The running relay.
 struct Relay {
     control: Arc<Control>,
     kernel: KernelPath,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    threads: Vec<WorkerThread>,
     /// Ends when dropped.
-    _admin: Option<Administration>,
+    admin: Option<Administration>,
 }
 
 impl Relay {
     /// Also gives what there is to announce.
-    fn start(config: &Config, loader: Loader, addresses: Addresses) -> Result<(Self, Ready), StartError> {
+    fn start(
+        config: &Config,
+        loader: Arc<Loader>,
+        addresses: Addresses,
+    ) -> Result<(Self, Ready), StartError> {
         let io = choose::choose(config.io.wanted())
             .map_err(io::Error::other)
             .map_err(StartError::system("io = \"io-uring\""))?;
@@ -166,17 +164,17 @@ impl Relay {
         let admin =
             Administration::start(config, &control, event_source).map_err(StartError::other("admin"))?;
         ready.admin = admin.as_ref().map(Administration::url);
-        Ok((Self { control, kernel, threads, _admin: admin }, ready))
+        Ok((Self { control, kernel, threads, admin }, ready))
     }
 
     /// Until a signal says stop and, if so configured, the last allocation has gone.
-    fn serve(&self, signals: &Receiver<Signal>) -> Result<(), StartError> {
+    fn serve(&self, signals: &SignalSource) -> Result<(), StartError> {
+        let (mut reloads, mut watch) = (Reloads::default(), Watch::new());
         loop {
-            match signals.recv_timeout(GLANCE) {
-                // Its outcome is in the log.
-                Ok(Signal::Reload) => drop(self.control.reload_all()),
+            match signals.next(GLANCE) {
+                Ok(Signal::Reload) => reloads.wish(),
                 Ok(Signal::Stop) => {
-                    self.drain(signals);
+                    self.drain(signals, &mut watch);
                     return Ok(());
                 }
                 Err(RecvTimeoutError::Timeout) if self.threads.iter().any(JoinHandle::is_finished) => {
@@ -189,44 +187,84 @@ impl Relay {
                     return Err(StartError::System { what: "signals".to_owned(), source });
                 }
             }
+            reloads.pursue(&self.control);
+            watch.look(&self.control);
         }
     }
 
     /// Lets existing allocations live on for the configured time; a second signal ends the wait. It is the
     /// drain that the API knows, too.
-    fn drain(&self, signals: &Receiver<Signal>) {
+    fn drain(&self, signals: &SignalSource, watch: &mut Watch) {
         let timeout = self.control.drain_timeout();
         if timeout.is_zero() || self.control.allocations() == 0 {
             return;
         }
-        notify(&[NotifyState::Stopping]);
-        if let Err(why) = self.control.begin_drain(Some(timeout)) {
+        tell(News::Stopping);
+        if let Err(why) = self.control.begin_stop(timeout) {
             error!("not draining: {why}");
         }
         let deadline = Instant::now() + timeout;
-        while self.control.allocations() > 0 && Instant::now() < deadline {
-            if signals.recv_timeout(GLANCE) == Ok(Signal::Stop) {
-                info!("a second signal: stopping at once");
-                return;
+        while self.control.allocations() > 0
+            && Instant::now() < deadline
+            && !self.control.deadline_has_passed()
+        {
+            match signals.next(GLANCE) {
+                Ok(Signal::Stop) => {
+                    info!("a second signal: stopping at once");
+                    return;
+                }
+                // It is refused, and that is in the log.
+                Ok(Signal::Reload) => drop(self.control.reload_all()),
+                Err(_) => {}
             }
+            watch.look(&self.control);
         }
     }
 
-    fn stop(self) {
-        for worker in self.control.workers() {
-            // The thread's own outcome says why it has ended before.
-            let _ = worker.insist(Command::Stop);
+    /// Ends everything, within two seconds if something stands still.
+    fn stop(self) -> Result<(), StartError> {
+        if let Some(admin) = &self.admin {
+            admin.begin_stop();
         }
-        for thread in self.threads {
-            match thread.join() {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => error!("a worker failed: {error}"),
-                Err(_) => error!("a worker panicked"),
-            }
-        }
+        let workers_ended = stop::end_workers(self.control.workers(), self.threads);
         let path = self.kernel.data_path();
-        let frames = self.kernel.stop();
-        log_totals(&turnpike_admin::Relay::totals(&*self.control).sum, &path, frames);
+        let forwarded = stop::end_kernel_path(self.kernel);
+        log_totals(&turnpike_admin::Relay::totals(&*self.control).sum, &path, forwarded.unwrap_or(0));
+        if workers_ended && forwarded.is_some() {
+            return Ok(());
+        }
+        let source = io::Error::other("something stood still and was left behind; see the log");
+        Err(StartError::System { what: "stopping".to_owned(), source })
+    }
+}
+
+/// Reloads that signals asked for: one at a time, on a thread of its own, since files and databases may
+/// take their time.
+#[derive(Default)]
+struct Reloads {
+    thread: Option<JoinHandle<()>>,
+    is_wanted: bool,
+}
+
+impl Reloads {
+    /// Another one; several wishes during a reload are one.
+    fn wish(&mut self) {
+        self.is_wanted = true;
+    }
+
+    /// Begins what is wanted, unless the last one is still under way.
+    fn pursue(&mut self, control: &Arc<Control>) {
+        if !self.is_wanted || self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        self.is_wanted = false;
+        let control = Arc::clone(control);
+        // Its outcome is in the log.
+        let reload = move || drop(control.reload_all());
+        match thread::Builder::new().name("reload".to_owned()).spawn(reload) {
+            Ok(thread) => self.thread = Some(thread),
+            Err(error) => error!("not reloaded: there is no thread for it: {error}"),
+        }
     }
 }
 
@@ -290,8 +328,6 @@ struct WorkerParts<'a> {
     events: EventSink,
     kernel: &'a KernelPath,
 }
-
-type WorkerThread = JoinHandle<io::Result<()>>;
 
 impl WorkerParts<'_> {
     fn open(

@@ -1,11 +1,20 @@
 //! Signals as messages.
 
 use std::io;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tracing::error;
+
+use crate::logging;
+
+/// How long the main thread may take to notice a signal to stop: seven times its longest sleep.
+const LAST_RESORT: Duration = Duration::from_millis(1400);
 
 /// What the operator wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,28 +25,68 @@ pub enum Signal {
     Reload,
 }
 
-/// Catches signals from now on; a thread delivers them in order until the receiver is dropped.
+/// Signals as they come.
+pub struct SignalSource {
+    receiver: Receiver<Signal>,
+    stop_seen: Arc<AtomicBool>,
+}
+
+impl SignalSource {
+    /// The next signal, if one comes within `limit`.
+    ///
+    /// # Errors
+    /// If none comes, or the thread that catches them has ended.
+    pub fn next(&self, limit: Duration) -> Result<Signal, RecvTimeoutError> {
+        let signal = self.receiver.recv_timeout(limit)?;
+        if signal == Signal::Stop {
+            self.stop_seen.store(true, Ordering::Relaxed);
+        }
+        Ok(signal)
+    }
+}
+
+/// Catches signals from now on; a thread delivers them in order. If nobody takes the first [`Signal::Stop`]
+/// within a second and a half, that thread ends the process itself.
 ///
 /// # Errors
 /// If the handlers or the thread can't be set up.
-pub fn listen() -> io::Result<Receiver<Signal>> {
+pub fn listen() -> io::Result<SignalSource> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (sender, receiver) = channel();
+    let source = SignalSource { receiver, stop_seen: Arc::default() };
+    let stop_seen = Arc::clone(&source.stop_seen);
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut is_first = true;
         for signal in signals.forever() {
             let signal = if signal == SIGHUP { Signal::Reload } else { Signal::Stop };
             if sender.send(signal).is_err() {
                 return;
             }
+            if signal == Signal::Stop && std::mem::take(&mut is_first) {
+                give_up_unless(Arc::clone(&stop_seen));
+            }
         }
     })?;
-    Ok(receiver)
+    Ok(source)
+}
+
+/// Whatever the main thread waits for: a signal to stop is obeyed.
+fn give_up_unless(stop_seen: Arc<AtomicBool>) {
+    let watch = move || {
+        thread::sleep(LAST_RESORT);
+        if !stop_seen.load(Ordering::Relaxed) {
+            error!("told to stop while the main thread stands still: giving up");
+            logging::flush();
+            std::process::exit(1);
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("last-resort".to_owned()).spawn(watch) {
+        error!("no thread sees to it that the process ends: {error}");
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use signal_hook::low_level::raise;
 
     use super::*;
@@ -52,7 +101,7 @@ mod tests {
             (SIGHUP, Signal::Reload),
         ] {
             raise(number).expect("a process may signal itself");
-            assert_eq!(signals.recv_timeout(Duration::from_secs(10)), Ok(expected), "signal {number}");
+            assert_eq!(signals.next(Duration::from_secs(10)), Ok(expected), "signal {number}");
         }
     }
 }

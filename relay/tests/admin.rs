@@ -87,10 +87,25 @@ impl Relay {
         (output.status.code(), text(output.stdout), text(output.stderr))
     }
 
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id() as i32).expect("a process");
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Waits for a record of the log; gives its message.
+    #[track_caller]
+    fn logged(&self, part: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{part:?} is not logged"));
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
     /// SIGTERM; gives the log as records.
     fn stop(mut self) -> Vec<Value> {
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a process");
-        kill_process(pid, Signal::TERM).expect("it runs");
+        self.signal(Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
         while self.child.try_wait().expect("it is ours").is_none() {
             assert!(Instant::now() < deadline, "it does not stop");
@@ -394,6 +409,48 @@ fn a_draining_relay_sends_clients_elsewhere_and_is_not_ready() {
     assert_eq!(relay.http("GET", "/readyz", None).0, 200);
     let answer = allocate_by_hand(relay.server);
     assert!(Message::parse(&answer).expect("well-formed").attribute(attr::XOR_RELAYED_ADDRESS).is_some());
+}
+
+#[test]
+fn nothing_takes_back_the_signal_to_stop() {
+    let relay = Relay::start("drain-timeout = 3600\n");
+    let answer = allocate_by_hand(relay.server);
+    assert!(Message::parse(&answer).expect("well-formed").attribute(attr::XOR_RELAYED_ADDRESS).is_some());
+    relay.signal(Signal::TERM);
+    relay.logged("draining");
+    let (status, problem) = relay.http("DELETE", "/v1/drain", None);
+    assert!(status == 409 && problem.contains("was told to stop"), "{status} {problem}");
+    let longer = relay.json("POST", "/v1/drain", Some(&json!({"deadline_secs": 500_000})));
+    let kept = longer["deadline_unix_secs"].as_u64().expect("a deadline");
+    let shorter = relay.json("POST", "/v1/drain", Some(&json!({"deadline_secs": 60})));
+    assert!(shorter["deadline_unix_secs"].as_u64().expect("a deadline") < kept, "{shorter}");
+    assert!(kept < longer["since_unix_secs"].as_u64().expect("a start") + 3_700, "{longer}");
+    assert_eq!(relay.http("GET", "/readyz", None).0, 503);
+    assert_eq!(relay.http("POST", "/v1/reload", None).0, 409);
+    relay.signal(Signal::HUP);
+    let record = relay.logged("not reloaded");
+    assert!(record.contains("was told to stop"), "{record}");
+    // The second one ends it, and the call.
+    let records = relay.stop();
+    assert!(records.iter().any(|record| record["message"] == "allocation ended"), "{records:?}");
+}
+
+#[test]
+fn a_fifo_among_the_secrets_is_refused_by_a_reload_that_changes_nothing() {
+    let relay = Relay::start("");
+    let fifo = relay.folder.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("coreutils").success());
+    let file = relay.folder.path().join("turnpike.toml");
+    let text = std::fs::read_to_string(&file).expect("it is ours");
+    std::fs::write(&file, format!("{text}auth-secret-file = [{:?}]\n", fifo.display().to_string()))
+        .expect("written");
+    relay.signal(Signal::HUP);
+    let record = relay.logged("not reloaded");
+    assert!(record.contains("it is a FIFO") && record.contains("auth-secret-file"), "{record}");
+    let (status, problem) = relay.http("POST", "/v1/reload", None);
+    assert!(status == 409 && problem.contains("it is a FIFO"), "{status} {problem}");
+    assert_eq!(relay.http("GET", "/readyz", None).0, 200);
+    drop(relay.stop());
 }
 
 #[test]

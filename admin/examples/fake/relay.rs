@@ -310,6 +310,10 @@ impl Relay for Fake {
         Readiness { ready: !state.drain.draining, reasons: draining_reasons(&state) }
     }
 
+    fn faults(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn totals(&self) -> Totals {
         let state = self.advanced();
         let mut sum = Counts {

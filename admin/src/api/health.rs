@@ -11,16 +11,24 @@ use crate::extract::NoQuery;
 use crate::model::Readiness;
 use crate::state::Shared;
 
-/// It runs.
+/// Whether it works: all its workers turn.
 #[utoipa::path(
     get, path = "/healthz", tag = "status",
-    responses((status = 200, description = "It runs", body = String, content_type = "text/plain"), Problems)
+    responses(
+        (status = 200, description = "It works", body = String, content_type = "text/plain"),
+        (status = 503, description = "It doesn't, and why", body = String, content_type = "text/plain"),
+        Problems
+    )
 )]
-pub async fn healthz(_: NoQuery) -> &'static str {
-    "ok\n"
+pub async fn healthz(_: NoQuery, State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
+    let faults = shared.relay.faults();
+    match faults.is_empty() {
+        true => (StatusCode::OK, "ok\n".to_owned()),
+        false => (StatusCode::SERVICE_UNAVAILABLE, faults.join("\n") + "\n"),
+    }
 }
 
-/// Whether new allocations are welcome.
+/// Whether new allocations are welcome: it does not drain, and all its workers turn.
 #[utoipa::path(
     get, path = "/readyz", tag = "status",
     responses(

@@ -9,6 +9,7 @@ use clap::ArgMatches;
 use super::layers::{Layer, Settings, from_environment, from_flags};
 use super::options::{Config, assign};
 use super::quickstart::Quickstart;
+use super::reading::Reader;
 use super::report::{Place, Problem, Problems, Report};
 use super::types::Secret;
 use super::{check, file, secrets};
@@ -31,6 +32,7 @@ pub struct Loader {
     flags: Layer,
     quickstart: Option<Quickstart>,
     examples_allowed: bool,
+    pub(super) reader: Reader,
 }
 
 impl Loader {
@@ -43,6 +45,7 @@ impl Loader {
             flags: Layer::new(),
             quickstart: None,
             examples_allowed: false,
+            reader: Reader::default(),
         }
     }
 
@@ -114,13 +117,14 @@ impl Loader {
         };
         let mut settings = Settings::merge(home, [from_file, from_environment, self.flags.clone()]);
         let mut config = assign(&mut settings, report);
-        secrets::load(&mut config, &settings, report);
+        secrets::load(&mut config, &settings, &self.reader, report);
+        self.reader.end();
         (config, settings)
     }
 
     fn read_file(&self, report: &mut Report) -> Layer {
         let Some(path) = &self.file else { return Layer::new() };
-        match secrets::read_text(path) {
+        match self.reader.text(path) {
             Ok(text) => file::from_toml(Arc::clone(path), &text, report),
             Err(error) => {
                 report.incomplete = true;

@@ -1,8 +1,9 @@
 //! What a worker can be told and asked, and the queue that carries it.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use turnpike_driver::Waker;
@@ -12,6 +13,9 @@ use super::Status;
 
 /// Messages that wait for one worker; above it the asker is told to come again.
 pub(crate) const MAX_MESSAGES: usize = 256;
+
+/// Between two attempts to reach a worker whose queue is full.
+const INSIST_PAUSE: Duration = Duration::from_millis(2);
 
 /// What a worker can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,16 +102,24 @@ impl WorkerHandle {
         self.push(Message::Ask(question))
     }
 
-    /// Sends a command that must arrive, and waits for a place in the queue if there is none.
+    /// Sends a command that should arrive, and waits for a place in the queue if there is none, for
+    /// `limit` at the most.
     ///
     /// # Errors
-    /// If the worker is gone.
-    pub fn insist(&self, command: Command) -> io::Result<()> {
-        // A worker with a full queue was woken for what is in there; this makes it return for the rest.
+    /// If the worker is gone, or takes nothing.
+    pub fn insist(&self, command: Command, limit: Duration) -> Result<(), Unreachable> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.send(command) {
+                Err(Unreachable::Full) if Instant::now() < deadline => thread::sleep(INSIST_PAUSE),
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Makes it turn, if it can.
+    pub fn wake(&self) {
         self.waker.wake();
-        let sent = self.sender.send(Message::Tell(command));
-        self.waker.wake();
-        sent.map_err(|_| io::Error::other(Unreachable::Ended))
     }
 
     fn push(&self, message: Message) -> Result<(), Unreachable> {

@@ -18,9 +18,26 @@ const MAX_DEADLINE_SECS: u64 = 604_800;
 pub(super) struct Drain {
     since: Option<Moment>,
     deadline_ns: Option<u64>,
+    /// The process was told to end: no way back.
+    stopping: bool,
 }
 
 impl Control {
+    /// From now on the relay is on its way to the end: it drains, with this deadline at the latest, nobody
+    /// can end that, and nothing is reloaded.
+    ///
+    /// # Errors
+    /// If the deadline can't be, or a worker can't be told.
+    pub fn begin_stop(&self, deadline: Duration) -> Result<model::DrainState, RelayError> {
+        lock(&self.drain).stopping = true;
+        self.begin_drain(Some(deadline))
+    }
+
+    /// Whether the process was told to end.
+    pub(super) fn is_stopping(&self) -> bool {
+        lock(&self.drain).stopping
+    }
+
     /// Refuses new allocations from now on; after the deadline, if any, the rest is ended. Asked again, it
     /// only moves the deadline.
     ///
@@ -39,7 +56,10 @@ impl Control {
             let mut drain = lock(&self.drain);
             self.tell(Command::Drain(true))?;
             drain.since.get_or_insert(now);
-            drain.deadline_ns = deadline_ns;
+            drain.deadline_ns = match drain.deadline_ns.filter(|_| drain.stopping) {
+                Some(last_ns) => deadline_ns.map(|deadline_ns| deadline_ns.min(last_ns)).or(Some(last_ns)),
+                None => deadline_ns,
+            };
         }
         info!(allocations = self.allocations(), deadline_secs = deadline.map(|d| d.as_secs()), "draining");
         Ok(self.drain_state())
@@ -48,10 +68,14 @@ impl Control {
     /// Takes new allocations again.
     ///
     /// # Errors
-    /// If a worker can't be told.
+    /// If the process was told to end, or a worker can't be told.
     pub fn end_drain(&self) -> Result<model::DrainState, RelayError> {
         {
             let mut drain = lock(&self.drain);
+            if drain.stopping {
+                let why = "the relay was told to stop: it drains until it ends";
+                return Err(RelayError::Conflict(why.to_owned()));
+            }
             self.tell(Command::Drain(false))?;
             *drain = Drain::default();
         }
@@ -70,6 +94,12 @@ impl Control {
                 drain.deadline_ns = None;
             }
         }
+    }
+
+    /// Whether the deadline of a drain, if there is one, has passed.
+    pub fn deadline_has_passed(&self) -> bool {
+        let is_over = |deadline_ns: &u64| *deadline_ns <= Moment::now().mono_ns;
+        lock(&self.drain).deadline_ns.as_ref().is_some_and(is_over)
     }
 
     /// How long allocations may live on after the signal to stop.

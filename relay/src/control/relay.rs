@@ -2,17 +2,18 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{Semaphore, broadcast, oneshot};
 use tracing::debug;
 use turnpike_admin::model::{self, AllocationId, Event};
 use turnpike_admin::{Answer, Relay, RelayError};
 use turnpike_proto::shared::Shared;
 
 use super::convert::{self, Moment};
+use super::liveness::Liveness;
 use super::operate::Drain;
 use super::snapshots::Snapshots;
 use super::totals::Loads;
@@ -37,7 +38,7 @@ pub struct Parts {
     /// The configuration in force.
     pub config: Config,
     /// Reads it again.
-    pub loader: Loader,
+    pub loader: Arc<Loader>,
     /// The addresses in use.
     pub addresses: Addresses,
     /// What the ready line says.
@@ -56,7 +57,7 @@ pub struct Parts {
 pub struct Control {
     pub(super) started: Moment,
     pub(super) config: ArcSwap<Config>,
-    pub(super) loader: Loader,
+    pub(super) loader: Arc<Loader>,
     pub(super) addresses: Addresses,
     pub(super) ready: Ready,
     pub(super) shared: Arc<Shared>,
@@ -68,18 +69,25 @@ pub struct Control {
     pub(super) reloading: Mutex<()>,
     pub(super) snapshots: Snapshots,
     pub(super) loads: Loads,
+    pub(super) liveness: Liveness,
     events: broadcast::Sender<Arc<Event>>,
     /// Events that found their queue full, once somebody publishes them.
     lost_events: OnceLock<Arc<AtomicU64>>,
     /// The administration, once it runs.
     pub(super) admin: OnceLock<turnpike_admin::Handle>,
+    /// For threads that are to do what blocks.
+    me: Weak<Control>,
+    /// The turn of whoever wants something of the users' database.
+    pub(super) database: Arc<Semaphore>,
+    /// The turn of whoever wants a reload.
+    reload: Arc<Semaphore>,
 }
 
 impl Control {
     /// Takes over a relay whose workers run.
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { config, loader, addresses, ready, shared, workers, offload, users } = parts;
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
             started: Moment::now(),
             config: ArcSwap::from_pointee(config),
             loader,
@@ -93,9 +101,13 @@ impl Control {
             reloading: Mutex::default(),
             snapshots: Snapshots::default(),
             loads: Loads::default(),
+            liveness: Liveness::default(),
             events: broadcast::Sender::new(MAX_LAG),
             lost_events: OnceLock::new(),
             admin: OnceLock::new(),
+            me: Weak::clone(me),
+            database: Arc::new(Semaphore::new(1)),
+            reload: Arc::new(Semaphore::new(1)),
         })
     }
 
@@ -159,6 +171,26 @@ impl Control {
                 Err(error) => debug!("no snapshot: {error}"),
             }
         }
+    }
+
+    /// Does what blocks on a thread for such work, one after the other: nobody's packets, and no other
+    /// request, wait for it.
+    pub(super) async fn in_turn<T: Send + 'static>(
+        &self,
+        turn: &Arc<Semaphore>,
+        otherwise: &str,
+        work: impl FnOnce(&Control) -> Result<T, RelayError> + Send + 'static,
+    ) -> Result<T, RelayError> {
+        let turn = tokio::time::timeout(PATIENCE, Arc::clone(turn).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(RelayError::Busy(otherwise.to_owned())) };
+        let control = self.me.upgrade().expect("whoever calls keeps it alive");
+        let work = move || {
+            // Also if whoever asked has gone.
+            let _turn = turn;
+            work(&control)
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| RelayError::Internal(format!("a thread of the administration: {error}")))?
     }
 
     fn publish(&self, event: Event) {
@@ -278,9 +310,15 @@ impl Relay for Control {
     }
 
     fn readiness(&self) -> model::Readiness {
-        let draining = self.drain_state().draining;
-        let reasons = if draining { vec!["draining: no new allocations".to_owned()] } else { Vec::new() };
-        model::Readiness { ready: !draining, reasons }
+        let mut reasons = self.standstills();
+        if self.drain_state().draining {
+            reasons.push("draining: no new allocations".to_owned());
+        }
+        model::Readiness { ready: reasons.is_empty(), reasons }
+    }
+
+    fn faults(&self) -> Vec<String> {
+        self.standstills()
     }
 
     fn totals(&self) -> model::Totals {
@@ -342,7 +380,7 @@ impl Relay for Control {
 
     fn reload(&self) -> Answer<'_, model::ReloadReport> {
         // It reads files.
-        Box::pin(async { tokio::task::block_in_place(|| self.reload_all()) })
+        Box::pin(self.in_turn(&self.reload, "another reload is under way", Control::reload_all))
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {

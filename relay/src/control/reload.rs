@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use sd_notify::NotifyState;
 use tracing::{error, info, warn};
-use turnpike_admin::RelayError;
 use turnpike_admin::model::ReloadReport;
+use turnpike_admin::{Certificate, RelayError, TlsError};
 
 use super::Command;
 use super::relay::{Control, lock};
-use crate::config::{Config, Loaded, OPTIONS};
+use crate::config::{Config, Loaded, Loader, OPTIONS, Problems};
+use crate::service_manager::{News, tell};
 use crate::setup;
 
 /// Options whose change a reload applies; all others need a restart.
@@ -43,10 +43,9 @@ impl Control {
     /// # Errors
     /// What is wrong with it.
     pub fn reload_all(&self) -> Result<ReloadReport, RelayError> {
-        let usec = turnpike_driver::clock::monotonic_ns() / 1_000;
-        crate::run::notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(usec.into())]);
+        tell(News::Reloading(turnpike_driver::clock::monotonic_ns() / 1_000));
         let outcome = self.reload_config();
-        crate::run::notify(&[NotifyState::Ready]);
+        tell(News::Ready);
         match &outcome {
             Ok(report) => {
                 let restart_needed = report.restart_needed.join(" ");
@@ -59,8 +58,12 @@ impl Control {
 
     fn reload_config(&self) -> Result<ReloadReport, RelayError> {
         let _reloading = lock(&self.reloading);
+        if self.is_stopping() {
+            return Err(RelayError::Conflict("the relay was told to stop".to_owned()));
+        }
+        let (loaded, certificate) = self.read_files()?;
         let Loaded { config, warnings } =
-            self.loader.load().map_err(|problems| RelayError::Conflict(problems.to_string()))?;
+            loaded.map_err(|problems| RelayError::Conflict(problems.to_string()))?;
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         let old = self.config.load_full();
         let changed = changes(&old, &config);
@@ -74,8 +77,12 @@ impl Control {
         setup::set_alternates(&self.shared, &config);
         if let Some(admin) = self.admin.get() {
             admin.set_tokens(crate::admin::tokens(&config.admin_tokens));
-            // The old certificate stays in force then.
-            warnings.extend(admin.reload_tls().err().map(|why| format!("not reloaded: {why}")));
+            match certificate {
+                Ok(Some(certificate)) => admin.set_certificate(certificate),
+                Ok(None) => {}
+                // The old certificate stays in force then.
+                Err(why) => warnings.push(format!("not reloaded: {why}")),
+            }
         }
         self.config.store(Arc::new(config));
         self.tell(Command::PolicyChanged)?;
@@ -83,7 +90,24 @@ impl Control {
         let names = |keys: Vec<&str>| keys.into_iter().map(str::to_owned).collect();
         Ok(ReloadReport { applied: names(applied), restart_needed: names(restart_needed), warnings })
     }
+
+    /// Whatever takes its time, before anything changes.
+    fn read_files(&self) -> Result<Files, RelayError> {
+        let admin = self.admin.get().cloned();
+        let certificate = self.config.load().admin_tls_cert.clone();
+        let read = move |loader: &Loader| {
+            let loaded = loader.load();
+            if let Some(path) = &certificate {
+                loader.note(path);
+            }
+            (loaded, admin.map_or(Ok(None), |admin| admin.read_certificate()))
+        };
+        self.loader.in_time(read).map_err(|stuck| RelayError::Busy(stuck.to_string()))
+    }
 }
+
+/// What a reload has read.
+type Files = (Result<Loaded, Problems>, Result<Option<Certificate>, TlsError>);
 
 /// The options that differ, secrets included, which no text shows.
 fn changes(old: &Config, new: &Config) -> Vec<&'static str> {

@@ -5,9 +5,10 @@
 //! is never older than that, and an idle worker sleeps on.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use turnpike_proto::stats::{AllocationRecord, ServerCounts, Traffic};
 use turnpike_proto::{Now, Server};
 
@@ -67,7 +68,8 @@ pub struct Report {
 pub struct Status {
     allocations: AtomicUsize,
     relay_sockets: AtomicUsize,
-    report: Mutex<Report>,
+    turned_ns: AtomicU64,
+    report: ArcSwap<Report>,
 }
 
 impl Status {
@@ -81,9 +83,14 @@ impl Status {
         self.relay_sockets.load(Ordering::Relaxed)
     }
 
+    /// When its last turn began, CLOCK_MONOTONIC in nanoseconds; 0 before the first.
+    pub fn turned_ns(&self) -> u64 {
+        self.turned_ns.load(Ordering::Relaxed)
+    }
+
     /// All its counters, less than a second old; exact once the worker has stopped.
-    pub fn report(&self) -> Report {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn report(&self) -> Arc<Report> {
+        self.report.load_full()
     }
 }
 
@@ -154,6 +161,7 @@ impl Reporter {
         let counts = server.table_counts();
         status.allocations.store(counts.allocations, Ordering::Relaxed);
         status.relay_sockets.store(counts.relay_sockets, Ordering::Relaxed);
+        status.turned_ns.store(now.mono_ns, Ordering::Relaxed);
         if eventful && self.due_ns.is_none() {
             self.due_ns = Some(self.reported_ns.saturating_add(REPORT_INTERVAL_NS).max(now.mono_ns));
         }
@@ -173,7 +181,8 @@ impl Reporter {
             offloaded: self.offloaded,
             load: self.load.clone(),
         };
-        *status.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+        // Whoever reads the last one keeps it: nobody waits for a reader.
+        status.report.store(Arc::new(report));
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::task::block_in_place;
 use tracing::warn;
 use turnpike_admin::RelayError;
 use turnpike_admin::model::{User, UserChange, UserSource};
@@ -69,7 +68,7 @@ impl Control {
     }
 
     pub(super) async fn list_users(&self) -> Result<Vec<User>, RelayError> {
-        let stored = block_in_place(|| self.users.all()).map_err(broken)?;
+        let stored = self.in_database(|control| control.users.all().map_err(broken)).await?;
         let configured: Vec<User> = self.config.load().users.iter().filter_map(configured).collect();
         let is_configured = |name: &str| configured.iter().any(|user| user.name == name);
         let mut users: Vec<User> =
@@ -85,8 +84,12 @@ impl Control {
         if let Some(user) = self.configured_user(&name) {
             return Ok(user);
         }
-        let Ok(store) = self.users.store() else { return Err(RelayError::NotFound("user")) };
-        let stored = block_in_place(|| store.one(&name)).map_err(broken)?;
+        if self.users.0.is_none() {
+            return Err(RelayError::NotFound("user"));
+        }
+        let name = name.into_owned();
+        let find = move |control: &Control| control.users.store()?.one(&name).map_err(broken);
+        let stored = self.in_database(find).await?;
         stored.map(from_database).ok_or(RelayError::NotFound("user"))
     }
 
@@ -103,20 +106,22 @@ impl Control {
         if self.configured_user(&name).is_some() {
             return Err(RelayError::Conflict("the user is kept in the configuration".to_owned()));
         }
-        let store = self.users.store()?;
+        self.users.store()?;
         let keys = change.password.as_ref().map(|password| {
             StoredKeys::derive(&name, self.shared.auth.realm(), password.expose())
                 .map(|keys| UserKeys { md5: keys.md5, sha256: keys.sha256 })
         });
         let keys = keys.transpose().map_err(|why| invalid("the password", why))?;
-        let record =
-            UserRecord { name: &name, keys, quota: change.quota, max_bits_per_sec: change.max_bits_per_sec };
-        let (stored, is_new) = block_in_place(|| {
-            let _reloading = lock(&self.reloading);
-            let stored = store.put(&record, Moment::now().unix_secs()).map_err(broken)?;
-            self.apply_credentials(&self.config.load())?;
-            Ok::<_, RelayError>(stored)
-        })?;
+        let name = name.into_owned();
+        let UserChange { quota, max_bits_per_sec, .. } = change;
+        let put = move |control: &Control| {
+            let _reloading = lock(&control.reloading);
+            let record = UserRecord { name: &name, keys, quota, max_bits_per_sec };
+            let stored = control.users.store()?.put(&record, Moment::now().unix_secs()).map_err(broken)?;
+            control.apply_credentials(&control.config.load())?;
+            Ok(stored)
+        };
+        let (stored, is_new) = self.in_database(put).await?;
         Ok((from_database(stored), is_new))
     }
 
@@ -125,15 +130,26 @@ impl Control {
         if self.configured_user(&name).is_some() {
             return Err(RelayError::Conflict("the user is kept in the configuration".to_owned()));
         }
-        let Ok(store) = self.users.store() else { return Err(RelayError::NotFound("user")) };
-        block_in_place(|| {
-            let _reloading = lock(&self.reloading);
-            if !store.delete(&name).map_err(broken)? {
+        if self.users.0.is_none() {
+            return Err(RelayError::NotFound("user"));
+        }
+        let name = name.into_owned();
+        let delete = move |control: &Control| {
+            let _reloading = lock(&control.reloading);
+            if !control.users.store()?.delete(&name).map_err(broken)? {
                 return Err(RelayError::NotFound("user"));
             }
-            self.apply_credentials(&self.config.load())
-        })?;
-        Ok(())
+            control.apply_credentials(&control.config.load())
+        };
+        self.in_database(delete).await
+    }
+
+    /// Asks the database, on a thread that may wait for it.
+    async fn in_database<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Control) -> Result<T, RelayError> + Send + 'static,
+    ) -> Result<T, RelayError> {
+        self.in_turn(&self.database, "others wait for the user database already", work).await
     }
 
     fn configured_user(&self, name: &str) -> Option<User> {

@@ -43,12 +43,12 @@ impl Credential {
         Zeroizing::new(format!("username: {}\npassword: {}\n", self.username, self.password.as_str()))
     }
 
-    /// One JSON object with the field names of the draft, for programs.
+    /// One JSON object with the field names of the API, for programs.
     pub fn to_json(&self, ttl_secs: u64) -> Zeroizing<String> {
         let object = serde_json::json!({
             "username": self.username,
             "password": self.password.as_str(),
-            "ttl": ttl_secs,
+            "ttl_secs": ttl_secs,
         });
         Zeroizing::new(format!("{object}\n"))
     }
@@ -71,12 +71,12 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_fields_of_the_draft() {
+    fn json_has_the_fields_of_the_api() {
         let credential = issue(&secret("north"), "al\"ice", 1_714_000_000).unwrap();
         let object: serde_json::Value = serde_json::from_str(&credential.to_json(3600)).unwrap();
         assert_eq!(object["username"], "1714000000:al\"ice");
         assert_eq!(object["password"], credential.password.as_str());
-        assert_eq!(object["ttl"], 3600);
+        assert_eq!(object["ttl_secs"], 3600);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 mod http;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -536,6 +536,86 @@ fn ctl_shows_and_changes_what_the_api_does() {
     );
     let log = relay.stop();
     assert!(!format!("{log:?}").contains(TOKEN), "the token is in no log");
+}
+
+/// `turnpike ctl` on a terminal, where somebody answers each question: exit code, and all that the terminal
+/// shows.
+fn ctl_on_a_terminal(relay: &Relay, arguments: &str, dialogue: &[(&str, &str)]) -> (Option<i32>, String) {
+    let program = turnpike().get_program().to_str().expect("UTF-8").to_owned();
+    let mut child = Command::new("script")
+        .args(["--quiet", "--return", "--command", &format!("{program} ctl {arguments}"), "/dev/null"])
+        .env("TURNPIKE_ADMIN_TOKEN", TOKEN)
+        .env("TURNPIKE_ADMIN_URL", format!("http://{}", relay.admin))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script (util-linux) is there");
+    let mut keyboard = child.stdin.take().expect("it is piped");
+    let (mut screen, mut shown) = (child.stdout.take().expect("it is piped"), Vec::new());
+    for (question, answer) in dialogue {
+        let is_asked = |shown: &[u8]| String::from_utf8_lossy(shown).contains(question);
+        let mut byte = [0];
+        while !is_asked(&shown) && screen.read(&mut byte).expect("a screen") == 1 {
+            shown.extend(byte);
+        }
+        // Nobody types before the echo is off, a moment after the question.
+        thread::sleep(Duration::from_millis(300));
+        writeln!(keyboard, "{answer}").expect("typed");
+    }
+    screen.read_to_end(&mut shown).expect("a screen");
+    drop(keyboard);
+    (child.wait().expect("it ends").code(), String::from_utf8(shown).expect("UTF-8"))
+}
+
+#[test]
+fn users_set_asks_for_the_password_on_a_terminal_and_never_shows_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = folder.path().join("users.sqlite").display().to_string();
+    let relay = Relay::start(&format!("user-database = {database:?}\n"));
+    let dialogue = |name, one, other| [(name, one), ("Once more: ", other)];
+    let twice = dialogue("New password of bob: ", "rabbit-hole", "rabbit-hole");
+    let (code, screen) = ctl_on_a_terminal(&relay, "users set bob", &twice);
+    assert!(code == Some(0) && screen.contains("kept in  database"), "{screen}");
+    assert!(!screen.contains("rabbit"), "{screen}");
+    let (code, screen) = ctl_on_a_terminal(&relay, "users set bob --quota 5", &[]);
+    assert!(code == Some(0) && !screen.contains("assword") && screen.contains("quota    5"), "{screen}");
+    let different = dialogue("New password of carol: ", "rabbit", "hole");
+    let (code, screen) = ctl_on_a_terminal(&relay, "users set carol", &different);
+    assert!(code == Some(1) && screen.contains("two different passwords"), "{screen}");
+    assert_eq!(relay.http("GET", "/v1/users/carol", None).0, 404, "nothing was changed");
+    drop(relay.stop());
+}
+
+#[test]
+fn ctl_has_tables_for_people_and_fails_where_nothing_was_done() {
+    let relay = Relay::start("");
+    let ctl = |arguments: &[&str]| relay.ctl(arguments);
+    let (code, stdout, stderr) = ctl(&["disconnect-user", "nobody"]);
+    assert_eq!((code, stdout.as_str()), (Some(1), "0 allocations ended\n"));
+    assert!(stderr.contains("there is no allocation of a user of that name"), "{stderr}");
+    let (code, stdout, _) = ctl(&["disconnect-user", "nobody", "--json"]);
+    assert_eq!((code, stdout.as_str()), (Some(1), "{\n  \"allocations\": 0\n}\n"));
+    allocate_by_hand(relay.server);
+    let page = relay.json("GET", "/v1/allocations", None);
+    let id = page["allocations"][0]["id"].as_str().expect("one").to_owned();
+    let (_, allocation, _) = ctl(&["allocation", &id]);
+    for line in
+        ["created    20", " ago)\n", "expires    20", "Z (in ", "limit      none\n", "path       userspace"]
+    {
+        assert!(allocation.contains(line), "{line}: {allocation}");
+    }
+    let (_, limited, _) = ctl(&["limit", &id, "2M"]);
+    assert_eq!(limited, format!("id     {id}\nuser   {USER}\nlimit  2.0M bit/s in each direction\n"));
+    let (_, drain, _) = ctl(&["drain", "--deadline", "1h"]);
+    assert!(
+        drain.contains("draining      yes\n") && drain.contains("new ones are  refused (508)\n"),
+        "{drain}"
+    );
+    assert_eq!(ctl(&["undrain"]).1, "draining     no\nallocations  1\n");
+    assert!(ctl(&["reload"]).1.starts_with("applied  -\nwarning  "));
+    let (code, stdout, _) = ctl(&["disconnect-user", USER]);
+    assert_eq!((code, stdout.as_str()), (Some(0), "1 allocation ended\n"));
+    drop(relay.stop());
 }
 
 /// Calls of the API that dashboards and scrapers make, one after another, at 25 a second; how long each took,

@@ -109,7 +109,7 @@ fn credentials_come_from_flags_environment_and_files() {
         let answer: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
         let username = answer["username"].as_str().unwrap();
         let (expiry, name) = username.split_once(':').unwrap();
-        assert_eq!((name, answer["ttl"].as_u64()), ("alice", Some(3600)));
+        assert_eq!((name, answer["ttl_secs"].as_u64()), ("alice", Some(3600)));
         assert!((before + 3600..=after + 3600).contains(&expiry.parse().unwrap()), "{username}");
         assert_eq!(answer["password"], hmac_sha1_base64("north", username));
     }

@@ -44,6 +44,9 @@ pub(super) enum Fault {
     /// The API said no.
     #[error("{0}")]
     Refused(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    Missing(String),
     /// The answer is none of this API.
     #[error("the answer is none of a relay's administration: {0}")]
     Strange(String),
@@ -189,7 +192,10 @@ impl Client {
             return serde_json::from_slice(&body).map_err(|error| Fault::Strange(error.to_string()));
         }
         match serde_json::from_slice::<ProblemBody>(&body) {
-            Ok(problem) => Err(Fault::Refused(format!("{} ({status})", problem.detail))),
+            Ok(problem) => {
+                let why = format!("{} ({status})", problem.detail);
+                Err(if problem.code == "not_found" { Fault::Missing(why) } else { Fault::Refused(why) })
+            }
             Err(_) => Err(Fault::Strange(status.to_string())),
         }
     }

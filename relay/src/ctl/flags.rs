@@ -100,7 +100,7 @@ fn users_command(name: impl Fn() -> Arg) -> Command {
             Arg::new("password-stdin")
                 .long("password-stdin")
                 .action(ArgAction::SetTrue)
-                .help("Read a password from standard input; a user that exists keeps its own without it"),
+                .help("Read the password from standard input; without it, a terminal asks"),
         )
         .arg(
             Arg::new("quota")

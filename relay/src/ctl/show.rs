@@ -1,60 +1,47 @@
-//! Answers of the API for people.
-//!
-//! Names come from strangers: control characters and what turns text around are escaped.
+//! Answers of the API for people: each a table of its own.
 
 use serde_json::Value;
 
-/// One field of an answer in each row.
-pub(super) fn fields(answer: &Value) -> String {
-    let mut rows = Vec::new();
-    flatten("", answer, &mut rows);
-    table(&[], &rows.into_iter().map(|(name, value)| vec![name, value]).collect::<Vec<_>>())
-}
+use super::words::{
+    bits, bytes, duration, from_now, harmless, joined, list, now_unix_secs, table, text, time,
+};
 
 /// Nothing to be told but that it was done.
-pub(super) fn done(answer: &Value) -> String {
-    if answer.is_null() { "done\n".to_owned() } else { fields(answer) }
+pub(super) fn done(_: &Value) -> String {
+    "done\n".to_owned()
 }
 
 /// What runs.
 pub(super) fn status(answer: &Value) -> String {
-    let texts = |list: &Value, key: &str| {
-        let list = list.as_array().map_or(&[][..], Vec::as_slice);
-        list.iter().map(|entry| text(&entry[key])).collect::<Vec<_>>().join(" ")
-    };
-    let drain = match answer["drain"]["draining"].as_bool() {
-        Some(true) => "yes",
-        _ => "no",
+    let texts = |list_of: &Value, key: &str| {
+        list(list_of).iter().map(|entry| text(&entry[key])).collect::<Vec<_>>().join(" ")
     };
     let (path, offload) = (&answer["data_path"], &answer["offload"]);
     let kernel = if offload["active"] == true { "active" } else { "not active" };
     let mut rows = vec![
-        vec!["version".to_owned(), text(&answer["version"])],
-        vec!["uptime".to_owned(), duration(answer["uptime_secs"].as_u64().unwrap_or(0))],
-        vec!["listen".to_owned(), texts(&answer["listeners"], "address")],
-        vec!["relay".to_owned(), texts(&answer["relay_addresses"], "address")],
-        vec!["userspace".to_owned(), format!("{} ({})", text(&path["name"]), text(&path["why"]))],
-        vec!["kernel".to_owned(), format!("{kernel} ({})", text(&offload["why"]))],
-        vec!["allocations".to_owned(), text(&answer["allocations"])],
-        vec!["draining".to_owned(), drain.to_owned()],
+        row("version", text(&answer["version"])),
+        row("uptime", duration(answer["uptime_secs"].as_u64().unwrap_or(0))),
+        row("listen", texts(&answer["listeners"], "address")),
+        row("relay", texts(&answer["relay_addresses"], "address")),
+        row("userspace", format!("{} ({})", text(&path["name"]), text(&path["why"]))),
+        row("kernel", format!("{kernel} ({})", text(&offload["why"]))),
+        row("allocations", text(&answer["allocations"])),
+        row("draining", yes(&answer["drain"]["draining"])),
     ];
-    for worker in answer["workers"].as_array().into_iter().flatten() {
+    for worker in list(&answer["workers"]) {
         let busy = worker["busy_ratio"].as_f64().unwrap_or(0.0) * 100.0;
         let line = format!("{} allocations, {busy:.0} % busy", text(&worker["allocations"]));
-        rows.push(vec![format!("worker {}", text(&worker["index"])), line]);
+        rows.push(row(&format!("worker {}", text(&worker["index"])), line));
     }
     table(&[], &rows)
 }
 
 /// The options that are set.
 pub(super) fn config(answer: &Value) -> String {
-    let options = answer["options"].as_array().into_iter().flatten();
-    let rows: Vec<_> = options
-        .map(|option| {
-            let values = option["values"].as_array().into_iter().flatten();
-            vec![text(&option["name"]), values.map(text).collect::<Vec<_>>().join(" ")]
-        })
-        .filter(|row| !row[1].is_empty())
+    let rows: Vec<_> = list(&answer["options"])
+        .iter()
+        .filter(|option| !list(&option["values"]).is_empty())
+        .map(|option| vec![text(&option["name"]), joined(&option["values"])])
         .collect();
     table(&["option", "value"], &rows)
 }
@@ -62,22 +49,20 @@ pub(super) fn config(answer: &Value) -> String {
 /// A list of allocations.
 pub(super) fn allocations(answer: &Value) -> String {
     let heads = ["id", "user", "client", "relayed", "to peer", "to client", "limit", "path"];
-    let list = answer["allocations"].as_array().map_or(&[][..], Vec::as_slice);
+    let list = list(&answer["allocations"]);
+    let rate = |value: &Value| bits(value.as_u64().unwrap_or(0));
     let rows: Vec<_> = list
         .iter()
         .map(|allocation| {
-            let relayed = allocation["relayed"].as_array().into_iter().flatten();
-            let limit = allocation["max_bits_per_sec"].as_u64().unwrap_or(0);
-            let in_kernel = allocation["offload"]["active"] == true;
             vec![
                 text(&allocation["id"]),
                 text(&allocation["user"]),
                 text(&allocation["client"]),
-                relayed.map(text).collect::<Vec<_>>().join(" "),
+                joined(&allocation["relayed"]),
                 rate(&allocation["to_peer_bits_per_sec"]),
                 rate(&allocation["to_client_bits_per_sec"]),
-                if limit == 0 { "-".to_owned() } else { bits(limit) },
-                if in_kernel { "kernel" } else { "userspace" }.to_owned(),
+                limit_of(allocation, "-"),
+                path(&allocation["offload"]).to_owned(),
             ]
         })
         .collect();
@@ -85,94 +70,202 @@ pub(super) fn allocations(answer: &Value) -> String {
     format!("{}{shown} of {matching} that match, {total} in all\n", table(&heads, &rows))
 }
 
-/// A list of users.
-pub(super) fn users(answer: &Value) -> String {
-    let or_default = |value: &Value| if value.is_null() { "default".to_owned() } else { text(value) };
-    let list = answer["users"].as_array().into_iter().flatten();
-    let rows: Vec<_> = list
-        .map(|user| {
-            let limit = user["max_bits_per_sec"].as_u64().map_or_else(|| "default".to_owned(), bits);
-            vec![text(&user["name"]), text(&user["source"]), or_default(&user["quota"]), limit]
+/// Everything about one allocation.
+pub(super) fn allocation(answer: &Value) -> String {
+    let now = answer["as_of_unix_millis"].as_u64().map_or_else(now_unix_secs, |millis| millis / 1000);
+    let user = match (text(&answer["user"]), text(&answer["quota_user"])) {
+        (user, quota) if user == quota => user,
+        (user, quota) => format!("{user} (quota of {quota})"),
+    };
+    let mut rows = vec![
+        row("id", text(&answer["id"])),
+        row("user", user),
+        row("client", format!("{} by {}", text(&answer["client"]), text(&answer["transport"]))),
+        row("server", text(&answer["server"])),
+        row("relayed", joined(&answer["relayed"])),
+        row("created", time(&answer["created_unix_secs"], now)),
+        row("expires", time(&answer["expires_unix_secs"], now)),
+        row("limit", limit_of(answer, "none")),
+    ];
+    for (name, way) in [("to peer", "to_peer"), ("to client", "to_client")] {
+        rows.extend(traffic(name, answer, way));
+    }
+    rows.push(row("path", explained(&answer["offload"])));
+    let mut page = table(&[], &rows);
+    let until = |entry: &Value| {
+        entry["expires_unix_secs"].as_u64().map_or_else(|| "-".to_owned(), |at| from_now(at, now))
+    };
+    let permissions: Vec<_> = list(&answer["permission_list"])
+        .iter()
+        .map(|entry| vec![text(&entry["peer"]), until(entry)])
+        .collect();
+    section(&mut page, &["permission for", "ends"], &permissions);
+    let channels: Vec<_> = list(&answer["channel_list"])
+        .iter()
+        .map(|entry| {
+            let number = entry["number"].as_u64().unwrap_or(0);
+            vec![format!("0x{number:04x}"), text(&entry["peer"]), until(entry), explained(&entry["offload"])]
         })
         .collect();
-    table(&["name", "kept in", "quota", "limit"], &rows)
-}
-
-fn rate(value: &Value) -> String {
-    bits(value.as_u64().unwrap_or(0))
-}
-
-/// With a unit of powers of 1000, as options are written.
-fn bits(value: u64) -> String {
-    match value {
-        0..1_000 => value.to_string(),
-        1_000..1_000_000 => format!("{:.1}k", value as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1}M", value as f64 / 1e6),
-        _ => format!("{:.1}G", value as f64 / 1e9),
-    }
-}
-
-fn duration(secs: u64) -> String {
-    let (days, hours, minutes) = (secs / 86_400, secs / 3600 % 24, secs / 60 % 60);
-    match secs {
-        0..60 => format!("{secs} s"),
-        60..3600 => format!("{minutes} min {} s", secs % 60),
-        3600..86_400 => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
-}
-
-fn flatten(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
-    let below = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
-    match value {
-        Value::Object(object) => object.iter().for_each(|(key, value)| flatten(&below(key), value, rows)),
-        Value::Array(list) if list.iter().any(Value::is_object) => {
-            for (index, value) in list.iter().enumerate() {
-                flatten(&below(&index.to_string()), value, rows);
-            }
-        }
-        Value::Array(list) => {
-            rows.push((name.to_owned(), list.iter().map(text).collect::<Vec<_>>().join(" ")))
-        }
-        _ => rows.push((name.to_owned(), text(value))),
-    }
-}
-
-/// A value without quotes, safe for a terminal.
-fn text(value: &Value) -> String {
-    let plain = match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "-".to_owned(),
-        other => other.to_string(),
-    };
-    let is_harmless = |character: char| {
-        !character.is_control()
-            && !matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let escaped = plain.chars().flat_map(|character| {
-        if is_harmless(character) { vec![character] } else { character.escape_default().collect() }
-    });
-    escaped.collect()
-}
-
-/// Columns as wide as they have to be.
-fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).chain([heads.len()]).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(String::as_str);
-        cells.chain(heads.get(column).copied()).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> = cells.zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
-        format!("{}\n", padded.join("  ").trim_end())
-    };
-    let mut page = String::new();
-    if !heads.is_empty() {
-        page.push_str(&line(&mut heads.iter().copied()));
-    }
-    rows.iter().for_each(|row| page.push_str(&line(&mut row.iter().map(String::as_str))));
+    section(&mut page, &["channel", "peer", "ends", "path"], &channels);
+    let drops = answer["drops"].as_object().into_iter().flatten();
+    let drops: Vec<_> = drops.map(|(reason, count)| vec![harmless(reason), text(count)]).collect();
+    section(&mut page, &["dropped because", "datagrams"], &drops);
     page
+}
+
+/// A limit that was changed.
+pub(super) fn limit(answer: &Value) -> String {
+    let limit = match answer["max_bits_per_sec"].as_u64() {
+        Some(limit) if limit > 0 => format!("{} bit/s in each direction", bits(limit)),
+        _ => "none".to_owned(),
+    };
+    let rows = [row("id", text(&answer["id"])), row("user", text(&answer["user"])), row("limit", limit)];
+    table(&[], &rows)
+}
+
+/// How many allocations of a user were ended.
+pub(super) fn disconnected(answer: &Value) -> String {
+    match answer["allocations"].as_u64().unwrap_or(0) {
+        1 => "1 allocation ended\n".to_owned(),
+        count => format!("{count} allocations ended\n"),
+    }
+}
+
+/// Whether new allocations are taken, and what happens to the others.
+pub(super) fn drain(answer: &Value) -> String {
+    let now = now_unix_secs();
+    let is_draining = answer["draining"] == true;
+    let mut rows = vec![row("draining", yes(&answer["draining"]))];
+    if is_draining {
+        let others = list(&answer["alternate_servers"]);
+        let sent = format!("sent to {}", joined(&answer["alternate_servers"]));
+        let refused = if others.is_empty() { "refused (508)".to_owned() } else { sent };
+        let end = &answer["deadline_unix_secs"];
+        let end = if end.is_null() { "none: the others live on".to_owned() } else { time(end, now) };
+        rows.extend([
+            row("since", time(&answer["since_unix_secs"], now)),
+            row("deadline", end),
+            row("new ones are", refused),
+        ]);
+    }
+    rows.push(row("allocations", text(&answer["allocations"])));
+    table(&[], &rows)
+}
+
+/// What a reload did.
+pub(super) fn reload(answer: &Value) -> String {
+    let mut rows = vec![row("applied", joined(&answer["applied"]))];
+    if !list(&answer["restart_needed"]).is_empty() {
+        rows.push(row("needs a restart", joined(&answer["restart_needed"])));
+    }
+    rows.extend(list(&answer["warnings"]).iter().map(|warning| row("warning", text(warning))));
+    table(&[], &rows)
+}
+
+/// Time-limited credentials.
+pub(super) fn credentials(answer: &Value) -> String {
+    let mut rows =
+        vec![row("username", text(&answer["username"])), row("password", text(&answer["password"]))];
+    if let Some(ttl_secs) = answer["ttl_secs"].as_u64() {
+        rows.push(row("ttl", duration(ttl_secs)));
+    }
+    rows.extend(list(&answer["uris"]).iter().map(|uri| row("uri", text(uri))));
+    table(&[], &rows)
+}
+
+/// A list of users.
+pub(super) fn users(answer: &Value) -> String {
+    let list = list(&answer["users"]);
+    let rows: Vec<_> = list
+        .iter()
+        .map(|user| vec![text(&user["name"]), text(&user["source"]), quota_of(user), bitrate_of(user)])
+        .collect();
+    let page = table(&["name", "kept in", "quota", "limit"], &rows);
+    format!("{page}{} of {} that match\n", list.len(), text(&answer["matching"]))
+}
+
+/// One user.
+pub(super) fn user(answer: &Value) -> String {
+    let now = now_unix_secs();
+    let mut rows = vec![
+        row("name", text(&answer["name"])),
+        row("kept in", text(&answer["source"])),
+        row("quota", quota_of(answer)),
+        row("limit", bitrate_of(answer)),
+    ];
+    for (name, key) in [("created", "created_unix_secs"), ("changed", "updated_unix_secs")] {
+        if !answer[key].is_null() {
+            rows.push(row(name, time(&answer[key], now)));
+        }
+    }
+    table(&[], &rows)
+}
+
+fn row(name: &str, value: String) -> Vec<String> {
+    vec![name.to_owned(), value]
+}
+
+fn yes(value: &Value) -> String {
+    if *value == true { "yes" } else { "no" }.to_owned()
+}
+
+/// Adds a table behind an empty line, unless there is nothing in it.
+fn section(page: &mut String, heads: &[&str], rows: &[Vec<String>]) {
+    if !rows.is_empty() {
+        page.push('\n');
+        page.push_str(&table(heads, rows));
+    }
+}
+
+fn limit_of(allocation: &Value, none: &str) -> String {
+    match allocation["max_bits_per_sec"].as_u64() {
+        Some(limit) if limit > 0 => bits(limit),
+        _ => none.to_owned(),
+    }
+}
+
+fn quota_of(user: &Value) -> String {
+    if user["quota"].is_null() { "default".to_owned() } else { text(&user["quota"]) }
+}
+
+fn bitrate_of(user: &Value) -> String {
+    match user["max_bits_per_sec"].as_u64() {
+        None => "default".to_owned(),
+        Some(0) => "none".to_owned(),
+        Some(limit) => bits(limit),
+    }
+}
+
+/// One way's datagrams, a row for each data path that forwarded any.
+fn traffic(name: &str, answer: &Value, way: &str) -> Vec<Vec<String>> {
+    let number = |path: &str, key: &str| answer[way][path][key].as_u64().unwrap_or(0);
+    let line = |path: &str| {
+        let (packets, sum) = (number(path, "packets"), bytes(number(path, "bytes")));
+        let over = match number(path, "rate_drops") {
+            0 => String::new(),
+            drops => format!(", {drops} above the limit dropped"),
+        };
+        format!("{packets} datagrams, {sum} by {path}{over}")
+    };
+    let was_used = |path: &&str| number(path, "packets") + number(path, "rate_drops") > 0;
+    let mut lines: Vec<_> = ["userspace", "kernel"].into_iter().filter(was_used).map(line).collect();
+    if lines.is_empty() {
+        lines.push("nothing yet".to_owned());
+    }
+    lines.into_iter().map(|line| row(name, line)).collect()
+}
+
+fn path(offload: &Value) -> &'static str {
+    if offload["active"] == true { "kernel" } else { "userspace" }
+}
+
+/// The path, and why it is not the kernel.
+fn explained(offload: &Value) -> String {
+    match &offload["explanation"] {
+        Value::Null => path(offload).to_owned(),
+        why => format!("{} ({})", path(offload), text(why)),
+    }
 }
 
 #[cfg(test)]
@@ -195,11 +288,90 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_a_table_of_its_own_shows_every_field() {
-        let answer = json!({ "draining": true, "alternate_servers": ["a", "b"], "list": [{ "x": 1 }] });
-        let page = fields(&answer);
-        for line in ["draining           true", "alternate_servers  a b", "list.0.x           1"] {
+    fn an_allocation_is_shown_with_readable_times_permissions_and_channels() {
+        let answer = json!({
+            "as_of_unix_millis": 1_800_000_000_500_u64, "id": "0001000000000007",
+            "user": "1800003600:alice", "quota_user": "alice", "transport": "udp",
+            "client": "192.0.2.1:1", "server": "192.0.2.9:3478", "relayed": ["192.0.2.9:50000"],
+            "created_unix_secs": 1_799_996_275, "expires_unix_secs": 1_800_000_600, "max_bits_per_sec": 0,
+            "to_peer": { "userspace": { "packets": 3, "bytes": 1_500, "rate_drops": 1 },
+                         "kernel": { "packets": 0, "bytes": 0, "rate_drops": 0 } },
+            "to_client": {}, "offload": { "active": false, "explanation": "offload is off" },
+            "permission_list": [{ "peer": "198.51.100.7", "expires_unix_secs": 1_800_000_300 }],
+            "channel_list": [{ "number": 0x4000, "peer": "198.51.100.7:9", "expires_unix_secs": 1_800_000_600,
+                               "offload": { "active": true } }],
+            "drops": { "drop_no_permission_from_peer": 2 },
+        });
+        let expected = "\
+id         0001000000000007
+user       1800003600:alice (quota of alice)
+client     192.0.2.1:1 by udp
+server     192.0.2.9:3478
+relayed    192.0.2.9:50000
+created    2027-01-15T06:57:55Z (1h 2m ago)
+expires    2027-01-15T08:10:00Z (in 10m)
+limit      none
+to peer    3 datagrams, 1.5 kB by userspace, 1 above the limit dropped
+to client  nothing yet
+path       userspace (offload is off)
+
+permission for  ends
+198.51.100.7    in 5m
+
+channel  peer            ends    path
+0x4000   198.51.100.7:9  in 10m  kernel
+
+dropped because               datagrams
+drop_no_permission_from_peer  2
+";
+        assert_eq!(allocation(&answer), expected);
+    }
+
+    #[test]
+    fn a_drain_says_until_when_and_where_clients_go() {
+        let now = now_unix_secs();
+        let state = |deadline: Value, others: &[&str]| {
+            let answer = json!({ "draining": true, "since_unix_secs": now - 61, "deadline_unix_secs": deadline,
+                                 "allocations": 3, "alternate_servers": others });
+            drain(&answer)
+        };
+        let page = state(json!(now + 3600), &["192.0.2.8:3478"]);
+        assert!(page.contains("draining      yes") && page.contains("(1m 1s ago)"), "{page}");
+        assert!(page.contains("Z (in 1h)") || page.contains("Z (in 59m "), "{page}");
+        assert!(page.contains("new ones are  sent to 192.0.2.8:3478\n"), "{page}");
+        let page = state(Value::Null, &[]);
+        assert!(page.contains("deadline      none") && page.contains("refused (508)"), "{page}");
+        assert_eq!(
+            drain(&json!({ "draining": false, "allocations": 3 })),
+            "draining     no\nallocations  3\n"
+        );
+    }
+
+    #[test]
+    fn a_reload_says_what_needs_a_restart_and_each_warning() {
+        let answer = json!({ "applied": ["user-quota", "user"], "restart_needed": ["realm"],
+                             "warnings": ["one\nline", "two"] });
+        let page = reload(&answer);
+        assert!(page.starts_with("applied          user-quota user\nneeds a restart  realm\n"), "{page}");
+        assert!(page.ends_with("warning          one\\nline\nwarning          two\n"), "{page}");
+        assert_eq!(reload(&json!({ "applied": [], "restart_needed": [], "warnings": [] })), "applied  -\n");
+    }
+
+    #[test]
+    fn limits_counts_and_users_are_sentences_of_their_own() {
+        let limited = |bits: u64| limit(&json!({ "id": "0001", "user": "alice", "max_bits_per_sec": bits }));
+        assert_eq!(limited(2_000_000), "id     0001\nuser   alice\nlimit  2.0M bit/s in each direction\n");
+        assert!(limited(0).ends_with("limit  none\n"));
+        assert_eq!(disconnected(&json!({ "allocations": 1 })), "1 allocation ended\n");
+        let page = user(&json!({ "name": "bob", "source": "database", "max_bits_per_sec": 0,
+                                 "created_unix_secs": 0, "updated_unix_secs": 3600 }));
+        for line in
+            ["quota    default", "limit    none", "created  1970-01-01T00:00:00Z", "changed  1970-01-01T01:"]
+        {
             assert!(page.contains(line), "{page}");
         }
+        let page =
+            credentials(&json!({ "username": "1:a", "password": "p", "ttl_secs": 3600, "uris": ["turn:x"] }));
+        assert_eq!(page, "username  1:a\npassword  p\nttl       1h\nuri       turn:x\n");
     }
 }

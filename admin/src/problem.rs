@@ -79,6 +79,10 @@ impl From<RelayError> for Problem {
             RelayError::Busy(why) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", why).with(header::RETRY_AFTER, "1")
             }
+            RelayError::Storage(why) => {
+                tracing::error!(%why, "a request of the administration failed");
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage", why)
+            }
             RelayError::Internal(why) => {
                 tracing::error!(%why, "a request of the administration failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this is our fault: see the log")

@@ -27,9 +27,13 @@ pub enum RelayError {
     /// A value that can't be: 422.
     #[error("{0}")]
     Invalid(String),
-    /// A worker did not answer in time, or its queue is full: 503, worth another try.
+    /// A worker did not answer in time, or its queue is full, or somebody else has the database: 503, worth
+    /// another try.
     #[error("{0}")]
     Busy(String),
+    /// It can't be kept: the disk is full, or nothing can be written there: 507.
+    #[error("{0}")]
+    Storage(String),
     /// Something is broken on our side: 500; the message goes to the log only.
     #[error("{0}")]
     Internal(String),

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -24,7 +24,7 @@ use tower::ServiceExt;
 use crate::api::router;
 use crate::history;
 use crate::relay::Relay;
-use crate::slots::Slots;
+use crate::slots::{Shares, Slots};
 use crate::state::Shared;
 use crate::tls::{Certificate, Tls, TlsError, TlsFiles};
 use crate::token::Tokens;
@@ -40,6 +40,8 @@ const MAX_HEADERS: usize = 64;
 const STOP_TIME: Duration = Duration::from_millis(500);
 /// For threads that are at work then; a database may be locked.
 const THREADS_STOP_TIME: Duration = Duration::from_millis(200);
+/// Refused connections are logged at most this often.
+const NOTICE_PERIOD: Duration = Duration::from_secs(60);
 /// After an accept that failed: files may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -47,9 +49,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     /// Connections at once; further ones are closed without an answer.
-    pub connections: u16,
-    /// Of these, for one source: an IPv4 address, or an IPv6 /64.
-    pub connections_per_source: u16,
+    pub connections: Shares,
     /// For the headers of a request, from the first byte or from the answer before it on.
     pub header_time: Duration,
     /// For a TLS handshake.
@@ -61,8 +61,7 @@ pub(crate) struct Limits {
 }
 
 pub(crate) const LIMITS: Limits = Limits {
-    connections: 256,
-    connections_per_source: 64,
+    connections: Shares { total: 256, kept_for_loopback: 16, per_source: 32, per_loopback: 128 },
     header_time: Duration::from_secs(10),
     handshake_time: Duration::from_secs(5),
     request_time: Duration::from_secs(15),
@@ -231,7 +230,8 @@ async fn accept(listener: TcpListener, server: Server) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the administration can't accept connections"),
     };
-    let slots = Slots::new(server.limits.connections, server.limits.connections_per_source);
+    let slots = Slots::new(server.limits.connections);
+    let mut next_notice = Instant::now();
     let mut stopping = server.shared.stopping.clone();
     loop {
         let accepted = tokio::select! {
@@ -247,9 +247,16 @@ async fn accept(listener: TcpListener, server: Server) {
                 continue;
             }
         };
-        let Some(slot) = slots.take(client.ip()) else {
-            server.shared.counts.refused_connections.fetch_add(1, Ordering::Relaxed);
-            continue;
+        let slot = match slots.take(client.ip()) {
+            Ok(slot) => slot,
+            Err(why) => {
+                let refused = server.shared.counts.refused_connections.fetch_add(1, Ordering::Relaxed) + 1;
+                if Instant::now() >= next_notice {
+                    next_notice = Instant::now() + NOTICE_PERIOD;
+                    tracing::warn!(source = %client.ip(), ?why, refused, "too many connections to the administration");
+                }
+                continue;
+            }
         };
         let server = server.clone();
         tokio::spawn(async move {

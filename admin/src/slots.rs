@@ -11,11 +11,23 @@ use tokio::time::timeout;
 
 use crate::strangers::one_of_its_network;
 
+/// How many connections there may be at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Shares {
+    /// Of all sources together.
+    pub total: u16,
+    /// Of these, for loopback only: whoever sits at the machine gets in.
+    pub kept_for_loopback: u16,
+    /// Of one source: an IPv4 address, or an IPv6 /64.
+    pub per_source: u16,
+    /// Of one loopback address, behind which a proxy may be.
+    pub per_loopback: u16,
+}
+
 /// Connections that may still come.
 pub struct Slots {
     all: Arc<Semaphore>,
-    total: u16,
-    per_source: u16,
+    shares: Shares,
     /// Sources with connections: never more entries than connections.
     taken: Arc<Mutex<HashMap<IpAddr, u16>>>,
 }
@@ -27,29 +39,47 @@ pub struct Slot {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoSlot {
+    /// All together have what they may.
+    Total,
+    /// This source has.
+    Source,
+}
+
 impl Slots {
-    /// So many in all, and so many for each source.
-    pub fn new(total: u16, per_source: u16) -> Self {
-        Self { all: Arc::new(Semaphore::new(total.into())), total, per_source, taken: Arc::default() }
+    /// So many, for so many.
+    pub fn new(shares: Shares) -> Self {
+        Self { all: Arc::new(Semaphore::new(shares.total.into())), shares, taken: Arc::default() }
     }
 
     /// A place for a connection, if there is one.
-    pub fn take(&self, source: IpAddr) -> Option<Slot> {
+    pub fn take(&self, source: IpAddr) -> Result<Slot, NoSlot> {
+        let is_loopback = source.to_canonical().is_loopback();
+        let (kept, share) = match is_loopback {
+            true => (0, self.shares.per_loopback),
+            false => (self.shares.kept_for_loopback, self.shares.per_source),
+        };
         let source = one_of_its_network(source);
-        let permit = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        // Only one thread takes: what is there doesn't become less meanwhile.
+        if self.all.available_permits() <= kept.into() {
+            return Err(NoSlot::Total);
+        }
+        let permit = Arc::clone(&self.all).try_acquire_owned().map_err(|_| NoSlot::Total)?;
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(source).or_default();
-        if *count >= self.per_source {
-            return None;
+        if *count >= share {
+            return Err(NoSlot::Source);
         }
         *count += 1;
-        Some(Slot { source, taken: Arc::clone(&self.taken), _permit: permit })
+        Ok(Slot { source, taken: Arc::clone(&self.taken), _permit: permit })
     }
 
     /// Waits until all are free again, for so long.
     pub async fn wait_until_free(&self, patience: Duration) {
         // Whoever needs longer is cut off.
-        let _ = timeout(patience, self.all.acquire_many(self.total.into())).await;
+        let _ = timeout(patience, self.all.acquire_many(self.shares.total.into())).await;
     }
 }
 
@@ -69,26 +99,46 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
+    const SHARES: Shares = Shares { total: 5, kept_for_loopback: 0, per_source: 2, per_loopback: 4 };
+
+    fn host(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
     #[test]
     fn a_source_has_its_share_and_no_more() {
-        let slots = Slots::new(5, 2);
-        let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-        let first = slots.take(one).expect("there is room");
-        let second = slots.take(one).expect("there is room");
-        assert!(slots.take(one).is_none());
-        let of_other = slots.take(other).expect("others have theirs");
+        let slots = Slots::new(SHARES);
+        let first = slots.take(host(1)).expect("there is room");
+        let second = slots.take(host(1)).expect("there is room");
+        assert_eq!(slots.take(host(1)).err(), Some(NoSlot::Source));
+        let of_other = slots.take(host(2)).expect("others have theirs");
         drop(first);
-        assert!(slots.take(one).is_some());
+        assert!(slots.take(host(1)).is_ok());
         drop((second, of_other));
         assert!(slots.taken.lock().expect("nobody panicked").is_empty());
     }
 
     #[test]
     fn all_together_have_no_more_than_all() {
-        let slots = Slots::new(3, 2);
-        let taken: Vec<Slot> =
-            (1..=5).filter_map(|host| slots.take(IpAddr::from([192, 0, 2, host]))).collect();
-        assert_eq!(taken.len(), 3);
+        let slots = Slots::new(Shares { total: 3, ..SHARES });
+        let taken: Vec<_> = (1..=5).map(|last| slots.take(host(last))).collect();
+        assert_eq!(taken.iter().filter(|slot| slot.is_ok()).count(), 3);
+        assert_eq!(taken[4].as_ref().err(), Some(&NoSlot::Total));
         assert_eq!(slots.taken.lock().expect("nobody panicked").len(), 3);
+    }
+
+    #[test]
+    fn five_sources_that_take_what_they_can_leave_room_for_others_and_for_loopback() {
+        let slots = Slots::new(crate::server::LIMITS.connections);
+        let of_five: Vec<_> = (0..2000).filter_map(|n| slots.take(host(n as u8 % 5)).ok()).collect();
+        let other = slots.take(host(100)).expect("a sixth source has its share");
+        let of_many: Vec<_> = (0..2000)
+            .filter_map(|n: u32| slots.take(IpAddr::from(std::net::Ipv4Addr::from_bits(n << 8))).ok())
+            .collect();
+        assert_eq!(slots.take(host(101)).err(), Some(NoSlot::Total));
+        let local = ["127.0.0.1", "::1", "::ffff:127.0.0.1"].map(|ip| ip.parse().expect("an address"));
+        let local: Vec<_> = local.into_iter().map(|ip| slots.take(ip)).collect();
+        assert!(local.iter().all(Result::is_ok), "some are kept for whoever sits at the machine");
+        drop((of_five, other, of_many));
     }
 }

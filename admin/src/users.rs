@@ -10,7 +10,9 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, ffi, params,
+};
 use zeroize::Zeroize;
 
 /// Users that fit; a database that is larger should not be embedded.
@@ -39,9 +41,18 @@ pub enum StoreError {
     /// The file can't be opened, or not be protected.
     #[error("the user database can't be opened: {0}")]
     File(#[from] io::Error),
-    /// SQLite said so.
+    /// Somebody else has it for longer than one may wait.
+    #[error("the user database is locked by another process")]
+    Locked,
+    /// The disk is full.
+    #[error("the user database could not be written: its disk is full")]
+    DiskFull,
+    /// The file, its folder or its mount can't be written.
+    #[error("the user database could not be written: it, or its folder, is read-only")]
+    ReadOnly,
+    /// SQLite said something else.
     #[error("the user database: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(rusqlite::Error),
     /// It was written by a newer version of this program.
     #[error("the user database has version {0}, newer than this program knows")]
     TooNew(usize),
@@ -51,6 +62,20 @@ pub enum StoreError {
     /// A new user without keys, or with a name that is too long.
     #[error("{0}")]
     Invalid(&'static str),
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        let Some(sqlite) = error.sqlite_error() else { return Self::Sqlite(error) };
+        match sqlite.code {
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Locked,
+            ErrorCode::DiskFull => Self::DiskFull,
+            ErrorCode::ReadOnly => Self::ReadOnly,
+            // The memory that its users share lies on the same disk.
+            ErrorCode::SystemIoFailure if sqlite.extended_code == ffi::SQLITE_IOERR_SHMSIZE => Self::DiskFull,
+            _ => Self::Sqlite(error),
+        }
+    }
 }
 
 /// The long-term keys of a user (RFC 8489 s. 9.2.2): wiped when dropped, and without `Debug`.
@@ -149,7 +174,7 @@ impl UserStore {
             return Err(StoreError::Invalid("the name of a user has 1 to 508 bytes"));
         }
         let mut connection = self.connection();
-        let transaction = connection.transaction()?;
+        let transaction = begin(&mut connection)?;
         let old = find(&transaction, &self.realm, record.name)?;
         let new = old.is_none();
         if new && count(&transaction)? >= MAX_USERS {
@@ -193,21 +218,33 @@ impl UserStore {
 fn protect(path: &Path) -> io::Result<()> {
     let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
     file.set_permissions(Permissions::from_mode(0o600))
 }
 
 fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
-    let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let steps = MIGRATIONS.get(version..).ok_or(StoreError::TooNew(version))?;
-    if steps.is_empty() {
+    let version = |connection: &Connection| -> rusqlite::Result<usize> {
+        connection.pragma_query_value(None, "user_version", |row| row.get(0))
+    };
+    // Without a need it is not written: somebody else may be at it.
+    if version(connection)? == MIGRATIONS.len() {
         return Ok(());
     }
-    let transaction = connection.transaction()?;
-    for step in steps {
+    let transaction = begin(connection)?;
+    let version = version(&transaction)?;
+    for step in MIGRATIONS.get(version..).ok_or(StoreError::TooNew(version))? {
         transaction.execute_batch(step)?;
     }
     transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
     Ok(transaction.commit()?)
+}
+
+/// Begins to write. A transaction that begins by reading can't wait for another writer later: SQLite answers
+/// at once then, whatever the time to wait is.
+fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 
 fn find(connection: &Connection, realm: &str, name: &str) -> rusqlite::Result<Option<StoredUser>> {
@@ -345,6 +382,47 @@ mod tests {
         drop(store);
         let again = UserStore::open(&folder.path().join("users.db"), "example.org");
         assert!(matches!(again, Err(StoreError::TooNew(99))));
+    }
+
+    #[test]
+    fn a_database_that_is_locked_for_a_moment_is_waited_for() {
+        let (folder, store) = store();
+        let other = Connection::open(folder.path().join("users.db")).expect("another process");
+        other.execute_batch("BEGIN IMMEDIATE").expect("it is free");
+        let release = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            other.execute_batch("COMMIT").expect("ended");
+        });
+        store.put(&record("alice", Some(keys(1))), 1).expect("written when it is free");
+        release.join().expect("it ends");
+    }
+
+    #[test]
+    fn a_database_that_stays_locked_says_so() {
+        let (folder, store) = store();
+        let other = Connection::open(folder.path().join("users.db")).expect("another process");
+        other.execute_batch("BEGIN IMMEDIATE").expect("it is free");
+        store.connection().busy_timeout(Duration::from_millis(20)).expect("set");
+        assert!(matches!(store.put(&record("alice", Some(keys(1))), 1), Err(StoreError::Locked)));
+        assert!(matches!(store.delete("alice"), Err(StoreError::Locked)));
+        assert!(store.all().is_ok(), "readers go on");
+        other.execute_batch("COMMIT").expect("ended");
+        assert!(store.put(&record("alice", Some(keys(1))), 1).is_ok());
+    }
+
+    #[test]
+    fn a_full_or_read_only_database_says_so_and_keeps_what_it_has() {
+        let (_folder, store) = store();
+        store.put(&record("alice", Some(keys(1))), 1).expect("written");
+        let pages: u64 =
+            store.connection().pragma_query_value(None, "page_count", |row| row.get(0)).expect("a number");
+        store.connection().pragma_update(None, "max_page_count", pages).expect("set");
+        let outcomes = (0..1000).map(|n| store.put(&record(&format!("user{n}"), Some(keys(2))), 1));
+        let refused = outcomes.filter_map(Result::err).next().expect("it fills");
+        assert!(matches!(refused, StoreError::DiskFull), "{refused}");
+        store.connection().pragma_update(None, "query_only", true).expect("set");
+        assert!(matches!(store.delete("alice"), Err(StoreError::ReadOnly)));
+        assert!(store.one("alice").expect("read").is_some());
     }
 
     #[test]

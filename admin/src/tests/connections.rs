@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::fake::Fake;
 use super::{ADMIN, tokens};
 use crate::server::{LIMITS, Limits, Running, Settings, StartError, start, start_with};
+use crate::slots::Shares;
 use crate::token::Tokens;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -130,7 +131,11 @@ fn a_slow_body_is_given_up() {
 
 #[test]
 fn a_client_that_does_not_read_loses_its_connection() {
-    let server = serve(Limits { connections: 1, send_time: Duration::from_secs(1), ..LIMITS });
+    let server = serve(Limits {
+        connections: Shares { total: 1, ..LIMITS.connections },
+        send_time: Duration::from_secs(1),
+        ..LIMITS
+    });
     let stream = connect(&server);
     stream.set_nonblocking(true).expect("it does not wait");
     let request =
@@ -152,7 +157,7 @@ fn a_client_that_does_not_read_loses_its_connection() {
 
 #[test]
 fn more_connections_than_allowed_are_closed_until_there_is_room() {
-    let server = serve(Limits { connections: 4, ..LIMITS });
+    let server = serve(Limits { connections: Shares { total: 4, ..LIMITS.connections }, ..LIMITS });
     let held: Vec<TcpStream> = (0..4).map(|_| connect(&server)).collect();
     for mut stream in &held {
         // An answer shows that the connection was accepted.

@@ -2,7 +2,7 @@
 //!
 //! A few gauges are stored at each turn. All counters together, a [`Report`], are copied at most every
 //! [`REPORT_INTERVAL_NS`] while things happen and once after they have stopped happening: what others read
-//! is never older than that, and an idle worker sleeps on.
+//! is never older than that, and an idle worker is woken about once a second only, to show that it is there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

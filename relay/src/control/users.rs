@@ -186,6 +186,8 @@ fn invalid(what: &str, why: BadCredential) -> RelayError {
 
 fn broken(error: StoreError) -> RelayError {
     match error {
+        StoreError::Locked => RelayError::Busy(error.to_string()),
+        StoreError::DiskFull | StoreError::ReadOnly => RelayError::Storage(error.to_string()),
         StoreError::Full | StoreError::Invalid(_) => RelayError::Conflict(error.to_string()),
         _ => RelayError::Internal(error.to_string()),
     }

@@ -88,7 +88,7 @@ pub trait Relay: Send + Sync + 'static {
     /// and password (OpaqueString) and keeps keys, never the password.
     fn put_user<'a>(&'a self, name: &'a str, change: UserChange) -> Answer<'a, (User, bool)>;
 
-    /// Removes a user from the database. Its allocations live until they end or are disconnected.
+    /// Removes a user from the database. Its allocations end.
     fn delete_user<'a>(&'a self, name: &'a str) -> Answer<'a, ()>;
 
     /// Makes time-limited credentials with the first shared secret.

@@ -135,6 +135,9 @@ impl Relay {
             // There is no kernel plane and nobody to tell of new allocations.
             Output::Offload(_) | Output::Withdraw(_) | Output::Created(_) | Output::PathMtuFell(_) => {}
             Output::Ended(record) => println!("ended: {record:?}"),
+            Output::UserDisconnected { user, allocations } => {
+                println!("disconnected: {user}: {allocations:?}")
+            }
             Output::PeerRefused { peer, .. } => println!("refused: {peer}"),
             Output::OldChannelNumber { channel } => {
                 println!("channel {channel:#06x} is outside RFC 8656's range")

@@ -127,9 +127,10 @@ pub enum Input<'a> {
     PortFailed(RelaySocket, PortError),
     /// [`Output::ClosePort`] was done: the port may be used again.
     PortClosed(RelaySocket),
-    /// Time has come to `Server::poll_timeout`.
+    /// Time has come to `Server::poll_timeout`. One tick ends at most [`MAX_ENDED`](crate::limits::MAX_ENDED)
+    /// allocations; with more to do, the timeout is over already.
     Tick,
-    /// Configuration in the shared state has changed: check what is alive against the new policy.
+    /// The policy in the shared state has changed: the ticks that follow check what is alive against it.
     PolicyChanged,
     /// A binding's routes are in the kernel. May come any number of times, as interfaces come and go.
     OffloadDone(SlotName),
@@ -150,14 +151,15 @@ pub enum Input<'a> {
         /// Number of the allocation.
         allocation: u64,
     },
-    /// End all allocations of a user.
+    /// End all allocations that a user has now, with the ticks that follow; then comes
+    /// [`Output::UserDisconnected`].
     DisconnectUser {
         /// The full name, or the part that quotas go by.
         user: Arc<str>,
     },
     /// Refuse new allocations from now on (`true`), or no longer.
     Drain(bool),
-    /// End every allocation now: the process is about to stop.
+    /// End every allocation, with the ticks that follow, and accept no new one: the process is about to stop.
     Shutdown,
 }
 
@@ -223,6 +225,13 @@ pub enum Output {
     Created(Box<AllocationView>),
     /// An allocation has ended: write its final log record.
     Ended(Box<AllocationRecord>),
+    /// An [`Input::DisconnectUser`] was carried out.
+    UserDisconnected {
+        /// The same as was given.
+        user: Arc<str>,
+        /// How many allocations were ended; `None` if too much of the kind waits for anything to be done.
+        allocations: Option<u64>,
+    },
     /// A peer was refused by policy: say once per source and minute which option would allow it.
     PeerRefused {
         /// Who asked.
@@ -273,4 +282,6 @@ pub enum Reason {
     Reservation,
     /// No transaction of the past can be repeated any more.
     Transaction,
+    /// What concerns many allocations goes on.
+    Sweep,
 }

@@ -45,10 +45,13 @@ pub const FAILED_LOGIN_BUCKETS: usize = 1 << 14;
 
 /// Allocations per worker: bounds the table's memory at about 1 GB.
 pub const MAX_ALLOCATIONS: usize = 1 << 20;
-/// Permissions per allocation (Q8): more than any client needs, little memory.
+/// Permissions per allocation, unless configured (Q8): more than any client needs, little memory.
 pub const MAX_PERMISSIONS: usize = 512;
-/// Channels per allocation (Q8).
+/// Channels per allocation, unless configured (Q8).
 pub const MAX_CHANNELS: usize = 1024;
+/// What both may be configured to at most: all channel numbers that there are (RFC 8656 s. 12). The end of an
+/// allocation takes all of them along in one turn.
+pub const MOST_PER_ALLOCATION: usize = 4096;
 /// Reservations held at once on the whole server (Q8): each holds a port for 30 s.
 pub const MAX_RESERVATIONS: usize = 4096;
 /// Reservations held at once by one user (Q8).
@@ -59,9 +62,13 @@ pub const MAX_PEERS_PER_REQUEST: usize = 64;
 pub const MAX_PORT_ATTEMPTS: u32 = 16;
 /// Transactions of each kind kept per worker, so that their repetition doesn't take effect twice (S26, R3).
 pub const MAX_RECENT_TRANSACTIONS: usize = 4096;
-/// Commands that endings may leave waiting for the driver: what is due beyond them ends at the next tick.
-/// Everything else adds a handful for each input, and the driver takes them after each.
-pub const MAX_OUTPUTS: usize = 65_536;
+/// Allocations that one tick ends, or checks against a new policy: the worker forwards nothing meanwhile,
+/// and closing their sockets is most of it. The next tick goes on.
+pub const MAX_ENDED: usize = 256;
+/// Permissions, channels and deadlines that one tick handles besides: as much work as [`MAX_ENDED`] is.
+pub const MAX_ENTRIES_ENDED: usize = 4096;
+/// Users whose disconnecting one worker may have before it.
+pub const MAX_DISCONNECTING: usize = 64;
 
 /// Allocations in one part of an inspection: the worker forwards nothing meanwhile.
 pub const MAX_INSPECTED: usize = 256;

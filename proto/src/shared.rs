@@ -53,6 +53,10 @@ pub struct ServerConfig {
     pub burst_ms: u32,
     /// Answers per second to each source that has not authenticated; 0 lifts this limit and that of Binding.
     pub unauthenticated_per_sec: u32,
+    /// Permissions that one allocation may have; at most [`MOST_PER_ALLOCATION`](crate::limits::MOST_PER_ALLOCATION).
+    pub max_permissions: usize,
+    /// Channels that one allocation may have; at most [`MOST_PER_ALLOCATION`](crate::limits::MOST_PER_ALLOCATION).
+    pub max_channels: usize,
 }
 
 impl Default for ServerConfig {
@@ -65,6 +69,8 @@ impl Default for ServerConfig {
             max_bitrate_bits: 0,
             burst_ms: 100,
             unauthenticated_per_sec: crate::limits::UNAUTHENTICATED_PER_SEC,
+            max_permissions: crate::limits::MAX_PERMISSIONS,
+            max_channels: crate::limits::MAX_CHANNELS,
         }
     }
 }

@@ -220,6 +220,8 @@ pub enum EndReason {
     Shutdown,
     /// The operator ended it.
     Disconnected,
+    /// The operator removed its user.
+    UserRemoved,
 }
 
 impl EndReason {
@@ -230,6 +232,7 @@ impl EndReason {
             EndReason::Expired => "expired",
             EndReason::Shutdown => "shutdown",
             EndReason::Disconnected => "disconnected",
+            EndReason::UserRemoved => "user_removed",
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use crate::auth::Identity;
 use crate::error::ErrorCode;
 use crate::io::{ClientPath, RelaySocket};
-use crate::limits::{CHANNEL_LIFETIME_SECS, MAX_PERMISSIONS, PERMISSION_LIFETIME_SECS, SECOND_NS};
+use crate::limits::{CHANNEL_LIFETIME_SECS, PERMISSION_LIFETIME_SECS, SECOND_NS};
 use crate::plane::{AllocationSlot, SlotName};
 use crate::ports::PortLease;
 use crate::quota::QuotaSlot;
@@ -45,6 +45,13 @@ use self::offload::{Binding, Ending};
 pub(crate) struct AllocationId {
     index: u32,
     generation: u32,
+}
+
+impl AllocationId {
+    /// Its place in the table, for a walk.
+    pub(crate) fn place(self) -> u32 {
+        self.index
+    }
 }
 
 /// When something ends, and where its timer entry stands.
@@ -181,6 +188,11 @@ impl Allocation {
 
     pub(crate) fn permitted(&self) -> &[IpAddr] {
         &self.permitted
+    }
+
+    /// Permissions and channels: what its end, or a look at all of it, costs beside itself.
+    pub(crate) fn entries(&self) -> usize {
+        self.permitted.len() + self.bound.len()
     }
 
     /// When its last half ends; 0 if there is none.
@@ -359,25 +371,25 @@ impl Table {
         &self,
         start: u32,
         places: usize,
-    ) -> (impl Iterator<Item = (u32, &Allocation)>, Option<u32>) {
+    ) -> (impl Iterator<Item = (AllocationId, &Allocation)>, Option<u32>) {
         let start = (start as usize).min(self.slots.len());
         let end = (start + places).min(self.slots.len());
-        let found = self.slots[start..end]
-            .iter()
-            .zip(start as u32..)
-            .filter_map(|(slot, index)| slot.allocation.as_deref().map(|allocation| (index, allocation)));
+        let found = self.slots[start..end].iter().zip(start as u32..).filter_map(|(slot, index)| {
+            let id = AllocationId { index, generation: slot.generation };
+            slot.allocation.as_deref().map(|allocation| (id, allocation))
+        });
         (found, Some(end as u32).filter(|_| end < self.slots.len()))
+    }
+
+    /// The number that the next allocation gets.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next_number
     }
 
     /// An allocation's permissions with their ends.
     pub(crate) fn permissions(&self, id: AllocationId) -> impl Iterator<Item = (IpAddr, u64)> {
         let ips = self.get(id).map_or(&[][..], |allocation| &allocation.permitted);
         ips.iter().filter_map(move |ip| Some((*ip, self.permissions.get(&(id.index, *ip))?.ends_ns)))
-    }
-
-    /// Every allocation, in no order.
-    pub(crate) fn ids(&self) -> Vec<AllocationId> {
-        self.five_tuples.values().copied().collect()
     }
 
     /// The allocation behind a relay socket, with the socket's family.
@@ -445,6 +457,13 @@ impl Table {
             Half { socket, relayed, open: false, expiry: Expiry { ends_ns: u64::MAX, timer_ns: u64::MAX } };
         self.get_mut(id)?.halves[slot_of(family)] = Some(half);
         Some(half)
+    }
+
+    /// Its user has another password now.
+    pub(crate) fn set_identity(&mut self, id: AllocationId, identity: Arc<Identity>) {
+        if let Some(allocation) = self.get_mut(id) {
+            allocation.identity = identity;
+        }
     }
 
     /// The driver has opened a half's socket.
@@ -518,7 +537,7 @@ impl Table {
     pub(crate) fn remove_half(&mut self, id: AllocationId, family: Family) -> Option<RemovedHalf> {
         let half = self.get_mut(id)?.halves[slot_of(family)].take()?;
         self.timers.remove(half.expiry.timer_ns, Timed::Relay(id, family));
-        self.retain_permissions(id, |ip| Family::of(&ip) != family);
+        self.retain_permissions(id, |ip, _| Family::of(&ip) != family);
         self.retain_channels(id, |channel| Family::of(&channel.peer.ip()) != family);
         self.renew_leases(id);
         self.set_open(half.socket, false);
@@ -582,6 +601,12 @@ impl Table {
         slot.lease.take()
     }
 
+    /// Takes back an allocation's permissions and channels whose time has come, before their timers fire.
+    pub(crate) fn drop_ended(&mut self, id: AllocationId, now_ns: u64) {
+        self.retain_permissions(id, |_, ends_ns| ends_ns > now_ns);
+        self.retain_channels(id, |channel| channel.ends_ns() > now_ns);
+    }
+
     // Permissions
 
     /// Creates or refreshes a permission (RFC 8656 s. 9: 300 s, whatever it had).
@@ -597,12 +622,12 @@ impl Table {
         self.timers.add(ends_ns, Timed::Permission(id, ip));
     }
 
-    /// Whether there is room for permissions to these addresses besides those that exist.
-    pub(crate) fn has_room(&self, id: AllocationId, peers: &[IpAddr]) -> bool {
+    /// Whether there is room for permissions to these addresses besides those that exist, with `max` in all.
+    pub(crate) fn has_room(&self, id: AllocationId, peers: &[IpAddr], max: usize) -> bool {
         let Some(allocation) = self.get(id) else { return false };
         let is_new = |ip: &IpAddr| !self.permissions.contains_key(&(id.index, *ip));
         let new = peers.iter().enumerate().filter(|(i, ip)| is_new(ip) && !peers[..*i].contains(ip)).count();
-        allocation.permitted.len() + new <= MAX_PERMISSIONS
+        allocation.permitted.len() + new <= max
     }
 
     pub(crate) fn has_permission(&self, id: AllocationId, ip: IpAddr, now_ns: u64) -> bool {
@@ -629,13 +654,15 @@ impl Table {
         }
     }
 
-    /// Takes back the permissions that `keep` doesn't name, in one pass over them.
-    pub(crate) fn retain_permissions(&mut self, id: AllocationId, keep: impl Fn(IpAddr) -> bool) {
+    /// Takes back the permissions that `keep`, which is told their ends, doesn't name, in one pass over them.
+    pub(crate) fn retain_permissions(&mut self, id: AllocationId, keep: impl Fn(IpAddr, u64) -> bool) {
         let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
         let Some(allocation) = slot.and_then(|slot| slot.allocation.as_mut()) else { return };
         allocation.permitted.retain(|&ip| {
-            let stays = keep(ip);
-            if !stays && let Some(expiry) = self.permissions.remove(&(id.index, ip)) {
+            let Some(expiry) = self.permissions.get(&(id.index, ip)).copied() else { return false };
+            let stays = keep(ip, expiry.ends_ns);
+            if !stays {
+                self.permissions.remove(&(id.index, ip));
                 self.timers.remove(expiry.timer_ns, Timed::Permission(id, ip));
             }
             stays

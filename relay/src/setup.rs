@@ -119,6 +119,8 @@ fn server_config(config: &Config) -> ServerConfig {
         max_bitrate_bits: config.max_bitrate.map_or(0, u64::from),
         burst_ms: u32::try_from(config.burst.as_millis()).unwrap_or(u32::MAX),
         unauthenticated_per_sec: unauthenticated_rate(config),
+        max_permissions: config.max_permissions as usize,
+        max_channels: config.max_channels as usize,
     }
 }
 

@@ -22,7 +22,7 @@ use turnpike_proto::limits::MAX_FORWARDED;
 use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Route, Server, Verdict, WhyNot};
 
 use crate::control::{
-    Command, EventSink, MAX_MESSAGES, Message, Question, Reporter, Status, Walk, WorkerEvent,
+    Command, EventSink, MAX_MESSAGES, Message, Question, Reply, Reporter, Status, Walk, WorkerEvent,
 };
 use crate::handover::{Handed, Handover};
 use crate::notices::Notices;
@@ -40,6 +40,8 @@ pub struct Shard<D> {
     notices: Notices,
     counted: DriverCounters,
     handover: Option<Handover>,
+    /// Who waits for the end of which user's allocations; as many as the core takes.
+    disconnecting: Vec<(Arc<str>, Reply<Option<u64>>)>,
     /// Where bindings for the kernel go, if there is a kernel data path.
     offload: Option<Outbox>,
     stopping: bool,
@@ -60,6 +62,7 @@ impl<D: Driver> Shard<D> {
             notices,
             counted: DriverCounters::default(),
             handover: None,
+            disconnecting: Vec::new(),
             offload: None,
             stopping: false,
         }
@@ -293,10 +296,17 @@ impl<D: Driver> Shard<D> {
                 let _ = reply.send(found);
             }
             Question::DisconnectUser(user, reply) => {
-                let before = self.server.counts().allocations_ended;
+                self.disconnecting.push((Arc::clone(&user), reply));
                 self.handle(now, Input::DisconnectUser { user });
-                let _ = reply.send(self.server.counts().allocations_ended - before);
             }
+        }
+    }
+
+    fn answer_disconnected(&mut self, user: &Arc<str>, allocations: Option<u64>) {
+        // Several may have asked about the same user: each has a name of its own.
+        let asked = self.disconnecting.iter().position(|(asked, _)| Arc::ptr_eq(asked, user));
+        if let Some((_, reply)) = asked.map(|place| self.disconnecting.swap_remove(place)) {
+            let _ = reply.send(allocations);
         }
     }
 
@@ -335,6 +345,9 @@ impl<D: Driver> Shard<D> {
                     if let Some(events) = &self.events {
                         events.tell(|| WorkerEvent::Ended(record));
                     }
+                }
+                Output::UserDisconnected { user, allocations } => {
+                    self.answer_disconnected(&user, allocations);
                 }
                 Output::PeerRefused { client, peer, remedy } => {
                     self.notices.peer_refused(now, client, peer, remedy)

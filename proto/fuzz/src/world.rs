@@ -16,8 +16,8 @@ use turnpike_proto::quota::Quotas;
 use turnpike_proto::shared::{DefaultFamily, RelayAddress, ServerConfig, Shared};
 use turnpike_proto::wire::{Class, MessageBuilder, TransactionId, attr, method};
 use turnpike_proto::{
-    Egress, Forward, IcmpError, Input, Now, OffloadBinding, Output, Plane, PortError, RelaySocket, Route,
-    Server, TableCounts,
+    Egress, Forward, IcmpError, Input, Now, OffloadBinding, Output, Plane, PortError, Reason, RelaySocket,
+    Route, Server, TableCounts,
 };
 
 use super::expect::{ToClient, ToPeer};
@@ -549,11 +549,17 @@ impl World {
                 Some((_, relay, address, state)) => self.host_outcome(worker, relay, address, state),
                 None => match self.kernel.answer(worker) {
                     Some(answer) => answer,
+                    // What concerns many is done with ticks, at once.
+                    None if self.has_more(worker) => Input::Tick,
                     None => return,
                 },
             };
             self.workers[worker].handle_input(self.now, outcome);
         }
+    }
+
+    fn has_more(&self, worker: usize) -> bool {
+        self.workers[worker].poll_timeout().is_some_and(|(_, why)| why == Reason::Sweep)
     }
 
     fn host_outcome(

@@ -1,6 +1,7 @@
 //! The checks of RFC 8489 s. 9.2.4, in their order.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
@@ -27,6 +28,8 @@ pub struct Authenticator {
     strict_expiry: bool,
     nonces: Nonces,
     credentials: ArcSwap<Credentials>,
+    /// How often they were replaced.
+    version: AtomicU64,
 }
 
 impl Authenticator {
@@ -40,6 +43,7 @@ impl Authenticator {
             strict_expiry,
             nonces: Nonces::new(seed),
             credentials: ArcSwap::from_pointee(credentials),
+            version: AtomicU64::new(0),
         }
     }
 
@@ -48,17 +52,34 @@ impl Authenticator {
         &self.realm
     }
 
-    /// From now on these count, for the same realm. Whoever has an allocation keeps it: `held` identities keep their keys.
+    /// From now on these count, for the same realm. Every worker is to be woken: its next ticks end what belongs
+    /// to users with a password that are not among them any more. Everybody else keeps what he has: `held`
+    /// identities keep their keys.
     pub fn replace_credentials(&self, credentials: Credentials) {
         debug_assert_eq!(self.realm, credentials.realm());
         self.credentials.store(Arc::new(credentials));
+        // Release: who sees the version sees the credentials.
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Changes with each [`Authenticator::replace_credentials`].
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Whether somebody who was authentic once is still a user. Whoever came by a time-limited credential is:
+    /// that has an end of its own, and a secret can be replaced without ending calls (conformance O3).
+    pub(crate) fn knows(&self, identity: &Identity) -> bool {
+        identity.expires_unix().is_some() || self.credentials.load().has_user(&identity.user)
     }
 
     /// Who sent a request.
     ///
     /// `held` is the identity stored in the 5-tuple's allocation, if there is one: the same user is checked
-    /// against the key held there, so that calls outlive expiry and rotation of what started them. Another
-    /// user who is known is returned as such; the caller answers that with 441 (RFC 8656 s. 5).
+    /// against the key held there, so that calls outlive expiry and rotation of what started them, and else
+    /// against the key in force, so that a new password works at once: the identity has other keys then, see
+    /// [`Identity::has_keys_of`]. Another user who is known is returned as such; the caller answers that with
+    /// 441 (RFC 8656 s. 5).
     ///
     /// # Errors
     /// What to answer instead: 401, 400 or 438, in the order of RFC 8489 s. 9.2.4.
@@ -130,17 +151,18 @@ impl Authenticator {
         claims: &Claims<'_>,
         held: Option<&Arc<Identity>>,
     ) -> Option<Arc<Identity>> {
-        match held.filter(|held| held.is_named(&claims.name)) {
-            Some(held) => held
-                .reverify(request, claims.choice)
-                .filter(|identity| !(self.strict_expiry && identity.is_expired(now))),
-            None => self
-                .credentials
-                .load()
-                .verify(request, claims)
-                .filter(|identity| !identity.is_expired(now))
-                .map(Arc::new),
+        let held = held.filter(|held| held.is_named(&claims.name));
+        let by_held_key = held.and_then(|held| held.reverify(request, claims.choice));
+        if let Some(identity) = by_held_key {
+            return Some(identity).filter(|identity| !(self.strict_expiry && identity.is_expired(now)));
         }
+        self.credentials
+            .load()
+            .verify(request, claims)
+            .filter(|identity| !identity.is_expired(now))
+            // A time-limited credential never passes for a user with a password of the same name, nor the reverse.
+            .filter(|identity| held.is_none_or(|held| held.expires_unix() == identity.expires_unix()))
+            .map(Arc::new)
     }
 }
 

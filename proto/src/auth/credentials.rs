@@ -100,6 +100,11 @@ impl Identity {
         self.expires_unix
     }
 
+    /// Whether both come from the same password.
+    pub(crate) fn has_keys_of(&self, other: &Identity) -> bool {
+        Arc::ptr_eq(&self.keys, &other.keys)
+    }
+
     pub(super) fn is_expired(&self, now: Now) -> bool {
         self.expires_unix.is_some_and(|expires| expires < now.unix_secs)
     }

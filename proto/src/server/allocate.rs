@@ -19,6 +19,7 @@ use crate::limits::{
 };
 use crate::ports::{Parity, PortLease};
 use crate::shared::{DefaultFamily, PortWish, Reservation};
+use crate::stats::EndReason;
 use crate::table::{AllocateState, AllocationId, NewAllocation};
 use crate::timer::Timed;
 use crate::wire::{Message, MessageBuilder, attr};
@@ -294,8 +295,11 @@ impl Server {
 
     pub(super) fn handle_port_opened(&mut self, now: Now, relay: RelaySocket) {
         // Without an owner its ClosePort is on the way already.
-        if let Some(id) = self.table.half_opened(relay) {
-            self.answer_when_open(now, id);
+        let Some(id) = self.table.half_opened(relay) else { return };
+        match self.sweeps.is_ending_all() {
+            // It would be answered, and then ended by the next tick.
+            true => self.end_allocation(now, id, EndReason::Shutdown),
+            false => self.answer_when_open(now, id),
         }
     }
 

@@ -4,7 +4,7 @@ use super::{Request, Server};
 use crate::addr::{Family, PeerAddr};
 use crate::error::ErrorCode;
 use crate::io::{Now, Output, RelaySocket};
-use crate::limits::MAX_CHANNELS;
+use crate::shared::ServerConfig;
 use crate::table::AllocationId;
 use crate::wire::{MessageBuilder, attr, channel};
 
@@ -15,7 +15,9 @@ impl Server {
         let known = self.check_binding(now, id, number, peer)?;
         let relay = self.check_peer(request, id, peer)?;
         let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
-        if !known && allocation.channels().len() >= MAX_CHANNELS || !self.table.has_room(id, &[peer.ip()]) {
+        let ServerConfig { max_channels, max_permissions, .. } = self.shared.config;
+        let is_full = !known && allocation.channels().len() >= max_channels;
+        if is_full || !self.table.has_room(id, &[peer.ip()], max_permissions) {
             return Err(ErrorCode::InsufficientCapacity);
         }
         let internal = self.shared.is_relayed(peer);

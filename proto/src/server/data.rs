@@ -140,9 +140,11 @@ impl Server {
         })
     }
 
-    /// A channel to a relayed address of ours whose allocation has ended: another program may have the port by now.
+    /// A channel's peer was allowed when it was bound. It is asked about again where it is a relayed address of ours
+    /// whose allocation may have ended, so that another program may have the port by now; and while a change of the
+    /// policy is on its way through the table.
     fn is_closed(&self, channel: &Channel) -> bool {
-        channel.internal && !self.shared.permits(channel.peer)
+        (channel.internal || self.sweeps.is_rechecking()) && !self.shared.permits(channel.peer)
     }
 
     // RFC 8656 s. 11.2: whatever is wrong with a Send indication, it is discarded silently.

@@ -1,23 +1,35 @@
-//! Endings: lifetimes that ran out, deletions, a policy that got stricter, the server's stop.
+//! Endings: lifetimes that ran out, and what is left to do for an allocation that has ended.
 
 use super::Server;
-use crate::addr::Family;
+use super::sweep::Budget;
+use crate::addr::{Family, FiveTuple};
 use crate::io::{Now, Output};
-use crate::limits::{MAX_OUTPUTS, RETRANSMISSION_SECS, SECOND_NS};
+use crate::limits::{RETRANSMISSION_SECS, SECOND_NS};
 use crate::stats::{AllocationRecord, EndReason, TrafficByPath};
-use crate::table::AllocationId;
+use crate::table::{Allocation, AllocationId};
 use crate::timer::Timed;
 
 impl Server {
-    /// Ends everything whose time has come, as far as the driver can take it at once.
-    pub(super) fn expire(&mut self, now: Now) {
+    /// One tick's part of what is due: of what has come to its end, and of what concerns many allocations.
+    pub(super) fn tick(&mut self, now: Now) {
+        if self.checked_credentials != self.shared.auth.version() {
+            self.recheck_all();
+        }
+        let mut budget = Budget::of_a_tick();
+        self.expire(now, &mut budget);
+        self.sweep(now, &mut budget);
+    }
+
+    fn expire(&mut self, now: Now, budget: &mut Budget) {
         self.deletions.expire(now);
         self.ended_allocates.expire(now);
-        while self.outputs.len() < MAX_OUTPUTS {
+        while !budget.is_spent() {
             let Some(what) = self.table.timers.pop_due(now.mono_ns) else { return };
+            budget.spend_entries(1);
             match what {
                 Timed::Relay(id, family) => {
                     if self.table.half_due(id, family, now.mono_ns) {
+                        budget.spend_allocation(self.table.get(id).map_or(0, Allocation::entries));
                         self.end_half(now, id, family, EndReason::Expired);
                     }
                 }
@@ -35,8 +47,22 @@ impl Server {
                     self.shared.reservations.release(token);
                 }
             }
-            self.emit_withdrawals();
         }
+    }
+
+    /// The 5-tuple's allocation as it is now: what of it has come to its end goes, though its tick is late.
+    pub(super) fn find_settled(&mut self, now: Now, five_tuple: &FiveTuple) -> Option<AllocationId> {
+        let id = self.table.find(five_tuple)?;
+        if self.table.timers.next().is_none_or(|(due_ns, _)| due_ns > now.mono_ns) {
+            return Some(id);
+        }
+        for family in [Family::V4, Family::V6] {
+            if self.table.get(id)?.half(family).is_some_and(|half| !half.lives(now.mono_ns)) {
+                self.end_half(now, id, family, EndReason::Expired);
+            }
+        }
+        self.table.drop_ended(id, now.mono_ns);
+        self.table.get(id).map(|_| id)
     }
 
     /// Ends one relayed address, and the allocation with its last one.
@@ -74,25 +100,5 @@ impl Server {
         });
         let record = self.table.finish(id, &mut allocation, record);
         self.outputs.extend(record.map(Output::Ended));
-    }
-
-    pub(super) fn end_all(&mut self, now: Now, reason: EndReason) {
-        for id in self.table.ids() {
-            for family in [Family::V4, Family::V6] {
-                self.end_half(now, id, family, reason);
-            }
-        }
-    }
-
-    /// Takes back permissions and channels that the policy in force would not give any more.
-    pub(super) fn revoke_refused(&mut self) {
-        let policy = self.shared.policy();
-        for id in self.table.ids() {
-            self.table.retain_permissions(id, |ip| policy.check_ip(ip).is_ok());
-            self.table.retain_channels(id, |channel| {
-                channel.internal == self.shared.is_relayed(channel.peer)
-                    && self.shared.may_be_peer(channel.peer)
-            });
-        }
     }
 }

@@ -25,9 +25,9 @@ impl Server {
         let start = cursor.map_or(0, |cursor| cursor.0);
         let (allocations, mut next) = self.table.walk(start, MAX_PLACES_WALKED);
         let mut views = Vec::new();
-        for (place, allocation) in allocations {
+        for (id, allocation) in allocations {
             if views.len() == max {
-                next = Some(place);
+                next = Some(id.place());
                 break;
             }
             views.extend(self.view(allocation));

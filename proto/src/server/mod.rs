@@ -4,7 +4,7 @@
 //!   request ─► parse ─► authenticate ─► unknown attributes ─► allocate | refresh | permission | channel
 //!                                                                  │ table changes, then the answer
 //!   data ────► data: forward_client / forward_peer ─► Route        ▼
-//!   timers ──► expire                                         outputs, in order
+//!   tick ────► expire, sweep: a part at a time                outputs, in order
 //! ```
 //!
 //! Every request gets exactly one answer or one counted drop. Nothing is remembered about anybody
@@ -20,6 +20,7 @@ mod operate;
 mod permission;
 mod recent;
 mod refresh;
+mod sweep;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ use crate::io::{ClientPath, Egress, Input, Now, Output, Reason};
 use crate::limits::MAX_REQUEST;
 use crate::policy::Refused;
 use crate::shared::Shared;
-use crate::stats::{Authentication, EndReason, ServerCounts};
+use crate::stats::{Authentication, ServerCounts};
 use crate::table::{Allocation, AllocationId, Table, TableCounts};
 use crate::wire::{Class, Message, MessageBuilder, ReplyTo, attr, method};
 
@@ -65,6 +66,7 @@ const KNOWN_ATTRIBUTES: &[u16] = &[
 ];
 
 use recent::Recent;
+use sweep::Sweeps;
 
 /// One worker's server. See [`crate::Input`] and [`crate::Output`] for its contract.
 pub struct Server {
@@ -78,6 +80,10 @@ pub struct Server {
     deletions: Recent,
     /// Allocates whose allocation was deleted already: a late repetition must not bring it back.
     ended_allocates: Recent,
+    /// What concerns many allocations, and is done with the ticks.
+    sweeps: Sweeps,
+    /// The version of the credentials that the allocations' users were looked up in.
+    checked_credentials: u64,
     draining: bool,
     counts: ServerCounts,
 }
@@ -97,6 +103,7 @@ impl Server {
         let mut rng = ChaCha12Rng::from_seed(seed);
         let hash_seed = rng.next_u64();
         shared.directory.add_worker();
+        let checked_credentials = shared.auth.version();
         Self {
             shared,
             worker,
@@ -105,6 +112,8 @@ impl Server {
             outputs: VecDeque::new(),
             deletions: Recent::new(hash_seed),
             ended_allocates: Recent::new(hash_seed),
+            sweeps: Sweeps::default(),
+            checked_credentials,
             draining: false,
             counts: ServerCounts::default(),
         }
@@ -112,7 +121,6 @@ impl Server {
 
     /// Takes what has happened. Outputs are to be taken afterwards with [`Server::poll_output`].
     pub fn handle_input(&mut self, now: Now, input: Input<'_>) {
-        self.expire(now);
         match input {
             Input::FromClient { path, bytes, tos } => self.handle_client(now, path, bytes, tos),
             Input::FromPeer { relay, peer, bytes, tos } => self.handle_peer(now, relay, peer, bytes, tos),
@@ -120,18 +128,18 @@ impl Server {
             Input::PortOpened(relay) => self.handle_port_opened(now, relay),
             Input::PortFailed(relay, error) => self.handle_port_failed(now, relay, error),
             Input::PortClosed(relay) => self.table.relay_closed(relay),
-            Input::Tick => {}
-            Input::PolicyChanged => self.revoke_refused(),
+            Input::Tick => self.tick(now),
+            Input::PolicyChanged => self.recheck_all(),
             Input::OffloadDone(binding) => self.handle_offloaded(binding),
             Input::OffloadFailed(binding, why_not) => self.handle_not_offloaded(binding, why_not),
             Input::OffloadWithdrawn(binding) => self.handle_withdrawn(binding),
             Input::SetRate { allocation, bits_per_sec } => self.set_rate(allocation, bits_per_sec),
             Input::Disconnect { allocation } => self.disconnect(now, allocation),
-            Input::DisconnectUser { user } => self.disconnect_user(now, &user),
+            Input::DisconnectUser { user } => self.disconnect_user(user),
             Input::Drain(on) => self.draining = on,
             Input::Shutdown => {
                 self.draining = true;
-                self.end_all(now, EndReason::Shutdown);
+                self.end_all();
             }
         }
         self.emit_withdrawals();
@@ -149,8 +157,12 @@ impl Server {
         self.outputs.pop_front()
     }
 
-    /// When to come back with [`Input::Tick`] at the latest (`mono_ns`), and why.
+    /// When to come back with [`Input::Tick`] at the latest (`mono_ns`), and why. A time that has passed says
+    /// that there is more to be done than one tick did: come back at once, after what waits to be forwarded.
     pub fn poll_timeout(&self) -> Option<(u64, Reason)> {
+        if !self.sweeps.is_empty() || self.checked_credentials != self.shared.auth.version() {
+            return Some((0, Reason::Sweep));
+        }
         let recent_ns =
             [&self.deletions, &self.ended_allocates].map(Recent::ends_ns).into_iter().flatten().max();
         let recent = recent_ns.map(|due_ns| (due_ns, Reason::Transaction));
@@ -220,7 +232,7 @@ impl Server {
     }
 
     fn handle_request(&mut self, now: Now, path: ClientPath, message: &Message<'_>) {
-        let allocation = self.table.find(&path.five_tuple);
+        let allocation = self.find_settled(now, &path.five_tuple);
         let held = allocation.and_then(|id| self.table.get(id)).map(|a| Arc::clone(&a.identity));
         let identity = match self.shared.auth.authenticate(now, &path.five_tuple, message, held.as_ref()) {
             Ok(identity) => identity,
@@ -230,6 +242,13 @@ impl Server {
             }
         };
         self.counts.authentications.count(Authentication::Accepted);
+        if let (Some(id), Some(held)) = (allocation, held)
+            && held.user == identity.user
+            && !held.has_keys_of(&identity)
+        {
+            // Its user's password was changed, and the client has the new one.
+            self.table.set_identity(id, Arc::clone(&identity));
+        }
         let request = Request { path, message, identity: &identity, allocation };
         let unknown = message.unknown_required(KNOWN_ATTRIBUTES);
         if !unknown.is_empty() {

@@ -37,7 +37,7 @@ impl Server {
             return Err(ErrorCode::Forbidden);
         }
         let peers: Vec<IpAddr> = peers.iter().map(|peer| self.shared.to_local_ip(peer.ip())).collect();
-        if !self.table.has_room(id, &peers) {
+        if !self.table.has_room(id, &peers, self.shared.config.max_permissions) {
             return Err(ErrorCode::InsufficientCapacity);
         }
         for ip in peers {

@@ -15,7 +15,7 @@ use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_proto::{
     AllocationView, ClientPath, ClientSocket, Egress, Forward, IcmpError, Input, Now, OffloadBinding, Output,
-    Plane, PortError, RelaySocket, Server, SlotName, Verdict,
+    Plane, PortError, Reason, RelaySocket, Server, SlotName, Verdict,
 };
 
 pub const REALM: &str = "example.org";
@@ -121,6 +121,8 @@ pub struct Lab {
     /// Leave OpenPort unanswered until `open_pending` is called.
     pub hold_ports: bool,
     pub pending: Vec<(usize, RelaySocket, RelayedAddr)>,
+    /// Leave what concerns many allocations waiting for ticks.
+    pub hold_ticks: bool,
     pub open: HashMap<(usize, RelaySocket), SocketAddr>,
     pub ports_opened: usize,
     /// The memory that the kernel would share.
@@ -133,6 +135,8 @@ pub struct Lab {
     pub withdrawing: Vec<(usize, SlotName)>,
     pub created: Vec<AllocationView>,
     pub path_mtu_fell: Vec<IpAddr>,
+    /// How many allocations each disconnected user had.
+    pub disconnected: Vec<(Arc<str>, Option<u64>)>,
 }
 
 impl Lab {
@@ -165,6 +169,7 @@ impl Lab {
             exhausted: false,
             hold_ports: false,
             pending: Vec::new(),
+            hold_ticks: false,
             open: HashMap::new(),
             ports_opened: 0,
             memory,
@@ -173,6 +178,7 @@ impl Lab {
             withdrawing: Vec::new(),
             created: Vec::new(),
             path_mtu_fell: Vec::new(),
+            disconnected: Vec::new(),
         }
     }
 
@@ -229,7 +235,14 @@ impl Lab {
 
     pub fn input(&mut self, worker: usize, input: Input<'_>) {
         self.workers[worker].handle_input(self.now, input);
-        self.drain(worker);
+        self.carry_out(worker);
+        // What concerns many is done with ticks, at once.
+        while !self.hold_ticks
+            && self.workers[worker].poll_timeout().is_some_and(|(_, why)| why == Reason::Sweep)
+        {
+            self.workers[worker].handle_input(self.now, Input::Tick);
+            self.carry_out(worker);
+        }
     }
 
     /// A datagram from a client on its 5-tuple.
@@ -274,7 +287,8 @@ impl Lab {
         self.input(worker, Input::PeerIcmp(error));
     }
 
-    fn drain(&mut self, worker: usize) {
+    /// Does what a worker wants done, as far as the host lets us.
+    pub fn carry_out(&mut self, worker: usize) {
         while let Some(output) = self.workers[worker].poll_output() {
             match output {
                 Output::Transmit { egress, to, payload, tos, dont_fragment } => {
@@ -312,6 +326,9 @@ impl Lab {
                 Output::PathMtuFell(destination) => self.path_mtu_fell.push(destination),
                 Output::Created(view) => self.created.push(*view),
                 Output::Ended(record) => self.ended.push(*record),
+                Output::UserDisconnected { user, allocations } => {
+                    self.disconnected.push((user, allocations));
+                }
                 Output::PeerRefused { peer, .. } => self.refused_peers.push(peer),
                 Output::OldChannelNumber { channel } => self.old_channels.push(channel),
             }

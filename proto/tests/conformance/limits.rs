@@ -2,9 +2,8 @@
 //! and that nothing is left behind.
 
 use turnpike_proto::limits::*;
-use turnpike_proto::shared::ServerConfig;
 use turnpike_proto::wire::{HEADER_LEN, MessageBuilder, attr, method};
-use turnpike_proto::{ErrorCode, Input, Verdict};
+use turnpike_proto::{ErrorCode, Verdict};
 
 use crate::lab::*;
 
@@ -203,27 +202,6 @@ fn ports_tried_for_one_allocate() {
     answer.expect_error(508);
     reserve(&mut lab, &mut client).expect_error(508);
     lab.sleep(30);
-    lab.assert_empty();
-}
-
-// A driver that takes nothing: endings wait instead of piling up
-#[test]
-fn outputs_waiting_for_the_driver() {
-    let config = ServerConfig { unauthenticated_per_sec: 0, ..ServerConfig::default() };
-    let mut lab = Lab::with(Setup { config, ..Setup::default() });
-    let mut client = allocated(&mut lab);
-    let request = MessageBuilder::request(method::BINDING, client.transaction()).finish();
-    let path = client.path();
-    for _ in 0..MAX_OUTPUTS {
-        lab.workers[0].handle_input(lab.now, Input::FromClient { path, bytes: &request, tos: 0 });
-    }
-    lab.oversleep(600);
-    lab.workers[0].handle_input(lab.now, Input::Tick);
-    assert_eq!(lab.workers[0].table_counts().allocations, 1);
-    let (due_ns, _) = lab.workers[0].poll_timeout().expect("it comes back for it");
-    assert!(due_ns <= lab.now.mono_ns);
-    while lab.workers[0].poll_output().is_some() {}
-    lab.input(0, Input::Tick);
     lab.assert_empty();
 }
 

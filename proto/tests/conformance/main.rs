@@ -4,8 +4,10 @@
 mod allocate;
 mod auth;
 mod channel;
+mod credentials;
 mod data;
 mod dual;
+mod ending;
 mod expiry;
 mod external;
 mod header;

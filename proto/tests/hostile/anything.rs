@@ -94,6 +94,7 @@ fn a_port_that_fails_after_the_end_is_given_back() {
     let (worker, relay, _) = lab.pending.remove(0);
     let (now, server) = (lab.now, &mut lab.workers[worker]);
     server.handle_input(now, Input::Shutdown);
+    server.handle_input(now, Input::Tick);
     // The driver has no such socket, so it does nothing about this.
     assert!(matches!(server.poll_output(), Some(Output::ClosePort(closed)) if closed == relay));
     server.handle_input(now, Input::PortFailed(relay, PortError::InUse));

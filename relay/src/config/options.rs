@@ -241,6 +241,16 @@ options! {
     "total-quota" Number("N") total_quota: Option<NonZeroU32> = None,
     shown "`0`", parse::limit;
 
+    /// Permissions that one allocation may have, 1 to 4096: one for each peer's IP address. Beyond them
+    /// CreatePermission and ChannelBind get 508.
+    "max-permissions" Number("N") max_permissions: u32 = 512,
+    shown "`512`", parse::per_allocation;
+
+    /// Channels that one allocation may have, 1 to 4096: one for each peer's IP address and port. Beyond them
+    /// ChannelBind gets 508.
+    "max-channels" Number("N") max_channels: u32 = 1024,
+    shown "`1024`", parse::per_allocation;
+
     /// Answers per second to each source (IPv4 address or IPv6 /64) that hasn't authenticated; 0
     /// means no limit. Bounds what a spoofed source address can reflect.
     "unauthenticated-rate" Number("N") unauthenticated_rate: Option<NonZeroU32> = NonZeroU32::new(100),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use turnpike_proto::limits::{DEFAULT_LIFETIME_SECS, MAX_USERNAME};
+use turnpike_proto::limits::{DEFAULT_LIFETIME_SECS, MAX_USERNAME, MOST_PER_ALLOCATION};
 use zeroize::Zeroizing;
 
 use super::types::{
@@ -311,6 +311,15 @@ pub(super) fn max_lifetime(text: &str) -> Parsed<u32> {
         .ok()
         .filter(|seconds| (DEFAULT_LIFETIME_SECS..=DAY_SECS).contains(seconds))
         .ok_or_else(|| format!("is outside {DEFAULT_LIFETIME_SECS}-{DAY_SECS} seconds"))
+}
+
+/// A number of permissions or channels.
+pub(super) fn per_allocation(text: &str) -> Parsed<u32> {
+    let most = MOST_PER_ALLOCATION as u64;
+    match number(text)? {
+        count if (1..=most).contains(&count) => Ok(count as u32),
+        _ => Err(format!("is outside 1-{most}")),
+    }
 }
 
 pub(super) fn software(text: &str) -> Parsed<Option<String>> {

@@ -76,6 +76,7 @@ fn nothing_but_credentials_gives_the_documented_defaults() {
     assert_eq!(config.max_lifetime_secs, 3600);
     assert_eq!(config.burst, Duration::from_millis(100));
     assert_eq!(config.unauthenticated_rate.map(u32::from), Some(100));
+    assert_eq!((config.max_permissions, config.max_channels), (512, 1024));
     assert_eq!(config.drain_timeout, Duration::ZERO);
     assert_eq!((config.max_bitrate, config.user_quota, config.total_quota), (None, None, None));
     assert_eq!(config.default_address_family, DefaultFamily::Ipv4);
@@ -143,6 +144,8 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
     ("burst", "10000", "10000", "burst: 10s"),
     ("user-quota", "8", "8", "user_quota: Some(8)"),
     ("total-quota", "4294967295", "4294967295", "total_quota: Some(4294967295)"),
+    ("max-permissions", "4096", "4096", "max_permissions: 4096"),
+    ("max-channels", "1", "1", "max_channels: 1"),
     ("unauthenticated-rate", "0", "0", "unauthenticated_rate: None"),
     ("drain-timeout", "86400", "86400", "drain_timeout: 86400s"),
     (
@@ -288,6 +291,8 @@ const REFUSED: &[(&str, &str)] = &[
     (r#"user-quota = 4294967296"#, r#"14: user-quota: "4294967296": is above 4294967295"#),
     (r#"drain-timeout = 86401"#, r#"17: drain-timeout: "86401": is above 86400 seconds"#),
     (r#"max-lifetime = 599"#, r#"16: max-lifetime: "599": is outside 600-86400 seconds"#),
+    (r#"max-permissions = 0"#, r#"19: max-permissions: "0": is outside 1-4096"#),
+    (r#"max-channels = 4097"#, r#"16: max-channels: "4097": is outside 1-4096"#),
     (r#"software = """#, r#"12: software: "": is empty: write off to send none"#),
     (r#"log-level = "verbose""#, r#"13: log-level: "verbose": is none of error, warn, info, debug, trace"#),
     (r#"log-format = "xml""#, r#"14: log-format: "xml": is none of text, json"#),

@@ -45,8 +45,8 @@ pub enum Question {
     SetRate(u64, u64, Reply<Option<Box<AllocationDetail>>>),
     /// End an allocation.
     Disconnect(u64, Reply<Option<()>>),
-    /// End all allocations of a user; answers how many there were.
-    DisconnectUser(Arc<str>, Reply<u64>),
+    /// End all allocations of a user; answers how many there were, or `None` if too many users wait for that.
+    DisconnectUser(Arc<str>, Reply<Option<u64>>),
 }
 
 /// What travels to a worker.

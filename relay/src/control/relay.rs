@@ -246,9 +246,11 @@ impl Control {
     }
 
     async fn end_all_of(&self, user: &str) -> Result<model::Disconnected, RelayError> {
-        let user: Arc<str> = user.into();
-        let counts = self.ask_all(|reply| Question::DisconnectUser(Arc::clone(&user), reply)).await?;
-        let allocations = counts.into_iter().sum();
+        // Each worker tells askers apart by the name they gave it.
+        let counts = self.ask_all(|reply| Question::DisconnectUser(user.into(), reply)).await?;
+        let counts: Option<Vec<u64>> = counts.into_iter().collect();
+        let busy = || RelayError::Busy("too many users are being disconnected".to_owned());
+        let allocations = counts.ok_or_else(busy)?.into_iter().sum();
         Ok(model::Disconnected { allocations })
     }
 

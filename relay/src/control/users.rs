@@ -10,6 +10,7 @@ use turnpike_admin::users::{StoreError, StoredUser, UserKeys, UserRecord, UserSt
 use turnpike_proto::auth::{BadCredential, StoredKeys, prepare_name};
 use turnpike_proto::shared::UserLimits;
 
+use super::WorkerHandle;
 use super::convert::Moment;
 use super::relay::{Control, lock};
 use crate::config::{self, Config};
@@ -64,6 +65,8 @@ impl Control {
         }
         self.shared.auth.replace_credentials(credentials);
         self.shared.set_user_limits(limits);
+        // What belongs to users who are gone ends.
+        self.workers.iter().for_each(WorkerHandle::wake);
         Ok(())
     }
 

@@ -23,6 +23,8 @@ use super::status::StatusCell;
 
 /// Commands that may wait for the mirror: three seconds of 5000 binds per second.
 const MAX_QUEUE: usize = 16_384;
+/// Answers that a worker takes in one turn: each may close a socket, as the end of an allocation does.
+const MAX_ANSWERS: usize = turnpike_proto::limits::MAX_ENDED;
 /// Destinations whose way may have changed; above it, every way is looked up again.
 const MAX_RECHECKS: usize = 64;
 
@@ -266,18 +268,27 @@ impl Outbox {
         busy
     }
 
-    /// What the mirror has said since it was last asked.
+    /// What the mirror has said since it was last asked, at most [`MAX_ANSWERS`]; with more of it the worker is
+    /// woken again.
     pub fn take_answers(&mut self) -> Vec<Answer> {
         if self.hub.queue().dead {
             return self.answer_alone();
         }
         let Some(mailbox) = self.hub.mailboxes.get(usize::from(self.worker)) else { return Vec::new() };
-        let answers = std::mem::take(&mut *mailbox.answers.lock().unwrap_or_else(PoisonError::into_inner));
-        let answers: Vec<Answer> = answers.into_values().collect();
+        let mut waiting = mailbox.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers: Vec<Answer> = match waiting.len() <= MAX_ANSWERS {
+            true => std::mem::take(&mut *waiting).into_values().collect(),
+            false => waiting.extract_if(|_, _| true).take(MAX_ANSWERS).map(|(_, answer)| answer).collect(),
+        };
+        let is_all = waiting.is_empty();
+        drop(waiting);
         for answer in &answers {
             if let Answer::Withdrawn(name) = answer {
                 self.withdrawing.remove(name);
             }
+        }
+        if !is_all {
+            self.hub.wake_worker(self.worker);
         }
         answers
     }
@@ -293,7 +304,11 @@ impl Outbox {
             })
             .collect();
         self.refused = 0;
-        answers.extend(self.withdrawing.drain().map(Answer::Withdrawn));
+        let withdrawn = self.withdrawing.extract_if(|_| true).take(MAX_ANSWERS);
+        answers.extend(withdrawn.map(Answer::Withdrawn));
+        if !self.withdrawing.is_empty() {
+            self.hub.wake_worker(self.worker);
+        }
         answers
     }
 }
@@ -368,6 +383,22 @@ mod tests {
         assert_eq!(outbox.flush(), []);
         let rest = hub.take_orders(usize::MAX).commands;
         assert_eq!(rest, [(0, Command::Offload(binding(20_000))), (0, Command::Withdraw(name(3)))]);
+    }
+
+    #[test]
+    fn a_turn_takes_a_bounded_number_of_answers_and_comes_back_for_the_rest() {
+        let (hub, mut outbox, wakes) = hub();
+        let count = 2 * MAX_ANSWERS as u32 + 1;
+        (0..count).for_each(|slot| outbox.withdraw(name(slot)));
+        outbox.flush();
+        hub.answer(&mut (0..count).map(|slot| (0, Answer::Withdrawn(name(slot)))).collect());
+        let taken: Vec<usize> = (0..4).map(|_| outbox.take_answers().len()).collect();
+        assert_eq!(taken, [MAX_ANSWERS, MAX_ANSWERS, 1, 0]);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 3, "the answers, and what was left of them twice");
+        (0..count).for_each(|slot| outbox.withdraw(name(slot)));
+        hub.set_dead();
+        let taken: Vec<usize> = (0..4).map(|_| outbox.take_answers().len()).collect();
+        assert_eq!(taken, [MAX_ANSWERS, MAX_ANSWERS, 1, 0]);
     }
 
     #[test]

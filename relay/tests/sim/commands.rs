@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Once;
 use std::time::Duration;
 
-use turnpike::control::Command;
+use turnpike::control::{Command, Question};
+use turnpike_proto::limits::MAX_ENDED;
 
 use super::client::{Call, Outcome, Received};
 use super::ledger::Via;
@@ -43,6 +44,40 @@ fn draining_refuses_newcomers_and_lets_the_others_talk() {
     world.assert_holds(10);
     world.tell(Command::Drain(false));
     assert_eq!(world.call(newcomer, Call::allocate()), Outcome::Success);
+}
+
+// A worker never ends hundreds of allocations before it looks at what has arrived.
+#[test]
+fn a_crowd_is_ended_over_several_turns_and_a_call_goes_on() {
+    let mut world = World::with(70, Setup { workers: 1, ..Setup::default() });
+    let peer = in_call(&mut world, 2 * MAX_ENDED + 100);
+    let caller = world.client_of("bob");
+    world.call(caller, Call::allocate());
+    world.call(caller, Call::bind(CHANNEL, peer));
+    let (reply, mut answer) = tokio::sync::oneshot::channel();
+    world.workers[0]
+        .handle
+        .ask(Question::DisconnectUser("alice".into(), reply))
+        .expect("the worker is there");
+    let mut turns = 0;
+    let held = |world: &World| world.workers[0].shard.server().table_counts().allocations;
+    while held(&world) > 1 {
+        let before = held(&world);
+        assert!(answer.try_recv().is_err(), "not before the last has ended");
+        world.send_data(caller, peer, 50);
+        world.turn_worker(0);
+        assert!(before - held(&world) <= MAX_ENDED);
+        turns += 1;
+    }
+    world.settle();
+    assert!((3..10).contains(&turns), "{turns}");
+    assert_eq!(answer.try_recv(), Ok(Some(2 * MAX_ENDED as u64 + 100)));
+    assert_eq!(
+        world.ledger.totals(),
+        (2 * turns, 2 * turns),
+        "what was sent meanwhile, and answered, arrived"
+    );
+    world.assert_holds(1);
 }
 
 thread_local! {

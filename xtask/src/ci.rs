@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::step::{Counts, Report, cargo};
-use crate::{api, coverage, deny, ebpf, node, target_folder, tidy};
+use crate::{api, commands, coverage, deny, ebpf, node, target_folder, tidy};
 
 /// Runs all steps, also after one failed, and prints the summary.
 ///
@@ -31,6 +31,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     reports.push(counted_step("offload", |counts| run_with_binary(root, OFFLOAD, None, counts)));
     reports.push(counted_step("dashboard", |counts| node::dashboard(root, counts)));
     reports.push(counted_step("deploy", |counts| node::deploy(root, counts)));
+    reports.push(counted_step("commands", |counts| commands::run(root, counts)));
     summarize(&reports)
 }
 

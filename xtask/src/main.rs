@@ -2,13 +2,15 @@
 //!
 //! ```text
 //!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► api ► frames ► interop ► offload ►
-//!        dashboard ► deploy ──► table, `N passed, N failed`
+//!        dashboard ► deploy ► commands ──► table, `N passed, N failed`
 //! ```
 //!
 //! It decides nothing about the relay; it only starts cargo and reads the tree.
 
 mod api;
 mod ci;
+mod clean_root;
+mod commands;
 mod coverage;
 mod deny;
 mod docs;
@@ -43,6 +45,8 @@ enum Chore {
     Ci,
     /// Installs the Debian packages that the tests use, if they are missing.
     Setup,
+    /// Runs everything, or another command, in a new Debian that has nothing but what `setup` installs.
+    CleanRoot(clean_root::Options),
     /// Rules that no compiler checks: purity of the core, places of `unsafe`, secrets, leftovers.
     Tidy,
     /// Bans, licenses and sources of the dependencies.
@@ -65,6 +69,8 @@ enum Chore {
     Dashboard,
     /// Tests of the files in `deploy/`: systemd unit, alert rules, Grafana dashboard.
     Deploy,
+    /// Runs every command that README.md, CONTRIBUTING.md and docs/ print, each as it is printed.
+    Commands,
     /// Writes docs/configuration.md from the doc comments of the configuration.
     Docs,
     /// Tests of the administration's API by schemathesis, against docs/openapi.json.
@@ -97,6 +103,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().chore {
         Chore::Ci => ci::run(&root),
         Chore::Setup => setup::run(),
+        Chore::CleanRoot(options) => clean_root::run(&root, &options),
         Chore::Tidy => tidy::run(&root),
         Chore::Deny => deny::check(&root),
         Chore::Advisories => deny::advisories(&root),
@@ -105,6 +112,7 @@ fn main() -> ExitCode {
         Chore::Offload { filter } => ci::offload(&root, filter.as_deref()),
         Chore::Dashboard => node::dashboard(&root, &mut Counts::default()),
         Chore::Deploy => node::deploy(&root, &mut Counts::default()),
+        Chore::Commands => commands::run(&root, &mut Counts::default()),
         Chore::Docs => docs::run(&root),
         Chore::Api => api::run(&root),
         Chore::Openapi => openapi::run(&root),

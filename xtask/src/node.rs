@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::setup::is_installed;
-use crate::step::{Counts, cargo, run_command};
+use crate::step::{Counts, cargo, run_command, skip};
 use crate::target_folder;
 
 /// One set of tests.
@@ -71,15 +71,6 @@ fn run(root: &Path, suite: &Suite, counts: &mut Counts) -> Result<(), String> {
         command.env("MODULES", install_modules(root, suite)?);
     }
     run_command(&mut command, "node --test", counts)
-}
-
-fn skip(why: &str, counts: &mut Counts) -> Result<(), String> {
-    if std::env::var("CI").is_ok_and(|value| value == "true") {
-        return Err(format!("{why}, and CI=true forbids skipping; `cargo xtask setup` installs it"));
-    }
-    println!("SKIPPED: {why}");
-    *counts = counts.plus(Counts { passed: 1, failed: 0, skipped: 1 });
-    Ok(())
 }
 
 /// The folder with `node_modules` as the lock file says, below the target folder; renewed when that changed.

@@ -28,6 +28,12 @@ const NEEDS: &[Need] = &[
     Need { program: "prometheus", package: "prometheus" },
     Need { program: "promtool", package: "prometheus" },
     Need { program: "systemd-analyze", package: "systemd" },
+    Need { program: "sudo", package: "sudo" },
+    Need { program: "nft", package: "nftables" },
+    Need { program: "useradd", package: "passwd" },
+    Need { program: "openssl", package: "openssl" },
+    Need { program: "curl", package: "curl" },
+    Need { program: "jq", package: "jq" },
 ];
 
 /// Installs what the tests of the CI need.
@@ -97,7 +103,7 @@ fn apt_get(arguments: &[&str]) -> Result<(), String> {
 }
 
 /// The effective user, from /proc: no library needed for one number.
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     std::fs::read_to_string(Path::new("/proc/self/status"))
         .is_ok_and(|status| effective_user(&status) == Some("0"))
 }

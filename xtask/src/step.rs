@@ -119,6 +119,19 @@ pub fn run_command(command: &mut Command, shown: &str, counts: &mut Counts) -> R
     if status.success() { Ok(()) } else { Err(format!("{shown} ended with {status}")) }
 }
 
+/// Says that a step can't run here, and counts it.
+///
+/// # Errors
+/// With `CI=true`, which forbids skipping.
+pub fn skip(why: &str, counts: &mut Counts) -> Result<(), String> {
+    if std::env::var("CI").is_ok_and(|value| value == "true") {
+        return Err(format!("{why}, and CI=true forbids skipping; `cargo xtask setup` installs it"));
+    }
+    println!("SKIPPED: {why}");
+    *counts = counts.plus(Counts { passed: 1, failed: 0, skipped: 1 });
+    Ok(())
+}
+
 /// Copies both outputs of a child to ours as they come, and counts its tests.
 fn show_output(child: &mut Child) -> Counts {
     let stdout = child.stdout.take().expect("was piped");

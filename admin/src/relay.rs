@@ -8,7 +8,8 @@ use tokio::sync::broadcast;
 
 use crate::model::{
     AllocationDetail, AllocationId, Config, CredentialRequest, Credentials, Disconnected, DrainRequest,
-    DrainState, DropReason, Event, Readiness, ReloadReport, Snapshot, Status, Totals, User, UserChange,
+    DrainState, DropReason, Event, Readiness, Refusals, ReloadReport, Snapshot, Status, Totals, User,
+    UserChange,
 };
 
 /// What comes later: workers are asked through queues.
@@ -62,6 +63,9 @@ pub trait Relay: Send + Sync + 'static {
     /// Every reason for which a datagram may be dropped, and who is to blame.
     fn drop_reasons(&self) -> Vec<DropReason>;
 
+    /// Why requests were refused: the latest, and how many by reason.
+    fn refusals(&self) -> Refusals;
+
     /// All allocations at one time. At most one walk a second over the workers' tables: whoever asks
     /// sooner gets the last one.
     fn snapshot(&self) -> Answer<'_, Arc<Snapshot>>;
@@ -103,7 +107,7 @@ pub trait Relay: Send + Sync + 'static {
     /// Reads the configuration again, and applies what can change while running.
     fn reload(&self) -> Answer<'_, ReloadReport>;
 
-    /// What happens from now on: allocations created, ended and limited. A subscriber that lags loses
+    /// What happens from now on: allocations created, ended and limited, requests refused. A subscriber that lags loses
     /// the oldest events, and learns how many.
     fn subscribe(&self) -> broadcast::Receiver<Arc<Event>>;
 }

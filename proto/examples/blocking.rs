@@ -138,7 +138,7 @@ impl Relay {
             Output::UserDisconnected { user, allocations } => {
                 println!("disconnected: {user}: {allocations:?}")
             }
-            Output::PeerRefused { peer, .. } => println!("refused: {peer}"),
+            Output::Refused(request) => println!("refused: {request:?}"),
             Output::OldChannelNumber { channel } => {
                 println!("channel {channel:#06x} is outside RFC 8656's range")
             }

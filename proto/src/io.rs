@@ -13,7 +13,7 @@ use turnpike_abi::Verdict;
 use crate::addr::{FiveTuple, PeerAddr, RelayedAddr};
 use crate::inspect::{AllocationView, WhyNot};
 use crate::plane::SlotName;
-use crate::policy::Remedy;
+use crate::refusal::RefusedRequest;
 use crate::stats::AllocationRecord;
 
 /// The time: always an argument, never asked for.
@@ -232,15 +232,9 @@ pub enum Output {
         /// How many allocations were ended; `None` if too much of the kind waits for anything to be done.
         allocations: Option<u64>,
     },
-    /// A peer was refused by policy: say once per source and minute which option would allow it.
-    PeerRefused {
-        /// Who asked.
-        client: SocketAddr,
-        /// Which peer was refused.
-        peer: SocketAddr,
-        /// The option that would allow it, if there is one.
-        remedy: Option<Remedy>,
-    },
+    /// A request was refused: tell the operator why. Only for who has proved to receive what is sent to its
+    /// address, so that nobody can have lines written about others.
+    Refused(Box<RefusedRequest>),
     /// A channel from 0x5000 to 0x7FFF was refused: name `--rfc5766-channel-numbers` once.
     OldChannelNumber {
         /// The number asked for.

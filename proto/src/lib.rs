@@ -27,6 +27,7 @@ pub mod plane;
 pub mod policy;
 mod ports;
 pub mod quota;
+mod refusal;
 mod relays;
 mod server;
 pub mod shared;
@@ -41,6 +42,7 @@ pub use inspect::{
 };
 pub use io::*;
 pub use plane::{Plane, PlaneMemory, SlotName};
+pub use refusal::{Detail, Refusal, RefusalCounts, RefusalReason, RefusedRequest};
 pub use server::Server;
 pub use stats::TrafficByPath;
 pub use table::TableCounts;

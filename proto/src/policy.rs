@@ -56,8 +56,8 @@ pub struct Refused {
 /// The option that would allow a refused peer; displayed as it is written on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// `--allow-peer` with this network.
-    AllowPeer(IpNet),
+    /// `--allow-peer` with this address.
+    AllowPeer(IpAddr),
     /// `--allow-loopback-peers`.
     AllowLoopbackPeers,
 }
@@ -186,9 +186,9 @@ impl PeerPolicy {
             Some(Rule { action: Action::Allow, .. }) => Ok(()),
             Some(Rule { operator: true, .. }) => Err(Refused::NEVER),
             Some(_) if ip.is_loopback() => Err(Refused { remedy: Some(Remedy::AllowLoopbackPeers) }),
-            // Our host's other services: no wider rule than for that address is proposed.
-            _ if self.is_own_host(ip) => Err(Refused { remedy: Some(Remedy::AllowPeer(ip.into())) }),
-            Some(rule) => Err(Refused { remedy: Some(Remedy::AllowPeer(rule.net)) }),
+            // No wider rule than for that address is proposed.
+            Some(_) => Err(Refused { remedy: Some(Remedy::AllowPeer(ip)) }),
+            None if self.is_own_host(ip) => Err(Refused { remedy: Some(Remedy::AllowPeer(ip)) }),
             None => Ok(()),
         }
     }
@@ -232,7 +232,7 @@ impl Refused {
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Remedy::AllowPeer(net) => write!(f, "--allow-peer {net}"),
+            Remedy::AllowPeer(ip) => write!(f, "--allow-peer {ip}"),
             Remedy::AllowLoopbackPeers => f.write_str("--allow-loopback-peers"),
         }
     }

@@ -32,19 +32,24 @@ impl Quotas {
         self.total.store(total, Ordering::Relaxed);
     }
 
-    /// Takes one allocation's place, or `None` if the user or everybody together has no more. `own` is this
-    /// user's quota, if it is not everybody's.
-    pub fn take(self: &Arc<Self>, user: &Arc<str>, own: Option<u32>) -> Option<QuotaSlot> {
+    /// Takes one allocation's place. `own` is this user's quota, if it is not everybody's.
+    ///
+    /// # Errors
+    /// If the user or everybody together has no more.
+    pub fn take(self: &Arc<Self>, user: &Arc<str>, own: Option<u32>) -> Result<QuotaSlot, QuotaFull> {
         let per_user = own.unwrap_or_else(|| self.per_user.load(Ordering::Relaxed));
         let total = self.total.load(Ordering::Relaxed);
         let mut used = self.lock();
         let mine = used.by_user.get(user).copied().unwrap_or(0);
-        if (total != 0 && used.total >= total) || (per_user != 0 && mine >= per_user) {
-            return None;
+        if per_user != 0 && mine >= per_user {
+            return Err(QuotaFull { whose: QuotaOf::User, used: mine, limit: per_user });
+        }
+        if total != 0 && used.total >= total {
+            return Err(QuotaFull { whose: QuotaOf::Everybody, used: used.total, limit: total });
         }
         used.total += 1;
         used.by_user.insert(Arc::clone(user), mine + 1);
-        Some(QuotaSlot { quotas: Arc::clone(self), user: Arc::clone(user) })
+        Ok(QuotaSlot { quotas: Arc::clone(self), user: Arc::clone(user) })
     }
 
     /// Allocations held by everybody together.
@@ -61,6 +66,26 @@ impl Quotas {
         // A panic elsewhere can't have left the counts half-changed: each change is two additions.
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A quota that is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaFull {
+    /// Which one.
+    pub whose: QuotaOf,
+    /// Allocations held.
+    pub used: u32,
+    /// Allocations allowed.
+    pub limit: u32,
+}
+
+/// Whom a quota is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaOf {
+    /// One user.
+    User,
+    /// All users together.
+    Everybody,
 }
 
 /// One allocation's place in the quotas.
@@ -94,11 +119,14 @@ mod tests {
         let (alice, bob): (Arc<str>, Arc<str>) = ("alice".into(), "bob".into());
         let first = quotas.take(&alice, None);
         let _second = quotas.take(&alice, None).expect("two are allowed");
-        assert!(first.is_some() && quotas.take(&alice, None).is_none(), "a third is not");
+        assert!(first.is_ok() && quotas.take(&alice, None).is_err(), "a third is not");
         let third = quotas.take(&bob, None).expect("bob has his own");
-        assert!(quotas.take(&bob, None).is_none(), "three in total");
+        assert!(
+            quotas.take(&bob, None).is_err_and(|full| full.whose == QuotaOf::Everybody),
+            "three in total"
+        );
         drop(first);
-        assert!(quotas.take(&alice, None).is_some());
+        assert!(quotas.take(&alice, None).is_ok());
         drop(third);
         assert_eq!((quotas.used(), quotas.users()), (1, 1));
     }
@@ -109,8 +137,9 @@ mod tests {
         let (alice, bob): (Arc<str>, Arc<str>) = ("alice".into(), "bob".into());
         let _first = quotas.take(&alice, Some(2)).expect("the first of two");
         let _second = quotas.take(&alice, Some(2)).expect("the second of two");
-        assert!(quotas.take(&alice, Some(2)).is_none());
+        let full = quotas.take(&alice, Some(2)).expect_err("two of two");
+        assert_eq!(full, QuotaFull { whose: QuotaOf::User, used: 2, limit: 2 });
         let _free: Vec<_> = (0..2).map(|_| quotas.take(&bob, Some(0)).expect("no limit")).collect();
-        assert!(quotas.take(&bob, Some(0)).is_none(), "the total holds for everybody");
+        assert!(quotas.take(&bob, Some(0)).is_err(), "the total holds for everybody");
     }
 }

@@ -9,6 +9,8 @@ use turnpike_abi::Verdict;
 
 use crate::addr::{FiveTuple, RelayedAddr};
 use crate::error::ErrorCode;
+use crate::refusal::RefusalCounts;
+use crate::wire::method;
 
 /// Packets and bytes (payload, without any header) that went one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,10 +77,7 @@ impl VerdictCounts {
 
 /// Error answers by method and code.
 #[derive(Clone, Debug, Default)]
-pub struct ErrorCounts([[u64; ErrorCode::ALL.len()]; METHODS]);
-
-/// Methods have numbers up to this one (RFC 8656 s. 17).
-const METHODS: usize = 10;
+pub struct ErrorCounts([[u64; ErrorCode::ALL.len()]; method::COUNT]);
 
 impl ErrorCounts {
     pub(crate) fn count(&mut self, method: u16, code: ErrorCode) {
@@ -116,6 +115,8 @@ pub struct ServerCounts {
     pub bytes_to_client: u64,
     /// Error answers by method and code.
     pub errors: ErrorCounts,
+    /// Requests answered with an error, by reason; without those that had no credentials at all.
+    pub refusals: RefusalCounts,
     /// Requests by what authentication said of them.
     pub authentications: AuthenticationCounts,
     /// Binding requests answered with success.

@@ -17,6 +17,7 @@ mod notices;
 pub mod offload;
 mod patience;
 pub mod probe;
+pub mod refusals;
 pub mod run;
 mod service_manager;
 pub mod setup;

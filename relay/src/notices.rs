@@ -1,26 +1,54 @@
 //! What a worker says to its operator: never more often than is useful, whatever clients do.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use tracing::{info, warn};
-use turnpike_proto::Now;
-use turnpike_proto::policy::Remedy;
+use tracing::{debug, info, warn};
 use turnpike_proto::stats::AllocationRecord;
+use turnpike_proto::wire::method;
+use turnpike_proto::{AllocationView, Now, RefusalReason, RefusedRequest};
 
 /// A source is named again after this time, nanoseconds.
 const QUIET_NS: u64 = 60_000_000_000;
 /// Sources remembered; above it the notice is left out until some are forgotten.
 const MAX_SOURCES: usize = 1024;
+/// Refusals written down per second, whoever is refused: the log is for people.
+const LINES_PER_SEC: u32 = 10;
 
 /// Which notices were given, and when.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
-    refused: HashMap<IpAddr, u64>,
+    refused: HashMap<Cause, Named>,
+    /// Lines of this second.
+    lines: u32,
+    second: u64,
     old_channels_named: bool,
 }
 
+/// What is written down once a minute. Without a source where it would have been refused to anybody.
+type Cause = (Option<IpAddr>, RefusalReason);
+
+#[derive(Debug)]
+struct Named {
+    last_ns: u64,
+    /// Refusals since, of which nothing was written.
+    more: u64,
+}
+
 impl Notices {
+    /// An allocation was answered.
+    pub(crate) fn allocation_created(&self, view: &AllocationView) {
+        debug!(
+            allocation = format_args!("{:016x}", view.id),
+            user = &*view.user,
+            quota_user = &*view.quota_user,
+            client = %view.five_tuple.client,
+            server = %view.five_tuple.server,
+            relayed = ?view.relayed,
+            "allocation created"
+        );
+    }
+
     /// The one final record of an allocation.
     pub(crate) fn allocation_ended(&mut self, record: &AllocationRecord) {
         let relayed: Vec<String> = record.relayed.iter().map(ToString::to_string).collect();
@@ -31,6 +59,7 @@ impl Notices {
             allocation = format_args!("{:016x}", record.id),
             // As a string, not by `Display`: the text form quotes it then, so that a name can't pass for fields.
             user = &*record.user,
+            quota_user = &*record.quota_user,
             client = %record.five_tuple.client,
             server = %record.five_tuple.server,
             transport = record.five_tuple.transport.name(),
@@ -51,31 +80,62 @@ impl Notices {
         );
     }
 
-    /// Which option would have allowed a refused peer: once per source and minute.
-    pub(crate) fn peer_refused(
-        &mut self,
-        now: Now,
-        client: SocketAddr,
-        peer: SocketAddr,
-        remedy: Option<Remedy>,
-    ) {
-        let is_recent = |last: &u64| now.mono_ns.saturating_sub(*last) < QUIET_NS;
-        if self.refused.get(&client.ip()).is_some_and(is_recent) {
-            return;
+    /// Why a request was refused: once per source, reason and minute. Answers whether it was written down.
+    pub(crate) fn refused(&mut self, now: Now, request: &RefusedRequest) -> bool {
+        let Some(more) = self.is_due(now, request) else { return false };
+        let refusal = &request.refusal;
+        macro_rules! write_down {
+            ($level:ident, $words:literal) => {
+                $level!(
+                    user = request.user.as_deref(),
+                    client = %request.client,
+                    method = method_name(request.method),
+                    code = refusal.reason.code().code(),
+                    reason = refusal.reason.name(),
+                    detail = refusal.detail.map(tracing::field::display),
+                    peer = refusal.peer.map(tracing::field::display),
+                    remedy = refusal.remedy.map(tracing::field::display),
+                    more,
+                    $words
+                )
+            };
+        }
+        match refusal.reason {
+            RefusalReason::NoPort
+            | RefusalReason::NoDescriptor
+            | RefusalReason::TableFull
+            | RefusalReason::TotalQuota => write_down!(warn, "refused: this server has no more"),
+            RefusalReason::PeerDenied => write_down!(info, "peer refused by policy"),
+            _ => write_down!(info, "refused"),
+        }
+        true
+    }
+
+    /// Whether a refusal is to be written down, and then how many were not since the last one.
+    fn is_due(&mut self, now: Now, request: &RefusedRequest) -> Option<u64> {
+        let reason = request.refusal.reason;
+        let cause = (Some(request.client.ip()).filter(|_| !reason.is_everybodys()), reason);
+        let is_recent = |named: &Named| now.mono_ns.saturating_sub(named.last_ns) < QUIET_NS;
+        if let Some(named) = self.refused.get_mut(&cause).filter(|named| is_recent(named)) {
+            named.more += 1;
+            return None;
+        }
+        let second = now.mono_ns / 1_000_000_000;
+        if second != self.second {
+            (self.second, self.lines) = (second, 0);
+        }
+        if self.lines >= LINES_PER_SEC {
+            return None;
         }
         if self.refused.len() >= MAX_SOURCES {
-            self.refused.retain(|_, last| is_recent(last));
+            self.refused.retain(|_, named| is_recent(named));
             if self.refused.len() >= MAX_SOURCES {
-                return;
+                return None;
             }
         }
-        self.refused.insert(client.ip(), now.mono_ns);
-        match remedy {
-            Some(option) => {
-                info!(%client, peer = %peer.ip(), "peer refused by policy; {option} would allow it")
-            }
-            None => info!(%client, peer = %peer.ip(), "peer refused by policy"),
-        }
+        self.lines += 1;
+        let before = self.refused.insert(cause, Named { last_ns: now.mono_ns, more: 0 });
+        Some(before.map_or(0, |named| named.more))
     }
 
     /// Names the option for old clients, once.
@@ -87,5 +147,63 @@ impl Notices {
                  --rfc5766-channel-numbers would accept it"
             );
         }
+    }
+}
+
+/// The name of a method in log, metrics and API.
+pub(crate) fn method_name(number: u16) -> &'static str {
+    match number {
+        method::BINDING => "binding",
+        method::ALLOCATE => "allocate",
+        method::REFRESH => "refresh",
+        method::CREATE_PERMISSION => "create_permission",
+        method::CHANNEL_BIND => "channel_bind",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(source: u32, reason: RefusalReason) -> RefusedRequest {
+        let client = (std::net::Ipv4Addr::from(source), 1).into();
+        RefusedRequest { client, method: method::ALLOCATE, user: None, refusal: reason.into() }
+    }
+
+    fn at(millis: u64) -> Now {
+        Now { mono_ns: millis * 1_000_000, unix_secs: millis / 1000 }
+    }
+
+    #[test]
+    fn a_source_is_named_once_a_minute_for_each_reason_and_then_with_what_came_since() {
+        let mut notices = Notices::default();
+        let wrong = request(1, RefusalReason::WrongKey);
+        assert_eq!(notices.is_due(at(0), &wrong), Some(0));
+        assert_eq!(notices.is_due(at(59_999), &wrong), None);
+        assert_eq!(notices.is_due(at(1), &request(1, RefusalReason::UnknownUser)), Some(0));
+        assert_eq!(notices.is_due(at(2), &request(2, RefusalReason::WrongKey)), Some(0));
+        assert_eq!(notices.is_due(at(60_000), &wrong), Some(1));
+    }
+
+    #[test]
+    fn what_is_refused_to_everybody_is_named_once_whoever_asks() {
+        let mut notices = Notices::default();
+        assert_eq!(notices.is_due(at(0), &request(1, RefusalReason::NoPort)), Some(0));
+        assert!(
+            (2..500).all(|source| notices.is_due(at(1), &request(source, RefusalReason::NoPort)).is_none())
+        );
+        assert_eq!(notices.is_due(at(60_000), &request(1, RefusalReason::NoPort)), Some(498));
+    }
+
+    #[test]
+    fn many_sources_neither_fill_the_log_nor_memory() {
+        let mut notices = Notices::default();
+        let lines = (0..200_000_u32).filter(|n| {
+            notices.is_due(at(u64::from(*n) / 2), &request(*n, RefusalReason::WrongKey)).is_some()
+        });
+        let lines = lines.count();
+        assert!((990..=1024).contains(&lines), "100 s, 10 lines a second: {lines}");
+        assert!(notices.refused.len() <= MAX_SOURCES);
     }
 }

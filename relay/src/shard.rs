@@ -335,6 +335,7 @@ impl<D: Driver> Shard<D> {
                     }
                 }
                 Output::Created(view) => {
+                    self.notices.allocation_created(&view);
                     if let Some(events) = &self.events {
                         events.tell(|| WorkerEvent::Created(view));
                     }
@@ -349,8 +350,12 @@ impl<D: Driver> Shard<D> {
                 Output::UserDisconnected { user, allocations } => {
                     self.answer_disconnected(&user, allocations);
                 }
-                Output::PeerRefused { client, peer, remedy } => {
-                    self.notices.peer_refused(now, client, peer, remedy)
+                Output::Refused(request) => {
+                    self.reporter.count_refusal(now, &request);
+                    let written = self.notices.refused(now, &request);
+                    if let Some(events) = self.events.as_ref().filter(|_| written) {
+                        events.tell(|| WorkerEvent::Refused(request));
+                    }
                 }
                 Output::OldChannelNumber { channel } => self.notices.old_channel_number(channel),
             }

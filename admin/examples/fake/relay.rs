@@ -336,6 +336,7 @@ impl Relay for Fake {
             ErrorCount { method: "allocate".into(), code: 401, count: state.created },
             ErrorCount { method: "channel_bind".into(), code: 400, count: seconds / 5 },
         ];
+        sum.refusals = refusal_counts(seconds);
         sum.authentications =
             BTreeMap::from([("accepted".into(), state.created * 4), ("challenged".into(), state.created)]);
         let worker = |index| WorkerTotals {
@@ -390,6 +391,15 @@ impl Relay for Fake {
             reason("drop_rate_to_peer", DropCause::Policy),
             reason("drop_socket_overflow", DropCause::Relay),
         ]
+    }
+
+    fn refusals(&self) -> Refusals {
+        let seconds = self.started.elapsed().as_secs();
+        let refusals = refusal_counts(seconds).into_iter().enumerate();
+        let mut refusals: Vec<Refusal> =
+            refusals.map(|(number, of_reason)| invent_refusal(number, of_reason)).collect();
+        refusals.sort_by_key(|refusal| std::cmp::Reverse(refusal.last_unix_secs));
+        Refusals { refusals, totals: refusal_counts(seconds) }
     }
 
     fn snapshot(&self) -> Answer<'_, Arc<Snapshot>> {
@@ -547,6 +557,46 @@ impl Relay for Fake {
 
 fn draining_reasons(state: &State) -> Vec<String> {
     if state.drain.draining { vec!["it is draining".into()] } else { Vec::new() }
+}
+
+/// Method, code, reason, detail: one of each kind that dashboards tell apart.
+const REFUSALS: [(&str, u16, &str, Option<&str>); 8] = [
+    ("allocate", 401, "expired-credential", Some("expired 3600 s ago")),
+    ("allocate", 401, "wrong-key", None),
+    ("allocate", 401, "unknown-user", None),
+    ("create_permission", 403, "peer-denied", None),
+    ("allocate", 486, "user-quota", Some("3 of 3")),
+    ("allocate", 508, "no-port", None),
+    ("channel_bind", 400, "channel-conflict", Some("channel 0x4000")),
+    ("refresh", 438, "stale-nonce", None),
+];
+
+fn refusal_counts(seconds: u64) -> Vec<RefusalCount> {
+    let counts = REFUSALS.iter().enumerate().map(|(number, (method, code, reason, _))| RefusalCount {
+        method: (*method).into(),
+        code: *code,
+        reason: (*reason).into(),
+        count: 1 + seconds / (3 + number as u64),
+    });
+    counts.collect()
+}
+
+fn invent_refusal(number: usize, counted: RefusalCount) -> Refusal {
+    let RefusalCount { method, code, reason, count } = counted;
+    let is_denied = code == 403;
+    Refusal {
+        first_unix_secs: unix_secs() - 3600,
+        last_unix_secs: unix_secs() - 7 * number as u64,
+        count,
+        method,
+        code,
+        reason,
+        user: (number != 2).then(|| NAMES[number % NAMES.len()].into()),
+        client: SocketAddr::from(([198, 51, 100, 7 + number as u8], 50_000)),
+        peer: is_denied.then(|| IpAddr::from([10, 0, 0, 20])),
+        detail: REFUSALS[number].3.map(str::to_owned),
+        remedy: is_denied.then(|| "--allow-peer 10.0.0.20".to_owned()),
+    }
 }
 
 fn verdicts(sum: &Counts, seconds: u64) -> BTreeMap<String, u64> {

@@ -24,7 +24,7 @@ use crate::state::{MAX_EVENT_STREAMS, Shared};
 /// How often the totals are sent.
 const TOTALS_PERIOD: Duration = Duration::from_secs(1);
 
-/// Server-sent events: `created`, `ended`, `limited`, each second `totals`, and `lagged` with the number
+/// Server-sent events: `created`, `ended`, `limited`, `refused`, each second `totals`, and `lagged` with the number
 /// of events that a slow reader lost. The data is JSON, see the schema `Event`.
 #[utoipa::path(
     get, path = "/v1/events", tag = "operation", security(("token" = ["read"])),
@@ -88,6 +88,7 @@ fn describe(event: &Event) -> Sent {
         Event::Created { .. } => "created",
         Event::Ended { .. } => "ended",
         Event::Limited(_) => "limited",
+        Event::Refused(_) => "refused",
         Event::Totals(_) => "totals",
     };
     let data = serde_json::to_string(event).expect("an event has nothing that JSON can't say");

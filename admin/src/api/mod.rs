@@ -14,6 +14,7 @@ mod events;
 mod filter;
 mod health;
 mod history;
+mod refusals;
 mod status;
 mod talkers;
 mod token;
@@ -94,6 +95,7 @@ fn routes() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(history::history))
         .routes(routes!(token::token))
         .routes(routes!(talkers::talkers))
+        .routes(routes!(refusals::refusals))
         .routes(routes!(allocations::list))
         .routes(routes!(allocations::detail, allocations::disconnect, allocations::limit))
         .routes(routes!(users::disconnect_all))

@@ -148,6 +148,19 @@ fn requests(page: &mut Page<'_>, sum: &Counts) -> fmt::Result {
         .iter()
         .map(|error| (vec![("method", error.method.clone()), ("code", error.code.to_string())], error.count));
     page.counter("errors", "Error answers, by method and code.", errors)?;
+    let refusals = sum.refusals.iter().map(|refusals| {
+        let labels = vec![
+            ("method", refusals.method.clone()),
+            ("code", refusals.code.to_string()),
+            ("reason", refusals.reason.clone()),
+        ];
+        (labels, refusals.count)
+    });
+    page.counter(
+        "refusals",
+        "Requests with credentials that were refused, by method, code and reason.",
+        refusals,
+    )?;
     let results = sum.authentications.iter().map(|(result, &n)| (vec![("result", result.clone())], n));
     page.counter("authentications", "Requests, by the result of their authentication.", results)?;
     page.counter("bindings", "Binding requests answered with success.", plain(sum.bindings))

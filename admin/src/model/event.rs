@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Allocation, AllocationId, Totals};
+use super::{Allocation, AllocationId, Refusal, Totals};
 
 /// What `GET /v1/events` sends: the name of the variant is the event's name, the rest its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -25,6 +25,8 @@ pub enum Event {
     },
     /// The limit of an allocation was changed, or was reached.
     Limited(Limited),
+    /// A request was refused; at most once a minute for each source and reason.
+    Refused(Refusal),
     /// All counters, each second. Sent by the API itself: a relay never publishes it.
     Totals(Box<Totals>),
 }

@@ -6,6 +6,7 @@
 mod allocation;
 mod event;
 mod history;
+mod refusal;
 mod status;
 mod talker;
 mod token;
@@ -19,6 +20,7 @@ pub use allocation::{
 };
 pub use event::{Event, Limited, LimitedWhy};
 pub use history::{History, Sample};
+pub use refusal::{Refusal, RefusalCount, Refusals};
 pub use status::{
     Config, ConfigOption, DataPath, Disconnected, DrainRequest, DrainState, InterfaceOffload, Listener,
     OffloadStatus, Readiness, RelayAddress, ReloadReport, Status, WorkerStatus,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::TrafficByPath;
+use super::{RefusalCount, TrafficByPath};
 
 /// All counters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -37,6 +37,8 @@ pub struct Counts {
     pub verdicts: BTreeMap<String, u64>,
     /// Error answers.
     pub errors: Vec<ErrorCount>,
+    /// Requests answered with an error, by reason; without those that had no credentials at all.
+    pub refusals: Vec<RefusalCount>,
     /// Requests by the result of authentication: `accepted`, `challenged`, `stale_nonce`, ...
     pub authentications: BTreeMap<String, u64>,
     /// Binding requests answered with success.

@@ -4,6 +4,7 @@ mod answers;
 mod connections;
 mod errors;
 mod events;
+mod refusals;
 mod scopes;
 mod scrape;
 mod tls;

@@ -10,6 +10,7 @@ use super::claims::{Claims, PASSWORD_ALGORITHMS};
 use super::credentials::{Credentials, Identity};
 use super::nonce::{Features, Nonces};
 use crate::addr::FiveTuple;
+use crate::refusal::{Detail, Refusal, RefusalReason};
 use crate::wire::{Message, MessageBuilder, attr};
 use crate::{ErrorCode, Now};
 
@@ -20,6 +21,8 @@ pub struct Rejection {
     pub code: ErrorCode,
     /// Whether the answer carries REALM, NONCE and PASSWORD-ALGORITHMS: see [`Authenticator::challenge`].
     pub challenge: bool,
+    /// Why, for the operator; `None` for a request without credentials, with which most clients begin.
+    pub refusal: Option<Refusal>,
 }
 
 /// Authenticates requests. Shared by all workers; control messages only.
@@ -91,17 +94,19 @@ impl Authenticator {
         held: Option<&Arc<Identity>>,
     ) -> Result<Arc<Identity>, Rejection> {
         if !request.has_integrity() {
-            return Err(Rejection::challenge(ErrorCode::Unauthenticated));
+            return Err(Rejection { code: ErrorCode::Unauthenticated, challenge: true, refusal: None });
         }
-        let claims = Claims::read(request).map_err(Rejection::plain)?;
-        let identity = self
-            .identify(now, request, &claims, held)
-            // A realm that isn't ours is a wrong credential like any other (S17).
-            .filter(|_| claims.realm == self.realm.as_bytes())
-            .ok_or(Rejection::challenge(ErrorCode::Unauthenticated))?;
+        let claims = Claims::read(request).map_err(|_| Rejection::plain(RefusalReason::Malformed))?;
+        let identified = self.identify(now, request, &claims, held);
+        // A realm that isn't ours is a wrong credential like any other (S17).
+        let identity = match claims.realm == self.realm.as_bytes() {
+            true => identified,
+            false => Err(RefusalReason::WrongRealm.into()),
+        };
+        let identity = identity.map_err(Rejection::challenge)?;
         // The nonce comes last: a stale one must not hide wrong credentials, nor good ones cause a 401 (S25).
         if !self.nonces.is_valid(now, five_tuple, claims.nonce) {
-            return Err(Rejection::challenge(ErrorCode::StaleNonce));
+            return Err(Rejection::challenge(RefusalReason::StaleNonce.into()));
         }
         Ok(identity)
     }
@@ -150,28 +155,37 @@ impl Authenticator {
         request: &Message<'_>,
         claims: &Claims<'_>,
         held: Option<&Arc<Identity>>,
-    ) -> Option<Arc<Identity>> {
+    ) -> Result<Arc<Identity>, Refusal> {
         let held = held.filter(|held| held.is_named(&claims.name));
-        let by_held_key = held.and_then(|held| held.reverify(request, claims.choice));
-        if let Some(identity) = by_held_key {
-            return Some(identity).filter(|identity| !(self.strict_expiry && identity.is_expired(now)));
+        if let Some(identity) = held.and_then(|held| held.reverify(request, claims.choice)) {
+            return if self.strict_expiry { unexpired(now, identity) } else { Ok(identity) };
         }
-        self.credentials
-            .load()
-            .verify(request, claims)
-            .filter(|identity| !identity.is_expired(now))
-            // A time-limited credential never passes for a user with a password of the same name, nor the reverse.
-            .filter(|identity| held.is_none_or(|held| held.expires_unix() == identity.expires_unix()))
-            .map(Arc::new)
+        let credentials = self.credentials.load();
+        let identity = credentials.verify(request, claims);
+        // Asked whatever came out, so that success and failure take the same time (Q6).
+        let otherwise = credentials.why_not(claims);
+        let identity = unexpired(now, Arc::new(identity.ok_or(otherwise)?))?;
+        // A time-limited credential never passes for a user with a password of the same name, nor the reverse.
+        match held.is_none_or(|held| held.expires_unix() == identity.expires_unix()) {
+            true => Ok(identity),
+            false => Err(RefusalReason::WrongKey.into()),
+        }
     }
 }
 
 impl Rejection {
-    fn challenge(code: ErrorCode) -> Self {
-        Self { code, challenge: true }
+    fn challenge(refusal: Refusal) -> Self {
+        Self { code: refusal.reason.code(), challenge: true, refusal: Some(refusal) }
     }
 
-    fn plain(code: ErrorCode) -> Self {
-        Self { code, challenge: false }
+    fn plain(reason: RefusalReason) -> Self {
+        Self { code: reason.code(), challenge: false, refusal: Some(reason.into()) }
+    }
+}
+
+fn unexpired(now: Now, identity: Arc<Identity>) -> Result<Arc<Identity>, Refusal> {
+    match identity.expired_secs_ago(now) {
+        None => Ok(identity),
+        Some(secs) => Err(Refusal::with(RefusalReason::ExpiredCredential, Detail::ExpiredSecsAgo(secs))),
     }
 }

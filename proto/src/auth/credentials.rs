@@ -16,6 +16,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use super::claims::{Choice, Claims, Name};
 use super::key::{Algorithm, BadCredential, Key, opaque};
 use crate::Now;
+use crate::limits::MAX_USERNAME;
+use crate::refusal::RefusalReason;
 use crate::wire::Message;
 use crate::wire::integrity::verify;
 
@@ -105,8 +107,9 @@ impl Identity {
         Arc::ptr_eq(&self.keys, &other.keys)
     }
 
-    pub(super) fn is_expired(&self, now: Now) -> bool {
-        self.expires_unix.is_some_and(|expires| expires < now.unix_secs)
+    /// How long ago it has expired; `None` while it is valid.
+    pub(super) fn expired_secs_ago(&self, now: Now) -> Option<u64> {
+        self.expires_unix.and_then(|expires| now.unix_secs.checked_sub(expires)).filter(|secs| *secs > 0)
     }
 
     pub(super) fn is_named(&self, name: &Name<'_>) -> bool {
@@ -237,6 +240,19 @@ impl Credentials {
         by_account.or(by_secret)
     }
 
+    /// Why a request that did not verify has failed.
+    pub(super) fn why_not(&self, claims: &Claims<'_>) -> RefusalReason {
+        let is_known = match &claims.name {
+            Name::Plain(None) => false,
+            Name::Plain(Some(name)) => {
+                let is_rest = !self.secrets.is_empty() && split_rest_name(name).is_some();
+                self.accounts.contains_key(&**name) | is_rest
+            }
+            Name::Hashed(hash) => self.enumerable() && self.by_userhash.contains_key(*hash),
+        };
+        if is_known { RefusalReason::WrongKey } else { RefusalReason::UnknownUser }
+    }
+
     fn verify_account(&self, request: &Message<'_>, claims: &Claims<'_>) -> Option<Identity> {
         let account = match &claims.name {
             Name::Plain(name) => name.as_deref().and_then(|name| self.accounts.get(name)),
@@ -315,6 +331,15 @@ impl Keys {
 /// USERHASH of a name that has been through OpaqueString (RFC 8489 s. 14.4).
 fn userhash(name: &str, realm: &str) -> [u8; 32] {
     Sha256::new().chain_update(name).chain_update(":").chain_update(realm).finalize().into()
+}
+
+/// What a sender calls itself, as quotas would count it and as long as a name may be: nothing is proven.
+pub(crate) fn claimed_user(username: &[u8]) -> Arc<str> {
+    let name = String::from_utf8_lossy(&username[..username.len().min(MAX_USERNAME)]);
+    match split_rest_name(&name) {
+        Some((_, user)) => user.into(),
+        None => (*name).into(),
+    }
 }
 
 /// Expiry and user part of a REST name: `expiry`, `expiry:user` or `user:expiry`; digits only, seconds since 1970.

@@ -18,5 +18,6 @@ mod nonce;
 mod tests;
 
 pub use authenticator::{Authenticator, Rejection};
+pub(crate) use credentials::claimed_user;
 pub use credentials::{Credentials, Identity, StoredKeys, rest_password};
 pub use key::{Algorithm, BadCredential, Key, check_realm, prepare_name};

@@ -146,13 +146,13 @@ fn q2_embedded_ipv4_is_checked_too() {
 #[test]
 fn q2_opening_the_outer_prefix_does_not_open_the_inner_address() {
     let outer = policy(&["64:ff9b::/96", "2002::/16"], &[]);
-    assert_eq!(remedy(&outer, "[64:ff9b::10.0.0.1]:9").as_deref(), Some("--allow-peer 10.0.0.0/8"));
+    assert_eq!(remedy(&outer, "[64:ff9b::10.0.0.1]:9").as_deref(), Some("--allow-peer 10.0.0.1"));
     let inner = policy(&["10.0.0.0/8"], &[]);
     assert!(allows(&inner, "64:ff9b::10.0.0.1"));
     let untranslated = policy(&[], &[]);
     assert_eq!(
         remedy(&untranslated, "[64:ff9b:1::1.1.1.1]:9").as_deref(),
-        Some("--allow-peer 64:ff9b:1::/48")
+        Some("--allow-peer 64:ff9b:1::101:101")
     );
 }
 
@@ -233,7 +233,7 @@ fn d6_relayed_addresses_are_always_peers() {
 fn q3_other_ports_of_this_host_need_a_rule() {
     let closed = policy(&[], &[]);
     for peer in ["203.0.113.1:22", "203.0.113.2:50000", "10.9.9.9:6379"] {
-        let exact = format!("--allow-peer {}/32", addr(peer).ip());
+        let exact = format!("--allow-peer {}", addr(peer).ip());
         assert_eq!(remedy(&closed, peer), Some(exact), "{peer}");
     }
     let open = policy(&["203.0.113.0/24"], &[]);
@@ -286,7 +286,7 @@ proptest! {
         for _ in 0..8 {
             match PeerPolicy::new(&rules, &[], loopback, own()).check(peer, all_open) {
                 Ok(()) => return Ok(()),
-                Err(Refused { remedy: Some(Remedy::AllowPeer(net)) }) => rules.push(net),
+                Err(Refused { remedy: Some(Remedy::AllowPeer(ip)) }) => rules.push(ip.into()),
                 Err(Refused { remedy: Some(Remedy::AllowLoopbackPeers) }) => loopback = true,
                 Err(Refused { remedy: None }) => {
                     prop_assert!(peer.ip().to_canonical().is_ipv4() || which >= 1);

@@ -18,6 +18,8 @@ use crate::limits::{
     RETRANSMISSION_SECS, SECOND_NS,
 };
 use crate::ports::{Parity, PortLease};
+use crate::quota::{QuotaFull, QuotaOf};
+use crate::refusal::{Detail, Refusal, RefusalReason};
 use crate::shared::{DefaultFamily, PortWish, Reservation};
 use crate::stats::EndReason;
 use crate::table::{AllocateState, AllocationId, NewAllocation};
@@ -45,7 +47,7 @@ struct Found {
 }
 
 impl Server {
-    pub(super) fn handle_allocate(&mut self, now: Now, request: &Request<'_>) -> Result<(), ErrorCode> {
+    pub(super) fn handle_allocate(&mut self, now: Now, request: &Request<'_>) -> Result<(), Refusal> {
         if let Some(id) = request.allocation {
             return self.repeat_allocate(now, request, id);
         }
@@ -57,10 +59,13 @@ impl Server {
         let wish = self.allocate_wish(request)?;
         let lifetime_secs = self.granted_lifetime(request.message)?;
         if self.draining && self.shared.alternate(request.path.five_tuple.client.ip()).is_some() {
-            return Err(ErrorCode::TryAlternate);
+            return Err(RefusalReason::Redirected.into());
         }
-        if self.draining || self.table.len() >= MAX_ALLOCATIONS {
-            return Err(ErrorCode::InsufficientCapacity);
+        if self.draining {
+            return Err(RefusalReason::Draining.into());
+        }
+        if self.table.len() >= MAX_ALLOCATIONS {
+            return Err(RefusalReason::TableFull.into());
         }
         let five_tuple = request.path.five_tuple;
         // Another worker may have got the same request just now; its answer will do.
@@ -82,10 +87,10 @@ impl Server {
         request: &Request<'_>,
         wish: &Wish,
         lifetime_secs: u32,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<(), Refusal> {
         let limits = self.shared.user_limits(&request.identity.quota_user);
         let quota = self.shared.quotas.take(&request.identity.quota_user, limits.quota);
-        let quota = quota.ok_or(ErrorCode::AllocationQuotaReached)?;
+        let quota = quota.map_err(quota_refusal)?;
         let mut state = AllocateState {
             reply_to: request.message.reply_to(),
             lifetime_secs,
@@ -117,13 +122,8 @@ impl Server {
     }
 
     /// RFC 8656 s. 7.2 step 2: a second Allocate is refused, but the same one again gets the same answer.
-    fn repeat_allocate(
-        &mut self,
-        now: Now,
-        request: &Request<'_>,
-        id: AllocationId,
-    ) -> Result<(), ErrorCode> {
-        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+    fn repeat_allocate(&mut self, now: Now, request: &Request<'_>, id: AllocationId) -> Result<(), Refusal> {
+        let allocation = self.table.get(id).ok_or(RefusalReason::AllocationExists)?;
         let same = allocation.request.reply_to.transaction() == request.message.transaction_id()
             && allocation.identity.user == request.identity.user;
         match allocation.live_since_ns {
@@ -135,48 +135,48 @@ impl Server {
                 self.answer_allocate(id);
                 Ok(())
             }
-            _ => Err(ErrorCode::AllocationMismatch),
+            _ => Err(RefusalReason::AllocationExists.into()),
         }
     }
 
     /// RFC 8656 s. 7.2 steps 3 to 9, in that order.
-    fn allocate_wish(&self, request: &Request<'_>) -> Result<Wish, ErrorCode> {
+    fn allocate_wish(&self, request: &Request<'_>) -> Result<Wish, RefusalReason> {
         let message = request.message;
         match message.requested_transport() {
             Some(Ok(PROTOCOL_UDP)) => {}
-            Some(Ok(_)) => return Err(ErrorCode::UnsupportedTransport),
-            Some(Err(_)) | None => return Err(ErrorCode::BadRequest),
+            Some(Ok(_)) => return Err(RefusalReason::UnsupportedTransport),
+            Some(Err(_)) | None => return Err(RefusalReason::Malformed),
         }
         let has_families =
             message.has(attr::REQUESTED_ADDRESS_FAMILY) || message.has(attr::ADDITIONAL_ADDRESS_FAMILY);
         if let Some(token) = message.reservation_token() {
-            let token = token.map_err(|_| ErrorCode::BadRequest)?;
+            let token = token.map_err(|_| RefusalReason::Malformed)?;
             if has_families || message.has(attr::EVEN_PORT) {
-                return Err(ErrorCode::BadRequest);
+                return Err(RefusalReason::Malformed);
             }
             return Ok(Wish::Reserved(token));
         }
         if message.has(attr::REQUESTED_ADDRESS_FAMILY) && message.has(attr::ADDITIONAL_ADDRESS_FAMILY) {
-            return Err(ErrorCode::BadRequest);
+            return Err(RefusalReason::Malformed);
         }
         let family = self.requested_family(request)?;
         let pair = match message.even_port() {
-            Some(pair) => Some(pair.map_err(|_| ErrorCode::BadRequest)?),
+            Some(pair) => Some(pair.map_err(|_| RefusalReason::Malformed)?),
             None => None,
         };
         let parity = if pair.is_some() { Parity::Even } else { Parity::Any };
         match message.additional_family() {
             None => Ok(Wish::One { family, parity, pair: pair == Some(true) }),
             Some(Ok(value)) if value == Family::V6 as u8 && pair != Some(true) => Ok(Wish::Dual { parity }),
-            Some(_) => Err(ErrorCode::BadRequest),
+            Some(_) => Err(RefusalReason::Malformed),
         }
     }
 
     /// RFC 8656 s. 7.2 step 6: the family asked for, or the default, if it is offered.
-    fn requested_family(&self, request: &Request<'_>) -> Result<Family, ErrorCode> {
+    fn requested_family(&self, request: &Request<'_>) -> Result<Family, RefusalReason> {
         let family = match request.message.requested_family() {
-            Some(Ok(value)) => Family::from_wire(value).ok_or(ErrorCode::AddressFamilyNotSupported)?,
-            Some(Err(_)) => return Err(ErrorCode::BadRequest),
+            Some(Ok(value)) => Family::from_wire(value).ok_or(RefusalReason::FamilyNotOffered)?,
+            Some(Err(_)) => return Err(RefusalReason::Malformed),
             None => match self.shared.config.default_family {
                 _ if request.message.has(attr::ADDITIONAL_ADDRESS_FAMILY) => return Ok(Family::V4),
                 DefaultFamily::Ipv4 => Family::V4,
@@ -186,14 +186,14 @@ impl Server {
         };
         match self.shared.offers(family) {
             true => Ok(family),
-            false => Err(ErrorCode::AddressFamilyNotSupported),
+            false => Err(RefusalReason::FamilyNotOffered),
         }
     }
 
     /// RFC 8656 s. 7.2: at least the default, at most the configured maximum, whatever was asked.
-    pub(super) fn granted_lifetime(&self, message: &Message<'_>) -> Result<u32, ErrorCode> {
+    pub(super) fn granted_lifetime(&self, message: &Message<'_>) -> Result<u32, RefusalReason> {
         let asked = match message.lifetime() {
-            Some(lifetime) => lifetime.map_err(|_| ErrorCode::BadRequest)?,
+            Some(lifetime) => lifetime.map_err(|_| RefusalReason::Malformed)?,
             None => DEFAULT_LIFETIME_SECS,
         };
         Ok(asked.min(self.shared.config.max_lifetime_secs).max(DEFAULT_LIFETIME_SECS))
@@ -205,24 +205,24 @@ impl Server {
         request: &Request<'_>,
         wish: &Wish,
         state: &mut AllocateState,
-    ) -> Result<Vec<Found>, ErrorCode> {
+    ) -> Result<Vec<Found>, RefusalReason> {
         match *wish {
             Wish::Reserved(token) => {
                 let user = &request.identity.quota_user;
                 let reservation = self.shared.reservations.redeem(token, user, now.mono_ns);
-                let Reservation { relay, lease, .. } = reservation.ok_or(ErrorCode::InsufficientCapacity)?;
+                let Reservation { relay, lease, .. } = reservation.ok_or(RefusalReason::NoReservation)?;
                 // Only this very port will do.
                 state.attempts = MAX_PORT_ATTEMPTS;
                 Ok(vec![Found { relay, lease }])
             }
             Wish::One { family, parity, pair: false } => {
-                let found = self.find_port(request, family, parity).ok_or(ErrorCode::InsufficientCapacity)?;
+                let found = self.find_port(request, family, parity).ok_or(RefusalReason::NoPort)?;
                 Ok(vec![found])
             }
             Wish::One { family, pair: true, .. } => {
                 let near = request.path.five_tuple.server.ip();
                 let reserved = self.reserve_pair(now, family, near, &request.identity.quota_user);
-                let (found, token) = reserved.ok_or(ErrorCode::InsufficientCapacity)?;
+                let (found, token) = reserved.ok_or(RefusalReason::NoPort)?;
                 state.token = Some(token);
                 Ok(vec![found])
             }
@@ -266,7 +266,7 @@ impl Server {
         request: &Request<'_>,
         parity: Parity,
         state: &mut AllocateState,
-    ) -> Result<Vec<Found>, ErrorCode> {
+    ) -> Result<Vec<Found>, RefusalReason> {
         let mut found = Vec::with_capacity(2);
         for family in [Family::V4, Family::V6] {
             let refusal = match self.shared.offers(family) {
@@ -282,7 +282,7 @@ impl Server {
             state.refused_family = Some((family, refusal));
         }
         match found.is_empty() {
-            true => Err(ErrorCode::InsufficientCapacity),
+            true => Err(RefusalReason::NoPort),
             false => Ok(found),
         }
     }
@@ -311,7 +311,7 @@ impl Server {
         self.counts.ports_failed += 1;
         match self.find_replacement(now, id, family, error) {
             Some(Found { relay, lease }) => self.open_half(id, relay, lease),
-            None => self.fail_half(now, id, family),
+            None => self.fail_half(now, id, family, error),
         }
     }
 
@@ -351,15 +351,18 @@ impl Server {
     }
 
     /// A half can't be had: the other one alone, or none and 508 (conformance A8, A14).
-    fn fail_half(&mut self, now: Now, id: AllocationId, family: Family) {
+    fn fail_half(&mut self, now: Now, id: AllocationId, family: Family, error: PortError) {
         let Some(allocation) = self.table.get_mut(id) else { return };
         if allocation.halves().next().is_some() {
             allocation.request.refused_family = Some((family, ErrorCode::InsufficientCapacity));
             return self.answer_when_open(now, id);
         }
         if let Some(allocation) = self.remove_allocation(id) {
-            let code = ErrorCode::InsufficientCapacity;
-            self.refuse(&allocation.path, &allocation.identity, allocation.request.reply_to, code);
+            let refusal = match error {
+                PortError::InUse => RefusalReason::NoPort.into(),
+                PortError::Exhausted => RefusalReason::NoDescriptor.into(),
+            };
+            self.refuse(&allocation.path, &allocation.identity, allocation.request.reply_to, refusal);
         }
     }
 
@@ -394,4 +397,12 @@ impl Server {
         let (path, identity) = (allocation.path, Arc::clone(&allocation.identity));
         self.succeed(&path, &identity, reply);
     }
+}
+
+fn quota_refusal(full: QuotaFull) -> Refusal {
+    let reason = match full.whose {
+        QuotaOf::User => RefusalReason::UserQuota,
+        QuotaOf::Everybody => RefusalReason::TotalQuota,
+    };
+    Refusal::with(reason, Detail::Quota { used: full.used, limit: full.limit })
 }

@@ -2,23 +2,25 @@
 
 use super::{Request, Server};
 use crate::addr::{Family, PeerAddr};
-use crate::error::ErrorCode;
 use crate::io::{Now, Output, RelaySocket};
+use crate::refusal::{Detail, Refusal, RefusalReason};
 use crate::shared::ServerConfig;
 use crate::table::AllocationId;
 use crate::wire::{MessageBuilder, attr, channel};
 
 impl Server {
-    pub(super) fn handle_channel_bind(&mut self, now: Now, request: &Request<'_>) -> Result<(), ErrorCode> {
+    pub(super) fn handle_channel_bind(&mut self, now: Now, request: &Request<'_>) -> Result<(), Refusal> {
         let id = self.owned_allocation(request)?;
         let (number, peer) = self.asked_binding(request)?;
         let known = self.check_binding(now, id, number, peer)?;
-        let relay = self.check_peer(request, id, peer)?;
-        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+        let relay = self.check_peer(id, peer)?;
+        let allocation = self.table.get(id).ok_or(RefusalReason::NoAllocation)?;
         let ServerConfig { max_channels, max_permissions, .. } = self.shared.config;
-        let is_full = !known && allocation.channels().len() >= max_channels;
-        if is_full || !self.table.has_room(id, &[peer.ip()], max_permissions) {
-            return Err(ErrorCode::InsufficientCapacity);
+        if !known && allocation.channels().len() >= max_channels {
+            return Err(RefusalReason::TooManyChannels.into());
+        }
+        if !self.table.has_room(id, &[peer.ip()], max_permissions) {
+            return Err(RefusalReason::TooManyPermissions.into());
         }
         let internal = self.shared.is_relayed(peer);
         self.table.bind(id, number, (peer, internal), relay, now.mono_ns);
@@ -29,20 +31,20 @@ impl Server {
     }
 
     /// Both attributes, well-formed, and a number from the range.
-    fn asked_binding(&mut self, request: &Request<'_>) -> Result<(u16, PeerAddr), ErrorCode> {
+    fn asked_binding(&mut self, request: &Request<'_>) -> Result<(u16, PeerAddr), Refusal> {
         let number = match request.message.channel_number() {
             Some(Ok(number)) => number,
-            Some(Err(_)) | None => return Err(ErrorCode::BadRequest),
+            Some(Err(_)) | None => return Err(RefusalReason::Malformed.into()),
         };
         let peer = match request.message.xor_address(attr::XOR_PEER_ADDRESS) {
             Some(Ok(peer)) => self.shared.to_local(peer),
-            Some(Err(_)) | None => return Err(ErrorCode::BadRequest),
+            Some(Err(_)) | None => return Err(RefusalReason::Malformed.into()),
         };
         if !self.channel_range().contains(&number) {
             if channel::RFC5766_NUMBERS.contains(&number) {
                 self.outputs.push_back(Output::OldChannelNumber { channel: number });
             }
-            return Err(ErrorCode::BadRequest);
+            return Err(Refusal::with(RefusalReason::ChannelNumber, Detail::Channel(number)));
         }
         Ok((number, peer))
     }
@@ -54,30 +56,23 @@ impl Server {
         id: AllocationId,
         number: u16,
         peer: PeerAddr,
-    ) -> Result<bool, ErrorCode> {
+    ) -> Result<bool, Refusal> {
         let by_number = self.table.channel(id, number, now.mono_ns);
         let by_peer = self.table.channel_of(id, peer, now.mono_ns);
         match (by_number, by_peer) {
             (None, None) => Ok(false),
             (Some(bound), Some(_)) if bound.peer == peer => Ok(true),
-            _ => Err(ErrorCode::BadRequest),
+            _ => Err(Refusal::with(RefusalReason::ChannelConflict, Detail::Channel(number))),
         }
     }
 
     /// The relay socket that reaches the peer, if its family is ours and the policy lets us.
-    fn check_peer(
-        &mut self,
-        request: &Request<'_>,
-        id: AllocationId,
-        peer: PeerAddr,
-    ) -> Result<RelaySocket, ErrorCode> {
-        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
-        let half = allocation.half(Family::of(&peer.ip())).ok_or(ErrorCode::PeerAddressFamilyMismatch)?;
+    fn check_peer(&self, id: AllocationId, peer: PeerAddr) -> Result<RelaySocket, Refusal> {
+        let allocation = self.table.get(id).ok_or(RefusalReason::NoAllocation)?;
+        let half = allocation.half(Family::of(&peer.ip())).ok_or(RefusalReason::FamilyMismatch)?;
         let relay = half.socket;
-        if let Err(refused) = self.shared.check_peer(peer) {
-            self.note_refused_peer(&request.path, peer, refused);
-            return Err(ErrorCode::Forbidden);
-        }
+        let checked = self.shared.check_peer(peer);
+        checked.map_err(|refused| Refusal::of_peer(peer.ip(), refused))?;
         Ok(relay)
     }
 }

@@ -29,12 +29,11 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use turnpike_abi::Verdict;
 
-use crate::addr::PeerAddr;
-use crate::auth::{Identity, Rejection};
+use crate::auth::{Identity, Rejection, claimed_user};
 use crate::error::ErrorCode;
 use crate::io::{ClientPath, Egress, Input, Now, Output, Reason};
 use crate::limits::MAX_REQUEST;
-use crate::policy::Refused;
+use crate::refusal::{Refusal, RefusalReason, RefusedRequest};
 use crate::shared::Shared;
 use crate::stats::{Authentication, ServerCounts};
 use crate::table::{Allocation, AllocationId, Table, TableCounts};
@@ -252,7 +251,7 @@ impl Server {
         let request = Request { path, message, identity: &identity, allocation };
         let unknown = message.unknown_required(KNOWN_ATTRIBUTES);
         if !unknown.is_empty() {
-            self.counts.errors.count(message.method(), ErrorCode::UnknownAttribute);
+            self.note_refusal(&path, &identity, message.method(), RefusalReason::UnknownAttribute.into());
             let reply =
                 MessageBuilder::error(message, ErrorCode::UnknownAttribute).unknown_attributes(&unknown);
             return self.answer(&path, reply.finish_signed(identity.key()));
@@ -263,37 +262,52 @@ impl Server {
             method::CREATE_PERMISSION => self.handle_create_permission(now, &request),
             _ => self.handle_channel_bind(now, &request),
         };
-        if let Err(code) = outcome {
-            self.refuse(&path, &identity, message.reply_to(), code);
+        if let Err(refusal) = outcome {
+            self.refuse(&path, &identity, message.reply_to(), refusal);
         }
     }
 
     /// The allocation that a request other than Allocate is about (RFC 8656 s. 5).
-    fn owned_allocation(&self, request: &Request<'_>) -> Result<AllocationId, ErrorCode> {
-        let id = request.allocation.ok_or(ErrorCode::AllocationMismatch)?;
-        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+    fn owned_allocation(&self, request: &Request<'_>) -> Result<AllocationId, RefusalReason> {
+        let id = request.allocation.ok_or(RefusalReason::NoAllocation)?;
+        let allocation = self.table.get(id).ok_or(RefusalReason::NoAllocation)?;
         if allocation.identity.user != request.identity.user {
-            return Err(ErrorCode::WrongCredentials);
+            return Err(RefusalReason::WrongUser);
         }
         match allocation.live_since_ns {
             Some(_) => Ok(id),
-            None => Err(ErrorCode::AllocationMismatch),
+            None => Err(RefusalReason::NoAllocation),
         }
     }
 
     /// Answers a request that did not authenticate, unless its source has had enough of them; the answer
     /// can't be signed.
     fn reject(&mut self, now: Now, path: &ClientPath, message: &Message<'_>, rejection: Rejection) {
-        if !self.admits_rejection(now, path, message, rejection) {
+        let has_credentials = rejection.code == ErrorCode::Unauthenticated && message.has_integrity();
+        let proves_address = has_credentials && self.proves_address(now, path, message);
+        if !self.admits_rejection(now, path, message, rejection, proves_address) {
             return self.discard(Verdict::DropUnauthenticatedRate);
         }
         self.counts.errors.count(message.method(), rejection.code);
+        if let Some(refusal) = rejection.refusal {
+            self.counts.refusals.count(message.method(), refusal.reason);
+            // What anybody could send in another's name leaves no trace but a number.
+            if proves_address {
+                let user = message.attribute(attr::USERNAME).map(claimed_user);
+                self.tell_refusal(path, message.method(), user, refusal);
+            }
+        }
         let mut reply = MessageBuilder::error(message, rejection.code);
         if rejection.challenge {
             let random = self.rng.next_u32();
             reply = self.shared.auth.challenge(now, &path.five_tuple, random, reply);
         }
         self.answer(path, reply.finish());
+    }
+
+    /// Whether the sender receives what is sent to its address.
+    fn proves_address(&self, now: Now, path: &ClientPath, message: &Message<'_>) -> bool {
+        self.shared.auth.has_valid_nonce(now, &path.five_tuple, message)
     }
 
     /// Who has credentials, or proves to receive what is sent to its address, does not compete with a
@@ -304,25 +318,26 @@ impl Server {
         path: &ClientPath,
         message: &Message<'_>,
         rejection: Rejection,
+        failed_login: bool,
     ) -> bool {
         // 438 is only said to somebody whose integrity was right.
         if rejection.code == ErrorCode::StaleNonce {
             return true;
         }
         let (source, random) = (path.five_tuple.client.ip(), self.rng.next_u32());
-        let Shared { limiter, auth, .. } = &*self.shared;
-        let has_valid_nonce = || auth.has_valid_nonce(now, &path.five_tuple, message);
-        if rejection.code == ErrorCode::Unauthenticated && message.has_integrity() && has_valid_nonce() {
+        let limiter = &self.shared.limiter;
+        if failed_login {
             let name = message.attribute(attr::USERNAME).or(message.attribute(attr::USERHASH));
             return limiter.admits_failed_login(now, source, name.unwrap_or_default(), random);
         }
         // The bucket first: it costs less than checking a nonce.
-        limiter.admits_unauthenticated(now, source, random) || has_valid_nonce()
+        limiter.admits_unauthenticated(now, source, random) || self.proves_address(now, path, message)
     }
 
     /// Answers an authenticated request with an error.
-    fn refuse(&mut self, path: &ClientPath, identity: &Identity, reply_to: ReplyTo, code: ErrorCode) {
-        self.counts.errors.count(reply_to.method(), code);
+    fn refuse(&mut self, path: &ClientPath, identity: &Identity, reply_to: ReplyTo, refusal: Refusal) {
+        self.note_refusal(path, identity, reply_to.method(), refusal);
+        let code = refusal.reason.code();
         let mut reply = MessageBuilder::error_to(reply_to, code);
         // RFC 8489 s. 10: 300 says where to go instead.
         if code == ErrorCode::TryAlternate
@@ -331,6 +346,18 @@ impl Server {
             reply = reply.address(attr::ALTERNATE_SERVER, server);
         }
         self.answer(path, reply.finish_signed(identity.key()));
+    }
+
+    /// Counts and tells why an authenticated request is refused.
+    fn note_refusal(&mut self, path: &ClientPath, identity: &Identity, method: u16, refusal: Refusal) {
+        self.counts.errors.count(method, refusal.reason.code());
+        self.counts.refusals.count(method, refusal.reason);
+        self.tell_refusal(path, method, Some(Arc::clone(&identity.quota_user)), refusal);
+    }
+
+    fn tell_refusal(&mut self, path: &ClientPath, method: u16, user: Option<Arc<str>>, refusal: Refusal) {
+        let client = path.five_tuple.client.0;
+        self.outputs.push_back(Output::Refused(Box::new(RefusedRequest { client, method, user, refusal })));
     }
 
     /// Answers an authenticated request with success.
@@ -354,12 +381,6 @@ impl Server {
 
     fn discard(&mut self, verdict: Verdict) {
         self.counts.verdicts.count(verdict);
-    }
-
-    /// Notes a peer that the policy refuses, so that the operator learns which option would allow it.
-    fn note_refused_peer(&mut self, path: &ClientPath, peer: PeerAddr, refused: Refused) {
-        let (client, remedy) = (path.five_tuple.client.0, refused.remedy);
-        self.outputs.push_back(Output::PeerRefused { client, peer: peer.0, remedy });
     }
 }
 

@@ -3,10 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Request, Server};
-use crate::addr::{Family, PeerAddr};
-use crate::error::ErrorCode;
+use crate::addr::Family;
 use crate::io::Now;
 use crate::limits::MAX_PEERS_PER_REQUEST;
+use crate::refusal::{Refusal, RefusalReason};
 use crate::wire::MessageBuilder;
 
 impl Server {
@@ -14,31 +14,30 @@ impl Server {
         &mut self,
         now: Now,
         request: &Request<'_>,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<(), Refusal> {
         let id = self.owned_allocation(request)?;
         let mut peers: Vec<SocketAddr> = Vec::new();
         for peer in request.message.peer_addresses() {
-            let peer = peer.map_err(|_| ErrorCode::BadRequest)?;
+            let peer = peer.map_err(|_| RefusalReason::Malformed)?;
             if peers.len() == MAX_PEERS_PER_REQUEST {
-                return Err(ErrorCode::InsufficientCapacity);
+                return Err(RefusalReason::TooManyPermissions.into());
             }
             peers.push(peer);
         }
         if peers.is_empty() {
-            return Err(ErrorCode::BadRequest);
+            return Err(RefusalReason::Malformed.into());
         }
-        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+        let allocation = self.table.get(id).ok_or(RefusalReason::NoAllocation)?;
         if peers.iter().any(|peer| allocation.half(Family::of(&peer.ip())).is_none()) {
-            return Err(ErrorCode::PeerAddressFamilyMismatch);
+            return Err(RefusalReason::FamilyMismatch.into());
         }
         let refused = |peer: &SocketAddr| Some((*peer, self.shared.check_permission(*peer).err()?));
         if let Some((peer, refused)) = peers.iter().find_map(refused) {
-            self.note_refused_peer(&request.path, PeerAddr(SocketAddr::new(peer.ip(), 0)), refused);
-            return Err(ErrorCode::Forbidden);
+            return Err(Refusal::of_peer(peer.ip(), refused));
         }
         let peers: Vec<IpAddr> = peers.iter().map(|peer| self.shared.to_local_ip(peer.ip())).collect();
         if !self.table.has_room(id, &peers, self.shared.config.max_permissions) {
-            return Err(ErrorCode::InsufficientCapacity);
+            return Err(RefusalReason::TooManyPermissions.into());
         }
         for ip in peers {
             self.table.permit(id, ip, now.mono_ns);

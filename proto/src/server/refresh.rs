@@ -2,14 +2,14 @@
 
 use super::{Request, Server};
 use crate::addr::Family;
-use crate::error::ErrorCode;
 use crate::io::Now;
 use crate::limits::SECOND_NS;
+use crate::refusal::{Refusal, RefusalReason};
 use crate::stats::EndReason;
 use crate::wire::{Message, MessageBuilder};
 
 impl Server {
-    pub(super) fn handle_refresh(&mut self, now: Now, request: &Request<'_>) -> Result<(), ErrorCode> {
+    pub(super) fn handle_refresh(&mut self, now: Now, request: &Request<'_>) -> Result<(), Refusal> {
         let (five_tuple, transaction) = (request.path.five_tuple, request.message.transaction_id());
         // RFC 8489 s. 6.3.1: the same answer again, even if the 5-tuple has another allocation by now.
         if self.deletions.contains(now, five_tuple, transaction) {
@@ -19,9 +19,9 @@ impl Server {
         let id = self.owned_allocation(request)?;
         let only = requested_half(request.message)?;
         // RFC 8656 s. 8.2: 443 if the allocation has no such half; nothing changes.
-        let allocation = self.table.get(id).ok_or(ErrorCode::AllocationMismatch)?;
+        let allocation = self.table.get(id).ok_or(RefusalReason::NoAllocation)?;
         if only.is_some_and(|family| allocation.half(family).is_none()) {
-            return Err(ErrorCode::PeerAddressFamilyMismatch);
+            return Err(RefusalReason::FamilyMismatch.into());
         }
         if matches!(request.message.lifetime(), Some(Ok(0))) {
             self.deletions.insert(now, five_tuple, transaction);
@@ -46,10 +46,10 @@ impl Server {
 }
 
 /// The one half that a Refresh is about, if it names one.
-fn requested_half(message: &Message<'_>) -> Result<Option<Family>, ErrorCode> {
+fn requested_half(message: &Message<'_>) -> Result<Option<Family>, RefusalReason> {
     match message.requested_family() {
         None => Ok(None),
-        Some(Err(_)) => Err(ErrorCode::BadRequest),
-        Some(Ok(value)) => Family::from_wire(value).map(Some).ok_or(ErrorCode::PeerAddressFamilyMismatch),
+        Some(Err(_)) => Err(RefusalReason::Malformed),
+        Some(Ok(value)) => Family::from_wire(value).map(Some).ok_or(RefusalReason::FamilyMismatch),
     }
 }

@@ -37,6 +37,8 @@ pub mod method {
     pub const CREATE_PERMISSION: u16 = 0x008;
     /// ChannelBind.
     pub const CHANNEL_BIND: u16 = 0x009;
+    /// One more than the highest number (RFC 8656 s. 17).
+    pub(crate) const COUNT: usize = 10;
 }
 
 /// Declares attribute numbers together with the names they have in the RFCs.

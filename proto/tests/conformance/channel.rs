@@ -112,7 +112,7 @@ fn c2_family_and_policy_are_checked_as_for_permissions() {
     client.bind(&mut lab, 0x4000, "127.0.0.1:80").expect_error(403);
     client.bind(&mut lab, 0x4000, "198.51.100.7:0").expect_error(403);
     assert_eq!(lab.held(), (0, 0));
-    assert_eq!(lab.refused_peers, [addr("127.0.0.1:80"), addr("198.51.100.7:0")]);
+    assert_eq!(lab.refused_peers(), [addr("127.0.0.1:80").ip(), addr("198.51.100.7:0").ip()]);
     client.bind(&mut lab, 0x4000, PEER).expect_success();
 }
 

@@ -15,7 +15,7 @@ use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_proto::{
     AllocationView, ClientPath, ClientSocket, Egress, Forward, IcmpError, Input, Now, OffloadBinding, Output,
-    Plane, PortError, Reason, RelaySocket, Server, SlotName, Verdict,
+    Plane, PortError, Reason, RefusedRequest, RelaySocket, Server, SlotName, Verdict,
 };
 
 pub const REALM: &str = "example.org";
@@ -112,7 +112,7 @@ pub struct Lab {
     pub now: Now,
     pub sent: Vec<Sent>,
     pub ended: Vec<AllocationRecord>,
-    pub refused_peers: Vec<SocketAddr>,
+    pub refused: Vec<RefusedRequest>,
     pub old_channels: Vec<u16>,
     /// Ports that somebody else on the host has.
     pub occupied: HashSet<u16>,
@@ -163,7 +163,7 @@ impl Lab {
             now: Now { mono_ns: 5_000_000_000, unix_secs: START_UNIX_SECS },
             sent: Vec::new(),
             ended: Vec::new(),
-            refused_peers: Vec::new(),
+            refused: Vec::new(),
             old_channels: Vec::new(),
             occupied: HashSet::new(),
             exhausted: false,
@@ -329,7 +329,7 @@ impl Lab {
                 Output::UserDisconnected { user, allocations } => {
                     self.disconnected.push((user, allocations));
                 }
-                Output::PeerRefused { peer, .. } => self.refused_peers.push(peer),
+                Output::Refused(request) => self.refused.push(*request),
                 Output::OldChannelNumber { channel } => self.old_channels.push(channel),
             }
         }
@@ -349,6 +349,11 @@ impl Lab {
             };
             self.input(worker, outcome);
         }
+    }
+
+    /// Peers that the operator was told of.
+    pub fn refused_peers(&self) -> Vec<IpAddr> {
+        self.refused.iter().filter_map(|request| request.refusal.peer).collect()
     }
 
     /// The kernel has forgotten what was withdrawn.

@@ -17,6 +17,7 @@ mod offload;
 mod operate;
 mod permission;
 mod refresh;
+mod refusals;
 mod reservation;
 mod security;
 mod stun;

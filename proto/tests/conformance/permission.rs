@@ -52,7 +52,7 @@ fn p1_a_refused_peer_is_403_for_all_and_noted() {
     client.allocate(&mut lab);
     permit_all(&mut lab, &mut client, &[PEER, "10.1.2.3:5"]).expect_error(403);
     assert_eq!(lab.held(), (0, 0));
-    assert_eq!(lab.refused_peers, [addr("10.1.2.3:0")]);
+    assert_eq!(lab.refused_peers(), [addr("10.1.2.3:0").ip()]);
 }
 
 // RFC 8656 s. 10.2

@@ -63,7 +63,7 @@ fn q1_q2_internal_peers_are_refused_by_every_request() {
         client.bind(&mut lab, 0x4000, peer).expect_error(403);
         assert_eq!(lab.held(), (0, 0), "{peer}");
         assert!(client.send_indication(&mut lab, peer, b"GET /").is_empty());
-        assert_eq!(lab.refused_peers.len(), 2, "{peer}");
+        assert_eq!(lab.refused_peers().len(), 2, "{peer}");
     }
 }
 

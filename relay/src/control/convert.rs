@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::notices::method_name;
+use crate::refusals::RecentRefusal;
 use turnpike_admin::model;
 use turnpike_proto::addr::Transport;
 use turnpike_proto::stats::{AllocationRecord, Traffic};
@@ -149,6 +151,24 @@ pub(super) fn ended(record: AllocationRecord, at: Moment) -> model::Event {
         offload: model::OffloadState::default(),
     };
     model::Event::Ended { allocation, reason: record.reason.name().to_owned(), duration_secs }
+}
+
+/// A refusal as the API says it.
+pub(super) fn refusal(recent: RecentRefusal) -> model::Refusal {
+    let RecentRefusal { request, first_unix_secs, last_unix_secs, count, .. } = recent;
+    model::Refusal {
+        first_unix_secs,
+        last_unix_secs,
+        count,
+        method: method_name(request.method).to_owned(),
+        code: request.refusal.reason.code().code(),
+        reason: request.refusal.reason.name().to_owned(),
+        user: request.user,
+        client: request.client,
+        peer: request.refusal.peer,
+        detail: request.refusal.detail.map(|detail| detail.to_string()),
+        remedy: request.refusal.remedy.map(|remedy| remedy.to_string()),
+    }
 }
 
 #[cfg(test)]

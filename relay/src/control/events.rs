@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
-use turnpike_proto::AllocationView;
 use turnpike_proto::stats::AllocationRecord;
+use turnpike_proto::{AllocationView, RefusedRequest};
 
 /// Events that wait to be published; above it they are dropped and counted, since no worker waits.
 const MAX_EVENTS: usize = 4096;
@@ -17,6 +17,8 @@ pub enum WorkerEvent {
     Created(Box<AllocationView>),
     /// An allocation has ended.
     Ended(Box<AllocationRecord>),
+    /// A request was refused; as often as the log says so.
+    Refused(Box<RefusedRequest>),
 }
 
 /// A worker's end of the queue.

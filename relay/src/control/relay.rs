@@ -23,6 +23,7 @@ use crate::banner::Ready;
 use crate::config::resolve::Addresses;
 use crate::config::{Config, Kind, Loader, OPTIONS, Shown};
 use crate::offload::status::StatusCell;
+use crate::refusals::{self, RecentRefusal};
 
 /// How long a worker may take for an answer: far more than any turn.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -30,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_LAG: usize = 4096;
 /// Highest limit of an allocation, bits per second: as for `max-bitrate`.
 const MAX_BITRATE: u64 = 1_000_000_000_000;
+/// Refusals listed.
+const MAX_REFUSALS: usize = 512;
 /// What stands for a secret.
 const MASK: &str = "***";
 
@@ -147,6 +150,10 @@ impl Control {
                     Event::Created { allocation: convert::allocation(*view, at, [0; 2]) }
                 }
                 WorkerEvent::Ended(record) => convert::ended(*record, at),
+                WorkerEvent::Refused(request) => {
+                    let recent = RecentRefusal::one(*request, at.unix_secs());
+                    Event::Refused(convert::refusal(recent))
+                }
             });
         }
     }
@@ -329,6 +336,15 @@ impl Relay for Control {
 
     fn drop_reasons(&self) -> Vec<model::DropReason> {
         super::drops::reasons()
+    }
+
+    fn refusals(&self) -> model::Refusals {
+        let workers = self.workers.iter().map(|worker| worker.status.refusals());
+        let recent = refusals::merged(workers, MAX_REFUSALS);
+        model::Refusals {
+            refusals: recent.into_iter().map(convert::refusal).collect(),
+            totals: self.sum_up().sum.refusals,
+        }
     }
 
     fn snapshot(&self) -> Answer<'_, Arc<model::Snapshot>> {

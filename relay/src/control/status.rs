@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
-use turnpike_proto::stats::{AllocationRecord, ServerCounts, Traffic};
-use turnpike_proto::{Now, Server};
-
 use turnpike_driver::clock;
+use turnpike_proto::stats::{AllocationRecord, ServerCounts, Traffic};
+use turnpike_proto::{Now, RefusedRequest, Server};
+
+use crate::refusals::{RecentRefusal, RecentRefusals};
 
 /// Time between two reports of a worker that has something to say, nanoseconds.
 const REPORT_INTERVAL_NS: u64 = 250_000_000;
@@ -70,6 +71,7 @@ pub struct Status {
     relay_sockets: AtomicUsize,
     turned_ns: AtomicU64,
     report: ArcSwap<Report>,
+    refusals: ArcSwap<Vec<RecentRefusal>>,
 }
 
 impl Status {
@@ -88,6 +90,11 @@ impl Status {
         self.turned_ns.load(Ordering::Relaxed)
     }
 
+    /// Its latest refusals, in no particular order.
+    pub fn refusals(&self) -> Arc<Vec<RecentRefusal>> {
+        self.refusals.load_full()
+    }
+
     /// All its counters, less than a second old; exact once the worker has stopped.
     pub fn report(&self) -> Arc<Report> {
         self.report.load_full()
@@ -103,6 +110,7 @@ pub(crate) struct Reporter {
     kernel_seen: HashMap<u64, [Traffic; 2]>,
     offloaded: u64,
     load: Load,
+    refusals: RecentRefusals,
     turn_began_ns: Option<u64>,
     reported_ns: u64,
     due_ns: Option<u64>,
@@ -129,6 +137,11 @@ impl Reporter {
         *self.ended.entry(record.reason.name()).or_default() += 1;
         self.see_kernel_traffic(record.id, [record.to_peer.kernel, record.to_client.kernel]);
         self.kernel_seen.remove(&record.id);
+    }
+
+    /// A request was refused.
+    pub(crate) fn count_refusal(&mut self, now: Now, request: &RefusedRequest) {
+        self.refusals.add(now, request);
     }
 
     /// Adds what the kernel forwarded for an allocation since it was seen last: so the sum never shrinks,
@@ -174,6 +187,9 @@ impl Reporter {
     pub(crate) fn report(&mut self, now: Now, server: &Server, status: &Status) {
         (self.reported_ns, self.due_ns) = (now.mono_ns, None);
         self.load.cpu_ns = clock::thread_cpu_ns();
+        if let Some(refusals) = self.refusals.take_changed() {
+            status.refusals.store(Arc::new(refusals));
+        }
         let report = Report {
             counts: server.counts().clone(),
             ended: self.ended.clone(),

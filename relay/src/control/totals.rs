@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use turnpike_admin::model;
-use turnpike_proto::Verdict;
 use turnpike_proto::stats::{Authentication, ServerCounts};
-use turnpike_proto::wire::method;
+use turnpike_proto::{RefusalReason, Verdict};
 
 use super::convert::{self, Moment};
 use super::relay::{Control, lock};
 use super::{Load, Report, Status, TURN_BOUNDS_NS, WorkerHandle};
+use crate::notices::method_name;
 use crate::offload::xdp::Mode;
 
 /// How busy workers were lately, from two looks at their CPU time.
@@ -170,6 +170,7 @@ fn counts(report: &Report, status: &Status) -> model::Counts {
         to_client: by_path(counts.to_client(), kernel[1]),
         verdicts: verdicts.collect(),
         errors: errors.collect(),
+        refusals: refusals(counts),
         authentications: authentications(counts),
         bindings: counts.bindings,
         allocations: status.allocations() as u64,
@@ -182,20 +183,19 @@ fn counts(report: &Report, status: &Status) -> model::Counts {
     }
 }
 
+fn refusals(counts: &ServerCounts) -> Vec<model::RefusalCount> {
+    let count = |(number, reason, count): (u16, RefusalReason, u64)| model::RefusalCount {
+        method: method_name(number).to_owned(),
+        code: reason.code().code(),
+        reason: reason.name().to_owned(),
+        count,
+    };
+    counts.refusals.nonzero().map(count).collect()
+}
+
 fn authentications(counts: &ServerCounts) -> BTreeMap<String, u64> {
     let count = |result: Authentication| (result.name().to_owned(), counts.authentications.of(result));
     Authentication::ALL.into_iter().map(count).collect()
-}
-
-fn method_name(number: u16) -> &'static str {
-    match number {
-        method::BINDING => "binding",
-        method::ALLOCATE => "allocate",
-        method::REFRESH => "refresh",
-        method::CREATE_PERMISSION => "create_permission",
-        method::CHANNEL_BIND => "channel_bind",
-        _ => "other",
-    }
 }
 
 fn add(sum: &mut model::Counts, worker: &model::Counts) {
@@ -209,6 +209,12 @@ fn add(sum: &mut model::Counts, worker: &model::Counts) {
         match sum.errors.iter_mut().find(same) {
             Some(known) => known.count += error.count,
             None => sum.errors.push(error.clone()),
+        }
+    }
+    for refusals in &worker.refusals {
+        match sum.refusals.iter_mut().find(|known| known.is_same(refusals)) {
+            Some(known) => known.count += refusals.count,
+            None => sum.refusals.push(refusals.clone()),
         }
     }
     sum.bindings += worker.bindings;

@@ -3,7 +3,6 @@
 //! The comparison itself needs root, coturn and a Turnpike binary beside this one; without them those tests
 //! say so loudly, and fail when `CI=true`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -80,7 +79,7 @@ fn a_report_goes_to_the_terminal_only_if_no_page_is_asked_for() {
 #[test]
 fn without_root_it_says_so() {
     if !rustix::process::geteuid().is_root() {
-        return skip("without_root_it_says_so", "only root can become nobody");
+        return turnpike_testkit::skip("without_root_it_says_so", "only root can become nobody");
     }
     // Where nobody may read: the build folder may be root's alone.
     let folder = tempfile::tempdir().expect("a folder");
@@ -101,7 +100,10 @@ fn without_root_it_says_so() {
 #[test]
 fn a_server_that_does_not_start_ends_the_comparison_without_leftovers() {
     if let Some(why) = missing() {
-        return skip("a_server_that_does_not_start_ends_the_comparison_without_leftovers", &why);
+        return turnpike_testkit::skip(
+            "a_server_that_does_not_start_ends_the_comparison_without_leftovers",
+            &why,
+        );
     }
     let child = program()
         .args(["compare", "--turnpike", "/bin/false", "--scenario", "small"])
@@ -120,7 +122,7 @@ fn a_server_that_does_not_start_ends_the_comparison_without_leftovers() {
 fn a_short_comparison_has_values_for_every_server_and_cleans_up() {
     let name = "a_short_comparison_has_values_for_every_server_and_cleans_up";
     if let Some(why) = missing() {
-        return skip(name, &why);
+        return turnpike_testkit::skip(name, &why);
     }
     let folder = tempfile::tempdir().expect("a folder");
     let json = folder.path().join("results.json");
@@ -150,7 +152,7 @@ fn a_short_comparison_has_values_for_every_server_and_cleans_up() {
 #[test]
 fn after_an_interrupt_nothing_is_left() {
     if let Some(why) = missing() {
-        return skip("after_an_interrupt_nothing_is_left", &why);
+        return turnpike_testkit::skip("after_an_interrupt_nothing_is_left", &why);
     }
     let mut child = compare(&["--scenario", "small", "--seconds", "20"]).spawn().expect("it can be started");
     let pid = child.id();
@@ -207,10 +209,4 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "timed out: {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// Says on the terminal, past the test runner's capture, that a test did not run.
-fn skip(name: &str, why: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {name} because {why}");
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{name} may not be skipped in CI: {why}");
 }

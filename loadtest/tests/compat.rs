@@ -128,7 +128,7 @@ fn the_peer_echoes_any_size_on_both_ports() {
     }
 }
 
-/// Both programs, or a loud skip; a failure where `CI=true`.
+/// Both programs, or the test is skipped.
 fn coturn_is_missing() -> bool {
     let missing: Vec<_> = ["turnserver", "turnutils_uclient"]
         .into_iter()
@@ -139,8 +139,7 @@ fn coturn_is_missing() -> bool {
     if missing.is_empty() {
         return false;
     }
-    eprintln!("SKIPPED: {missing:?} not installed (apt-get install coturn)");
-    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "coturn is required in CI");
+    turnpike_testkit::skip("compat", &format!("{missing:?} is not installed (apt-get install coturn)"));
     true
 }
 

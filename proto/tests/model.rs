@@ -5,13 +5,10 @@
 //! plane (`lab` answers for it) must hold exactly the channels that live, each with the lease that it may have.
 //! A failure prints its operations, shrunk; `model.proptest-regressions` keeps its seed.
 
-#[allow(dead_code)]
-#[path = "conformance/lab.rs"]
-mod lab;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
+use turnpike_testkit::rig as lab;
 
 use lab::*;
 use proptest::prelude::*;

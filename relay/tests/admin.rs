@@ -1,10 +1,8 @@
 //! The administration of the running program, from outside: over loopback, with load.
 
-mod http;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -15,8 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use turnpike_proto::auth::Key;
 use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, method};
-
-use http::{TOKEN, exchange};
+use turnpike_testkit::http::{TOKEN, exchange};
 
 const USER: &str = "alice";
 const PASSWORD: &str = "correct-horse";
@@ -142,8 +139,7 @@ fn load(server: SocketAddr, folder: &Path, arguments: &[&str]) -> Value {
 
 /// The program, with none of our own environment.
 fn turnpike() -> Command {
-    let named = std::env::var_os("TURNPIKE_BIN").map(PathBuf::from);
-    let mut command = Command::new(named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_turnpike"))));
+    let mut command = Command::new(turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike")));
     std::env::vars_os()
         .map(|(name, _)| name)
         .filter(|name| name.to_string_lossy().starts_with("TURNPIKE_"))

@@ -1,7 +1,5 @@
 //! A worker that stands still is seen: by health, readiness, and whoever feeds a watchdog.
 
-mod http;
-
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -20,7 +18,7 @@ use turnpike_driver::clock;
 use turnpike_driver::sim::{Impairment, SimDriver, SimNetwork};
 use turnpike_proto::Server;
 
-use http::{TOKEN, exchange};
+use turnpike_testkit::http::{TOKEN, exchange};
 
 /// Looks after which a worker that does not turn is said to stand still, and some more.
 const LOOKS: usize = 12;

@@ -7,7 +7,6 @@
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -28,6 +27,7 @@ use turnpike_proto::limits::MAX_RECENT_TRANSACTIONS;
 use turnpike_proto::shared::Shared;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_proto::{Server, Verdict};
+use turnpike_testkit::{in_own_namespace, skip};
 use zeroize::Zeroizing;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -188,28 +188,9 @@ fn io_uring() -> Option<Worker<UringDriver>> {
     match thread::spawn(uring::probe).join().expect("no panic") {
         Ok(()) => Some(Worker::new(|own, options| UringDriver::new(own, options).expect("a driver"))),
         Err(why) => {
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "no io_uring: {why}");
-            eprintln!("NOT TESTED: no io_uring: {why}");
+            skip("worker on io_uring", &why);
             None
         }
-    }
-}
-
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let body = move || {
-        // SAFETY: no pointers; it concerns the calling thread alone.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-            let error = std::io::Error::last_os_error();
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "no network namespace: {error}");
-            eprintln!("NOT TESTED: this needs CAP_SYS_ADMIN for a network namespace: {error}");
-            return;
-        }
-        let status = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-        assert!(status.expect("iproute2 is installed").success());
-        test();
-    };
-    if let Err(panic) = thread::spawn(body).join() {
-        std::panic::resume_unwind(panic);
     }
 }
 
@@ -323,7 +304,7 @@ fn mix<D: Driver>(worker: &mut Worker<D>) {
 
 #[test]
 fn a_merged_run_of_several_channels_is_taken_apart() {
-    in_namespace(|| {
+    in_own_namespace(|| {
         mix(&mut epoll());
         if let Some(mut worker) = io_uring() {
             mix(&mut worker);
@@ -333,7 +314,7 @@ fn a_merged_run_of_several_channels_is_taken_apart() {
 
 /// The same on both drivers: one after the other, since the memory is that of the whole process.
 fn churn_on_both(count: usize) {
-    in_namespace(move || {
+    in_own_namespace(move || {
         churn(&mut epoll(), count);
         if let Some(mut worker) = io_uring() {
             churn(&mut worker, count);
@@ -355,7 +336,7 @@ fn a_hundred_thousand_allocations_leave_nothing_behind() {
 #[test]
 #[ignore = "takes a minute: cargo test --release --test worker -- --ignored --test-threads 1"]
 fn sixteen_thousand_allocations_on_one_address() {
-    in_namespace(|| {
+    in_own_namespace(|| {
         fill(&mut epoll(), 16_000);
         if let Some(mut worker) = io_uring() {
             fill(&mut worker, 16_000);

@@ -8,6 +8,8 @@ use std::thread;
 
 use socket2::{Domain, Protocol, Type};
 
+use turnpike_testkit::in_own_namespace;
+
 use super::*;
 use crate::sockets::lost_datagrams;
 
@@ -18,25 +20,6 @@ on_both!(
     under_a_flood_every_datagram_is_accounted_for,
 );
 
-/// Runs a test in a namespace whose loopback has an Ethernet's MTU. Without the privilege to make
-/// one it says so, and fails where CI=true promises that everything runs.
-pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let body = move || {
-        // SAFETY: no pointers; it concerns the calling thread alone.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-            let error = io::Error::last_os_error();
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "no network namespace: {error}");
-            eprintln!("NOT TESTED: this needs CAP_SYS_ADMIN for a network namespace: {error}");
-            return;
-        }
-        ip("link set lo up mtu 1500");
-        test();
-    };
-    if let Err(panic) = thread::spawn(body).join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
 /// Runs `ip`; a child is in the namespace of the thread that starts it.
 fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status().expect("iproute2 is installed");
@@ -45,7 +28,7 @@ fn ip(arguments: &str) {
 
 // RFC 8656 s. 14: DF only for Send with DONT-FRAGMENT, and then it really is set.
 fn df_is_set_on_the_wire_for_one_datagram_only<D: Rig>() {
-    in_namespace(|| {
+    in_own_namespace(|| {
         let (mut driver, _) = driver::<D>(V4);
         let relayed = open(&mut driver, relay(0), V4);
         let peer = client(V4);
@@ -92,7 +75,7 @@ fn next_packet_from(wire: &Socket, port: u16) -> ([u8; 20], usize) {
 
 // RFC 8656 s. 11.5: the answer to a datagram with DF comes when the socket sends without again.
 fn a_late_too_big_error_is_reported_with_its_mtu<D: Rig>() {
-    in_namespace(|| {
+    in_own_namespace(|| {
         let (mut driver, _) = driver::<D>(V4);
         let relayed = open(&mut driver, relay(0), V4);
         let peer = client(V4);
@@ -130,7 +113,7 @@ fn fragmentation_needed(from: SocketAddr, to: SocketAddr, mtu: u16) -> Vec<u8> {
 
 // RFC 4007 s. 6: a link-local address means nothing without its zone.
 fn link_local_addresses_keep_their_zone<D: Rig>() {
-    in_namespace(|| {
+    in_own_namespace(|| {
         ip("link add v0 type veth peer name v1");
         ip("link set v0 up");
         ip("link set v1 up");
@@ -168,7 +151,7 @@ const FLOOD: Duration = Duration::from_secs(1);
 const FLOODERS: usize = 2;
 
 fn under_a_flood_every_datagram_is_accounted_for<D: Rig>() {
-    in_namespace(|| {
+    in_own_namespace(|| {
         // Unmerged, so that each datagram that finds no room is counted by itself.
         let options = SocketOptions { merge: false, ..SocketOptions::default() };
         let (near, far) = (bind(&options), bind(&options));

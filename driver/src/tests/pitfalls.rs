@@ -1,6 +1,7 @@
 //! What goes wrong with batched input and output on Linux unless one knows it.
 
-use super::netns::in_namespace;
+use turnpike_testkit::in_own_namespace;
+
 use super::*;
 use crate::uring::RingSizes;
 
@@ -108,7 +109,7 @@ fn a_port_is_free_as_soon_as_it_is_said_to_be_closed<D: Rig>() {
 // The kernel refuses a whole message if one of its datagrams is over the MTU, where it would cut a single
 // datagram into fragments.
 fn joined_datagrams_over_the_mtu_arrive_all_the_same<D: Rig>() {
-    in_namespace(|| {
+    in_own_namespace(|| {
         let (mut driver, server) = driver::<D>(V4);
         open(&mut driver, relay(0), V4);
         let client = client(V4);

@@ -11,7 +11,6 @@ mod ending;
 mod expiry;
 mod external;
 mod header;
-mod lab;
 mod limits;
 mod offload;
 mod operate;
@@ -21,3 +20,5 @@ mod refusals;
 mod reservation;
 mod security;
 mod stun;
+
+use turnpike_testkit::rig as lab;

@@ -25,7 +25,16 @@ fn offloaded() -> (Lab, Client) {
     (lab, client)
 }
 
-impl Lab {
+/// The kernel plane as a test looks at it.
+trait Kernel {
+    fn binding(&self, at: usize) -> OffloadBinding;
+    fn state(&self, worker: usize) -> OffloadState;
+    fn in_ns(&self, secs: u64) -> u64;
+    fn binding_lease(&self, slot: usize) -> u64;
+    fn allocation_lease(&self, slot: usize) -> u64;
+}
+
+impl Kernel for Lab {
     fn binding(&self, at: usize) -> OffloadBinding {
         self.offloaded[at].1
     }

@@ -3,11 +3,10 @@
 
 mod aioice;
 mod anything;
-#[path = "../conformance/lab.rs"]
-#[allow(dead_code)]
-mod lab;
 mod limits;
 mod logins;
+
+use turnpike_testkit::rig as lab;
 
 /// A datagram from an address to the first worker.
 fn send_from(lab: &mut lab::Lab, address: std::net::SocketAddr, bytes: &[u8]) {

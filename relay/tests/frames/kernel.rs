@@ -1,6 +1,5 @@
 //! The path in the kernel, with maps of its own.
 
-use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use aya::programs::{TestRun, TestRunOptions};
@@ -45,9 +44,7 @@ impl Kernel {
             }
             Err(error) if may_load() => panic!("the object does not load: {error}"),
             Err(error) => {
-                // Not `eprintln!`, which the test runner would swallow.
-                let _ = writeln!(std::io::stderr(), "SKIPPED: the eBPF object is not tested: {error}");
-                assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "CI has to run this");
+                turnpike_testkit::skip("frames", &format!("the eBPF object can't be loaded: {error}"));
                 None
             }
         }

@@ -10,13 +10,11 @@ mod bench;
 #[path = "../../../ebpf/program/tests/plane/mod.rs"]
 mod host;
 mod kernel;
-/// The core's own test bench: clients, virtual time, a driver's double.
-#[allow(dead_code)]
-#[path = "../../../proto/tests/conformance/lab.rs"]
-mod lab;
 mod limits;
 mod pinning;
 mod wire;
+
+use turnpike_testkit::rig as lab;
 
 use kernel::Kernel;
 use turnpike_abi::{NextHop, Verdict};

@@ -24,7 +24,7 @@ fn natdiscovery_learns_its_address() {
     let name = "natdiscovery_learns_its_address";
     let Some(lab) = Lab::new(name) else { return };
     let Some(program) = lab::find("turnutils_natdiscovery") else {
-        return lab::skip(name, "turnutils_natdiscovery is not installed");
+        return turnpike_testkit::skip(name, "turnutils_natdiscovery is not installed");
     };
     let server = Server::start(&lab, "");
     let mut command = lab.client.command(&program);
@@ -121,7 +121,7 @@ fn aioice_call(name: &str, seconds: u64, refresh: u64) {
     let Some(lab) = Lab::new(name) else { return };
     let python = match python_with_aioice() {
         Ok(python) => python,
-        Err(why) => return lab::skip(name, &why),
+        Err(why) => return turnpike_testkit::skip(name, &why),
     };
     let server = Server::start(&lab, ALLOW_PEERS);
     let peer = peer_socket(&lab.peer, PEER_V4, Duration::from_secs(20));

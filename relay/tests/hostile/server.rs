@@ -6,16 +6,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+pub use turnpike_testkit::{PASSWORD, REALM, USER};
 
 use super::lab::{Lab, RELAY_V4, RELAY_V6, RELAYED_V4};
 use super::process::{Outcome, Process};
 
-/// The realm of every server.
-pub const REALM: &str = "example.org";
-/// The user that every configuration has.
-pub const USER: &str = "alice";
-/// The password of [`USER`].
-pub const PASSWORD: &str = "correct horse";
 /// The listeners' addresses.
 pub const SERVER: SocketAddr = SocketAddr::new(RELAY_V4, 3478);
 /// The IPv6 listener's address.
@@ -119,6 +114,5 @@ fn write_config(folder: &Path, lines: &str) {
 }
 
 fn binary() -> PathBuf {
-    let named = std::env::var_os("TURNPIKE_BIN").map(PathBuf::from);
-    named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_turnpike")))
+    turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike"))
 }

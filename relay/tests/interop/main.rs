@@ -11,12 +11,11 @@
 
 mod addresses;
 mod client;
-mod lab;
 mod load;
-mod process;
 mod refusals;
 mod relay;
 mod startup;
 mod stun;
-mod uclient;
 mod workers;
+
+use turnpike_testkit::{lab, process, uclient};

@@ -9,18 +9,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use turnpike_testkit::skip;
+pub use turnpike_testkit::{PASSWORD, REALM, USER};
 
 use super::lab::{self, Lab, RELAY_V4, RELAY_V6, RELAYED_V4, RELAYED_V6};
 use super::process::{Outcome, Process};
 
-/// The user that every server knows.
-pub const USER: &str = "alice";
-/// The password of [`USER`].
-pub const PASSWORD: &str = "correct horse";
 /// The shared secret of time-limited credentials, if a test asks for one.
 pub const SECRET: &str = "north-star";
-/// The realm of every server.
-pub const REALM: &str = "example.org";
 /// The port that listeners use: everything is in a namespace of its own.
 pub const PORT: u16 = 3478;
 
@@ -127,7 +123,7 @@ pub fn is_coturn() -> bool {
 /// Skips a test that is about Turnpike's own behaviour when coturn is the server.
 pub fn is_turnpike(test: &str) -> bool {
     if is_coturn() {
-        lab::skip(test, "it is about Turnpike's own behaviour, and coturn is the server");
+        skip(test, "it is about Turnpike's own behaviour, and coturn is the server");
     }
     !is_coturn()
 }
@@ -137,8 +133,7 @@ fn binary() -> PathBuf {
     if is_coturn() {
         return lab::find("turnserver").expect("coturn is installed");
     }
-    let named = std::env::var_os("TURNPIKE_BIN").map(PathBuf::from);
-    named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_turnpike")))
+    turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike"))
 }
 
 /// The server's command without arguments, in its namespace; no option comes from our environment.

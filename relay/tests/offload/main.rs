@@ -1,7 +1,7 @@
 //! The kernel data path with real sockets: the program itself in network namespaces, forwarding by XDP.
 //!
 //! ```text
-//!   interop's lab and processes, hostile's talker ─► server: the program on both interfaces of its namespace
+//!   testkit's lab, processes, talker ─► server: the program on both interfaces of its namespace
 //!                                  ├─ forwarding, life, limits, load, routed, capacity, administration: the tests
 //!                                  └─ call: an allocation with a channel, and its peer
 //! ```
@@ -14,22 +14,10 @@ mod administration;
 mod call;
 mod capacity;
 mod forwarding;
-#[path = "../http/mod.rs"]
-mod http;
-#[path = "../interop/lab.rs"]
-#[allow(dead_code)]
-mod lab;
 mod life;
 mod limits;
 mod load;
-#[path = "../interop/process.rs"]
-#[allow(dead_code)]
-mod process;
 mod routed;
 mod server;
-#[path = "../hostile/talker.rs"]
-#[allow(dead_code)]
-mod talker;
-#[path = "../interop/uclient.rs"]
-#[allow(dead_code)]
-mod uclient;
+
+use turnpike_testkit::{http, lab, process, talker, uclient};

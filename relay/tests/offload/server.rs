@@ -6,16 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+pub use turnpike_testkit::{PASSWORD, USER};
 
-use super::lab::{self, Lab, Namespace, RELAY_V4, RELAY_V6};
+use super::lab::{Lab, Namespace, RELAY_V4, RELAY_V6};
 use super::process::{Outcome, Process};
 
-/// The realm.
-pub const REALM: &str = "example.org";
-/// The user.
-pub const USER: &str = "alice";
-/// The password of [`USER`].
-pub const PASSWORD: &str = "correct horse";
 /// The listener.
 pub const SERVER: SocketAddr = SocketAddr::new(RELAY_V4, 3478);
 /// The IPv6 listener.
@@ -161,7 +156,7 @@ pub fn lab(test: &str) -> Option<Lab> {
         run(namespace, "ethtool -K relay0 tx off gro on");
     }
     if !has_native_xdp(&lab) {
-        lab::skip(test, "the kernel takes no XDP program");
+        turnpike_testkit::skip(test, "the kernel takes no XDP program");
         return None;
     }
     Some(lab)
@@ -202,11 +197,6 @@ fn complete(command: &mut std::process::Command, arguments: &[&str]) {
     command.args(ARGUMENTS).args(arguments);
 }
 
-fn binary() -> PathBuf {
-    let named = std::env::var_os("TURNPIKE_BIN").map(PathBuf::from);
-    named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_turnpike")))
-}
-
 /// Whether BPF programs may be loaded at all here.
 fn has_native_xdp(lab: &Lab) -> bool {
     let status = run(&lab.relay, "grep CapEff /proc/self/status");
@@ -225,4 +215,8 @@ fn number_after(line: &str, label: &str) -> Option<u64> {
     let (_, rest) = line.split_once(label)?;
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     rest[..end].parse().ok()
+}
+
+fn binary() -> PathBuf {
+    turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike"))
 }

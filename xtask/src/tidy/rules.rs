@@ -15,6 +15,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "ebpf/program/src/generator.rs",
     "ebpf/program/src/select.rs",
     "ebpf/program/src/wrapper.rs",
+    "testkit/src/own_namespace.rs",
     "loadtest/src/engine/mmsg.rs",
     "loadtest/src/engine/receive.rs",
 ];

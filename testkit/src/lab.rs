@@ -12,7 +12,6 @@
 //! addresses are those towards the peer.
 
 use std::fs::File;
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -22,6 +21,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::skip;
 
 /// The client's address.
 pub const CLIENT_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 10));
@@ -115,7 +116,6 @@ impl Namespace {
     }
 
     /// What `ip netns` knows it by.
-    #[allow(dead_code, reason = "some tests build more than the lab has")]
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -208,12 +208,6 @@ fn remove_leftovers() {
 /// Whether there is such a process, and not only its exit code that nobody fetched yet.
 fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| !status.contains("State:\tZ"))
-}
-
-/// Says on the terminal, past the test runner's capture, that a test did not run.
-pub fn skip(name: &str, why: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {name} because {why}");
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{name} may not be skipped in CI: {why}");
 }
 
 /// Whether labs can be made here; else why not.

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::lab::Lab;
-use super::process::{Outcome, Process};
+use crate::lab::Lab;
+use crate::process::{Outcome, Process};
 
 /// Legs of a load run: a multiple of four, or the client rounds up.
 pub const LEGS: u64 = 20;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use turnpike_proto::auth::Key;
 use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, channel, method};
 
-use super::lab::{CLIENT_V4, CLIENT_V6, Namespace};
-use super::server::{PASSWORD, REALM, USER};
+use crate::lab::{CLIENT_V4, CLIENT_V6, Namespace};
+use crate::{PASSWORD, REALM, USER};
 
 /// Clients so far: keeps their transaction ids apart.
 static TALKERS: AtomicU64 = AtomicU64::new(1);

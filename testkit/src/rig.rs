@@ -139,6 +139,12 @@ pub struct Lab {
     pub disconnected: Vec<(Arc<str>, Option<u64>)>,
 }
 
+impl Default for Lab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Lab {
     pub fn new() -> Self {
         Self::with(Setup::default())

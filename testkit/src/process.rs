@@ -66,7 +66,6 @@ impl Process {
     }
 
     /// Waits until `find` finds something in a line of either output, the newest first.
-    #[allow(dead_code, reason = "the tests of the kernel data path read the log")]
     pub fn wait_for<T>(&self, timeout: Duration, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let newest =
             |state: &State| state.stderr.iter().chain(&state.stdout).rev().find_map(|line| find(line));

@@ -1,0 +1,38 @@
+//! What tests share, each thing once. It decides nothing about what is right: that is the tests' own.
+//!
+//! ```text
+//!   rig       the core with virtual time, a driver made of a hash map, clients that can authenticate
+//!   lab       three network namespaces in a row ─┐
+//!   process   programs with outputs and deadlines├─ talker, uclient, http: who talks to the program
+//!   in_own_namespace    one namespace for one test's thread
+//!   skip      a test that can't run says so, and fails where CI=true promises that everything runs
+//! ```
+//!
+//! Begin with [`rig`] for a rule of the protocol, with [`lab`] for what only real sockets show.
+
+pub mod http;
+pub mod lab;
+mod own_namespace;
+pub mod process;
+#[allow(missing_docs, reason = "its fields and steps are named after what they are")]
+pub mod rig;
+mod skip;
+pub mod talker;
+pub mod uclient;
+
+use std::path::PathBuf;
+
+pub use own_namespace::in_own_namespace;
+pub use skip::skip;
+
+/// The realm of the servers under test.
+pub const REALM: &str = "example.org";
+/// The user that they know.
+pub const USER: &str = "alice";
+/// The password of [`USER`].
+pub const PASSWORD: &str = "correct horse";
+
+/// The program under test: `TURNPIKE_BIN`, or the one that cargo has built for the test.
+pub fn binary(built: &str) -> PathBuf {
+    std::env::var_os("TURNPIKE_BIN").map_or_else(|| PathBuf::from(built), PathBuf::from)
+}

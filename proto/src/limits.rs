@@ -60,8 +60,9 @@ pub const MAX_RESERVATIONS_PER_USER: usize = 64;
 pub const MAX_PEERS_PER_REQUEST: usize = 64;
 /// Ports tried before an Allocate is answered with 508, when the driver finds them occupied.
 pub const MAX_PORT_ATTEMPTS: u32 = 16;
-/// Transactions of each kind kept per worker, so that their repetition doesn't take effect twice (S26, R3).
-pub const MAX_RECENT_TRANSACTIONS: usize = 4096;
+/// Transactions of each kind kept per worker, so that their repetition doesn't take effect twice (S26, R3): every
+/// port there is on one address four times, or 6500 per second. At most 10 MB, none without any.
+pub const MAX_RECENT_TRANSACTIONS: usize = 1 << 18;
 /// Allocations that one tick ends, or checks against a new policy: the worker forwards nothing meanwhile,
 /// and closing their sockets is most of it. The next tick goes on.
 pub const MAX_ENDED: usize = 256;

@@ -23,10 +23,10 @@ use turnpike_driver::epoll::EpollDriver;
 use turnpike_driver::sockets::{SocketOptions, bind_listener};
 use turnpike_driver::uring::{self, UringDriver};
 use turnpike_proto::auth::Key;
-use turnpike_proto::limits::MAX_RECENT_TRANSACTIONS;
+use turnpike_proto::limits::{RETRANSMISSION_SECS, SECOND_NS};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
-use turnpike_proto::{Server, Verdict};
+use turnpike_proto::{Now, Server, Verdict};
 use turnpike_testkit::{in_own_namespace, skip};
 use zeroize::Zeroizing;
 
@@ -45,6 +45,8 @@ struct Worker<D> {
     shared: Arc<Shared>,
     address: SocketAddr,
     orders: SyncSender<ToWorker>,
+    /// How much later it is for the worker than it is, nanoseconds.
+    ahead_ns: u64,
 }
 
 impl<D: Driver> Worker<D> {
@@ -70,12 +72,13 @@ impl<D: Driver> Worker<D> {
         let (orders, receiver) = sync_channel(1);
         let driver = make(vec![listener], options);
         let shard = Shard::new(driver, server, receiver, Arc::new(Status::default()));
-        Worker { shard, shared, address, orders }
+        Worker { shard, shared, address, orders, ahead_ns: 0 }
     }
 
     fn turn(&mut self) {
         let events = self.shard.driver().wait(Some(Duration::from_millis(1))).expect("waiting is possible");
-        self.shard.turn(clock::now(), events);
+        let now = clock::now();
+        self.shard.turn(Now { mono_ns: now.mono_ns + self.ahead_ns, ..now }, events);
         self.shard.driver().flush();
     }
 
@@ -194,15 +197,19 @@ fn io_uring() -> Option<Worker<UringDriver>> {
     }
 }
 
+/// Time between two allocations, nanoseconds.
+const APART_NS: u64 = 20_000_000;
+
 /// Opens and deletes one allocation after the other; descriptors, ports and memory are back at the start.
 fn churn<D: Driver>(worker: &mut Worker<D>, count: usize) {
     let mut client = Client::new((CLIENT, 0).into());
     let mut once = |worker: &mut Worker<D>| {
         client.allocate(worker);
         client.delete(worker);
+        worker.ahead_ns += APART_NS;
     };
-    // Transactions are remembered, up to a bound.
-    (0..MAX_RECENT_TRANSACTIONS + 500).for_each(|_| once(worker));
+    // Transactions are remembered for a while.
+    (0..2 * u64::from(RETRANSMISSION_SECS) * SECOND_NS / APART_NS).for_each(|_| once(worker));
     worker.assert_empty();
     let (descriptors, resident) = (own_sockets(), resident_bytes());
     (0..count).for_each(|_| once(worker));

@@ -193,3 +193,21 @@ fn only_ticks_end_in_bulk() {
     tick_out(&mut lab);
     lab.assert_empty();
 }
+
+// RFC 8656 s. 5, RFC 8489 s. 6.3.1: however many others delete theirs within the 40 s
+#[test]
+fn r3_s26_a_deletion_is_remembered_among_thousands() {
+    let (mut lab, mut clients) = crowd(6000, None);
+    let mut first = Client::new("203.0.113.6:1");
+    first.challenge(&mut lab);
+    let allocate = first.signed(method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]));
+    let delete = first.signed(method::REFRESH, |b| b.lifetime(0));
+    first.exchange(&mut lab, &allocate).expect_success();
+    first.exchange(&mut lab, &delete).expect_success();
+    for client in &mut clients {
+        client.refresh(&mut lab, 0).expect_success();
+    }
+    first.exchange(&mut lab, &delete).expect_success();
+    first.send_unanswered(&mut lab, &allocate);
+    lab.assert_empty();
+}

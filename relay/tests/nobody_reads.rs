@@ -1,12 +1,13 @@
 //! Stdout and stderr that take nothing: the relay starts, answers and ends all the same.
 
 use std::fs::File;
-use std::io::{ErrorKind, Write, pipe};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use turnpike_testkit::full_pipe;
 
 /// Far more than anything here takes, and far less than for ever.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,19 +28,6 @@ fn start(arguments: &[&str], redirect: impl FnOnce(&mut Command)) -> (Child, Soc
     command.stdin(Stdio::null());
     redirect(&mut command);
     (command.spawn().expect("the program starts"), address)
-}
-
-/// The writing end of a pipe into which nothing fits; and the reading end, which keeps it open.
-fn full_pipe() -> (File, std::io::PipeReader) {
-    let (reader, writer) = pipe().expect("a pipe");
-    rustix::io::ioctl_fionbio(&writer, true).expect("pipes can");
-    let mut writer = writer;
-    for portion in [4096, 1] {
-        while let Ok(1..) = writer.write(&vec![b'x'; portion]) {}
-    }
-    assert_eq!(writer.write(b"x").map_err(|error| error.kind()), Err(ErrorKind::WouldBlock), "it is full");
-    rustix::io::ioctl_fionbio(&writer, false).expect("pipes can");
-    (File::from(std::os::fd::OwnedFd::from(writer)), reader)
 }
 
 #[track_caller]

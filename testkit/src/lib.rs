@@ -5,6 +5,7 @@
 //!   lab       three network namespaces in a row ─┐
 //!   process   programs with outputs and deadlines├─ talker, uclient, http: who talks to the program
 //!   in_own_namespace    one namespace for one test's thread
+//!   full_pipe           one that nobody reads
 //!   skip      a test that can't run says so, and fails where CI=true promises that everything runs
 //! ```
 //!
@@ -13,6 +14,7 @@
 pub mod http;
 pub mod lab;
 mod own_namespace;
+mod pipe;
 pub mod process;
 #[allow(missing_docs, reason = "its fields and steps are named after what they are")]
 pub mod rig;
@@ -23,6 +25,7 @@ pub mod uclient;
 use std::path::PathBuf;
 
 pub use own_namespace::in_own_namespace;
+pub use pipe::full_pipe;
 pub use skip::skip;
 
 /// The realm of the servers under test.

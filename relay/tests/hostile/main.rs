@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   testkit's lab and processes ─► server: the program, configured by file ─► talker | raw: who talks to it
-//!                                   flood, reflection, shapes, reload, records, clients: the tests
+//!                                   flood, reflection, shapes, reload, records, clients, standstill: the tests
 //! ```
 //!
 //! Like the interoperability tests they need root and are ignored by a plain `cargo test`;
@@ -16,5 +16,6 @@ mod reflection;
 mod reload;
 mod server;
 mod shapes;
+mod standstill;
 
 use turnpike_testkit::{lab, process, talker};

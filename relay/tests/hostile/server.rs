@@ -113,6 +113,7 @@ fn write_config(folder: &Path, lines: &str) {
     std::fs::write(file, base + &users + lines).expect("the folder is ours");
 }
 
-fn binary() -> PathBuf {
+/// The program under test.
+pub fn binary() -> PathBuf {
     turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike"))
 }

@@ -63,30 +63,42 @@ pub fn listen() -> io::Result<SignalSource> {
                 return;
             }
             if signal == Signal::Stop && std::mem::take(&mut is_first) {
-                give_up_unless(Arc::clone(&stop_seen));
+                let watch = watch(LAST_RESORT, Arc::clone(&stop_seen), give_up);
+                if let Err(error) = watch {
+                    error!("no thread sees to it that the process ends: {error}");
+                }
             }
         }
     })?;
     Ok(source)
 }
 
-/// Whatever the main thread waits for: a signal to stop is obeyed.
-fn give_up_unless(stop_seen: Arc<AtomicBool>) {
+/// Calls `otherwise` if nobody has seen the signal within `limit`.
+fn watch(
+    limit: Duration,
+    stop_seen: Arc<AtomicBool>,
+    otherwise: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
     let watch = move || {
-        thread::sleep(LAST_RESORT);
+        thread::sleep(limit);
         if !stop_seen.load(Ordering::Relaxed) {
-            error!("told to stop while the main thread stands still: giving up");
-            logging::flush();
-            std::process::exit(1);
+            otherwise();
         }
     };
-    if let Err(error) = thread::Builder::new().name("last-resort".to_owned()).spawn(watch) {
-        error!("no thread sees to it that the process ends: {error}");
-    }
+    thread::Builder::new().name("last-resort".to_owned()).spawn(watch).map(drop)
+}
+
+/// Whatever the main thread waits for: a signal to stop is obeyed.
+fn give_up() {
+    error!("told to stop while the main thread stands still: giving up");
+    logging::flush();
+    std::process::exit(1);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::sync_channel;
+
     use signal_hook::low_level::raise;
 
     use super::*;
@@ -103,5 +115,18 @@ mod tests {
             raise(number).expect("a process may signal itself");
             assert_eq!(signals.next(Duration::from_secs(10)), Ok(expected), "signal {number}");
         }
+    }
+
+    #[test]
+    fn a_main_thread_that_stands_still_is_given_up_and_only_then() {
+        let (given_up, outcome) = sync_channel::<()>(1);
+        let give_up = move || given_up.send(()).expect("the test waits");
+        watch(Duration::from_millis(10), Arc::default(), give_up).expect("a thread");
+        assert!(outcome.recv_timeout(Duration::from_secs(30)).is_ok());
+
+        let (given_up, outcome) = sync_channel::<()>(1);
+        let give_up = move || given_up.send(()).expect("the test waits");
+        watch(Duration::from_millis(10), Arc::new(AtomicBool::new(true)), give_up).expect("a thread");
+        assert!(outcome.recv_timeout(Duration::from_secs(30)).is_err(), "dropped without a word");
     }
 }

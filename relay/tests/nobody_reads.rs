@@ -1,12 +1,13 @@
-//! Stdout and stderr that take nothing: the relay starts, answers and ends all the same.
+//! Stdout, stderr and a service manager that take nothing: the relay starts, answers and ends all the same.
 
 use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-
 use turnpike_testkit::full_pipe;
 
 /// Far more than anything here takes, and far less than for ever.
@@ -117,4 +118,63 @@ fn a_start_that_fails_ends_although_nobody_reads_why() {
         }
     };
     assert_eq!(status.code(), Some(2));
+}
+
+/// The socket of a service manager that wants a sign of life five times a second.
+fn service_manager(command: &mut Command, folder: &Path) -> UnixDatagram {
+    let path = folder.join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    command
+        .env("NOTIFY_SOCKET", path)
+        .env("WATCHDOG_USEC", "200000")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    socket
+}
+
+/// Waits until the service manager has been told this.
+#[track_caller]
+fn told(socket: &UnixDatagram, news: &str) {
+    let (start, mut buffer) = (Instant::now(), [0; 1024]);
+    while start.elapsed() < PATIENCE {
+        let length = socket.recv(&mut buffer).expect("it is told something");
+        if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == news) {
+            return;
+        }
+    }
+    panic!("{news} is not told");
+}
+
+#[test]
+fn the_service_manager_hears_of_start_life_and_reload() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut socket = None;
+    let (child, _) = start(&[], |command| socket = Some(service_manager(command, folder.path())));
+    let socket = socket.expect("it was made");
+    told(&socket, "READY=1");
+    told(&socket, "WATCHDOG=1");
+    kill_process(Pid::from_child(&child), Signal::HUP).expect("it runs");
+    told(&socket, "RELOADING=1");
+    told(&socket, "READY=1");
+    told(&socket, "WATCHDOG=1");
+    assert!(stop(child).success());
+}
+
+#[test]
+fn a_service_manager_that_reads_nothing_stops_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut socket = None;
+    let (child, address) = start(&[], |command| {
+        let own = service_manager(command, folder.path());
+        // Nothing fits any more.
+        let sender = UnixDatagram::unbound().expect("a socket");
+        sender.set_nonblocking(true).expect("sockets can");
+        while sender.send_to(b"X=1", folder.path().join("notify")).is_ok() {}
+        socket = Some(own);
+    });
+    answers(address);
+    kill_process(Pid::from_child(&child), Signal::HUP).expect("it runs");
+    assert!(stop(child).success());
+    drop(socket);
 }

@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, he
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::audit::Call;
 use crate::problem::Problem;
 use crate::state::Shared;
 use crate::token::{Scope, Scopes};
@@ -39,12 +40,17 @@ pub async fn around(State(shared): State<Arc<Shared>>, request: Request, next: N
     let refused = check_host(request.uri(), request.headers(), &shared.hosts)
         .and_then(|()| check_origin(request.method(), request.headers()))
         .err();
+    let token = || shared.tokens.load().find(bearer(request.headers())?);
+    let call = Call::of(&request, token);
     let mut response = match refused {
         Some(problem) => problem.into_response(),
         None => in_time(shared.request_time, request, next).await,
     };
     for (name, value) in ANSWER_HEADERS {
         response.headers_mut().insert(name, value);
+    }
+    if let Some(call) = call {
+        shared.audit.finished(call, &response);
     }
     shared.counts.answered(response.status().as_u16());
     response
@@ -194,6 +200,7 @@ fn check_scope(scopes: Scopes, wanted: Scope) -> Result<(), Problem> {
 fn wrong_token(shared: &Shared, source: Option<IpAddr>) -> Problem {
     shared.counts.wrong_tokens.fetch_add(1, Ordering::Relaxed);
     let source = source.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    shared.audit.wrong_token(source);
     match shared.strangers.wrong_token(source) {
         Ok(()) => Problem::new(StatusCode::UNAUTHORIZED, "wrong_token", "this is none of our tokens")
             .with(header::WWW_AUTHENTICATE, "Bearer realm=\"turnpike\", error=\"invalid_token\""),

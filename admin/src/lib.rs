@@ -13,6 +13,7 @@
 extern crate self as turnpike_admin;
 
 mod api;
+mod audit;
 mod dashboard;
 mod extract;
 pub mod files;

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 
 use crate::Relay;
+use crate::audit::Audit;
 use crate::history::History;
 use crate::model::{Event, Totals};
 use crate::strangers::Strangers;
@@ -28,6 +29,8 @@ pub struct Shared {
     pub hosts: Vec<String>,
     /// Who presented wrong tokens.
     pub strangers: Strangers,
+    /// Who changed what.
+    pub audit: Audit,
     /// For a request.
     pub request_time: Duration,
     /// Streams of events that may still be opened.
@@ -55,6 +58,7 @@ impl Shared {
             tokens: ArcSwap::from_pointee(tokens),
             hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
             strangers: Strangers::new(),
+            audit: Audit::new(),
             request_time,
             streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
             stopping,

@@ -66,6 +66,14 @@ impl Scopes {
     }
 }
 
+impl Scopes {
+    /// The names of those that were given, with commas between.
+    pub(crate) fn names(self) -> String {
+        let given = Scope::ALL.into_iter().filter(|&scope| self.0 & scope as u8 != 0);
+        given.map(Scope::name).collect::<Vec<_>>().join(",")
+    }
+}
+
 impl FromIterator<Scope> for Scopes {
     fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
         Self(scopes.into_iter().fold(0, |set, scope| set | scope as u8))
@@ -97,6 +105,11 @@ impl Tokens {
 
     /// What a token opens; nothing, if it is none of ours. Takes the same time whatever it is.
     pub(crate) fn scopes_of(&self, presented: &str) -> Option<Scopes> {
+        self.find(presented).map(|id| id.scopes)
+    }
+
+    /// [`Self::scopes_of`], with the name that the log has for the token.
+    pub(crate) fn find(&self, presented: &str) -> Option<TokenId> {
         let presented = hash(presented);
         let mut found = Choice::from(0);
         let mut scopes = 0;
@@ -105,7 +118,29 @@ impl Tokens {
             scopes |= u8::conditional_select(&0, &of_ours.0, same);
             found |= same;
         }
-        bool::from(found).then_some(Scopes(scopes))
+        let [first, second, third, fourth, ..] = presented;
+        let name = [first, second, third, fourth];
+        bool::from(found).then_some(TokenId { name, scopes: Scopes(scopes) })
+    }
+}
+
+/// A token of ours, without its text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TokenId {
+    name: [u8; 4],
+    scopes: Scopes,
+}
+
+impl TokenId {
+    /// Eight hexadecimal digits, the first of its SHA-256: `printf %s TOKEN | sha256sum` begins with them, and
+    /// nobody gets from them to a token that is long and random.
+    pub(crate) fn name(self) -> String {
+        format!("{:08x}", u32::from_be_bytes(self.name))
+    }
+
+    /// What it opens.
+    pub(crate) fn scopes(self) -> Scopes {
+        self.scopes
     }
 }
 

@@ -84,6 +84,8 @@ impl Notices {
     pub(crate) fn refused(&mut self, now: Now, request: &RefusedRequest) -> bool {
         let Some(more) = self.is_due(now, request) else { return false };
         let refusal = &request.refusal;
+        let detail = refusal.detail.map(|detail| detail.to_string());
+        let remedy = refusal.remedy.map(|remedy| remedy.to_string());
         macro_rules! write_down {
             ($level:ident, $words:literal) => {
                 $level!(
@@ -92,9 +94,9 @@ impl Notices {
                     method = method_name(request.method),
                     code = refusal.reason.code().code(),
                     reason = refusal.reason.name(),
-                    detail = refusal.detail.map(tracing::field::display),
+                    detail = detail.as_deref(),
                     peer = refusal.peer.map(tracing::field::display),
-                    remedy = refusal.remedy.map(tracing::field::display),
+                    remedy = remedy.as_deref(),
                     more,
                     $words
                 )

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 
 use super::Problems;
 use super::filter::ListQuery;
+use crate::audit::{Detailed, detailed};
 use crate::extract::{Body, IdInPath, NoQuery, Query};
 use crate::guard::{Admin, Needs, Read};
 use crate::model::{AllocationDetail, AllocationPage, LimitChange};
@@ -61,7 +62,6 @@ pub async fn disconnect(
     State(shared): State<Arc<Shared>>,
 ) -> Result<StatusCode, Problem> {
     shared.relay.disconnect(id).await?;
-    tracing::info!(%id, "an administrator disconnected an allocation");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -78,11 +78,11 @@ pub async fn limit(
     _: NoQuery,
     State(shared): State<Arc<Shared>>,
     Body(change): Body<LimitChange>,
-) -> Result<Json<AllocationDetail>, Problem> {
+) -> Result<Detailed<Json<AllocationDetail>>, Problem> {
     let bits_per_sec = checked_limit(change.max_bits_per_sec)?;
     shared.relay.limit(id, bits_per_sec).await?;
-    tracing::info!(%id, bits_per_sec, "an administrator limited an allocation");
-    Ok(Json(shared.relay.allocation(id).await?))
+    let allocation = shared.relay.allocation(id).await?;
+    Ok(detailed(format!("max_bits_per_sec={bits_per_sec}"), Json(allocation)))
 }
 
 pub(super) fn checked_limit(bits_per_sec: u64) -> Result<u64, Problem> {

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::Problems;
+use crate::audit::{Detailed, detailed};
 use crate::extract::{NoQuery, OptionalBody};
 use crate::guard::{Admin, Needs, Read};
 use crate::model::{DrainRequest, DrainState, ReloadReport};
@@ -37,14 +38,15 @@ pub async fn begin(
     _: NoQuery,
     State(shared): State<Arc<Shared>>,
     OptionalBody(request): OptionalBody<DrainRequest>,
-) -> Result<Json<DrainState>, Problem> {
+) -> Result<Detailed<Json<DrainState>>, Problem> {
     if request.deadline_secs.is_some_and(|secs| secs > MAX_DEADLINE_SECS) {
         let detail = format!("deadline_secs is at most {MAX_DEADLINE_SECS}");
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_value", detail));
     }
     let state = shared.relay.drain(request).await?;
-    tracing::info!(deadline_secs = request.deadline_secs, "an administrator began to drain");
-    Ok(Json(state))
+    let deadline =
+        request.deadline_secs.map_or("no deadline".to_owned(), |secs| format!("deadline_secs={secs}"));
+    Ok(detailed(deadline, Json(state)))
 }
 
 /// Takes new allocations again.
@@ -58,7 +60,6 @@ pub async fn end(
     State(shared): State<Arc<Shared>>,
 ) -> Result<Json<DrainState>, Problem> {
     let state = shared.relay.resume().await?;
-    tracing::info!("an administrator ended the draining");
     Ok(Json(state))
 }
 

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Problems;
 use super::allocations::checked_limit;
+use crate::audit::{Detailed, Details, detailed};
 use crate::extract::{Body, NameInPath, NoQuery, Query};
 use crate::guard::{Admin, Needs, Read};
 use crate::model::{Disconnected, User, UserChange, UserPage};
@@ -103,16 +104,21 @@ pub async fn put(
     _: NoQuery,
     State(shared): State<Arc<Shared>>,
     Body(change): Body<UserChange>,
-) -> Result<(StatusCode, Json<User>), Problem> {
+) -> Result<(StatusCode, Extension<Details>, Json<User>), Problem> {
     change.max_bits_per_sec.map(checked_limit).transpose()?;
     let password = change.password.as_ref().map(|password| password.expose().len());
     if password.is_some_and(|len| !(1..=MAX_PASSWORD_BYTES).contains(&len)) {
         let detail = format!("a password has 1 to {MAX_PASSWORD_BYTES} bytes");
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_value", detail));
     }
+    let changes_password = if password.is_some() { "changed" } else { "kept" };
     let (user, new) = shared.relay.put_user(&name, change).await?;
-    tracing::info!(user = ?user.name, new, "an administrator wrote a user");
-    Ok((if new { StatusCode::CREATED } else { StatusCode::OK }, Json(user)))
+    let details = format!(
+        "new={new} password={changes_password} quota={:?} max_bits_per_sec={:?}",
+        user.quota, user.max_bits_per_sec
+    );
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Extension(Details::from(details)), Json(user)))
 }
 
 /// Removes a user from the database; what it relays lives on.
@@ -129,7 +135,6 @@ pub async fn delete(
     State(shared): State<Arc<Shared>>,
 ) -> Result<StatusCode, Problem> {
     shared.relay.delete_user(&name).await?;
-    tracing::info!(user = ?name, "an administrator removed a user");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -146,8 +151,7 @@ pub async fn disconnect_all(
     NameInPath(name): NameInPath,
     _: NoQuery,
     State(shared): State<Arc<Shared>>,
-) -> Result<Json<Disconnected>, Problem> {
+) -> Result<Detailed<Json<Disconnected>>, Problem> {
     let disconnected = shared.relay.disconnect_user(&name).await?;
-    tracing::info!(user = ?name, allocations = disconnected.allocations, "an administrator disconnected a user");
-    Ok(Json(disconnected))
+    Ok(detailed(format!("allocations={}", disconnected.allocations), Json(disconnected)))
 }

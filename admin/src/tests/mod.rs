@@ -1,6 +1,7 @@
 //! The API as its users see it: in memory where that is enough, over real connections where it isn't.
 
 mod answers;
+mod audit;
 mod connections;
 mod errors;
 mod events;

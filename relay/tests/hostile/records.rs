@@ -131,7 +131,8 @@ fn q16_text_records_are_one_line_each() {
     assert_eq!(records.len(), HOSTILE.len() + 1, "{}", log.0);
     for (record, user) in records.iter().zip(HOSTILE) {
         // Quoted, with quotes in it escaped: what follows can't be taken for another field.
-        assert!(record.contains(&format!(" user={:?} client=10.77.1.10:", full_name(user))), "{record}");
+        let named = format!(" user={:?} quota_user={user:?} client=10.77.1.10:", full_name(user));
+        assert!(record.contains(&named), "{record}");
         assert!(record.contains("to_peer_packets=3 to_peer_bytes=33"), "{record}");
         assert!(record.ends_with("reason=\"deleted\""), "{record}");
     }

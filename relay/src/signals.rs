@@ -7,9 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use libc::SIGPWR;
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::logging;
 
@@ -19,10 +20,38 @@ const LAST_RESORT: Duration = Duration::from_millis(1400);
 /// What the operator wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM or SIGINT: stop; the second one at once.
+    /// SIGTERM or SIGINT, SIGQUIT or SIGPWR, which supervisors send instead: stop; the second one at once.
     Stop,
-    /// SIGHUP: load the configuration again.
+    /// SIGHUP or SIGUSR2: load the configuration again, certificates included.
     Reload,
+}
+
+/// Everything that hooks and supervisors send: what is not caught ends the process with all its calls.
+const CAUGHT: [i32; 10] =
+    [SIGTERM, SIGINT, SIGQUIT, SIGPWR, SIGHUP, SIGUSR2, SIGUSR1, SIGALRM, SIGPIPE, SIGXFSZ];
+
+/// What a signal means, if anything.
+fn meaning(number: i32) -> Option<Signal> {
+    match number {
+        SIGTERM | SIGINT | SIGQUIT | SIGPWR => Some(Signal::Stop),
+        // Hooks that renew certificates for coturn send SIGUSR2.
+        SIGHUP | SIGUSR2 => Some(Signal::Reload),
+        _ => None,
+    }
+}
+
+/// Says that a signal did nothing, where somebody may have expected it to.
+fn explain(number: i32) {
+    match number {
+        // To rotate logs, programs send the signal by which coturn drains; it had better be neither.
+        SIGUSR1 => warn!(
+            "SIGUSR1 does nothing: to drain use `turnpike ctl drain`, to drain and end SIGTERM with a \
+             drain-timeout; the log needs no signal to be rotated"
+        ),
+        // A reader went away, or a file is full: whoever writes gets an error.
+        SIGPIPE | SIGXFSZ => {}
+        _ => warn!("signal {number} does nothing"),
+    }
 }
 
 /// Signals as they come.
@@ -51,14 +80,17 @@ impl SignalSource {
 /// # Errors
 /// If the handlers or the thread can't be set up.
 pub fn listen() -> io::Result<SignalSource> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = Signals::new(CAUGHT)?;
     let (sender, receiver) = channel();
     let source = SignalSource { receiver, stop_seen: Arc::default() };
     let stop_seen = Arc::clone(&source.stop_seen);
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut is_first = true;
         for signal in signals.forever() {
-            let signal = if signal == SIGHUP { Signal::Reload } else { Signal::Stop };
+            let Some(signal) = meaning(signal) else {
+                explain(signal);
+                continue;
+            };
             if sender.send(signal).is_err() {
                 return;
             }
@@ -106,10 +138,17 @@ mod tests {
     #[test]
     fn each_signal_arrives_as_its_message() {
         let signals = listen().expect("handlers can be set");
+        // They end nothing, and nobody is told.
+        for number in [SIGUSR1, SIGALRM, SIGPIPE, SIGXFSZ] {
+            raise(number).expect("a process may signal itself");
+        }
         for (number, expected) in [
             (SIGHUP, Signal::Reload),
             (SIGTERM, Signal::Stop),
             (SIGINT, Signal::Stop),
+            (SIGUSR2, Signal::Reload),
+            (SIGQUIT, Signal::Stop),
+            (SIGPWR, Signal::Stop),
             (SIGHUP, Signal::Reload),
         ] {
             raise(number).expect("a process may signal itself");

@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
+use turnpike_proto::auth::prepare_name;
+
 use super::layers::Settings;
 use super::options::Config;
 use super::report::{Place, Problem, Report};
 use super::resolve::{is_private, public_address};
+use super::strength::Strength;
 use super::types::{DefaultFamily, ExternalAddress, Secret};
 
 /// Adds what is wrong (faults) or probably not meant (warnings) to the report. Values that already are
@@ -23,12 +26,16 @@ pub(super) fn check(config: &Config, settings: &Settings, report: &mut Report) {
 
 /// Never an open relay: somebody must be named who may use it.
 fn check_credentials(config: &Config, settings: &Settings, report: &mut Report) {
+    warn_of_weak("user", &config.users, settings, report);
+    warn_of_weak("auth-secret", &config.auth_secrets, settings, report);
     let mut names = HashSet::new();
     for (index, user) in config.users.iter().enumerate() {
         if is_placeholder(&user.password) {
             report.placeholder(settings.place("user", index), "user");
         }
-        if !names.insert(user.name.as_str()) {
+        // Two ways to write one name (RFC 8265) are one user.
+        let name = prepare_name(&user.name).unwrap_or_else(|_| user.name.as_str().into());
+        if !names.insert(name) {
             let message = format!("the user {:?} is given twice", user.name);
             report.fault(Problem::new(settings.place("user", index), "user", message));
         }
@@ -55,6 +62,12 @@ fn check_credentials(config: &Config, settings: &Settings, report: &mut Report) 
         };
         report.fault(Problem::new(settings.home.clone(), "user", message));
     }
+}
+
+/// Of values that stand in a source itself; those of files are judged with the file.
+fn warn_of_weak<T: Strength>(key: &'static str, values: &[T], settings: &Settings, report: &mut Report) {
+    let weak = |(place, value): (&Place, &T)| Some(Problem::new(place.clone(), key, value.weakness()?));
+    report.warn_once(settings.places(key).zip(values).filter_map(weak).collect());
 }
 
 /// The passwords and secrets of the examples all start like this.

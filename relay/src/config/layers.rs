@@ -8,6 +8,7 @@ use clap::parser::ValueSource;
 use zeroize::Zeroizing;
 
 use super::options::{Kind, OPTIONS, Spec};
+use super::plain::variable_line;
 use super::report::{Place, Problem, Report, quoted};
 
 /// Options that are replaced together: whoever sets a secret in a later layer doesn't want an
@@ -92,6 +93,11 @@ impl Settings {
         self.by_key.contains_key(key)
     }
 
+    /// The places of an option's values, in their order.
+    pub(super) fn places(&self, key: &str) -> impl Iterator<Item = &Place> {
+        self.by_key.get(key).into_iter().flat_map(|setting| setting.values.iter().map(|value| &value.place))
+    }
+
     /// Where the value with this index was written.
     pub(super) fn place(&self, key: &str, index: usize) -> Place {
         let value = self.by_key.get(key).and_then(|setting| setting.values.get(index));
@@ -139,7 +145,7 @@ pub(super) fn from_flags(matches: &ArgMatches) -> Layer {
 }
 
 /// What `TURNPIKE_*` variables say. Empty ones count as unset, as compose files leave them; of a list the
-/// parts are separated by commas. Unknown ones are common (Kubernetes sets them for a service of that
+/// parts are separated by commas, of secrets, which may have a comma, by line ends. Unknown ones are common (Kubernetes sets them for a service of that
 /// name), so only one that looks like a typing error is worth a warning.
 pub(super) fn from_environment(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -163,7 +169,11 @@ pub(super) fn from_environment(
             report.fault(Problem::new(place, spec.key, "is not UTF-8"));
             continue;
         };
-        layer.insert(spec.key, Setting { values: split(spec, &text, &place) });
+        let values = match spec.kind {
+            Kind::Secrets => secrets_of(spec.key, &text, &place, report),
+            _ => split(spec, &text, &place),
+        };
+        layer.insert(spec.key, Setting { values });
     }
     layer
 }
@@ -174,6 +184,32 @@ fn split(spec: &Spec, text: &str, place: &Place) -> Vec<Value> {
         return vec![value(text)];
     }
     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(value).collect()
+}
+
+/// One secret a line.
+fn secrets_of(key: &'static str, text: &str, place: &Place, report: &mut Report) -> Vec<Value> {
+    let mut values = Vec::new();
+    for line in text.lines() {
+        match variable_line(line) {
+            Ok(Some(secret)) => {
+                let text = Zeroizing::new(secret.to_owned());
+                values.push(Value { text, place: place.clone() });
+            }
+            Ok(None) => {}
+            Err(why) => report.fault(Problem::new(place.clone(), key, why)),
+        }
+    }
+    if key == "user" && values.iter().any(|value| is_like_a_list(&value.text)) {
+        let message = "has a comma, which belongs to the password: if several users are meant, write each on a \
+                       line of its own";
+        report.warn(Problem::new(place.clone(), key, message));
+    }
+    values
+}
+
+/// `alice:one,bob:two`.
+fn is_like_a_list(user: &str) -> bool {
+    user.split(',').skip(1).any(|part| part.contains(':'))
 }
 
 /// The candidate that is most alike, if any is alike enough to be meant.

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use clap::ArgMatches;
 
 use super::layers::{Layer, Settings, from_environment, from_flags};
-use super::options::{Config, assign};
+use super::options::{Config, Kind, OPTIONS, assign};
+use super::plain::without_mark;
 use super::quickstart::Quickstart;
 use super::reading::Reader;
 use super::report::{Place, Problem, Problems, Report};
+use super::strength::exposure;
 use super::types::Secret;
 use super::{check, file, secrets};
 
@@ -118,14 +120,26 @@ impl Loader {
         let mut settings = Settings::merge(home, [from_file, from_environment, self.flags.clone()]);
         let mut config = assign(&mut settings, report);
         secrets::load(&mut config, &settings, &self.reader, report);
+        self.warn_of_exposure(&settings, report);
         self.reader.end();
         (config, settings)
+    }
+
+    /// Secrets may stand in the file itself.
+    fn warn_of_exposure(&self, settings: &Settings, report: &mut Report) {
+        let Some(path) = &self.file else { return };
+        let is_here = |place: &Place| matches!(place, Place::File(..));
+        let keys = OPTIONS.iter().filter(|spec| spec.kind == Kind::Secrets).map(|spec| spec.key);
+        let Some(key) = keys.into_iter().find(|key| settings.places(key).any(is_here)) else { return };
+        if let Some(why) = exposure(path) {
+            report.warn(Problem::new(Place::File(Arc::clone(path), 0, 0), key, why));
+        }
     }
 
     fn read_file(&self, report: &mut Report) -> Layer {
         let Some(path) = &self.file else { return Layer::new() };
         match self.reader.text(path) {
-            Ok(text) => file::from_toml(Arc::clone(path), &text, report),
+            Ok(text) => file::from_toml(Arc::clone(path), without_mark(&text), report),
             Err(error) => {
                 report.incomplete = true;
                 let place = Place::File(Arc::clone(path), 0, 0);

@@ -19,6 +19,7 @@ mod layers;
 mod loader;
 mod options;
 mod parse;
+mod plain;
 mod quickstart;
 mod reading;
 mod reference;
@@ -26,6 +27,7 @@ mod report;
 pub mod resolve;
 mod secrets;
 mod show;
+mod strength;
 mod types;
 
 pub(crate) use parse::{bitrate, duration_secs};

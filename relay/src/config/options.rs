@@ -149,7 +149,8 @@ options! {
     "user" Secrets("NAME:PASSWORD") users: Hidden<Vec<User>> = Hidden(Vec::new()),
     shown "none", parse::user;
 
-    /// File with one `NAME:PASSWORD` per line; empty lines and lines that start with `#` don't count.
+    /// File with one `NAME:PASSWORD` per line; empty lines and lines that start with `#` don't count. Passwords
+    /// with fewer than 8 characters, and files that everybody can read, are warned of.
     "user-file" List("FILE") user_file: Vec<PathBuf> = Vec::new(),
     shown "none", parse::path;
 
@@ -160,7 +161,9 @@ options! {
     "auth-secret" Secrets("SECRET") auth_secrets: Hidden<Vec<Secret>> = Hidden(Vec::new()),
     shown "none", parse::secret;
 
-    /// File with one such secret per line; empty lines and lines that start with `#` don't count.
+    /// File with one such secret per line; empty lines and comments (`#` and a space in the first column) don't
+    /// count. A secret stands there as it is, without quotes and without spaces around it. Secrets with fewer
+    /// than 16 characters, and files that everybody can read, are warned of.
     "auth-secret-file" List("FILE") auth_secret_file: Vec<PathBuf> = Vec::new(),
     shown "none", parse::path;
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use turnpike_proto::auth::prepare_name;
 use turnpike_proto::limits::{DEFAULT_LIFETIME_SECS, MAX_USERNAME, MOST_PER_ALLOCATION};
 use zeroize::Zeroizing;
 
@@ -96,7 +97,14 @@ pub(super) fn realm(text: &str) -> Parsed<String> {
         return Err(format!("has {} bytes, at most {MAX_REALM_BYTES} are allowed", text.len()));
     }
     no_control(text, "it")?;
-    Ok(text.to_owned())
+    // Clients and peers must make the same key of it (RFC 8489 s. 9.2.2, OpaqueString of RFC 8265).
+    match prepare_name(text) {
+        Ok(prepared) if prepared == text => Ok(text.to_owned()),
+        Ok(prepared) => {
+            Err(format!("is not in its normal form (RFC 8265, OpaqueString): write {prepared:?}"))
+        }
+        Err(why) => Err(why.to_string()),
+    }
 }
 
 pub(super) fn user(text: &str) -> Parsed<User> {
@@ -106,7 +114,19 @@ pub(super) fn user(text: &str) -> Parsed<User> {
     if password.is_empty() {
         return Err("the password is empty".to_owned());
     }
-    Ok(User { name: name.to_owned(), password: bounded_secret(password, "the password")? })
+    if is_coturn_key(password) {
+        return Err(
+            "the password looks like a key that coturn has made of it (0x and digits): a key can't be used, \
+                    write the password itself"
+                .to_owned(),
+        );
+    }
+    if password.len() > MAX_USERNAME {
+        return Err(format!("the password has more than {MAX_USERNAME} bytes"));
+    }
+    let secret = bounded_secret(password, "the password")?;
+    prepare_name(password).map_err(|why| format!("the password {why}"))?;
+    Ok(User { name: name.to_owned(), password: secret })
 }
 
 /// Checks a user's name alone: of `user`, and of the keys of the file's table.
@@ -120,7 +140,14 @@ pub(super) fn user_name(name: &str) -> Parsed<()> {
     if name.contains(':') {
         return Err("the user name contains a colon".to_owned());
     }
-    no_control(name, "the user name")
+    no_control(name, "the user name")?;
+    prepare_name(name).map_err(|why| format!("the user name {why}")).map(drop)
+}
+
+/// `user=NAME:0x...` of turnserver.conf: MD5, or SHA-256, in hexadecimal digits.
+fn is_coturn_key(password: &str) -> bool {
+    let digits = password.strip_prefix("0x").unwrap_or_default();
+    digits.len() >= 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 pub(super) fn secret(text: &str) -> Parsed<Secret> {
@@ -392,10 +419,18 @@ fn no_control(text: &str, what: &str) -> Parsed<()> {
     Ok(())
 }
 
+/// Formats of text that nobody sees and no keyboard has: they come from copying.
+fn is_invisible(character: char) -> bool {
+    matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
 fn bounded_secret(text: &str, what: &str) -> Parsed<Secret> {
     if text.len() > MAX_SECRET_BYTES {
         return Err(format!("{what} has more than {MAX_SECRET_BYTES} bytes"));
     }
     no_control(text, what)?;
+    if text.chars().any(is_invisible) {
+        return Err(format!("{what} contains an invisible character, such as a byte order mark"));
+    }
     Ok(Secret::new(Zeroizing::new(text.to_owned())))
 }

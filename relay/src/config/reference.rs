@@ -18,8 +18,13 @@ file, and the file over the defaults. A list replaces the whole list of an earli
 `user-file` are replaced together, likewise `auth-secret` and `auth-secret-file`, `admin-token` and
 `admin-token-file`.
 
-- Flags of lists are repeated; in the environment, commas separate the parts (so a password with a comma
-  belongs into a file). Empty environment variables count as unset. `TURNPIKE_CONFIG` names the file.
+- Flags of lists are repeated; in the environment, commas separate the parts of lists, but not secrets: of
+  `user`, `auth-secret` and `admin-token` each line is one, with any commas in it. Empty environment variables
+  count as unset. `TURNPIKE_CONFIG` names the file.
+- A secret in a variable or in a file of secrets means itself, to the byte (a byte order mark at the start of a
+  file, and line ends of either kind, don't count). What could be meant otherwise is refused with a reason: spaces
+  around it, quotes around it, a comment behind it, invisible characters, and a password that is coturn's `0x...`
+  key. In the configuration file, in quotes, every secret can be written.
 - Secrets are best kept in files of their own (`user-file`, `auth-secret-file`, `admin-token-file`), then in the configuration
   file or the environment. On the command line every process of the machine can see them.
 - `turnpike check-config FILE` checks a file together with the environment and reports every fault on a line

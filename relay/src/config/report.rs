@@ -103,6 +103,17 @@ impl Report {
         self.warnings.push(problem);
     }
 
+    /// Of several warnings of one kind and source the first, which then says how many there are.
+    pub(super) fn warn_once(&mut self, warnings: Vec<Problem>) {
+        let others = warnings.len().saturating_sub(1);
+        if let Some(mut first) = warnings.into_iter().next() {
+            if others > 0 {
+                first.message.push_str(&format!("; so it is with {others} more"));
+            }
+            self.warn(first);
+        }
+    }
+
     /// A placeholder for a secret: a fault when running, a warning when checking an example.
     pub(super) fn placeholder(&mut self, place: Place, key: &'static str) {
         self.placeholders.push(Problem::new(place, key, PLACEHOLDER));

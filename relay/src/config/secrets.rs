@@ -6,60 +6,74 @@ use std::sync::Arc;
 use super::layers::Settings;
 use super::options::Config;
 use super::parse;
+use super::plain::{self, Entry};
 use super::reading::Reader;
 use super::report::{Place, Problem, Report};
+use super::strength::{Strength, exposure};
 
 /// Adds what `user-file`, `auth-secret-file` and `admin-token-file` hold.
 pub(super) fn load(config: &mut Config, settings: &Settings, reader: &Reader, report: &mut Report) {
     for (index, path) in config.user_file.iter().enumerate() {
-        let place = settings.place("user-file", index);
-        config.users.0.extend(lines(reader, path, "user-file", place, report, parse::user));
+        let source = Source { key: "user-file", path, place: settings.place("user-file", index) };
+        config.users.0.extend(source.read(reader, report, plain::user_line, parse::user));
     }
     for (index, path) in config.auth_secret_file.iter().enumerate() {
-        let place = settings.place("auth-secret-file", index);
-        config.auth_secrets.0.extend(lines(reader, path, "auth-secret-file", place, report, parse::secret));
+        let source =
+            Source { key: "auth-secret-file", path, place: settings.place("auth-secret-file", index) };
+        config.auth_secrets.0.extend(source.read(reader, report, plain::secret_line, parse::secret));
     }
     for (index, path) in config.admin_token_file.iter().enumerate() {
-        let place = settings.place("admin-token-file", index);
-        config.admin_tokens.0.extend(lines(
-            reader,
-            path,
-            "admin-token-file",
-            place,
-            report,
-            parse::scoped_token,
-        ));
+        let source =
+            Source { key: "admin-token-file", path, place: settings.place("admin-token-file", index) };
+        config.admin_tokens.0.extend(source.read(reader, report, plain::token_line, parse::scoped_token));
     }
 }
 
-fn lines<T>(
-    reader: &Reader,
-    path: &Path,
+/// A file of secrets, and where it was named.
+struct Source<'a> {
     key: &'static str,
+    path: &'a Path,
     place: Place,
-    report: &mut Report,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Vec<T> {
-    let text = match reader.text(path) {
-        Ok(text) => text,
-        Err(error) => {
-            report.fault(Problem::new(place, key, format!("{:?} can't be read: {error}", path.display())));
-            return Vec::new();
+}
+
+impl Source<'_> {
+    fn read<T: Strength>(
+        self,
+        reader: &Reader,
+        report: &mut Report,
+        entry: fn(&str) -> Entry<'_>,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let Source { key, path, place } = self;
+        let text = match reader.text(path) {
+            Ok(text) => text,
+            Err(error) => {
+                let message = format!("{:?} can't be read: {error}", path.display());
+                report.fault(Problem::new(place, key, message));
+                return Vec::new();
+            }
+        };
+        if let Some(why) = exposure(path) {
+            report.warn(Problem::new(place.clone(), key, format!("{:?}: {why}", path.display())));
         }
-    };
-    let file = Arc::new(PathBuf::from(path));
-    let mut found = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        if line.trim().is_empty() || line.starts_with('#') {
-            continue;
+        let file = Arc::new(PathBuf::from(path));
+        let (mut found, mut weak) = (Vec::new(), Vec::new());
+        for (index, line) in plain::without_mark(&text).lines().enumerate() {
+            let at =
+                |message: String| Problem::new(Place::File(Arc::clone(&file), index + 1, 1), key, message);
+            match entry(line).and_then(|line| line.map(parse).transpose()) {
+                Ok(Some(value)) => {
+                    weak.extend(value.weakness().map(at));
+                    found.push(value);
+                }
+                Ok(None) => {}
+                Err(why) => report.fault(at(why)),
+            }
         }
-        match parse(line) {
-            Ok(value) => found.push(value),
-            Err(why) => report.fault(Problem::new(Place::File(Arc::clone(&file), index + 1, 1), key, why)),
+        report.warn_once(weak);
+        if found.is_empty() && !report.blames(key) {
+            report.fault(Problem::new(place, key, format!("{:?} has no entry", path.display())));
         }
+        found
     }
-    if found.is_empty() && !report.blames(key) {
-        report.fault(Problem::new(place, key, format!("{:?} has no entry", path.display())));
-    }
-    found
 }

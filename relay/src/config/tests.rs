@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use super::*;
 
 mod admin;
 mod hosts;
+mod secrets;
 
 const CREDENTIALS: &str = "user = [\"alice:wonderland\"]\n";
 
@@ -22,7 +24,7 @@ struct Given {
 impl Given {
     fn file(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("turnpike.toml"), text).unwrap();
+        write_private(&folder.path().join("turnpike.toml"), text);
         Given { folder, environment: Vec::new(), flags: Vec::new() }
     }
 
@@ -64,6 +66,11 @@ impl Given {
     fn shorten(&self, line: &str) -> String {
         line.replace(&format!("{}/", self.folder.path().display()), "")
     }
+}
+
+fn write_private(path: &Path, text: impl AsRef<[u8]>) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 #[test]
@@ -459,7 +466,7 @@ fn users_come_from_lists_tables_files_and_variables() {
     let both = vec![pair("alice", "a:b"), pair("bob", "c")];
     assert_eq!(names(Given::file("user = [\"alice:a:b\", \"bob:c\"]")), both);
     assert_eq!(names(Given::file("[user]\nalice = \"a:b\"\nbob = \"c\"\n")), both);
-    assert_eq!(names(Given::file("").variable("TURNPIKE_USER", "alice:a:b, bob:c")), both);
+    assert_eq!(names(Given::file("").variable("TURNPIKE_USER", "alice:a:b\nbob:c\n")), both);
     let given = Given::file("");
     let file = given.folder.path().join("users");
     fs::write(&file, "# users\n\nalice:a:b\r\nbob:c\n").unwrap();

@@ -9,23 +9,68 @@ use axum::routing::get;
 
 use crate::state::Shared;
 
-const PAGE: &str = include_str!("../dashboard/index.html");
-const SCRIPT: &str = include_str!("../dashboard/app.js");
-const STYLE: &str = include_str!("../dashboard/style.css");
-const ICON: &str = include_str!("../dashboard/icon.svg");
+/// A path, its media type, and what is there.
+type Asset = (&'static str, &'static str, &'static str);
+
+macro_rules! scripts {
+    ($($name:literal),* $(,)?) => {
+        [$((concat!("/", $name), "text/javascript; charset=utf-8", include_str!(concat!("../dashboard/", $name)))),*]
+    };
+}
+
+const ASSETS: [Asset; 3] = [
+    ("/", "text/html; charset=utf-8", include_str!("../dashboard/index.html")),
+    ("/style.css", "text/css; charset=utf-8", include_str!("../dashboard/style.css")),
+    ("/icon.svg", "image/svg+xml", include_str!("../dashboard/icon.svg")),
+];
+
+/// Modules as browsers load them: no build step.
+const SCRIPTS: [Asset; 18] = scripts![
+    "actions.js",
+    "api.js",
+    "chart.js",
+    "configuration.js",
+    "credentials.js",
+    "detail.js",
+    "dialog.js",
+    "dom.js",
+    "events.js",
+    "feed.js",
+    "format.js",
+    "main.js",
+    "panels.js",
+    "refusals.js",
+    "session.js",
+    "table.js",
+    "users.js",
+    "views.js",
+];
 
 /// A file with its type.
 type File = ([(HeaderName, &'static str); 1], &'static str);
 
 /// Where they are.
 pub fn routes() -> Router<Arc<Shared>> {
-    Router::new()
-        .route("/", get(|| file("text/html; charset=utf-8", PAGE)))
-        .route("/app.js", get(|| file("text/javascript; charset=utf-8", SCRIPT)))
-        .route("/style.css", get(|| file("text/css; charset=utf-8", STYLE)))
-        .route("/icon.svg", get(|| file("image/svg+xml", ICON)))
+    let assets = ASSETS.into_iter().chain(SCRIPTS);
+    assets.fold(Router::new(), |router, (path, kind, text)| router.route(path, get(move || file(kind, text))))
 }
 
 fn file(kind: &'static str, text: &'static str) -> std::future::Ready<File> {
     std::future::ready(([(CONTENT_TYPE, kind)], text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_module_that_a_script_imports_is_served() {
+        for (path, _, text) in SCRIPTS {
+            for line in text.lines().filter(|line| line.starts_with("import ")) {
+                let (_, module) = line.split_once(" from \"./").expect("an import of a file beside it");
+                let module = module.trim_end_matches("\";");
+                assert!(SCRIPTS.iter().any(|(path, ..)| path[1..] == *module), "{path}: {module}");
+            }
+        }
+    }
 }

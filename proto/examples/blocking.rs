@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -125,10 +124,7 @@ impl Relay {
                         self.relays.insert(relay, socket);
                         Input::PortOpened(relay)
                     }
-                    Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                        Input::PortFailed(relay, PortError::InUse)
-                    }
-                    Err(_) => Input::PortFailed(relay, PortError::Exhausted),
+                    Err(_) => Input::PortFailed(relay, PortError::InUse),
                 };
                 self.server.handle_input(now, input);
             }

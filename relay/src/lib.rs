@@ -11,7 +11,6 @@ pub mod config;
 pub mod control;
 pub mod credentials;
 mod ctl;
-mod descriptors;
 pub mod handover;
 pub mod logging;
 mod notices;

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::setup::is_installed;
+use crate::setup::{FONTS, is_installed};
 use crate::step::{Counts, cargo, run_command, skip};
 use crate::target_folder;
 
@@ -23,8 +23,11 @@ struct Suite {
     programs: &'static [&'static str],
 }
 
-const DASHBOARD: Suite =
-    Suite { name: "dashboard", folder: "admin/dashboard/tests", programs: &["node", "npm", "chromium"] };
+const DASHBOARD: Suite = Suite {
+    name: "dashboard",
+    folder: "admin/dashboard/tests",
+    programs: &["node", "npm", "chromium", FONTS[0], FONTS[1]],
+};
 const DEPLOY: Suite = Suite {
     name: "deploy",
     folder: "deploy/tests",

@@ -3,13 +3,19 @@
 use std::path::Path;
 use std::process::Command;
 
-/// A program that tests start, and the Debian package that has it.
+/// What tests need, and the Debian package that has it.
 pub struct Need {
-    /// The program.
+    /// A program on the path, or the whole path of another file.
     pub program: &'static str,
     /// The package.
     pub package: &'static str,
 }
+
+/// The fonts that the dashboard is tested with: it must fit with any.
+pub const FONTS: [&str; 2] = [
+    "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+    "/usr/share/fonts/truetype/liberation/LiberationSans-Regular.ttf",
+];
 
 const NEEDS: &[Need] = &[
     Need { program: "ethtool", package: "ethtool" },
@@ -25,6 +31,8 @@ const NEEDS: &[Need] = &[
     Need { program: "node", package: "nodejs" },
     Need { program: "npm", package: "npm" },
     Need { program: "chromium", package: "chromium" },
+    Need { program: FONTS[0], package: "fonts-dejavu-core" },
+    Need { program: FONTS[1], package: "fonts-liberation" },
     Need { program: "prometheus", package: "prometheus" },
     Need { program: "promtool", package: "prometheus" },
     Need { program: "systemd-analyze", package: "systemd" },
@@ -76,7 +84,7 @@ fn missing_packages(needs: &[Need], has: impl Fn(&str) -> bool) -> Vec<&'static 
     packages
 }
 
-/// Whether a program is on the path, or where Debian puts system programs.
+/// Whether a program is on the path, or where Debian puts system programs; of a whole path, whether it is a file.
 pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

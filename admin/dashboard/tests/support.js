@@ -8,11 +8,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after } from "node:test";
 
+import { environmentWith } from "./fonts.js";
+
 const TARGET = process.env.TARGET ?? new URL("../../../target", import.meta.url).pathname;
 const START_MS = 10_000;
 const STOP_MS = 5_000;
 
 export const TOKEN = "a-token-of-the-tests-0123456789";
+/** May look, but not touch. */
+export const READ_TOKEN = "a-token-of-a-reader-0123456789";
 /** May scrape, and nothing else. */
 export const METRICS_TOKEN = "a-token-for-scrapes-0123456789";
 export const PROGRAMS = {
@@ -89,10 +93,12 @@ async function answering(program, url) {
   }, START_MS);
 }
 
+const TOKENS = `${TOKEN},read:${READ_TOKEN},metrics:${METRICS_TOKEN}`;
+
 /** A relay that exists in memory only. */
 export async function startFake(test, { allocations = 42, port = null } = {}) {
   const url = `http://127.0.0.1:${port ?? await freePort()}`;
-  const program = new Program(test, PROGRAMS.fake, [url.slice("http://".length), TOKEN, String(allocations)]);
+  const program = new Program(test, PROGRAMS.fake, [url.slice("http://".length), TOKENS, String(allocations)]);
   await answering(program, url);
   return { url, program };
 }
@@ -137,18 +143,23 @@ export async function api(url, path, { method = "GET", token = TOKEN } = {}) {
   return response.headers.get("content-type")?.startsWith("application/json") ? response.json() : response.text();
 }
 
-let browser = null;
+const MODULES = process.env.MODULES ?? join(TARGET, "dashboard");
+const require = createRequire(join(MODULES, "tests.js"));
 
-/** Debian's chromium, without anything that talks to others: one for all tests of a file. */
-function theBrowser() {
+/** A browser for each set of fonts, one for all tests of a file. */
+const browsers = new Map();
+
+/** Debian's chromium, without anything that talks to others. */
+function theBrowser(fonts) {
   // The promise, not the browser: tests that start at the same time share it too.
-  browser ??= startBrowser();
-  return browser;
+  if (!browsers.has(fonts)) browsers.set(fonts, startBrowser(fonts));
+  return browsers.get(fonts);
 }
 
-function startBrowser() {
-  const { chromium } = createRequire(join(process.env.MODULES ?? join(TARGET, "dashboard"), "tests.js"))("playwright-core");
+async function startBrowser(fonts) {
+  const { chromium } = require("playwright-core");
   return chromium.launch({
+    env: fonts ? environmentWith(fonts, MODULES) : process.env,
     executablePath: "/usr/bin/chromium",
     args: [
       "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -157,11 +168,11 @@ function startBrowser() {
   });
 }
 
-after(async () => (await browser)?.close());
+after(async () => { for (const browser of browsers.values()) await (await browser).close(); });
 
 /** A page in a profile of its own that notes what must never happen. */
-export async function openPage(test, url, options = {}) {
-  const context = await (await theBrowser()).newContext({ viewport: { width: 1440, height: 900 }, locale: "en", ...options });
+export async function openPage(test, url, { fonts, ...options } = {}) {
+  const context = await (await theBrowser(fonts)).newContext({ viewport: { width: 1440, height: 900 }, locale: "en", ...options });
   test.after(() => context.close());
   const page = await context.newPage();
   page.setDefaultTimeout(10_000);
@@ -197,4 +208,12 @@ export function bitsPerSec(text) {
   const [, number, prefix] = text.match(/([\d.]+)\s*([kMGT]?)bit\/s/) ?? [];
   if (number === undefined) throw new Error(`not a rate: ${text}`);
   return Number(number) * { "": 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12 }[prefix];
+}
+
+/** What axe-core finds against WCAG 2.2 A and AA in what is shown now. */
+export async function barriersOf(page) {
+  if (!await page.evaluate(() => "axe" in window)) await page.evaluate(require("axe-core").source);
+  const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
+  const { violations } = await page.evaluate((values) => window.axe.run({ runOnly: { type: "tag", values } }), tags);
+  return violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.slice(0, 3).map((node) => `${node.target} ${node.any[0]?.message ?? ""}`).join("; ")}`);
 }

@@ -121,7 +121,7 @@ async fn draining_turns_readiness_off_and_on() {
 #[tokio::test]
 async fn every_answer_tells_browsers_to_be_careful() {
     let api = Api::new(1);
-    for path in ["/", "/app.js", "/v1/status", "/v1/nothing", "/metrics", "/v1/users?x=1"] {
+    for path in ["/", "/main.js", "/v1/status", "/v1/nothing", "/metrics", "/v1/users?x=1"] {
         let said = api.get(path).await;
         let policy = said.header(header::CONTENT_SECURITY_POLICY);
         assert!(policy.starts_with("default-src 'none'; script-src 'self'"), "{path}: {policy}");

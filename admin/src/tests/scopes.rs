@@ -84,7 +84,7 @@ async fn only_what_reveals_nothing_needs_no_token() {
         .map(|operation| operation.path)
         .collect();
     assert_eq!(open, ["/healthz", "/readyz", "/v1/openapi.json"]);
-    for path in open.iter().map(String::as_str).chain(["/", "/app.js", "/style.css", "/icon.svg"]) {
+    for path in open.iter().map(String::as_str).chain(["/", "/main.js", "/style.css", "/icon.svg"]) {
         assert_eq!(api.ask("GET", path, None, "").await.status, StatusCode::OK, "{path}");
     }
 }

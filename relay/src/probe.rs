@@ -2,11 +2,15 @@
 
 use std::fs;
 
+use rustix::process::{Resource, Rlimit, getrlimit};
 use turnpike_driver::choose;
 
 use crate::config::Config;
 use crate::config::resolve::{Host, resolve};
 use crate::offload::{self, survey};
+
+/// `LimitNOFILE` of the shipped unit.
+const UNIT_OPEN_FILES: u64 = 1_048_576;
 
 /// What the kernel says about itself; `None` where it says nothing.
 struct Facts {
@@ -17,6 +21,8 @@ struct Facts {
     io_uring: Result<(), String>,
     /// Whether `/proc/sys/net/core/bpf_jit_enable` is there: BPF programs are compiled.
     bpf_jit: bool,
+    /// Limit on open files: a relay raises its own to the maximum.
+    open_files: Rlimit,
     /// What the kernel data path needs of the host.
     host: offload::probe::Host,
 }
@@ -29,6 +35,7 @@ impl Facts {
             io_uring_disabled: line("/proc/sys/kernel/io_uring_disabled"),
             io_uring: choose::io_uring(),
             bpf_jit: fs::exists("/proc/sys/net/core/bpf_jit_enable").unwrap_or(false),
+            open_files: getrlimit(Resource::Nofile),
             host: offload::probe::Host::detect(),
         }
     }
@@ -49,10 +56,12 @@ fn describe(facts: &Facts) -> String {
          epoll      yes\n\
          io_uring   {}\n\
          default    {}\n\
+         open files {}\n\
          XDP        {}\n",
         facts.release.as_deref().unwrap_or("of unknown release"),
         io_uring(facts),
         default_backend(facts),
+        open_files(facts.open_files.maximum),
         xdp(facts),
     )
 }
@@ -74,14 +83,23 @@ fn default_backend(facts: &Facts) -> String {
     }
 }
 
+/// One for each allocation and address family.
+fn open_files(maximum: Option<u64>) -> String {
+    let own = maximum.map_or("no limit".to_owned(), |files| files.to_string());
+    format!("as this user: {own}; under the shipped unit: {UNIT_OPEN_FILES}")
+}
+
 fn xdp(facts: &Facts) -> String {
     let kernel =
         if facts.bpf_jit { "the kernel compiles BPF programs" } else { "the kernel shows no BPF compiler" };
     let missing = &facts.host.missing_capabilities;
     if missing.is_empty() {
-        format!("{kernel}, this process may load them")
+        format!("{kernel}, this user may load them")
     } else {
-        format!("{kernel}, this process may not load them (it lacks {})", missing.join(" and "))
+        format!(
+            "{kernel}, this user may not load them (lacks {}; the shipped unit has them)",
+            missing.join(" and ")
+        )
     }
 }
 
@@ -109,6 +127,7 @@ mod tests {
             io_uring_disabled: Some("2".to_owned()),
             io_uring: Err("not permitted".to_owned()),
             bpf_jit: true,
+            open_files: Rlimit { current: Some(1024), maximum: Some(4096) },
             host: offload::probe::Host { kernel: (6, 12), missing_capabilities: vec!["CAP_BPF"] },
         };
         let report = describe(&facts);
@@ -116,8 +135,20 @@ mod tests {
         let expected = "io_uring   no: not permitted; kernel.io_uring_disabled switches it off\n";
         assert!(report.contains(expected), "{report}");
         assert!(report.contains("default    epoll (no io_uring: not permitted)\n"), "{report}");
-        assert!(report.contains("may not load them (it lacks CAP_BPF)"), "{report}");
+        assert!(report.contains("may not load them (lacks CAP_BPF; the shipped unit has them)"), "{report}");
+        assert!(report.contains("as this user: 4096; under the shipped unit: 1048576\n"), "{report}");
         assert!(!xdp(&Facts { host: offload::probe::Host::default(), ..facts }).contains("lacks"));
+    }
+
+    #[test]
+    fn the_shipped_unit_has_what_is_said_of_it() {
+        let unit = include_str!("../../deploy/systemd/turnpike.service");
+        assert!(unit.contains(&format!("\nLimitNOFILE={UNIT_OPEN_FILES}\n")));
+        let ambient = unit.lines().find(|line| line.starts_with("AmbientCapabilities="));
+        let ambient = ambient.expect("capabilities of the service");
+        for (_, name) in offload::probe::CAPABILITIES {
+            assert!(ambient.contains(name), "{name}");
+        }
     }
 
     #[test]

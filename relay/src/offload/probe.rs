@@ -13,7 +13,7 @@ use super::netlink::{Link, Netlink};
 const OLDEST_KERNEL: (u32, u32) = (5, 15);
 /// Capabilities that loading and attaching need (`linux/capability.h`). Without CAP_PERFMON the verifier
 /// takes no loop over a table that ends just where the table does, and nothing may watch tracepoints.
-const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+pub const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 /// Above it a native frame doesn't fit into one page on x86-64 with any driver, bytes.
 const LARGEST_MTU: u32 = 3_506;
 /// Interfaces that have ports.

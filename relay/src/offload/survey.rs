@@ -12,7 +12,8 @@ use super::rss;
 use crate::config::Config;
 use crate::config::resolve::{self, resolve};
 
-/// The part of the report on the kernel data path: what a configuration would lead to on this host.
+/// The part of the report on the kernel data path: what a configuration would lead to on this host, for the
+/// caller and for a service with the capabilities of the shipped unit (deploy/systemd/turnpike.service).
 pub fn report(config: &Config, host: &resolve::Host) -> String {
     let links = match Netlink::open().and_then(|mut netlink| netlink.links()) {
         Ok(links) => links,
@@ -22,10 +23,12 @@ pub fn report(config: &Config, host: &resolve::Host) -> String {
 }
 
 fn describe(config: &Config, host: &resolve::Host, links: &[Link], capable: &Host) -> String {
+    // Interfaces are judged for the service: which capabilities a shell has says nothing about them.
+    let unit = Host { missing_capabilities: Vec::new(), ..capable.clone() };
     let chosen = match resolve(config, host) {
         Ok(addresses) => {
             let wishes = settings(config, &addresses, &addresses.listen).wishes;
-            choose::interfaces(&wishes, links, &host.addresses, capable)
+            choose::interfaces(&wishes, links, &host.addresses, &unit)
         }
         Err(problems) => Err(problems.to_string()),
     };
@@ -34,19 +37,23 @@ fn describe(config: &Config, host: &resolve::Host, links: &[Link], capable: &Hos
         let is_chosen =
             chosen.as_ref().is_ok_and(|chosen| chosen.iter().any(|chosen| chosen.name == link.name));
         // A string takes everything.
-        let _ = writeln!(text, "interface  {}", interface(link, links, capable, is_chosen));
+        let _ = writeln!(text, "interface  {}", interface(link, links, &unit, is_chosen));
     }
     let path = match &chosen {
         Err(why) => format!("userspace: {why}"),
         Ok(chosen) => match chosen.iter().filter(|chosen| chosen.fit.is_ok()).count() {
             0 => "userspace: no interface can be used".to_owned(),
-            _ if !capable.missing_capabilities.is_empty() => {
-                format!("userspace: this process lacks {}", capable.missing_capabilities.join(" and "))
-            }
             _ => "kernel, if the drivers take the program; else userspace".to_owned(),
         },
     };
-    let _ = writeln!(text, "data path  {path} by default");
+    let missing = &capable.missing_capabilities;
+    let own = if missing.is_empty() {
+        path.clone()
+    } else {
+        format!("userspace: this user's processes lack {}", missing.join(" and "))
+    };
+    let _ = writeln!(text, "data path  as this user: {own}");
+    let _ = writeln!(text, "           under the shipped unit: {path}");
     text
 }
 
@@ -102,9 +109,11 @@ mod tests {
         );
         assert!(text.contains("wan77: driver unknown, MTU 1500, 1 receive queues: yes; one receive queue"));
         assert!(text.contains("veth0: software (veth), MTU 1500, 1 receive queues: possible; not used"));
-        assert!(text.contains("data path  kernel, if the drivers take the program"), "{text}");
+        assert!(text.contains("data path  as this user: kernel, if the drivers take the program"), "{text}");
         let poor = Host { missing_capabilities: vec!["CAP_BPF"], ..fit };
         let text = describe(&Config::default(), &host, &links, &poor);
-        assert!(text.contains("data path  userspace: no interface can be used by default"), "{text}");
+        assert!(text.contains("wan77: driver unknown, MTU 1500, 1 receive queues: yes;"), "{text}");
+        assert!(text.contains("as this user: userspace: this user's processes lack CAP_BPF\n"), "{text}");
+        assert!(text.contains("under the shipped unit: kernel, if the drivers"), "{text}");
     }
 }

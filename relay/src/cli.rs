@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,9 +11,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::config::{
-    Kind, Loaded, Loader, OPTIONS, Problems, Quickstart, Secret, Spec, duration_secs, reference_markdown,
+    Config, Kind, Loaded, Loader, OPTIONS, Problems, Quickstart, Secret, Spec, duration_secs,
+    reference_markdown,
 };
-use crate::{credentials, ctl, logging, patience, probe, run};
+use crate::{credentials, ctl, health, logging, patience, probe, run};
 
 /// A fault of the configuration or the command line; clap uses the same.
 const CONFIGURATION_FAULT: u8 = 2;
@@ -36,6 +38,7 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("check-config", matches)) => check_config(matches),
         Some(("credentials", matches)) => issue_credentials(matches),
         Some(("ctl", matches)) => ctl::execute(matches),
+        Some(("health", matches)) => check_health(matches),
         Some(("probe", _)) => print(&probe::report()),
         Some(("config-reference", _)) => print(&reference_markdown()),
         Some((other, _)) => unreachable!("clap knows no command {other}"),
@@ -63,6 +66,7 @@ pub fn command() -> Command {
         )
         .subcommand(credentials_command())
         .subcommand(ctl::command())
+        .subcommand(health_command())
         .subcommand(
             Command::new("probe").about("Show what this machine offers, and what this version uses of it"),
         )
@@ -133,6 +137,48 @@ fn credentials_command() -> Command {
                 .help("How long it is valid: 90s, 30m, 1h, 2d"),
         )
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print a JSON object"))
+}
+
+fn health_command() -> Command {
+    Command::new("health")
+        .about("Ask the relay on this machine for an answer; exit code 0 if it gives one, 1 if not")
+        .arg(
+            config_flag().help("Ask the first listener of this configuration [default: port 3478 on loopback] [environment: TURNPIKE_CONFIG]"),
+        )
+        .arg(
+            Arg::new("server")
+                .long("server")
+                .value_name("IP:PORT")
+                .value_parser(value_parser!(SocketAddr))
+                .conflicts_with("config")
+                .help("Ask this one"),
+        )
+}
+
+fn check_health(matches: &ArgMatches) -> ExitCode {
+    let server = match matches.get_one::<SocketAddr>("server") {
+        Some(server) => *server,
+        None => match configured_listener(config_file(matches)) {
+            Ok(server) => server,
+            Err(code) => return code,
+        },
+    };
+    match health::check(server) {
+        Ok(took) => print(&format!("{server}: answered in {:.1} ms\n", took.as_secs_f64() * 1e3)),
+        Err(why) => fail(FAILURE, &why),
+    }
+}
+
+fn configured_listener(file: Option<PathBuf>) -> Result<SocketAddr, ExitCode> {
+    if file.is_none() {
+        return health::listener(&Config::default()).map_err(|why| fail(FAILURE, &why));
+    }
+    let loader = Arc::new(Loader::new(file, std::env::vars_os()));
+    let loaded = match loader.in_time(Loader::load) {
+        Ok(loaded) => loaded.map_err(|problems| configuration_fault(&problems))?,
+        Err(stuck) => return Err(fail(FAILURE, &stuck.to_string())),
+    };
+    health::listener(&loaded.config).map_err(|why| fail(FAILURE, &why))
 }
 
 fn run_relay(matches: &ArgMatches) -> ExitCode {

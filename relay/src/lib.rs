@@ -12,6 +12,7 @@ pub mod control;
 pub mod credentials;
 mod ctl;
 pub mod handover;
+pub mod health;
 pub mod logging;
 mod notices;
 pub mod offload;

@@ -450,6 +450,20 @@ fn a_fifo_among_the_secrets_is_refused_by_a_reload_that_changes_nothing() {
 }
 
 #[test]
+fn the_health_command_tells_a_relay_that_answers_from_one_that_is_gone() {
+    let relay = Relay::start("");
+    let ask = |server: &str| turnpike().args(["health", "--server", server]).output().expect("it starts");
+    let server = relay.server.to_string();
+    let answered = ask(&server);
+    assert_eq!(answered.status.code(), Some(0), "{answered:?}");
+    assert!(String::from_utf8_lossy(&answered.stdout).contains("answered in"), "{answered:?}");
+    drop(relay.stop());
+    let gone = ask(&server);
+    assert_eq!(gone.status.code(), Some(1), "{gone:?}");
+    assert!(String::from_utf8_lossy(&gone.stderr).contains(&server), "{gone:?}");
+}
+
+#[test]
 fn a_load_test_whose_set_up_fails_leaves_no_allocation_in_the_relay() {
     let relay = Relay::start("");
     let server = relay.server.to_string();

@@ -25,7 +25,7 @@ const RECIPE: &str = "docs/operations.md";
 const WITH_SERVICE: &[&str] = &[RECIPE, "docs/admin-api.md"];
 /// Programs that a machine for commands needs.
 const PROGRAMS: &[&str] =
-    &["unshare", "ip", "setpriv", "sudo", "useradd", "systemd-sysusers", "nft", "jq", "curl"];
+    &["unshare", "ip", "setpriv", "sudo", "useradd", "systemd-sysusers", "nft", "jq", "curl", "promtool"];
 
 /// Commands that are not run, by how they begin, and why.
 const NOT_RUN: &[(&str, &str)] = &[

@@ -22,6 +22,7 @@ pub(super) fn check(config: &Config, settings: &Settings, report: &mut Report) {
     check_peers(config, settings, report);
     check_admin(config, settings, report);
     check_alternates(config, settings, report);
+    check_quotas(config, settings, report);
 }
 
 /// Never an open relay: somebody must be named who may use it.
@@ -255,10 +256,11 @@ fn check_admin(config: &Config, settings: &Settings, report: &mut Report) {
     }
 }
 
-/// A token alone is fine: `turnpike ctl` reads the same variable.
+/// A token in the environment is fine: `turnpike ctl` reads the same variable.
 fn check_unused_admin(settings: &Settings, report: &mut Report) {
-    for key in ["admin-tls-cert", "admin-tls-key", "admin-host"] {
-        if settings.has(key) {
+    let is_for_ctl = |key: &str| matches!(settings.place(key, 0), Place::Environment(_));
+    for key in ["admin-token", "admin-token-file", "admin-tls-cert", "admin-tls-key", "admin-host"] {
+        if settings.has(key) && !is_for_ctl(key) {
             report.warn(Problem::new(settings.place(key, 0), key, "has no effect without admin"));
         }
     }
@@ -276,6 +278,22 @@ fn check_alternates(config: &Config, settings: &Settings, report: &mut Report) {
         if config.listen.contains(later) {
             let message = format!("\"{later}\": is this relay's own listener");
             report.fault(Problem::new(settings.place(KEY, index), KEY, message));
+        }
+    }
+}
+
+/// Each allocation takes a port of a relay address, so no quota can be used beyond them. Without configured
+/// relay addresses there is one of each family at the most.
+fn check_quotas(config: &Config, settings: &Settings, report: &mut Report) {
+    let addresses = if config.relay_address.is_empty() { 2 } else { config.relay_address.len() };
+    let ports = config.port_range.count() * addresses;
+    for (key, quota) in [("user-quota", config.user_quota), ("total-quota", config.total_quota)] {
+        if let Some(quota) = quota.filter(|quota| quota.get() as usize > ports) {
+            let message = format!(
+                "\"{quota}\": is above what the relay has ports for: port-range ({}) gives {ports}",
+                config.port_range
+            );
+            report.warn(Problem::new(settings.place(key, 0), key, message));
         }
     }
 }

@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
+use super::coturn;
 use super::layers::{Layer, Setting, Value, nearest, spec};
 use super::options::{Kind, OPTIONS, Spec};
 use super::parse;
@@ -40,6 +41,9 @@ impl Source<'_> {
 pub(super) fn from_toml(path: Arc<PathBuf>, text: &str, report: &mut Report) -> Layer {
     let source = Source { path, text };
     let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() && report_coturn(&source, report) {
+        return Layer::new();
+    }
     // Behind the first error of syntax everything is guesswork.
     let trusted = report_syntax(&source, &errors, report);
     let mut layer = Layer::new();
@@ -57,6 +61,24 @@ pub(super) fn from_toml(path: Arc<PathBuf>, text: &str, report: &mut Report) -> 
         }
     }
     layer
+}
+
+/// Whether this is coturn's file, which isn't TOML; then each of its keys is a fault that says what to write.
+fn report_coturn(source: &Source<'_>, report: &mut Report) -> bool {
+    let place = |line| Place::File(Arc::clone(&source.path), line, 1);
+    let keys: Vec<_> = coturn::lines(source.text).collect();
+    if keys.is_empty() {
+        return false;
+    }
+    report.incomplete = true;
+    let message =
+        "is not TOML; it looks like coturn's turnserver.conf: docs/migrate-from-coturn.md".to_owned();
+    report.fault(Problem { place: place(0), key: None, message });
+    for (line, key) in keys {
+        let message = format!("{key}: {}", coturn::advice(key).unwrap_or_default());
+        report.fault(Problem { place: place(line), key: None, message });
+    }
+    true
 }
 
 /// Reports the first error of each line; answers where the text stops being trustworthy.
@@ -84,6 +106,10 @@ fn one_line(text: &str) -> String {
 }
 
 fn unknown_key(source: &Source<'_>, key: &str, span: Range<usize>) -> Problem {
+    if let Some(advice) = coturn::advice(key) {
+        let message = format!("{}: {advice}", quoted(key));
+        return Problem { place: source.place(span.start), key: None, message };
+    }
     let hint = match nearest(key, OPTIONS.iter().map(|spec| spec.key.to_owned())) {
         Some(near) => format!("did you mean {near}?"),
         None => "`turnpike run --help` lists the keys".to_owned(),

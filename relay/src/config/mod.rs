@@ -13,6 +13,7 @@
 //! It decides nothing about sockets; `resolve` only answers which addresses this host has.
 
 mod check;
+mod coturn;
 mod file;
 mod interfaces;
 mod layers;

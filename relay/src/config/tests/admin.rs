@@ -166,3 +166,52 @@ fn the_configuration_in_force_is_shown_without_secrets() {
     assert_eq!(of("max-bitrate"), Shown::One("2000000".to_owned()));
     assert_eq!(of("admin"), Shown::Nothing);
 }
+
+#[test]
+fn a_token_without_a_listener_is_a_warning_unless_it_is_for_ctl() {
+    let warnings = Given::file(&format!("{CREDENTIALS}admin-token = [\"{TOKEN}\"]\n")).warnings();
+    assert_eq!(warnings, ["turnpike.toml:2:16: admin-token: has no effect without admin"]);
+    assert!(Given::file(CREDENTIALS).variable("TURNPIKE_ADMIN_TOKEN", TOKEN).warnings().is_empty());
+}
+
+#[test]
+fn a_quota_above_the_ports_is_a_warning() {
+    let warnings =
+        |lines: &str| Given::file(&format!("{CREDENTIALS}port-range = \"50000-50099\"\n{lines}")).warnings();
+    assert_eq!(
+        warnings("total-quota = 201\n"),
+        [
+            "turnpike.toml:3:15: total-quota: \"201\": is above what the relay has ports for: port-range (50000-50099) gives 200"
+        ]
+    );
+    assert!(warnings("total-quota = 200\n").is_empty());
+    let one = warnings("relay-address = [\"192.0.2.1\"]\nuser-quota = 101\n");
+    assert!(one.len() == 1 && one[0].contains("user-quota") && one[0].ends_with("gives 100"), "{one:?}");
+}
+
+#[test]
+fn coturns_keys_are_known_and_its_file_is_recognised() {
+    let faults = Given::file(&format!(
+        "listening-port = 3478\nno-multicast-peers = true\ncert = \"x\"\n{CREDENTIALS}"
+    ))
+    .faults();
+    assert_eq!(
+        faults,
+        [
+            "turnpike.toml:1:1: \"listening-port\": is coturn's; here it is `listen`",
+            "turnpike.toml:2:1: \"no-multicast-peers\": is coturn's; here it is always so: leave it out",
+            "turnpike.toml:3:1: \"cert\": is coturn's; nothing here does it: see docs/migrate-from-coturn.md",
+        ]
+    );
+    let faults =
+        Given::file("# coturn\nuse-auth-secret\nstatic-auth-secret=hush-hush\nrealm=example.org\n").faults();
+    let start = "turnpike.toml: is not TOML; it looks like coturn's turnserver.conf";
+    assert!(faults.iter().any(|line| line.starts_with(start)), "{faults:?}");
+    assert!(
+        faults.contains(
+            &"turnpike.toml:3:1: static-auth-secret: is coturn's; here it is `auth-secret`".to_owned()
+        ),
+        "{faults:?}"
+    );
+    assert!(!faults.iter().any(|line| line.contains("hush")), "{faults:?}");
+}

@@ -56,6 +56,16 @@ pub enum TlsError {
 /// A certificate and its key, ready to be used.
 pub struct Certificate(Arc<ServerConfig>);
 
+impl Certificate {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// If they can't be read, or don't fit each other.
+    pub fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+        read(files).map(Self)
+    }
+}
+
 /// The certificate in force.
 pub struct Tls {
     files: TlsFiles,

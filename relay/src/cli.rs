@@ -190,7 +190,7 @@ fn run_relay(matches: &ArgMatches) -> ExitCode {
         }
     }
     let loader = Arc::new(loader);
-    let Loaded { config, warnings } = match loader.in_time(Loader::load) {
+    let Loaded { config, warnings } = match loader.in_time(Loader::load_to_start) {
         Ok(Ok(loaded)) => loaded,
         Ok(Err(problems)) => return configuration_fault(&problems),
         // Another attempt may find the mount alive: not a fault of the configuration.
@@ -222,8 +222,8 @@ fn config_file(matches: &ArgMatches) -> Option<PathBuf> {
 fn check_config(matches: &ArgMatches) -> ExitCode {
     let file = matches.get_one::<PathBuf>("file").expect("clap requires it").clone();
     let name = file.display().to_string();
-    let loader = Arc::new(Loader::new(Some(file), std::env::vars_os()).with_examples_allowed());
-    match loader.in_time(Loader::load) {
+    let loader = Arc::new(Loader::new(Some(file), std::env::vars_os()).only_to_check());
+    match loader.in_time(Loader::load_to_start) {
         Ok(Ok(loaded)) => {
             for warning in &loaded.warnings {
                 eprintln!("warning: {warning}");

@@ -1,7 +1,8 @@
 //! The program as its users call it: output, exit codes, nothing secret where it doesn't belong.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn turnpike(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_turnpike"));
@@ -55,6 +56,122 @@ fn a_bad_file_gives_one_line_per_fault_and_code_2() {
         let result = run(turnpike(&arguments).arg(&file));
         assert_eq!(result, (Some(2), String::new(), expected.clone()), "{arguments:?}");
     }
+}
+
+/// How `run` ends within a moment: its exit code, or none if it became ready.
+fn verdict_of_run(file: &str) -> Option<i32> {
+    let mut child = turnpike(&["run", "--config", file])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("stdout");
+    if line.starts_with("turnpike ready") {
+        child.kill().expect("it runs");
+        child.wait().expect("it is ours");
+        return None;
+    }
+    child.wait().expect("it is ours").code()
+}
+
+/// What check-config says is what run does, for the file at this path.
+fn assert_one_verdict(file: &str) -> bool {
+    let (checked, _, why) = run(&mut turnpike(&["check-config", file]));
+    let ran = verdict_of_run(file);
+    assert_eq!(checked, ran.or(Some(0)), "{why}{}", std::fs::read_to_string(file).unwrap());
+    checked == Some(0)
+}
+
+#[test]
+fn check_config_says_ok_to_what_run_accepts_and_to_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| format!("{:?}", folder.path().join(name).display().to_string());
+    std::fs::write(folder.path().join("text"), "no certificate, no database\n").unwrap();
+    std::fs::write(folder.path().join("bad-users"), "al\u{378}ice:long-enough\n").unwrap();
+    std::fs::write(folder.path().join("latin1"), b"al\xefce:long-enough\n").unwrap();
+    let admin = "admin = \"127.0.0.1:0\"\nadmin-token = [\"0123456789abcdef\"]\n";
+    for (is_good, lines) in [
+        (true, String::new()),
+        (true, admin.to_owned()),
+        (true, format!("user-database = {}", at("new.sqlite"))),
+        (true, "realm = \"r\u{e9}alm\"".to_owned()),
+        (true, "external-address = [\"192.0.2.1=127.0.0.1\"]".to_owned()),
+        (false, format!("user-database = {}", at("missing/users.sqlite"))),
+        (false, format!("user-database = {}", at("text"))),
+        (false, format!("user-database = {}", at(""))),
+        (false, "realm = \"re\u{301}alm\"".to_owned()),
+        (false, "realm = \"a\u{378}\"".to_owned()),
+        (false, "external-address = [\"2001:db8::1\"]".to_owned()),
+        (false, "external-address = [\"192.0.2.1=10.0.0.1\"]".to_owned()),
+        (false, format!("user-file = [{}]", at("bad-users"))),
+        (false, format!("user-file = [{}]", at("latin1"))),
+        (false, format!("auth-secret-file = [{}]", at("missing"))),
+        (false, format!("{admin}admin-tls-cert = {0}\nadmin-tls-key = {0}", at("text"))),
+        (false, format!("{admin}admin-tls-cert = {0}\nadmin-tls-key = {0}", at("missing"))),
+        (false, "admin = \"127.0.0.1:0\"".to_owned()),
+    ] {
+        let text = format!(
+            "listen = [\"127.0.0.1:0\"]\nrelay-address = [\"127.0.0.1\"]\noffload = \"off\"\nworkers = 1\n\
+             user = [\"alice:long-enough\"]\n{lines}\n"
+        );
+        let file = folder.path().join("turnpike.toml");
+        std::fs::write(&file, &text).unwrap();
+        assert_eq!(assert_one_verdict(file.to_str().unwrap()), is_good, "{lines}");
+    }
+}
+
+/// With secrets of their own and free ports of loopback instead of an address of somewhere else.
+#[test]
+fn the_examples_run_once_their_placeholders_are_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    for example in examples() {
+        let text = std::fs::read_to_string(&example).unwrap();
+        let own = |line: &str| match line.split_once(" = ") {
+            Some(("listen", _)) => "listen = [\"127.0.0.1:0\"]".to_owned(),
+            Some(("relay-address", _)) => "relay-address = [\"127.0.0.1\"]".to_owned(),
+            Some(("external-address", _)) => "external-address = [\"203.0.113.9=127.0.0.1\"]".to_owned(),
+            Some(("admin", _)) => "admin = \"127.0.0.1:0\"".to_owned(),
+            _ => line.replace("change-me", "0123456789abcdef"),
+        };
+        let mut lines: Vec<_> = text.lines().map(own).collect();
+        for key in ["listen", "relay-address", "offload"] {
+            let value = if key == "offload" { "\"off\"" } else { "[\"127.0.0.1\"]" };
+            let value = if key == "listen" { "[\"127.0.0.1:0\"]" } else { value };
+            if !lines.iter().any(|line| line.starts_with(&format!("{key} = "))) {
+                lines.insert(0, format!("{key} = {value}"));
+            }
+        }
+        let file = folder.path().join("turnpike.toml");
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        assert!(assert_one_verdict(file.to_str().unwrap()), "{example}");
+    }
+}
+
+#[test]
+fn addresses_that_are_taken_or_not_there_are_warnings_of_check_config() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("turnpike.toml");
+    let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let text = format!("listen = [\"{taken}\", \"192.0.2.254:1\"]\nuser = [\"alice:long-enough\"]\n");
+    std::fs::write(&file, text).unwrap();
+    let (code, _, stderr) = run(turnpike(&["check-config"]).arg(&file));
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains(&format!("listen: \"{taken}\": is in use now")), "{stderr}");
+    assert!(stderr.contains("listen: \"192.0.2.254:1\": is not an address of this host now"), "{stderr}");
+}
+
+#[test]
+fn few_open_files_for_many_ports_are_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("turnpike.toml");
+    std::fs::write(&file, "listen = [\"127.0.0.1:0\"]\nuser = [\"alice:long-enough\"]\n").unwrap();
+    let script =
+        format!("ulimit -n 1000; exec {} check-config {}", env!("CARGO_BIN_EXE_turnpike"), file.display());
+    let (code, _, stderr) = run(Command::new("sh").args(["-c", &script]));
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("port-range: 16384 relayed addresses need as many open files"), "{stderr}");
 }
 
 #[test]

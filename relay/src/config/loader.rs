@@ -14,7 +14,7 @@ use super::reading::Reader;
 use super::report::{Place, Problem, Problems, Report};
 use super::strength::exposure;
 use super::types::Secret;
-use super::{check, file, secrets};
+use super::{check, file, machine, secrets};
 
 /// A configuration, and what should be said about it.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct Loader {
     environment: Vec<(OsString, OsString)>,
     flags: Layer,
     quickstart: Option<Quickstart>,
-    examples_allowed: bool,
+    only_checks: bool,
     pub(super) reader: Reader,
 }
 
@@ -46,16 +46,16 @@ impl Loader {
             environment: environment.into_iter().filter(ours).collect(),
             flags: Layer::new(),
             quickstart: None,
-            examples_allowed: false,
+            only_checks: false,
             reader: Reader::default(),
         }
     }
 
-    /// Only warns of the placeholders that the examples have for passwords and secrets: for checking
-    /// a file, never for running with it.
+    /// For checking a file, never for running with it: only warns of the placeholders that the examples have for
+    /// passwords and secrets, and of addresses that are taken or not there.
     #[must_use]
-    pub fn with_examples_allowed(mut self) -> Self {
-        self.examples_allowed = true;
+    pub fn only_to_check(mut self) -> Self {
+        self.only_checks = true;
         self
     }
 
@@ -78,13 +78,35 @@ impl Loader {
     /// # Errors
     /// Everything that is wrong, not only the first fault.
     pub fn load(&self) -> Result<Loaded, Problems> {
+        self.load_and(|_, _, _| ())
+    }
+
+    /// Reads everything, and looks at what a start needs of this machine beside it. For `run` and for
+    /// `check-config`, so that both accept the same.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not only the first fault.
+    pub fn load_to_start(&self) -> Result<Loaded, Problems> {
+        self.load_and(|config, settings, report| {
+            machine::check(config, settings, report);
+            if self.only_checks {
+                machine::check_addresses(config, settings, report);
+            }
+        })
+    }
+
+    fn load_and(
+        &self,
+        look_further: impl FnOnce(&Config, &Settings, &mut Report),
+    ) -> Result<Loaded, Problems> {
         let mut report = Report::default();
         let (mut config, settings) = self.assemble(&mut report);
         if let Some(quickstart) = &self.quickstart {
             quickstart.apply(&mut config, &settings);
         }
         check::check(&config, &settings, &mut report);
-        report.judge_placeholders(self.examples_allowed);
+        look_further(&config, &settings, &mut report);
+        report.judge_placeholders(self.only_checks);
         let warnings = report.warnings.clone();
         match report.into_faults() {
             Some(problems) => Err(problems),

@@ -18,6 +18,7 @@ mod file;
 mod interfaces;
 mod layers;
 mod loader;
+mod machine;
 mod options;
 mod parse;
 mod plain;

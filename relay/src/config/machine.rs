@@ -1,0 +1,137 @@
+//! What a configuration needs of this machine, beyond its text: looked at before every start, and by
+//! `check-config`, which so says ok to nothing that a start would refuse.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+
+use rustix::fs::{Access, access};
+use rustix::process::{Resource, getrlimit};
+use turnpike_admin::{Certificate, TlsFiles};
+
+use super::layers::Settings;
+use super::options::Config;
+use super::report::{Problem, Report};
+use super::strength::exposure;
+
+/// Open files that a relay needs beside its relayed addresses: listeners, connections of the administration,
+/// the kernel's data path, logs and databases.
+const OTHER_FILES: usize = 512;
+/// How every SQLite database begins.
+const SQLITE: &[u8; 16] = b"SQLite format 3\0";
+
+/// Adds what would keep the relay from starting here, or from doing what is configured.
+pub(super) fn check(config: &Config, settings: &Settings, report: &mut Report) {
+    check_certificate(config, settings, report);
+    check_database(config, settings, report);
+    check_open_files(config, settings, report);
+}
+
+/// Adds where a start would find an address that is in use or not there (yet). Not for a start itself, which
+/// finds out, and waits where that helps.
+pub(super) fn check_addresses(config: &Config, settings: &Settings, report: &mut Report) {
+    for (index, listen) in config.listen.iter().enumerate() {
+        let udp = UdpSocket::bind(listen).map(drop);
+        warn_of_address("listen", index, *listen, udp, settings, report);
+    }
+    for (index, ip) in config.relay_address.iter().enumerate() {
+        let any_port = SocketAddr::new(*ip, 0);
+        warn_of_address(
+            "relay-address",
+            index,
+            any_port,
+            UdpSocket::bind(any_port).map(drop),
+            settings,
+            report,
+        );
+    }
+    if let Some(admin) = config.admin {
+        warn_of_address("admin", 0, admin, TcpListener::bind(admin).map(drop), settings, report);
+    }
+}
+
+fn warn_of_address(
+    key: &'static str,
+    index: usize,
+    address: SocketAddr,
+    bound: io::Result<()>,
+    settings: &Settings,
+    report: &mut Report,
+) {
+    let Err(error) = bound else { return };
+    let why = match error.kind() {
+        ErrorKind::AddrInUse => {
+            "is in use now: by this relay, if it runs already, or by another program".to_owned()
+        }
+        ErrorKind::AddrNotAvailable => "is not an address of this host now".to_owned(),
+        ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE, or root".to_owned(),
+        _ => format!("can't be used here now: {error}"),
+    };
+    report.warn(Problem::new(settings.place(key, index), key, format!("\"{address}\": {why}")));
+}
+
+fn check_certificate(config: &Config, settings: &Settings, report: &mut Report) {
+    let (Some(_), Some(cert), Some(key)) = (config.admin, &config.admin_tls_cert, &config.admin_tls_key)
+    else {
+        return;
+    };
+    if let Err(why) = Certificate::read(&TlsFiles { cert: cert.clone(), key: key.clone() }) {
+        let place = settings.place("admin-tls-cert", 0);
+        report.fault(Problem::new(place, "admin-tls-cert", why.to_string()));
+    }
+    if let Some(why) = exposure(key) {
+        let message = format!("{:?}: {why}", key.display());
+        report.warn(Problem::new(settings.place("admin-tls-key", 0), "admin-tls-key", message));
+    }
+}
+
+fn check_database(config: &Config, settings: &Settings, report: &mut Report) {
+    const KEY: &str = "user-database";
+    let Some(path) = &config.user_database else { return };
+    if let Some(why) = database_fault(path) {
+        let message = format!("{:?}: {why}", path.display());
+        report.fault(Problem::new(settings.place(KEY, 0), KEY, message));
+    }
+}
+
+/// Why a file can't become, or is no database. SQLite writes files beside it, so its folder counts, too.
+fn database_fault(path: &Path) -> Option<String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Some(format!("there is no folder {:?}", folder.display()));
+    }
+    if let Err(error) = access(folder, Access::WRITE_OK | Access::EXEC_OK) {
+        return Some(format!("no file can be written in {:?}: {}", folder.display(), io::Error::from(error)));
+    }
+    let metadata = match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) => return Some(error.to_string()),
+        Ok(metadata) => metadata,
+    };
+    if !metadata.is_file() {
+        return Some("is not a regular file".to_owned());
+    }
+    let mut start = Vec::new();
+    match File::open(path).and_then(|file| file.take(SQLITE.len() as u64).read_to_end(&mut start)) {
+        Err(error) => Some(error.to_string()),
+        Ok(0) => None,
+        Ok(_) if start == SQLITE => None,
+        Ok(_) => Some("is no SQLite database".to_owned()),
+    }
+}
+
+/// Each relayed address is an open file; the start raises the soft limit to the hard one.
+fn check_open_files(config: &Config, settings: &Settings, report: &mut Report) {
+    let Some(limit) = getrlimit(Resource::Nofile).maximum else { return };
+    let ports = config.port_range.count() * config.relay_address.len().max(1);
+    let allocations = config.total_quota.map_or(ports, |quota| ports.min(quota.get() as usize));
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if limit < allocations.saturating_add(OTHER_FILES) {
+        let message = format!(
+            "{allocations} relayed addresses need as many open files, and {OTHER_FILES} for the rest, but the limit \
+             is {limit}: raise it (LimitNOFILE= of the unit, ulimit -Hn), or set a total-quota"
+        );
+        report.warn(Problem::new(settings.place("port-range", 0), "port-range", message));
+    }
+}

@@ -8,7 +8,7 @@
 use std::ffi::c_int;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -34,6 +34,9 @@ pub struct SocketOptions {
     pub merge: bool,
     /// How long a driver may wait for more at moderate load; zero never waits.
     pub coalesce: Duration,
+    /// Relay sockets have descriptors below this number: the rest of those that the process may have is for
+    /// everything else.
+    pub max_relay_descriptor: RawFd,
 }
 
 impl Default for SocketOptions {
@@ -46,6 +49,7 @@ impl Default for SocketOptions {
             datagram_bytes: MAX_DATAGRAM,
             merge: true,
             coalesce: Duration::ZERO,
+            max_relay_descriptor: RawFd::MAX,
         }
     }
 }
@@ -165,9 +169,13 @@ fn explain(address: SocketAddr, error: io::Error) -> io::Error {
 /// Binds a relay socket; it shares its port with nobody.
 ///
 /// # Errors
-/// Whatever the system answers.
+/// EMFILE also while the last descriptors are left; whatever the system answers.
 pub fn bind_relay(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
     let socket = open_udp(address)?;
+    // The system gives the lowest free number.
+    if socket.as_raw_fd() >= options.max_relay_descriptor {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
     set_buffers(&socket, options.relay_receive_bytes, options.relay_send_bytes)?;
     set_merging(&socket, options);
     // ICMP errors of peers are wanted (RFC 8656 s. 11.5); without this the kernel drops them.

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -124,7 +125,10 @@ impl Relay {
                         self.relays.insert(relay, socket);
                         Input::PortOpened(relay)
                     }
-                    Err(_) => Input::PortFailed(relay, PortError::InUse),
+                    Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                        Input::PortFailed(relay, PortError::InUse)
+                    }
+                    Err(_) => Input::PortFailed(relay, PortError::Exhausted),
                 };
                 self.server.handle_input(now, input);
             }

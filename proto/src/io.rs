@@ -181,9 +181,14 @@ pub struct IcmpError {
 /// Why a relay socket could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortError {
-    /// Somebody else has the port: another one may do.
+    /// Another program has the port: another one may do.
     InUse,
-    /// No port will do: out of descriptors or memory, or the address is not ours.
+    /// No port will do: there is no descriptor left that allocations may have.
+    NoDescriptor {
+        /// The process' limit on open files.
+        limit: u32,
+    },
+    /// No port will do: out of memory, or the address is not ours.
     Exhausted,
 }
 

@@ -58,8 +58,12 @@ pub const MAX_RESERVATIONS: usize = 4096;
 pub const MAX_RESERVATIONS_PER_USER: usize = 64;
 /// XOR-PEER-ADDRESS attributes in one CreatePermission.
 pub const MAX_PEERS_PER_REQUEST: usize = 64;
-/// Ports tried before an Allocate is answered with 508, when the driver finds them occupied.
-pub const MAX_PORT_ATTEMPTS: u32 = 16;
+/// Ports tried, one after the other, before an Allocate is answered with 508 because other programs have them:
+/// each that there is, once.
+pub const MAX_PORT_ATTEMPTS: u32 = 1 << 16;
+/// For so long a port that another program was found to have is not tried again, seconds: a search over a whole
+/// range costs as much as opening so many sockets.
+pub const FOREIGN_PORT_SECS: u32 = 60;
 /// Transactions of each kind kept per worker, so that their repetition doesn't take effect twice (S26, R3): every
 /// port there is on one address four times, or 6500 per second. At most 10 MB, none without any.
 pub const MAX_RECENT_TRANSACTIONS: usize = 1 << 18;

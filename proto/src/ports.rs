@@ -4,8 +4,10 @@
 //! [`PortLease`]; dropping the lease is the only way to give it back, so no path
 //! through the server can leak one.
 
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +31,11 @@ pub struct PortPool {
     /// Ports that a relay socket is bound to.
     open: Box<[AtomicU64]>,
     capacity: usize,
+    /// Ports that other programs were found to have, with the time at which they may be tried again, monotonic
+    /// nanoseconds; oldest first. Their bits are set.
+    foreign: Mutex<VecDeque<(u64, u16)>>,
+    /// How many there are: taken without the lock.
+    foreign_count: AtomicUsize,
 }
 
 /// Even ports within a word: words start at multiples of 64, so bit parity is port parity.
@@ -45,7 +52,14 @@ impl PortPool {
             })
             .collect();
         let open = (first_word..=last_word).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { first_port: *range.start(), words, open, capacity: range.count() })
+        Arc::new(Self {
+            first_port: *range.start(),
+            words,
+            open,
+            capacity: range.count(),
+            foreign: Mutex::default(),
+            foreign_count: AtomicUsize::new(0),
+        })
     }
 
     /// Takes a free port, searching from a random place (RFC 6056 s. 3.3).
@@ -63,10 +77,33 @@ impl PortPool {
         Some((self.lease(port), self.lease(port + 1)))
     }
 
-    /// How many ports are taken.
+    /// How many ports are taken by us.
     pub fn taken(&self) -> usize {
         let free: u32 = self.words.iter().map(|w| w.load(Ordering::Relaxed).count_zeros()).sum();
-        self.capacity - free as usize
+        (self.capacity - free as usize).saturating_sub(self.foreign())
+    }
+
+    /// How many ports other programs are known to have.
+    pub fn foreign(&self) -> usize {
+        self.foreign_count.load(Ordering::Relaxed)
+    }
+
+    /// How many ports there are.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Lets ports be tried again that other programs were found to have long enough ago.
+    pub fn retry_foreign(&self, now_ns: u64) {
+        if self.foreign() == 0 {
+            return;
+        }
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = foreign.iter().take_while(|(until_ns, _)| *until_ns <= now_ns).count();
+        let due: Vec<u16> = foreign.drain(..due).map(|(_, port)| port).collect();
+        drop(foreign);
+        self.foreign_count.fetch_sub(due.len(), Ordering::Relaxed);
+        due.into_iter().for_each(|port| self.release(port));
     }
 
     /// Whether a relay socket is bound to the port: more than that it is taken. Asked on the data path.
@@ -77,7 +114,7 @@ impl PortPool {
     }
 
     fn lease(self: &Arc<Self>, port: u16) -> PortLease {
-        PortLease { pool: Arc::clone(self), port }
+        PortLease { pool: Arc::clone(self), port, is_foreign: false }
     }
 
     /// Looks at each word once, from a random one, and claims `pattern` at a candidate's place.
@@ -138,12 +175,22 @@ impl PortPool {
 pub struct PortLease {
     pool: Arc<PortPool>,
     port: u16,
+    /// Another program has it: the pool keeps it.
+    is_foreign: bool,
 }
 
 impl PortLease {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Another program has the port: it is not given out before `until_ns`.
+    pub fn leave_to_others(mut self, until_ns: u64) {
+        self.is_foreign = true;
+        let mut foreign = self.pool.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        foreign.push_back((until_ns, self.port));
+        self.pool.foreign_count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes that a relay socket is bound to the port, or that none is any more: only then it is a peer's address.
@@ -154,7 +201,9 @@ impl PortLease {
 
 impl Drop for PortLease {
     fn drop(&mut self) {
-        self.pool.release(self.port);
+        if !self.is_foreign {
+            self.pool.release(self.port);
+        }
     }
 }
 
@@ -240,6 +289,29 @@ mod tests {
         assert!(pool.take_pair(2).is_none());
         assert!(pool.take(Parity::Even, 3).is_none());
         assert_eq!(pool.take(Parity::Any, 3).expect("the sibling").port(), even.port() + 1);
+    }
+
+    #[test]
+    fn ports_of_other_programs_are_left_alone_for_a_while_and_are_not_ours() {
+        let pool = PortPool::new(50_000..=50_003);
+        let leases: Vec<_> = (0..4).map(|_| pool.take(Parity::Any, 0).expect("free")).collect();
+        let mut leases = leases.into_iter();
+        leases.next().expect("four").leave_to_others(60);
+        leases.next().expect("four").leave_to_others(61);
+        assert_eq!((pool.taken(), pool.foreign()), (2, 2));
+        drop(leases);
+        assert_eq!((pool.taken(), pool.foreign()), (0, 2));
+        let rest: Vec<_> = std::iter::from_fn(|| pool.take(Parity::Any, 7)).collect();
+        assert_eq!(rest.len(), 2);
+        pool.retry_foreign(59);
+        assert!(pool.take(Parity::Any, 7).is_none());
+        pool.retry_foreign(60);
+        let again = pool.take(Parity::Any, 7).expect("one may be tried again");
+        assert!(pool.take(Parity::Any, 7).is_none());
+        pool.retry_foreign(61);
+        assert!(pool.take(Parity::Any, 7).is_some());
+        drop((rest, again));
+        assert_eq!((pool.taken(), pool.foreign()), (0, 0));
     }
 
     // RFC 6056 s. 3.3 and conformance A12: the next port can't be told from the last one.

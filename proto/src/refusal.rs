@@ -124,6 +124,20 @@ pub enum Detail {
         /// Allocations allowed.
         limit: u32,
     },
+    /// Ports of the family that was asked for.
+    Ports {
+        /// Held by allocations and reservations.
+        held: u32,
+        /// Found to be other programs'.
+        foreign: u32,
+        /// All that the range has on these addresses.
+        of: u32,
+    },
+    /// The process' limit on open files.
+    OpenFiles {
+        /// The limit.
+        limit: u32,
+    },
     /// A channel's number.
     Channel(u16),
     /// In words of our own.
@@ -166,6 +180,16 @@ impl fmt::Display for Detail {
         match self {
             Detail::ExpiredSecsAgo(secs) => write!(f, "expired {secs} s ago"),
             Detail::Quota { used, limit } => write!(f, "{used} of {limit}"),
+            Detail::Ports { held, foreign, of } => {
+                write!(
+                    f,
+                    "of {of} ports {held} are held and {foreign} are other programs'; a wider port-range or another relay-address has more"
+                )
+            }
+            Detail::OpenFiles { limit } => write!(
+                f,
+                "the limit on open files is {limit}, a few of them kept for other things: raise LimitNOFILE= or ulimit -n"
+            ),
             Detail::Channel(number) => write!(f, "channel {number:#06x}"),
             Detail::Words(words) => f.write_str(words),
         }

@@ -99,7 +99,8 @@ impl Relays {
 
     /// Takes a port: on the address the client talks to if that is a relay address, else on a random one
     /// of the family, and on the others when that one has none left.
-    pub(crate) fn take_port(&self, wanted: PortWish, random: [u32; 2]) -> Option<TakenPort> {
+    /// Ports that other programs were found to have count as taken, until `now_ns` is late enough to try again.
+    pub(crate) fn take_port(&self, wanted: PortWish, random: [u32; 2], now_ns: u64) -> Option<TakenPort> {
         let current = self.current.load();
         let count = current.relays.len();
         let offset = random[0] as usize % count.max(1);
@@ -116,6 +117,7 @@ impl Relays {
         };
         by_preference(true).chain(by_preference(false)).find_map(|relay| {
             let local = relay.address.local;
+            relay.ports.retry_foreign(now_ns);
             if wanted.pair {
                 let (lease, sibling) = relay.ports.take_pair(random[1])?;
                 return Some(TakenPort { relay: local, lease, sibling: Some(sibling) });
@@ -151,6 +153,18 @@ impl Relays {
     pub(crate) fn public_of(&self, ip: IpAddr) -> Option<IpAddr> {
         let current = self.current.load();
         current.relays.iter().find(|relay| relay.address.local == ip)?.address.external
+    }
+
+    /// What has become of the ports of a family's addresses that are relayed from: held by us, by other programs,
+    /// and all of them.
+    pub(crate) fn ports_of(&self, family: Family) -> [usize; 3] {
+        let current = self.current.load();
+        let serving = current.relays.iter().filter(|relay| relay.serves != Serves::Nobody);
+        let of_family = serving.filter(|relay| Family::of(&relay.address.local) == family);
+        of_family.fold([0; 3], |[held, foreign, all], relay| {
+            let ports = &relay.ports;
+            [held + ports.taken(), foreign + ports.foreign(), all + ports.capacity()]
+        })
     }
 
     /// Ports taken on each address, in its local form.
@@ -199,7 +213,7 @@ mod tests {
 
     fn take(relays: &Relays, near: &str) -> Option<TakenPort> {
         let wish = PortWish { family: Family::V4, parity: Parity::Any, pair: false, near: ip(near) };
-        relays.take_port(wish, [7, 9])
+        relays.take_port(wish, [7, 9], 0)
     }
 
     #[test]

@@ -310,8 +310,13 @@ impl Shared {
     }
 
     /// Takes a port; see [`Relays::take_port`].
-    pub(crate) fn take_port(&self, wanted: PortWish, random: [u32; 2]) -> Option<TakenPort> {
-        self.relays.take_port(wanted, random)
+    pub(crate) fn take_port(&self, wanted: PortWish, random: [u32; 2], now_ns: u64) -> Option<TakenPort> {
+        self.relays.take_port(wanted, random, now_ns)
+    }
+
+    /// See [`Relays::ports_of`].
+    pub(crate) fn ports_of(&self, family: Family) -> [usize; 3] {
+        self.relays.ports_of(family)
     }
 
     /// A peer's address as our own sockets see it.

@@ -151,9 +151,6 @@ pub(crate) struct Allocation {
     pub(crate) bitrate_bits: u64,
     pub(crate) to_peer: Direction,
     pub(crate) to_client: Direction,
-    /// Ports that somebody else on the host has, kept while another one is looked for: it must be a new one.
-    /// At most `MAX_PORT_ATTEMPTS` of them.
-    occupied: Vec<PortLease>,
     /// Given back when the allocation goes.
     _quota: QuotaSlot,
     permitted: Vec<IpAddr>,
@@ -429,7 +426,6 @@ impl Table {
             bitrate_bits: new.bitrate_bits,
             to_peer: Direction::default(),
             to_client: Direction::default(),
-            occupied: Vec::new(),
             _quota: new.quota,
             permitted: Vec::new(),
             bound: Vec::new(),
@@ -473,21 +469,21 @@ impl Table {
         Some(id)
     }
 
-    /// The driver could not open a half's socket: the half is gone.
-    pub(crate) fn half_failed(&mut self, relay: RelaySocket) -> Option<(AllocationId, Family)> {
+    /// The driver could not open a half's socket: the half is gone, and its port is of no use to it.
+    pub(crate) fn half_failed(
+        &mut self,
+        relay: RelaySocket,
+    ) -> Option<(AllocationId, Family, Option<PortLease>)> {
         let (id, family) = self.owner(relay)?;
         let lease = self.free_relay(relay);
-        let allocation = self.get_mut(id)?;
-        allocation.halves[slot_of(family)] = None;
-        allocation.occupied.extend(lease);
-        Some((id, family))
+        self.get_mut(id)?.halves[slot_of(family)] = None;
+        Some((id, family, lease))
     }
 
     /// The allocation is answered: its lifetime begins.
     pub(crate) fn go_live(&mut self, id: AllocationId, now_ns: u64) {
         let Some(allocation) = self.get_mut(id) else { return };
         allocation.live_since_ns = Some(now_ns);
-        allocation.occupied = Vec::new();
         allocation.relayed = allocation.halves().map(|half| half.relayed).collect();
         let ends_ns = now_ns + u64::from(allocation.request.lifetime_secs) * SECOND_NS;
         let halves: Vec<_> =

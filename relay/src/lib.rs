@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod credentials;
 mod ctl;
+mod descriptors;
 pub mod handover;
 pub mod health;
 pub mod logging;

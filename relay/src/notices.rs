@@ -12,16 +12,17 @@ use turnpike_proto::{AllocationView, Now, RefusalReason, RefusedRequest};
 const QUIET_NS: u64 = 60_000_000_000;
 /// Sources remembered; above it the notice is left out until some are forgotten.
 const MAX_SOURCES: usize = 1024;
-/// Refusals written down per second, whoever is refused: the log is for people.
-const LINES_PER_SEC: u32 = 10;
+/// Refusals written down in ten seconds, whoever is refused: the log is for people.
+const LINES: u32 = 100;
+const LINES_WITHIN_NS: u64 = 10_000_000_000;
 
 /// Which notices were given, and when.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     refused: HashMap<Cause, Named>,
-    /// Lines of this second.
+    /// Lines of these ten seconds.
     lines: u32,
-    second: u64,
+    period: u64,
     old_channels_named: bool,
 }
 
@@ -59,11 +60,11 @@ impl Notices {
             allocation = format_args!("{:016x}", record.id),
             // As a string, not by `Display`: the text form quotes it then, so that a name can't pass for fields.
             user = &*record.user,
-            quota_user = &*record.quota_user,
             client = %record.five_tuple.client,
             server = %record.five_tuple.server,
             transport = record.five_tuple.transport.name(),
             relayed = relayed.join(","),
+            quota_user = &*record.quota_user,
             duration_ms = record.duration_ns / 1_000_000,
             to_peer_packets = to_peer.packets,
             to_peer_bytes = to_peer.bytes,
@@ -122,11 +123,11 @@ impl Notices {
             named.more += 1;
             return None;
         }
-        let second = now.mono_ns / 1_000_000_000;
-        if second != self.second {
-            (self.second, self.lines) = (second, 0);
+        let period = now.mono_ns / LINES_WITHIN_NS;
+        if period != self.period {
+            (self.period, self.lines) = (period, 0);
         }
-        if self.lines >= LINES_PER_SEC {
+        if self.lines >= LINES {
             return None;
         }
         if self.refused.len() >= MAX_SOURCES {
@@ -205,7 +206,7 @@ mod tests {
             notices.is_due(at(u64::from(*n) / 2), &request(*n, RefusalReason::WrongKey)).is_some()
         });
         let lines = lines.count();
-        assert!((990..=1024).contains(&lines), "100 s, 10 lines a second: {lines}");
+        assert!((990..=1024).contains(&lines), "100 s, 100 lines in each 10: {lines}");
         assert!(notices.refused.len() <= MAX_SOURCES);
     }
 }

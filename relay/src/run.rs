@@ -11,7 +11,6 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, error, info, warn};
 use turnpike_admin::model::Counts;
 use turnpike_driver::Driver;
@@ -28,6 +27,7 @@ use crate::banner::{self, DataPath, Ready};
 use crate::config::resolve::{self, Addresses};
 use crate::config::{Config, Loader, Problems};
 use crate::control::{Control, EventSink, Parts, Users, WorkerHandle, event_queue};
+use crate::descriptors;
 use crate::handover::Handover;
 use crate::offload::{KernelPath, pinning};
 use crate::service_manager::{News, tell};
@@ -83,7 +83,7 @@ impl StartError {
 /// If the relay can't start or can't go on.
 pub fn run(config: Config, loader: Arc<Loader>) -> Result<(), StartError> {
     let signals = signals::listen().map_err(StartError::system("signals"))?;
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     heap::keep_small();
     let addresses = resolve::resolve_here(&config)?;
     for warning in &addresses.warnings {
@@ -98,15 +98,6 @@ pub fn run(config: Config, loader: Arc<Loader>) -> Result<(), StartError> {
     let outcome = relay.serve(&signals);
     tell(News::Stopping);
     outcome.and(relay.stop())
-}
-
-/// Each relayed address needs a descriptor: as many as the system lets us have without asking.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        warn!("the limit on open files stays at {:?}: {error}", limit.current);
-    }
 }
 
 /// The running relay.
@@ -128,7 +119,9 @@ impl Relay {
         let io = choose::choose(config.io.wanted())
             .map_err(io::Error::other)
             .map_err(StartError::system("io = \"io-uring\""))?;
-        let options = SocketOptions { coalesce: config.coalesce, ..SocketOptions::default() };
+        let max_relay_descriptor = descriptors::for_relay_sockets(config, &addresses);
+        let options =
+            SocketOptions { coalesce: config.coalesce, max_relay_descriptor, ..SocketOptions::default() };
         let sockets = bind_all(&addresses.listen, config.workers.get(), &options)?;
         let listeners: Vec<SocketAddr> = sockets
             .first()

@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
+use rustix::process::{Resource, getrlimit};
 use turnpike_proto::{PortError, RelaySocket};
 
 use crate::send::batch::Sender;
@@ -128,8 +129,12 @@ pub(super) fn opened(relay: RelaySocket, outcome: io::Result<()>) -> Event {
 
 /// Why a relay socket could not be opened.
 fn port_error(error: &io::Error) -> PortError {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => PortError::InUse,
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::AddrInUse, _) => PortError::InUse,
+        (_, Some(libc::EMFILE | libc::ENFILE)) => {
+            let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+            PortError::NoDescriptor { limit: limit.try_into().unwrap_or(u32::MAX) }
+        }
         _ => PortError::Exhausted,
     }
 }
@@ -155,6 +160,15 @@ pub(super) fn empty_header() -> libc::mmsghdr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_descriptors_are_not_for_relay_sockets() {
+        let options = sockets::SocketOptions { max_relay_descriptor: 3, ..Default::default() };
+        let address = "127.0.0.1:0".parse().expect("an address");
+        let error = sockets::bind_relay(address, &options).expect_err("three are open already");
+        assert!(matches!(port_error(&error), PortError::NoDescriptor { limit: 4.. }), "{error}");
+        assert!(sockets::bind_relay(address, &sockets::SocketOptions::default()).is_ok());
+    }
 
     #[test]
     fn losses_are_counted_once_also_across_the_wrap() {

@@ -14,7 +14,7 @@ use crate::addr::Family;
 use crate::error::ErrorCode;
 use crate::io::{Now, Output, PortError, RelaySocket};
 use crate::limits::{
-    DEFAULT_LIFETIME_SECS, MAX_ALLOCATIONS, MAX_PORT_ATTEMPTS, RESERVATION_LIFETIME_SECS,
+    DEFAULT_LIFETIME_SECS, FOREIGN_PORT_SECS, MAX_ALLOCATIONS, MAX_PORT_ATTEMPTS, RESERVATION_LIFETIME_SECS,
     RETRANSMISSION_SECS, SECOND_NS,
 };
 use crate::ports::{Parity, PortLease};
@@ -205,7 +205,7 @@ impl Server {
         request: &Request<'_>,
         wish: &Wish,
         state: &mut AllocateState,
-    ) -> Result<Vec<Found>, RefusalReason> {
+    ) -> Result<Vec<Found>, Refusal> {
         match *wish {
             Wish::Reserved(token) => {
                 let user = &request.identity.quota_user;
@@ -216,24 +216,31 @@ impl Server {
                 Ok(vec![Found { relay, lease }])
             }
             Wish::One { family, parity, pair: false } => {
-                let found = self.find_port(request, family, parity).ok_or(RefusalReason::NoPort)?;
-                Ok(vec![found])
+                let found = self.find_port(now, request, family, parity);
+                Ok(vec![found.ok_or_else(|| self.no_port(family))?])
             }
             Wish::One { family, pair: true, .. } => {
                 let near = request.path.five_tuple.server.ip();
                 let reserved = self.reserve_pair(now, family, near, &request.identity.quota_user);
-                let (found, token) = reserved.ok_or(RefusalReason::NoPort)?;
+                let (found, token) = reserved.ok_or_else(|| self.no_port(family))?;
                 state.token = Some(token);
                 Ok(vec![found])
             }
-            Wish::Dual { parity } => self.find_dual(request, parity, state),
+            Wish::Dual { parity } => self.find_dual(now, request, parity, state),
         }
     }
 
-    fn find_port(&mut self, request: &Request<'_>, family: Family, parity: Parity) -> Option<Found> {
+    fn find_port(
+        &mut self,
+        now: Now,
+        request: &Request<'_>,
+        family: Family,
+        parity: Parity,
+    ) -> Option<Found> {
         let near = request.path.five_tuple.server.ip();
         let random = [self.rng.next_u32(), self.rng.next_u32()];
-        let taken = self.shared.take_port(PortWish { family, parity, pair: false, near }, random)?;
+        let taken =
+            self.shared.take_port(PortWish { family, parity, pair: false, near }, random, now.mono_ns)?;
         Some(Found { relay: taken.relay, lease: taken.lease })
     }
 
@@ -246,8 +253,11 @@ impl Server {
         user: &Arc<str>,
     ) -> Option<(Found, [u8; 8])> {
         let random = [self.rng.next_u32(), self.rng.next_u32()];
-        let taken =
-            self.shared.take_port(PortWish { family, parity: Parity::Even, pair: true, near }, random)?;
+        let taken = self.shared.take_port(
+            PortWish { family, parity: Parity::Even, pair: true, near },
+            random,
+            now.mono_ns,
+        )?;
         let mut token = [0; 8];
         self.rng.fill_bytes(&mut token);
         let expires_ns = now.mono_ns + u64::from(RESERVATION_LIFETIME_SECS) * SECOND_NS;
@@ -263,15 +273,16 @@ impl Server {
     /// RFC 8656 s. 7.2 step 9: both families, or the one that can be had with ADDRESS-ERROR-CODE for the other.
     fn find_dual(
         &mut self,
+        now: Now,
         request: &Request<'_>,
         parity: Parity,
         state: &mut AllocateState,
-    ) -> Result<Vec<Found>, RefusalReason> {
+    ) -> Result<Vec<Found>, Refusal> {
         let mut found = Vec::with_capacity(2);
         for family in [Family::V4, Family::V6] {
             let refusal = match self.shared.offers(family) {
                 false => ErrorCode::AddressFamilyNotSupported,
-                true => match self.find_port(request, family, parity) {
+                true => match self.find_port(now, request, family, parity) {
                     Some(port) => {
                         found.push(port);
                         continue;
@@ -282,7 +293,7 @@ impl Server {
             state.refused_family = Some((family, refusal));
         }
         match found.is_empty() {
-            true => Err(RefusalReason::NoPort),
+            true => Err(self.no_port(Family::V4)),
             false => Ok(found),
         }
     }
@@ -304,11 +315,16 @@ impl Server {
     }
 
     pub(super) fn handle_port_failed(&mut self, now: Now, relay: RelaySocket, error: PortError) {
-        let Some((id, family)) = self.table.half_failed(relay) else {
+        let Some((id, family, lease)) = self.table.half_failed(relay) else {
             // Its allocation ended meanwhile; a socket that never opened is closed already.
             return self.table.relay_closed(relay);
         };
         self.counts.ports_failed += 1;
+        if error == PortError::InUse
+            && let Some(lease) = lease
+        {
+            lease.leave_to_others(now.mono_ns + u64::from(FOREIGN_PORT_SECS) * SECOND_NS);
+        }
         match self.find_replacement(now, id, family, error) {
             Some(Found { relay, lease }) => self.open_half(id, relay, lease),
             None => self.fail_half(now, id, family, error),
@@ -346,7 +362,8 @@ impl Server {
             return Some(found);
         }
         let random = [self.rng.next_u32(), self.rng.next_u32()];
-        let taken = self.shared.take_port(PortWish { family, parity, pair: false, near }, random)?;
+        let taken =
+            self.shared.take_port(PortWish { family, parity, pair: false, near }, random, now.mono_ns)?;
         Some(Found { relay: taken.relay, lease: taken.lease })
     }
 
@@ -359,11 +376,23 @@ impl Server {
         }
         if let Some(allocation) = self.remove_allocation(id) {
             let refusal = match error {
-                PortError::InUse => RefusalReason::NoPort.into(),
-                PortError::Exhausted => RefusalReason::NoDescriptor.into(),
+                PortError::InUse => self.no_port(family),
+                PortError::NoDescriptor { limit } => {
+                    Refusal::with(RefusalReason::NoDescriptor, Detail::OpenFiles { limit })
+                }
+                PortError::Exhausted => {
+                    let words = Detail::Words("no memory for a socket, or the relay address is gone");
+                    Refusal::with(RefusalReason::NoDescriptor, words)
+                }
             };
             self.refuse(&allocation.path, &allocation.identity, allocation.request.reply_to, refusal);
         }
+    }
+
+    /// Every port that there is for a family is taken.
+    fn no_port(&self, family: Family) -> Refusal {
+        let [held, foreign, of] = self.shared.ports_of(family).map(|ports| ports as u32);
+        Refusal::with(RefusalReason::NoPort, Detail::Ports { held, foreign, of })
     }
 
     fn answer_when_open(&mut self, now: Now, id: AllocationId) {

@@ -3,7 +3,7 @@
 
 use turnpike_proto::limits::*;
 use turnpike_proto::wire::{HEADER_LEN, MessageBuilder, attr, method};
-use turnpike_proto::{ErrorCode, Verdict};
+use turnpike_proto::{Detail, ErrorCode, Verdict};
 
 use crate::lab::*;
 
@@ -187,22 +187,54 @@ fn q8_reservations_in_total() {
     lab.assert_empty();
 }
 
-// Every port that is tried is another one, and they all come back
+// RFC 8656 s. 7.2: 508 says that there is no port; while one is free, it is found
 #[test]
-fn ports_tried_for_one_allocate() {
-    let mut lab = Lab::new();
+fn a8_the_one_port_that_no_other_program_has_is_found() {
+    let mut lab = Lab::with(Setup { ports: (50_000, 50_063), ..Setup::default() });
+    lab.occupied = (50_000..=50_063).filter(|port| *port != 50_037).collect();
+    let mut client = Client::new("203.0.113.5:1000");
+    for _ in 0..12 {
+        assert_eq!(client.allocate(&mut lab).port(), 50_037);
+        client.refresh(&mut lab, 0).expect_success();
+    }
+    assert!(lab.ports_opened <= 63 + 12, "others' ports are remembered: {}", lab.ports_opened);
+    assert_eq!(lab.workers[0].counts().ports_failed as usize, lab.ports_opened - 12);
+    lab.assert_empty();
+    let dual = |client: &mut Client, lab: &mut Lab| {
+        client.allocate_with(lab, |b| b.attribute(attr::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]))
+    };
+    assert_eq!(dual(&mut client, &mut lab).expect_success().all_relayed().len(), 2);
+    client.refresh(&mut lab, 0).expect_success();
+}
+
+#[test]
+fn others_ports_are_tried_again_after_a_while() {
+    let mut lab = Lab::with(Setup { ports: (50_000, 50_099), ..Setup::default() });
     lab.occupied = (0..=u16::MAX).collect();
     let mut client = Client::new("203.0.113.5:1000");
     client.allocate_with(&mut lab, |b| b).expect_error(508);
-    assert_eq!(lab.ports_opened as u32, MAX_PORT_ATTEMPTS);
-    assert_eq!(lab.workers[0].counts().ports_failed, u64::from(MAX_PORT_ATTEMPTS));
+    assert_eq!(lab.ports_opened, 100, "each once");
+    let refusal = lab.refused.last().expect("the operator is told").refusal;
+    assert_eq!(refusal.detail, Some(Detail::Ports { held: 0, foreign: 100, of: 100 }));
     lab.assert_empty();
-    let answer =
-        client.allocate_with(&mut lab, |b| b.attribute(attr::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]));
-    answer.expect_error(508);
     reserve(&mut lab, &mut client).expect_error(508);
-    lab.sleep(30);
+    lab.occupied.clear();
+    client.allocate_with(&mut lab, |b| b).expect_error(508);
+    assert_eq!(lab.ports_opened, 100, "known");
+    lab.sleep(u64::from(FOREIGN_PORT_SECS));
+    client.allocate(&mut lab);
+    client.refresh(&mut lab, 0).expect_success();
     lab.assert_empty();
+}
+
+// A pair whose even port is another program's: the search goes on, and no odd port is left behind
+#[test]
+fn a7_a_pair_is_looked_for_among_others_ports() {
+    let mut lab = Lab::with(Setup { ports: (50_000, 50_063), ..Setup::default() });
+    lab.occupied = (50_000..=50_063).step_by(2).filter(|port| *port != 50_010).collect();
+    let mut client = Client::new("203.0.113.5:1000");
+    assert_eq!(reserve(&mut lab, &mut client).expect_success().relayed().port(), 50_010);
+    assert_eq!((lab.shared.ports_taken(), lab.shared.reservations()), (2, 1));
 }
 
 // Conformance Q8: a user that does everything that is allowed, again and again, holds no more than before

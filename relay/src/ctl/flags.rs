@@ -30,6 +30,7 @@ pub fn command() -> Command {
         .args(common())
         .subcommand(Command::new("status").about("What runs, and how"))
         .subcommand(Command::new("config").about("The configuration in force, without secrets"))
+        .subcommand(Command::new("refusals").about("Why calls fail: the latest refusals, and how many"))
         .subcommand(
             Command::new("allocations").about("List allocations").args(FILTERS.iter().map(filter_flag)),
         )

@@ -4,6 +4,7 @@
 
 mod client;
 mod flags;
+mod refusals;
 mod show;
 mod words;
 
@@ -70,6 +71,7 @@ fn call(client: &Client, name: &str, arguments: &ArgMatches) -> Result<Call, Exi
     match name {
         "status" => get("/v1/status".to_owned(), show::status),
         "config" => get("/v1/config".to_owned(), show::config),
+        "refusals" => get("/v1/refusals".to_owned(), refusals::refusals),
         "allocations" => get(format!("/v1/allocations{}", flags::query(arguments)), show::allocations),
         "allocation" => get(format!("/v1/allocations/{}", segment(text("id"))), show::allocation),
         "limit" => {

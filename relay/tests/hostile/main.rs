@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   testkit's lab and processes ─► server: the program, configured by file ─► talker | raw: who talks to it
-//!                                   flood, reflection, shapes, reload, records, clients, standstill: the tests
+//!                                   flood, reflection, shapes, refusals, reload, records, clients, standstill: the tests
 //! ```
 //!
 //! Like the interoperability tests they need root and are ignored by a plain `cargo test`;
@@ -13,6 +13,7 @@ mod flood;
 mod raw;
 mod records;
 mod reflection;
+mod refusals;
 mod reload;
 mod server;
 mod shapes;

@@ -24,6 +24,7 @@ pub mod epoll;
 mod eventfd;
 pub mod heap;
 mod kernel;
+pub mod reserved;
 mod send;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -144,6 +145,13 @@ pub trait Driver {
 
     /// Opens a relay socket; answered by [`Event::PortOpened`] or [`Event::PortFailed`].
     fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr);
+
+    /// Binds a port and keeps it for whichever worker opens it, then opens a relay socket as [`Driver::open_port`]
+    /// does. If the first fails, so does the second; if the second, the first is kept all the same.
+    fn open_pair(&mut self, relay: RelaySocket, address: RelayedAddr, reserve: RelayedAddr);
+
+    /// Lets go of a port that was kept and never opened: afterwards it is free.
+    fn release_port(&mut self, address: RelayedAddr);
 
     /// Closes a relay socket; answered by [`Event::PortClosed`].
     fn close_port(&mut self, relay: RelaySocket);

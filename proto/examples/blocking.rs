@@ -118,7 +118,12 @@ impl Relay {
         let now = self.now();
         match output {
             Output::Transmit { egress, to, payload, .. } => self.transmit(egress, to, &payload),
-            Output::OpenPort { relay, address } => {
+            // A relay without EVEN-PORT's reservations: they fail.
+            Output::OpenPort { relay, reserve: Some(_), .. } => {
+                self.server.handle_input(now, Input::PortFailed(relay, PortError::Exhausted));
+            }
+            Output::ReleasePort(_) => {}
+            Output::OpenPort { relay, address, .. } => {
                 let opened = UdpSocket::bind(address.0).and_then(|s| s.set_nonblocking(true).map(|()| s));
                 let input = match opened {
                     Ok(socket) => {

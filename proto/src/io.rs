@@ -13,6 +13,7 @@ use turnpike_abi::Verdict;
 use crate::addr::{FiveTuple, PeerAddr, RelayedAddr};
 use crate::inspect::{AllocationView, WhyNot};
 use crate::plane::SlotName;
+use crate::ports::PortLease;
 use crate::refusal::RefusedRequest;
 use crate::stats::AllocationRecord;
 
@@ -183,6 +184,8 @@ pub struct IcmpError {
 pub enum PortError {
     /// Another program has the port: another one may do.
     InUse,
+    /// Another program has the port that was to be reserved.
+    ReserveInUse,
     /// No port will do: there is no descriptor left that allocations may have.
     NoDescriptor {
         /// The process' limit on open files.
@@ -190,6 +193,14 @@ pub enum PortError {
     },
     /// No port will do: out of memory, or the address is not ours.
     Exhausted,
+}
+
+/// A port that was reserved for the owner of a RESERVATION-TOKEN. Dropping it gives the port back.
+#[derive(Debug)]
+pub struct ReservedPort {
+    /// What a socket is bound to.
+    pub address: RelayedAddr,
+    pub(crate) _lease: PortLease,
 }
 
 /// What the core wants done, in order.
@@ -212,9 +223,13 @@ pub enum Output {
     OpenPort {
         /// The name it shall have.
         relay: RelaySocket,
-        /// What to bind to.
+        /// What to bind to: a port reserved before, or a free one.
         address: RelayedAddr,
+        /// Also bind to this one and keep it, for whichever worker opens it: both, or neither.
+        reserve: Option<RelayedAddr>,
     },
+    /// Let go of a reserved port that nobody has opened, and then of this.
+    ReleasePort(ReservedPort),
     /// Close the socket; answer with [`Input::PortClosed`] when the port is free again.
     ClosePort(RelaySocket),
     /// Let the kernel forward what a channel carries: insert its two routes. Answer with

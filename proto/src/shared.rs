@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use crate::addr::{Family, PeerAddr, RelayedAddr};
 use crate::auth::Authenticator;
 use crate::directory::Directory;
+use crate::io::ReservedPort;
 use crate::limiter::Limiter;
 use crate::limits::{MAX_RESERVATIONS, MAX_RESERVATIONS_PER_USER};
 use crate::plane::Plane;
@@ -371,6 +372,14 @@ struct Held {
     by_user: HashMap<Arc<str>, usize>,
 }
 
+impl Reservation {
+    /// The port, to be given back.
+    pub(crate) fn into_port(self) -> ReservedPort {
+        let address = RelayedAddr(SocketAddr::new(self.relay, self.lease.port()));
+        ReservedPort { address, _lease: self.lease }
+    }
+}
+
 /// A port that waits for its token.
 #[derive(Debug)]
 pub(crate) struct Reservation {
@@ -404,10 +413,9 @@ impl Reservations {
         held.take(token)
     }
 
-    /// Gives a port back that nobody asked for in time, or whose allocation failed; gives the time
-    /// at which it would have ended, if it was still held.
-    pub(crate) fn release(&self, token: [u8; 8]) -> Option<u64> {
-        self.lock().take(token).map(|reservation| reservation.expires_ns)
+    /// Takes a port back that nobody asked for in time, or whose allocation failed, if it is still held.
+    pub(crate) fn take(&self, token: [u8; 8]) -> Option<Reservation> {
+        self.lock().take(token)
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {

@@ -16,6 +16,7 @@ use turnpike_admin::model::Counts;
 use turnpike_driver::Driver;
 use turnpike_driver::choose::{self, Backend};
 use turnpike_driver::epoll::EpollDriver;
+use turnpike_driver::reserved::Reserved;
 use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners};
 use turnpike_driver::uring::UringDriver;
 use turnpike_driver::{clock, heap};
@@ -135,9 +136,12 @@ impl Relay {
         let (events, event_source) = event_queue();
         let (mut workers, mut threads) = (Vec::new(), Vec::new());
         let handovers = Handover::between(sockets.len());
+        let reserved = Arc::new(Reserved::default());
         for (number, (own, handover)) in sockets.into_iter().zip(handovers).enumerate() {
             let server = Server::new(Arc::clone(&shared), number as u16, seed()?);
-            let parts = WorkerParts { number, server, handover, events: events.clone(), kernel: &kernel };
+            let reserved = Arc::clone(&reserved);
+            let parts =
+                WorkerParts { number, server, handover, events: events.clone(), kernel: &kernel, reserved };
             let (handle, thread) = parts.open(io.backend, own, options)?;
             workers.push(handle);
             threads.push(thread);
@@ -320,6 +324,7 @@ struct WorkerParts<'a> {
     handover: Handover,
     events: EventSink,
     kernel: &'a KernelPath,
+    reserved: Arc<Reserved>,
 }
 
 impl WorkerParts<'_> {
@@ -331,16 +336,20 @@ impl WorkerParts<'_> {
     ) -> Result<(WorkerHandle, WorkerThread), StartError> {
         match backend {
             Backend::IoUring => {
-                self.start(UringDriver::new(listeners, options).map_err(StartError::system("io_uring"))?)
+                let driver = UringDriver::new(listeners, options).map_err(StartError::system("io_uring"))?;
+                let reserved = Arc::clone(&self.reserved);
+                self.start(driver.with_reserved(reserved))
             }
             Backend::Epoll => {
-                self.start(EpollDriver::new(listeners, options).map_err(StartError::system("epoll"))?)
+                let driver = EpollDriver::new(listeners, options).map_err(StartError::system("epoll"))?;
+                let reserved = Arc::clone(&self.reserved);
+                self.start(driver.with_reserved(reserved))
             }
         }
     }
 
     fn start(self, driver: impl Driver + Send + 'static) -> Result<(WorkerHandle, WorkerThread), StartError> {
-        let Self { number, server, handover, events, kernel } = self;
+        let Self { number, server, handover, events, kernel, .. } = self;
         let (handle, messages, status) = WorkerHandle::new(driver.waker());
         let outbox = kernel.outbox(number as u16, driver.waker());
         let shard = Shard::new(driver, server, messages, status);

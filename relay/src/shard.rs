@@ -316,7 +316,11 @@ impl<D: Driver> Shard<D> {
                 Output::Transmit { egress, to, payload, tos, dont_fragment } => {
                     self.driver.transmit(egress, to, payload, tos, dont_fragment);
                 }
-                Output::OpenPort { relay, address } => self.driver.open_port(relay, address),
+                Output::OpenPort { relay, address, reserve: None } => self.driver.open_port(relay, address),
+                Output::OpenPort { relay, address, reserve: Some(reserve) } => {
+                    self.driver.open_pair(relay, address, reserve);
+                }
+                Output::ReleasePort(port) => self.driver.release_port(port.address),
                 Output::ClosePort(relay) => self.driver.close_port(relay),
                 Output::Offload(binding) => match &mut self.offload {
                     Some(outbox) => outbox.offload(binding),

@@ -125,6 +125,9 @@ pub struct Lab {
     pub hold_ticks: bool,
     pub open: HashMap<(usize, RelaySocket), SocketAddr>,
     pub ports_opened: usize,
+    /// Ports that are bound for the owners of RESERVATION-TOKENs.
+    pub reserved: HashSet<SocketAddr>,
+    reserving: HashMap<(usize, RelaySocket), SocketAddr>,
     /// The memory that the kernel would share.
     pub memory: Arc<PlainMemory>,
     /// What the kernel was told to forward, by worker, and not told to forget.
@@ -178,6 +181,8 @@ impl Lab {
             hold_ticks: false,
             open: HashMap::new(),
             ports_opened: 0,
+            reserved: HashSet::new(),
+            reserving: HashMap::new(),
             memory,
             offloaded: Vec::new(),
             hold_kernel: false,
@@ -300,8 +305,12 @@ impl Lab {
                 Output::Transmit { egress, to, payload, tos, dont_fragment } => {
                     self.sent.push(Sent { egress, to, payload, tos, dont_fragment });
                 }
-                Output::OpenPort { relay, address } => {
+                Output::ReleasePort(port) => {
+                    self.reserved.remove(&port.address.0);
+                }
+                Output::OpenPort { relay, address, reserve } => {
                     self.pending.push((worker, relay, address));
+                    self.reserving.extend(reserve.map(|reserve| ((worker, relay), reserve.0)));
                     if !self.hold_ports {
                         self.open_pending();
                     }
@@ -345,10 +354,21 @@ impl Lab {
     pub fn open_pending(&mut self) {
         for (worker, relay, address) in std::mem::take(&mut self.pending) {
             self.ports_opened += 1;
-            let outcome = match (self.exhausted, self.occupied.contains(&address.port())) {
-                (true, _) => Input::PortFailed(relay, PortError::Exhausted),
-                (_, true) => Input::PortFailed(relay, PortError::InUse),
-                _ => {
+            let reserve = self.reserving.remove(&(worker, relay));
+            let is_free = |address: SocketAddr| !self.occupied.contains(&address.port());
+            let failure = match reserve {
+                _ if self.exhausted => Some(PortError::Exhausted),
+                Some(reserve) if !is_free(reserve) => Some(PortError::ReserveInUse),
+                _ if !is_free(address.0) && !self.reserved.contains(&address.0) => Some(PortError::InUse),
+                _ => None,
+            };
+            if failure.is_none_or(|failure| failure == PortError::InUse) {
+                self.reserved.extend(reserve);
+            }
+            self.reserved.remove(&address.0);
+            let outcome = match failure {
+                Some(failure) => Input::PortFailed(relay, failure),
+                None => {
                     self.open.insert((worker, relay), address.0);
                     Input::PortOpened(relay)
                 }
@@ -395,6 +415,7 @@ impl Lab {
         if let Some(plane) = self.shared.plane() {
             assert_eq!(plane.taken(), Default::default(), "slots of the kernel plane");
         }
+        assert!(self.reserved.is_empty(), "reserved: {:?}", self.reserved);
         assert!(self.open.is_empty(), "sockets: {:?}", self.open);
     }
 }

@@ -29,13 +29,14 @@ use super::coalesce::Coalescer;
 use super::eventfd::EventFd;
 use super::kernel::errors::drain_errors;
 use super::kernel::{
-    Losses, MAX_RELAY_SOCKETS, check_listeners, opened, relay_of, relay_token, wait_precisely,
+    Losses, MAX_RELAY_SOCKETS, check_listeners, not_reserved, opened, relay_of, relay_token, wait_precisely,
 };
 use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
 use crate::buffers::BufferPool;
+use crate::reserved::Reserved;
 use crate::send::batch::{Envelope, Payload};
 use crate::send::queue::{SendQueue, Senders, routed};
-use crate::sockets::{self, ListenerSocket, SocketOptions};
+use crate::sockets::{ListenerSocket, SocketOptions};
 use crate::{clock, heap};
 
 /// Datagrams per system call, and per listener and turn. More gains nothing: the call's own
@@ -130,6 +131,7 @@ pub struct EpollDriver {
     next_buffer: usize,
     receiver: Receiver,
     queue: SendQueue,
+    reserved: Arc<Reserved>,
     events: Vec<Event>,
     /// Answers to commands, for the next turn.
     answers: Vec<Event>,
@@ -170,10 +172,18 @@ impl EpollDriver {
             next_buffer: 0,
             receiver: Receiver::new(),
             queue: SendQueue::new(),
+            reserved: Arc::default(),
             events: Vec::with_capacity(buffers),
             answers: Vec::new(),
             counters: DriverCounters::default(),
         })
+    }
+
+    /// Shares the ports that are kept with other workers' drivers.
+    #[must_use]
+    pub fn with_reserved(mut self, reserved: Arc<Reserved>) -> Self {
+        self.reserved = reserved;
+        self
     }
 
     /// Sorts what epoll reported; whether the waker was called.
@@ -307,10 +317,11 @@ impl EpollDriver {
     }
 
     fn try_open(&mut self, relay: RelaySocket, address: RelayedAddr) -> io::Result<()> {
+        // Taken first, so that nothing is kept of what fails.
+        let socket = self.reserved.take_or_bind(address.0, &self.options)?;
         if relay.index as usize >= MAX_RELAY_SOCKETS {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        let socket = sockets::bind_relay(address.0, &self.options)?;
         self.poller.add(socket.as_fd(), relay_token(relay))?;
         self.sockets.insert(relay, socket);
         Ok(())
@@ -366,6 +377,17 @@ impl Driver for EpollDriver {
     fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr) {
         let outcome = self.try_open(relay, address);
         self.answers.push(opened(relay, outcome));
+    }
+
+    fn open_pair(&mut self, relay: RelaySocket, address: RelayedAddr, reserve: RelayedAddr) {
+        match self.reserved.bind(reserve.0, &self.options) {
+            Ok(()) => self.open_port(relay, address),
+            Err(error) => self.answers.push(not_reserved(relay, &error)),
+        }
+    }
+
+    fn release_port(&mut self, address: RelayedAddr) {
+        self.reserved.release(address.0);
     }
 
     fn close_port(&mut self, relay: RelaySocket) {

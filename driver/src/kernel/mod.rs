@@ -127,6 +127,15 @@ pub(super) fn opened(relay: RelaySocket, outcome: io::Result<()>) -> Event {
     }
 }
 
+/// The answer to [`Driver::open_pair`](crate::Driver::open_pair) when the port to be kept could not be bound.
+pub(super) fn not_reserved(relay: RelaySocket, error: &io::Error) -> Event {
+    let error = match port_error(error) {
+        PortError::InUse => PortError::ReserveInUse,
+        other => other,
+    };
+    Event::PortFailed(relay, error)
+}
+
 /// Why a relay socket could not be opened.
 fn port_error(error: &io::Error) -> PortError {
     match (error.kind(), error.raw_os_error()) {

@@ -145,6 +145,18 @@ impl Driver for SimDriver {
         network.report(self.driver, event);
     }
 
+    fn open_pair(&mut self, relay: RelaySocket, address: RelayedAddr, reserve: RelayedAddr) {
+        let reserved = self.network.lock().reserve(reserve.0);
+        match reserved {
+            Ok(()) => self.open_port(relay, address),
+            Err(error) => self.network.lock().report(self.driver, Event::PortFailed(relay, error)),
+        }
+    }
+
+    fn release_port(&mut self, address: RelayedAddr) {
+        self.network.lock().release_reserved(address.0);
+    }
+
     fn close_port(&mut self, relay: RelaySocket) {
         // What was queued before the end still belongs to the allocation.
         self.flush();

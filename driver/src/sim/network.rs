@@ -28,6 +28,8 @@ pub(super) enum Owner {
         driver: usize,
         relay: RelaySocket,
     },
+    /// Kept for whichever worker opens it.
+    Reserved,
     /// Somebody outside the simulation.
     Outside,
 }
@@ -218,7 +220,8 @@ impl Network {
     ) -> Result<(), PortError> {
         // In the order of the system's calls: a descriptor first, then its address.
         let ports_left = self.ports_left.checked_sub(1).ok_or(PortError::Exhausted)?;
-        if !self.is_free(address) || self.listeners.contains_key(&wildcard(address)) {
+        let is_reserved = matches!(self.owners.get(&address), Some(Owner::Reserved));
+        if !is_reserved && !self.is_free(address) || self.listeners.contains_key(&wildcard(address)) {
             return Err(PortError::InUse);
         }
         self.ports_left = ports_left;
@@ -228,6 +231,18 @@ impl Network {
         }
         self.owners.insert(address, Owner::Relay { driver, relay });
         Ok(())
+    }
+
+    pub(super) fn reserve(&mut self, address: SocketAddr) -> Result<(), PortError> {
+        if !self.is_free(address) || self.listeners.contains_key(&wildcard(address)) {
+            return Err(PortError::ReserveInUse);
+        }
+        self.owners.insert(address, Owner::Reserved);
+        Ok(())
+    }
+
+    pub(super) fn release_reserved(&mut self, address: SocketAddr) {
+        self.unbind(address, |owner| matches!(owner, Owner::Reserved));
     }
 
     /// `false` if there is none of that name.

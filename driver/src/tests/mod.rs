@@ -83,6 +83,7 @@ on_both!(
     a_pending_error_fails_neither_the_next_send_nor_the_next_receive,
     an_occupied_port_is_in_use_and_a_foreign_address_is_exhausted,
     relay_ports_are_never_shared,
+    a_reserved_port_is_bound_until_it_is_opened_or_released,
     a_closed_port_is_free_and_its_old_name_means_nothing,
     more_than_a_batch_arrives_and_leaves_in_order,
     more_than_the_queue_holds_is_sent_all_the_same,
@@ -397,6 +398,28 @@ fn an_occupied_port_is_in_use_and_a_foreign_address_is_exhausted<D: Rig>() {
     driver.open_port(RelaySocket { index: u32::MAX, generation: 0 }, RelayedAddr(addr(V4)));
     assert!(matches!(turn(&mut driver, PATIENCE)[..], [Event::PortFailed(_, PortError::Exhausted)]));
     assert_eq!(driver.open_ports(), 0);
+}
+
+fn a_reserved_port_is_bound_until_it_is_opened_or_released<D: Rig>() {
+    let (mut driver, _) = driver::<D>(V4);
+    let free = || local(&client("127.77.7.7:0"));
+    let (even, odd) = (free(), free());
+    let is_bound = |address| UdpSocket::bind(address).is_err();
+    driver.open_pair(relay(0), RelayedAddr(even), RelayedAddr(odd));
+    assert!(matches!(turn(&mut driver, PATIENCE)[..], [Event::PortOpened(of)] if of == relay(0)));
+    assert!(is_bound(odd) && driver.open_ports() == 1);
+    driver.open_port(relay(1), RelayedAddr(odd));
+    assert!(matches!(turn(&mut driver, PATIENCE)[..], [Event::PortOpened(of)] if of == relay(1)));
+    // Taken by somebody: neither of the two is opened.
+    let other = free();
+    driver.open_pair(relay(2), RelayedAddr(other), RelayedAddr(odd));
+    assert!(matches!(turn(&mut driver, PATIENCE)[..], [Event::PortFailed(_, PortError::ReserveInUse)]));
+    assert!(!is_bound(other));
+    driver.open_pair(relay(2), RelayedAddr(even), RelayedAddr(other));
+    assert!(matches!(turn(&mut driver, PATIENCE)[..], [Event::PortFailed(_, PortError::InUse)]));
+    assert!(is_bound(other), "until it is released");
+    driver.release_port(RelayedAddr(other));
+    assert!(!is_bound(other));
 }
 
 fn relay_ports_are_never_shared<D: Rig>() {

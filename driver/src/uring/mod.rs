@@ -38,14 +38,15 @@ use super::eventfd::EventFd;
 use super::kernel::cmsg::{CONTROL_BYTES, RawAddr};
 use super::kernel::errors::drain_errors;
 use super::kernel::{
-    Ancillary, MAX_RELAY_SOCKETS, check_listeners, empty_header, opened, relay_of, sending_relay,
-    wait_precisely,
+    Ancillary, MAX_RELAY_SOCKETS, check_listeners, empty_header, not_reserved, opened, relay_of,
+    sending_relay, wait_precisely,
 };
 use super::{Datagram, Driver, DriverCounters, Event, Ingress, Waker};
 use crate::buffers::BufferPool;
+use crate::reserved::Reserved;
 use crate::send::batch::{Envelope, Payload};
 use crate::send::queue::{SendQueue, Senders, routed};
-use crate::sockets::{self as socket, ListenerSocket, SocketOptions};
+use crate::sockets::{ListenerSocket, SocketOptions};
 use crate::{clock, heap};
 
 /// Sizes of a worker's ring. All are powers of two.
@@ -136,6 +137,7 @@ pub struct UringDriver {
     waker: Arc<EventFd>,
     coalescer: Coalescer,
     queue: SendQueue,
+    reserved: Arc<Reserved>,
     events: Vec<Event>,
     /// Answers to commands, for the next turn.
     answers: Vec<Event>,
@@ -161,6 +163,13 @@ impl UringDriver {
     /// If there are more than 64 listeners, or the kernel doesn't offer what is needed.
     pub fn new(listeners: Vec<ListenerSocket>, options: SocketOptions) -> io::Result<UringDriver> {
         UringDriver::with_sizes(listeners, options, RingSizes::default())
+    }
+
+    /// Shares the ports that are kept with other workers' drivers.
+    #[must_use]
+    pub fn with_reserved(mut self, reserved: Arc<Reserved>) -> Self {
+        self.reserved = reserved;
+        self
     }
 
     /// [`UringDriver::new`] with other sizes.
@@ -199,6 +208,7 @@ impl UringDriver {
             sockets: Sockets::new(listeners),
             waker: Arc::new(EventFd::new()?),
             queue: SendQueue::new(),
+            reserved: Arc::default(),
             events: Vec::new(),
             answers: Vec::new(),
             ended,
@@ -468,10 +478,11 @@ impl UringDriver {
     }
 
     fn try_open(&mut self, relay: RelaySocket, address: RelayedAddr) -> io::Result<()> {
+        // Taken first, so that nothing is kept of what fails.
+        let socket = self.reserved.take_or_bind(address.0, &self.options)?;
         if relay.index as usize >= MAX_RELAY_SOCKETS || self.sockets.is_taken(relay) {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        let socket = socket::bind_relay(address.0, &self.options)?;
         if let Some(slot) = self.sockets.slot(relay.index) {
             self.ring.set_file(slot, socket.as_raw_fd())?;
         }
@@ -544,6 +555,17 @@ impl Driver for UringDriver {
     fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr) {
         let outcome = self.try_open(relay, address);
         self.answers.push(opened(relay, outcome));
+    }
+
+    fn open_pair(&mut self, relay: RelaySocket, address: RelayedAddr, reserve: RelayedAddr) {
+        match self.reserved.bind(reserve.0, &self.options) {
+            Ok(()) => self.open_port(relay, address),
+            Err(error) => self.answers.push(not_reserved(relay, &error)),
+        }
+    }
+
+    fn release_port(&mut self, address: RelayedAddr) {
+        self.reserved.release(address.0);
     }
 
     fn close_port(&mut self, relay: RelaySocket) {

@@ -3,7 +3,7 @@
 //! Each thing that goes in is followed by checks of everything that came out: one answer at most,
 //! well-formed, small and signed; data exactly where the [`Shadow`] says it may go.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -116,6 +116,9 @@ pub struct World {
     clients: Vec<Client>,
     now: Now,
     sockets: HashMap<(usize, RelaySocket), (RelayedAddr, State)>,
+    /// Bound for the owners of RESERVATION-TOKENs, and about to be.
+    reserved: HashSet<RelayedAddr>,
+    reserving: HashMap<(usize, RelaySocket), RelayedAddr>,
     /// The request that is being answered.
     asked: Vec<u8>,
     /// The Allocate of each client whose ports were asked for last: it may be answered late.
@@ -183,6 +186,8 @@ impl World {
             clients: clients(bit(4)),
             now: Now { mono_ns: 5 * SECOND_NS, unix_secs: START_UNIX_SECS },
             sockets: HashMap::new(),
+            reserved: HashSet::new(),
+            reserving: HashMap::new(),
             asked: Vec::new(),
             opening: HashMap::new(),
             opens: false,
@@ -483,7 +488,7 @@ impl World {
             assert_eq!(worker.table_counts(), TableCounts::default());
             assert_eq!(worker.counts().allocations_created, worker.counts().allocations_ended);
         }
-        assert!(self.sockets.is_empty());
+        assert!(self.sockets.is_empty() && self.reserved.is_empty());
         assert_eq!((self.shared.ports_taken(), self.shared.reservations()), (0, 0));
         assert_eq!((self.shared.quotas.used(), self.shared.quotas.users()), (0, 0));
         assert_eq!(self.shared.directory_len(), 0);
@@ -574,11 +579,20 @@ impl World {
             self.sockets.remove(&name);
             return Input::PortClosed(relay);
         }
-        let failure = match self.host {
-            Host { exhausted: true, .. } => Some(PortError::Exhausted),
-            Host { occupied, .. } if occupied >> (address.port() % 8) & 1 == 1 => Some(PortError::InUse),
+        let reserve = self.reserving.remove(&name);
+        let is_kept = self.reserved.remove(&address);
+        let is_others = |address: RelayedAddr| self.host.occupied >> (address.port() % 8) & 1 == 1;
+        let failure = match reserve {
+            _ if self.host.exhausted => Some(PortError::Exhausted),
+            Some(reserve) if is_others(reserve) => Some(PortError::ReserveInUse),
+            _ if is_others(address) && !is_kept => Some(PortError::InUse),
             _ => None,
         };
+        if let Some(reserve) = reserve
+            && matches!(failure, None | Some(PortError::InUse))
+        {
+            assert!(self.reserved.insert(reserve), "{reserve} is reserved twice");
+        }
         match (state, failure) {
             // Nobody waits for it any more; closing it is the next thing to be done, opened or not.
             (State::Unopened, _) => drop(self.sockets.insert(name, (address, State::Closing))),
@@ -600,7 +614,13 @@ impl World {
                 );
                 self.sent.push(Sent { egress, to, payload, tos, dont_fragment });
             }
-            Output::OpenPort { relay, address } => {
+            Output::ReleasePort(port) => {
+                // Perhaps before its pair was opened: what is wanted is done in order.
+                self.reserving.retain(|_, reserve| *reserve != port.address);
+                self.reserved.remove(&port.address);
+            }
+            Output::OpenPort { relay, address, reserve } => {
+                self.reserving.extend(reserve.map(|reserve| ((worker, relay), reserve)));
                 self.opens = true;
                 assert!(PORTS.contains(&address.port()));
                 assert!(self.relays.iter().any(|relay| relay.local == address.ip()));

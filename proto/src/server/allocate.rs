@@ -3,14 +3,14 @@
 //! A port's socket is opened by the driver, so the answer comes when it says so. Until then the
 //! 5-tuple is taken and repetitions of the request are dropped; if every try fails, nothing is left.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rand_chacha::rand_core::RngCore;
 use turnpike_abi::{Rate, Verdict};
 
 use super::{Request, Server};
-use crate::addr::Family;
+use crate::addr::{Family, RelayedAddr};
 use crate::error::ErrorCode;
 use crate::io::{Now, Output, PortError, RelaySocket};
 use crate::limits::{
@@ -44,6 +44,8 @@ struct Found {
     /// The relay address, in its local form.
     relay: IpAddr,
     lease: PortLease,
+    /// The port above it is reserved.
+    pair: bool,
 }
 
 impl Server {
@@ -115,9 +117,7 @@ impl Server {
             bitrate_bits,
         };
         let id = self.table.insert(new);
-        for Found { relay, lease } in found {
-            self.open_half(id, relay, lease);
-        }
+        found.into_iter().for_each(|found| self.open_half(id, found));
         Ok(())
     }
 
@@ -213,7 +213,7 @@ impl Server {
                 let Reservation { relay, lease, .. } = reservation.ok_or(RefusalReason::NoReservation)?;
                 // Only this very port will do.
                 state.attempts = MAX_PORT_ATTEMPTS;
-                Ok(vec![Found { relay, lease }])
+                Ok(vec![Found { relay, lease, pair: false }])
             }
             Wish::One { family, parity, pair: false } => {
                 let found = self.find_port(now, request, family, parity);
@@ -241,7 +241,7 @@ impl Server {
         let random = [self.rng.next_u32(), self.rng.next_u32()];
         let taken =
             self.shared.take_port(PortWish { family, parity, pair: false, near }, random, now.mono_ns)?;
-        Some(Found { relay: taken.relay, lease: taken.lease })
+        Some(Found { relay: taken.relay, lease: taken.lease, pair: false })
     }
 
     /// EVEN-PORT with R = 1: the even port, and a token for the odd one above it, which waits.
@@ -267,7 +267,7 @@ impl Server {
             return None;
         }
         self.table.timers.add(expires_ns, Timed::Reservation(token));
-        Some((Found { relay: taken.relay, lease: taken.lease }, token))
+        Some((Found { relay: taken.relay, lease: taken.lease, pair: true }, token))
     }
 
     /// RFC 8656 s. 7.2 step 9: both families, or the one that can be had with ADDRESS-ERROR-CODE for the other.
@@ -298,9 +298,11 @@ impl Server {
         }
     }
 
-    fn open_half(&mut self, id: AllocationId, relay: IpAddr, lease: PortLease) {
+    fn open_half(&mut self, id: AllocationId, Found { relay, lease, pair }: Found) {
         if let Some(half) = self.table.add_half(id, relay, lease) {
-            self.outputs.push_back(Output::OpenPort { relay: half.socket, address: half.relayed });
+            let above = || RelayedAddr(SocketAddr::new(relay, half.relayed.port() + 1));
+            let reserve = pair.then(above);
+            self.outputs.push_back(Output::OpenPort { relay: half.socket, address: half.relayed, reserve });
         }
     }
 
@@ -323,10 +325,10 @@ impl Server {
         if error == PortError::InUse
             && let Some(lease) = lease
         {
-            lease.leave_to_others(now.mono_ns + u64::from(FOREIGN_PORT_SECS) * SECOND_NS);
+            leave_to_others(now, lease);
         }
         match self.find_replacement(now, id, family, error) {
-            Some(Found { relay, lease }) => self.open_half(id, relay, lease),
+            Some(found) => self.open_half(id, found),
             None => self.fail_half(now, id, family, error),
         }
     }
@@ -344,14 +346,12 @@ impl Server {
         let user = Arc::clone(&allocation.identity.quota_user);
         let state = &mut allocation.request;
         state.attempts += 1;
-        let retry = error == PortError::InUse && state.attempts <= MAX_PORT_ATTEMPTS;
+        let is_in_use = matches!(error, PortError::InUse | PortError::ReserveInUse);
+        let retry = is_in_use && state.attempts <= MAX_PORT_ATTEMPTS;
         let parity = if state.even { Parity::Even } else { Parity::Any };
-        // The odd port of a pair is of no use without its even one.
         let pair = state.token.take();
-        if let Some(token) = pair
-            && let Some(expires_ns) = self.shared.reservations.release(token)
-        {
-            self.table.timers.remove(expires_ns, Timed::Reservation(token));
+        if let Some(token) = pair {
+            self.give_up_reservation(now, token, error);
         }
         if !retry {
             return None;
@@ -364,7 +364,17 @@ impl Server {
         let random = [self.rng.next_u32(), self.rng.next_u32()];
         let taken =
             self.shared.take_port(PortWish { family, parity, pair: false, near }, random, now.mono_ns)?;
-        Some(Found { relay: taken.relay, lease: taken.lease })
+        Some(Found { relay: taken.relay, lease: taken.lease, pair: false })
+    }
+
+    /// The odd port of a pair is of no use without its even one.
+    fn give_up_reservation(&mut self, now: Now, token: [u8; 8], error: PortError) {
+        let Some(reservation) = self.shared.reservations.take(token) else { return };
+        self.table.timers.remove(reservation.expires_ns, Timed::Reservation(token));
+        match error {
+            PortError::ReserveInUse => leave_to_others(now, reservation.lease),
+            _ => self.outputs.push_back(Output::ReleasePort(reservation.into_port())),
+        }
     }
 
     /// A half can't be had: the other one alone, or none and 508 (conformance A8, A14).
@@ -376,7 +386,7 @@ impl Server {
         }
         if let Some(allocation) = self.remove_allocation(id) {
             let refusal = match error {
-                PortError::InUse => self.no_port(family),
+                PortError::InUse | PortError::ReserveInUse => self.no_port(family),
                 PortError::NoDescriptor { limit } => {
                     Refusal::with(RefusalReason::NoDescriptor, Detail::OpenFiles { limit })
                 }
@@ -426,6 +436,11 @@ impl Server {
         let (path, identity) = (allocation.path, Arc::clone(&allocation.identity));
         self.succeed(&path, &identity, reply);
     }
+}
+
+/// Another program has the port.
+fn leave_to_others(now: Now, lease: PortLease) {
+    lease.leave_to_others(now.mono_ns + u64::from(FOREIGN_PORT_SECS) * SECOND_NS);
 }
 
 fn quota_refusal(full: QuotaFull) -> Refusal {

@@ -5,6 +5,7 @@ use super::sweep::Budget;
 use crate::addr::{Family, FiveTuple};
 use crate::io::{Now, Output};
 use crate::limits::{RETRANSMISSION_SECS, SECOND_NS};
+use crate::shared::Reservation;
 use crate::stats::{AllocationRecord, EndReason, TrafficByPath};
 use crate::table::{Allocation, AllocationId};
 use crate::timer::Timed;
@@ -44,7 +45,8 @@ impl Server {
                     }
                 }
                 Timed::Reservation(token) => {
-                    self.shared.reservations.release(token);
+                    let port = self.shared.reservations.take(token).map(Reservation::into_port);
+                    self.outputs.extend(port.map(Output::ReleasePort));
                 }
             }
         }

@@ -95,14 +95,40 @@ fn q9_tokens_are_random() {
     assert!((880..1168).contains(&bits), "{bits} of 2048 bits are set");
 }
 
-// Only this very port will do: somebody else on the host has taken it meanwhile
+// RFC 8656 s. 7.2: while it is held, no other program can take it
 #[test]
-fn a4_a_reserved_port_that_is_occupied_is_508() {
+fn a7_the_reserved_port_is_bound() {
     let mut lab = Lab::new();
-    let (port, token) = reserve(&mut lab, &mut Client::new("203.0.113.5:1000"));
+    let mut client = Client::new("203.0.113.5:1000");
+    let (port, token) = reserve(&mut lab, &mut client);
+    let kept = || lab.reserved.iter().map(|address| address.port());
+    assert!(kept().eq([port + 1]));
+    // Whoever asks for it now finds it taken.
     lab.occupied.insert(port + 1);
-    redeem(&mut lab, &mut Client::new("203.0.113.5:1001").on_worker(1), token).expect_error(508);
-    assert_eq!((lab.shared.ports_taken(), lab.shared.reservations(), lab.ports_opened), (1, 0, 2));
+    redeem(&mut lab, &mut Client::new("203.0.113.5:1001").on_worker(1), token).expect_success();
+    assert!(lab.reserved.is_empty(), "it has its allocation");
+    let (_, _) = reserve(&mut lab, &mut Client::new("203.0.113.5:1002"));
+    assert_eq!(lab.reserved.len(), 1);
+    lab.sleep(30);
+    assert!(lab.reserved.is_empty(), "nobody came for it");
+    assert_eq!(lab.shared.ports_taken(), 3);
+}
+
+// A pair has both of its ports or is none: the search goes on
+#[test]
+fn a7_a_pair_whose_odd_port_is_anothers_is_passed_over() {
+    let mut lab = Lab::with(Setup { ports: (50_000, 50_063), ..Setup::default() });
+    lab.occupied = (50_000..=50_063).filter(|port| port % 2 == 1 && *port != 50_033).collect();
+    let mut client = Client::new("203.0.113.5:1000");
+    assert_eq!(reserve(&mut lab, &mut client).0, 50_032);
+    assert_eq!(lab.reserved.len(), 1);
+    client.refresh(&mut lab, 0).expect_success();
+    client.allocate_with(&mut lab, |b| b.attribute(attr::EVEN_PORT, &[0x80])).expect_error(508);
+    lab.sleep(30);
+    lab.assert_empty();
+    lab.occupied = (50_000..=50_063).collect();
+    client.allocate_with(&mut lab, |b| b).expect_error(508);
+    lab.assert_empty();
 }
 
 // RFC 8656 s. 7.2: the pair exists in IPv6 too, and the token remembers its family

@@ -102,7 +102,7 @@ impl Ours {
                 Output::Transmit { egress, to, payload, .. } => {
                     self.sent.push((matches!(egress, Egress::Relay(_)), to, payload));
                 }
-                Output::OpenPort { relay, address } => {
+                Output::OpenPort { relay, address, .. } => {
                     self.open.insert(relay, address.0);
                     self.server.handle_input(self.now, Input::PortOpened(relay));
                 }

@@ -103,11 +103,12 @@ test("the real relay's scrape has each metric that rules and dashboard name, but
   const users = { alice: "a-password-of-the-tests" };
   const relay = await startRelay(t, { users });
   await startLoad(t, relay.server, { user: "alice", password: users.alice, clients: 1, seconds: 1 }).ended;
+  await startLoad(t, relay.server, { user: "alice", password: "not-alices-password", clients: 1 }).ended;
   stray(relay.server);
   // Counters follow within a second.
   const page = await until("the end is counted", async () => {
     const text = await api(relay.url, "/metrics", { token: METRICS_TOKEN });
-    return ["turnpike_allocations_ended_total", "turnpike_drops_total"].every((name) => text.includes(name)) && text;
+    return ["turnpike_allocations_ended_total", "turnpike_drops_total", "turnpike_refusals_total"].every((name) => text.includes(name)) && text;
   });
   await assert.rejects(api(relay.url, "/v1/status", { token: METRICS_TOKEN }), /403/);
   const failures = ["turnpike_allocations_limit", "turnpike_refusals_total"];

@@ -82,6 +82,8 @@ fn clone(repository: &Path, root: &Path) -> Result<(), String> {
 
 /// Everything that is mounted ends with the namespace.
 const ENTER: &str = r#"
+# `ip netns exec` wants a root that is a mount.
+mount --bind "$ROOT" "$ROOT"
 for folder in dev sys; do mount --rbind "/$folder" "$ROOT/$folder"; done
 mount -t proc proc "$ROOT/proc"
 mount -t tmpfs tmpfs "$ROOT/run"

@@ -144,7 +144,7 @@ function scaleOf(values, height) {
 
 function timeLabels(shownMs, width, height) {
   const most = Math.max(2, Math.min(6, (width - AXIS_WIDTH) / LABEL_WIDTH));
-  const stepSecs = [10, 15, 20, 30, 60, 120, 180, 300].find((step) => shownMs / 1000 / step <= most) ?? 600;
+  const stepSecs = [10, 15, 30, 60, 120, 180, 300].find((step) => shownMs / 1000 / step <= most) ?? 600;
   const labels = [svg("text", { x: width, y: height - 3, "text-anchor": "end" }, session.stale ? "last seen" : "now")];
   for (let secs = stepSecs; secs * 1000 < shownMs - 2_000; secs += stepSecs) {
     const text = secs % 60 === 0 ? `\u2212${secs / 60} min` : `\u2212${secs} s`;

@@ -26,6 +26,13 @@ test("an operator watches a load, limits it, disconnects it, and drains the rela
   await until("so does the first talker", async () => bitsPerSec(await page.locator("#talkers .number").first().textContent()) > 1_000_000);
   assert.match(await page.locator("#path").textContent(), /io-uring|epoll/);
 
+  // A client with a wrong password: the page says whose, from where, and why.
+  const mistaken = startLoad(t, relay.server, { user: "steady", password: "not-the-password", clients: 1, seconds: 1 });
+  assert.notEqual(await mistaken.ended, 0);
+  const refusal = page.locator("#refusal-rows tr", { hasText: "steady" });
+  await refusal.waitFor();
+  assert.match(await refusal.textContent(), /401.*wrong key.*allocate.*steady.*127\.0\.0\.1:\d+.*ago/);
+
   // A limit: the rate in the page follows, in both directions.
   await row(page, "steady").click();
   const shown = async (way) => bitsPerSec(await page.locator(`[data-spark="${way}"]`).textContent());

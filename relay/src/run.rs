@@ -120,7 +120,7 @@ impl Relay {
         let io = choose::choose(config.io.wanted())
             .map_err(io::Error::other)
             .map_err(StartError::system("io = \"io-uring\""))?;
-        let max_relay_descriptor = descriptors::for_relay_sockets(config, &addresses);
+        let max_relay_descriptor = descriptors::for_relay_sockets();
         let options =
             SocketOptions { coalesce: config.coalesce, max_relay_descriptor, ..SocketOptions::default() };
         let sockets = bind_all(&addresses.listen, config.workers.get(), &options)?;

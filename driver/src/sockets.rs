@@ -146,9 +146,25 @@ fn try_open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -
         };
         set_option(socket.as_fd(), level, name, 1)?;
     }
-    socket.bind(&address.into())?;
+    bind_or_wait(&socket, address)?;
     let local = local_address(&socket)?;
     Ok(ListenerSocket { socket, local })
+}
+
+/// An address that this host doesn't have, or that is still tentative (RFC 4862 s. 5.4), may come: the socket is
+/// bound to it all the same, and hears what arrives once it is there.
+fn bind_or_wait(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match socket.bind(&address.into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            let (level, name) = match address {
+                SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_FREEBIND),
+                SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),
+            };
+            set_option(socket.as_fd(), level, name, 1)?;
+            socket.bind(&address.into())
+        }
+        outcome => outcome,
+    }
 }
 
 /// Says in one line which listener failed, and why.
@@ -157,7 +173,6 @@ fn explain(address: SocketAddr, error: io::Error) -> io::Error {
         io::ErrorKind::AddrInUse => {
             format!("udp {address}: address already in use (another process has this port)")
         }
-        io::ErrorKind::AddrNotAvailable => format!("udp {address}: this host does not have that address"),
         io::ErrorKind::PermissionDenied => {
             format!("udp {address}: permission denied (ports below 1024 need CAP_NET_BIND_SERVICE)")
         }

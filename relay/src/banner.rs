@@ -75,7 +75,7 @@ impl Ready {
 
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let relay: Vec<_> = self.relay.iter().map(relay_text).collect();
+        let relay: Vec<_> = self.relay.iter().map(ToString::to_string).collect();
         let listen: Vec<_> = self.listen.iter().map(SocketAddr::to_string).collect();
         write!(
             f,
@@ -94,15 +94,6 @@ impl fmt::Display for Ready {
 /// `turn:` addresses where clients reach the relay, the most useful one first.
 pub fn urls(ready: &Ready) -> Vec<String> {
     endpoints(ready).iter().map(|endpoint| format!("turn:{endpoint}?transport=udp")).collect()
-}
-
-/// Written like an `external-address`: `PUBLIC=LOCAL`.
-fn relay_text(relay: &RelayAddress) -> String {
-    if relay.public == relay.local {
-        relay.local.to_string()
-    } else {
-        format!("{}={}", relay.public, relay.local)
-    }
 }
 
 /// Prints the ready line on stdout, and for a trial how to use it. Whoever reads stdout is not waited for.

@@ -23,7 +23,7 @@ const SOFTWARE: &str = concat!("turnpike-health ", env!("CARGO_PKG_VERSION"));
 /// # Errors
 /// If it would have none.
 pub fn listener(config: &Config) -> Result<SocketAddr, String> {
-    let addresses = resolve(config, &Host::detect()).map_err(|problems| problems.to_string())?;
+    let addresses = resolve(config, &Host::detect());
     let first = addresses.listen.first().ok_or("there is no listener")?;
     Ok(reachable(*first))
 }

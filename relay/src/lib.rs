@@ -15,6 +15,7 @@ mod descriptors;
 pub mod handover;
 pub mod health;
 pub mod logging;
+pub mod network;
 mod notices;
 pub mod offload;
 mod patience;

@@ -106,14 +106,23 @@ fn xdp(facts: &Facts) -> String {
 /// What the defaults of `listen` and `relay-address` mean here.
 fn addresses(host: &Host) -> String {
     let join = |texts: Vec<String>| texts.join(" ");
-    match resolve(&Config::default(), host) {
-        Ok(addresses) => format!(
-            "listen     {} by default\nrelay      {} by default\n",
-            join(addresses.listen.iter().map(ToString::to_string).collect()),
-            join(addresses.relay.iter().map(|relay| relay.local.to_string()).collect()),
-        ),
-        Err(problems) => format!("relay      no default: {problems}\n"),
+    let addresses = resolve(&Config::default(), host);
+    let mut text = format!(
+        "listen     {} by default\n",
+        join(addresses.listen.iter().map(ToString::to_string).collect())
+    );
+    if !addresses.relay.is_empty() {
+        let relay = join(addresses.relay.iter().map(|relay| relay.local.to_string()).collect());
+        text.push_str(&format!("relay      {relay} by default\n"));
     }
+    if !addresses.near.is_empty() {
+        let near = join(addresses.near.iter().map(|relay| relay.local.to_string()).collect());
+        text.push_str(&format!("relay      {near} for clients that talk to it\n"));
+    }
+    for awaited in &addresses.awaited {
+        text.push_str(&format!("relay      waits for {awaited}\n"));
+    }
+    text
 }
 
 #[cfg(test)]

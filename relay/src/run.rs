@@ -25,11 +25,12 @@ use turnpike_proto::auth::BadCredential;
 
 use crate::admin::Administration;
 use crate::banner::{self, DataPath, Ready};
-use crate::config::resolve::{self, Addresses};
+use crate::config::resolve::{Addresses, Host, resolve};
 use crate::config::{Config, Loader, Problems};
 use crate::control::{Control, EventSink, Parts, Users, WorkerHandle, event_queue};
 use crate::descriptors;
 use crate::handover::Handover;
+use crate::network::{self, AddressNews, Publics};
 use crate::offload::{KernelPath, pinning};
 use crate::service_manager::{News, tell};
 use crate::setup;
@@ -40,6 +41,9 @@ use crate::watch::Watch;
 
 /// How often a drain looks whether the last allocation has gone, and the main thread whether a worker has died.
 const GLANCE: Duration = Duration::from_millis(200);
+
+/// How long the start waits for the first address where the kernel data path depends on it.
+const PATIENCE_FOR_ADDRESSES: Duration = Duration::from_secs(5);
 
 /// Why the relay couldn't start, or had to give up.
 #[derive(Debug, thiserror::Error)]
@@ -86,19 +90,35 @@ pub fn run(config: Config, loader: Arc<Loader>) -> Result<(), StartError> {
     let signals = signals::listen().map_err(StartError::system("signals"))?;
     descriptors::raise_limit();
     heap::keep_small();
-    let addresses = resolve::resolve_here(&config)?;
+    // Before the first look: what changes after it is heard of.
+    let news = AddressNews::open();
+    let Some(addresses) = first_addresses(&config, &signals) else { return Ok(()) };
     for warning in &addresses.warnings {
         warn!("{warning}");
     }
-    let (relay, ready) = Relay::start(&config, loader, addresses)?;
-    if let Err(error) = banner::announce(&ready, &config) {
-        warn!("the ready line could not be printed on stdout: {error}");
-    }
-    info!("{ready}");
+    let (relay, ready) = Relay::start(&config, loader, addresses, news)?;
+    // Also while an address is waited for: whatever systemd starts next may be what brings it.
     tell(News::Ready);
-    let outcome = relay.serve(&signals);
+    let outcome = relay.serve(&signals, Announcement { ready: Some(ready), config: &config });
     tell(News::Stopping);
     outcome.and(relay.stop())
+}
+
+/// The addresses to start with. The kernel data path chooses its interfaces by them, so where it may, a host
+/// without any is given a moment; `None` if it was told to stop meanwhile.
+fn first_addresses(config: &Config, signals: &SignalSource) -> Option<Addresses> {
+    let chooses = config.offload != crate::config::Offload::Off && config.offload_interface.is_empty();
+    let end = Instant::now() + if chooses { PATIENCE_FOR_ADDRESSES } else { Duration::ZERO };
+    loop {
+        let addresses = resolve(config, &Host::detect_for(config));
+        let is_bare = addresses.relay.is_empty() && addresses.questions.is_empty();
+        if !is_bare || Instant::now() >= end {
+            return Some(addresses);
+        }
+        if signals.next(GLANCE) == Ok(Signal::Stop) {
+            return None;
+        }
+    }
 }
 
 /// The running relay.
@@ -116,6 +136,7 @@ impl Relay {
         config: &Config,
         loader: Arc<Loader>,
         addresses: Addresses,
+        news: AddressNews,
     ) -> Result<(Self, Ready), StartError> {
         let io = choose::choose(config.io.wanted())
             .map_err(io::Error::other)
@@ -147,10 +168,13 @@ impl Relay {
             threads.push(thread);
         }
         let mut ready = Ready::new(config, listeners, addresses.relay.clone(), io, kernel.data_path());
+        let publics = Arc::new(Publics::default());
+        publics.ask(&addresses.questions);
         let control = Control::new(Parts {
             config: config.clone(),
             loader,
             addresses,
+            publics: Arc::clone(&publics),
             ready: ready.clone(),
             shared,
             workers,
@@ -161,13 +185,17 @@ impl Relay {
         let admin =
             Administration::start(config, &control, event_source).map_err(StartError::other("admin"))?;
         ready.admin = admin.as_ref().map(Administration::url);
+        publics.start(Arc::downgrade(&control)).map_err(StartError::system("thread for public addresses"))?;
+        network::follow(news, Arc::downgrade(&control))
+            .map_err(StartError::system("thread for addresses"))?;
         Ok((Self { control, kernel, threads, admin }, ready))
     }
 
     /// Until a signal says stop and, if so configured, the last allocation has gone.
-    fn serve(&self, signals: &SignalSource) -> Result<(), StartError> {
+    fn serve(&self, signals: &SignalSource, mut announcement: Announcement<'_>) -> Result<(), StartError> {
         let (mut reloads, mut watch) = (Reloads::default(), Watch::new());
         loop {
+            announcement.make_when_due(&self.control);
             match signals.next(GLANCE) {
                 Ok(Signal::Reload) => reloads.wish(),
                 Ok(Signal::Stop) => {
@@ -261,6 +289,31 @@ impl Reloads {
         match thread::Builder::new().name("reload".to_owned()).spawn(reload) {
             Ok(thread) => self.thread = Some(thread),
             Err(error) => error!("not reloaded: there is no thread for it: {error}"),
+        }
+    }
+}
+
+/// The ready line, for those who wait for it: printed once, as soon as everything that is configured is there.
+struct Announcement<'a> {
+    ready: Option<Ready>,
+    config: &'a Config,
+}
+
+impl Announcement<'_> {
+    fn make_when_due(&mut self, control: &Control) {
+        let addresses = control.addresses();
+        if !addresses.awaited.is_empty() {
+            return;
+        }
+        let Some(ready) = self.ready.take() else { return };
+        let ready = Ready { relay: addresses.relay.clone(), ..ready };
+        if let Err(error) = banner::announce(&ready, self.config) {
+            warn!("the ready line could not be printed on stdout: {error}");
+        }
+        info!("{ready}");
+        if !addresses.near.is_empty() {
+            let near: Vec<String> = addresses.near.iter().map(ToString::to_string).collect();
+            info!("clients that talk to {} are relayed from there", near.join(" or "));
         }
     }
 }

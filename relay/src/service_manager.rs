@@ -19,6 +19,8 @@ pub(crate) enum News {
     Reloading(u64),
     /// On the way to the end.
     Stopping,
+    /// What `systemctl status` shows.
+    Status(&'static str),
     /// For the watchdog: all workers turn.
     Alive,
 }
@@ -57,6 +59,7 @@ fn states(news: News) -> Vec<NotifyState<'static>> {
         News::Ready => vec![NotifyState::Ready],
         News::Reloading(usec) => vec![NotifyState::Reloading, NotifyState::MonotonicUsec(usec.into())],
         News::Stopping => vec![NotifyState::Stopping],
+        News::Status(text) => vec![NotifyState::Status(text)],
         News::Alive => vec![NotifyState::Watchdog],
     }
 }

@@ -9,9 +9,9 @@ use turnpike_proto::Plane;
 use turnpike_proto::auth::{Authenticator, BadCredential, Credentials};
 use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
 use turnpike_proto::quota::Quotas;
-use turnpike_proto::shared::{DefaultFamily, RelayAddress, ServerConfig, Shared};
+use turnpike_proto::shared::{DefaultFamily, RelayAddress, RelaySet, ServerConfig, Shared};
 
-use crate::config::resolve::{Addresses, local_addresses};
+use crate::config::resolve::{self, Addresses};
 use crate::config::{self, Config};
 
 /// 32 bytes from the operating system's generator.
@@ -37,24 +37,17 @@ pub fn shared(
     plane: Option<Arc<Plane>>,
 ) -> Result<Arc<Shared>, BadCredential> {
     let auth = Authenticator::new(&config.realm, credentials(config)?, config.strict_credential_expiry, seed);
-    let relays: Vec<RelayAddress> = addresses
-        .relay
-        .iter()
-        .map(|relay| RelayAddress {
-            local: relay.local,
-            external: Some(relay.public).filter(|public| *public != relay.local),
-        })
-        .collect();
     let (per_user, total) = quota_limits(config);
     let shared = Shared::with_plane(
         server_config(config),
         auth,
         peer_policy(config, addresses, listeners),
-        &relays,
+        &[],
         config.port_range.first..=config.port_range.last,
         Quotas::new(per_user, total),
         plane,
     );
+    shared.set_relays(&relay_set(addresses));
     set_alternates(&shared, config);
     Ok(shared)
 }
@@ -74,15 +67,28 @@ pub fn credentials(config: &Config) -> Result<Credentials, BadCredential> {
     Ok(credentials)
 }
 
+/// What is relayed from.
+pub fn relay_set(addresses: &Addresses) -> RelaySet {
+    let core = |relay: &resolve::RelayAddress| RelayAddress {
+        local: relay.local,
+        external: Some(relay.public).filter(|public| *public != relay.local),
+    };
+    RelaySet {
+        general: addresses.relay.iter().map(core).collect(),
+        near: addresses.near.iter().map(core).collect(),
+        awaited: addresses.awaited_families(),
+    }
+}
+
 /// Which peers may be reached.
 pub fn peer_policy(config: &Config, addresses: &Addresses, listeners: &[SocketAddr]) -> PeerPolicy {
-    let mut local_ips: Vec<IpAddr> =
-        local_addresses().unwrap_or_default().into_iter().map(|address| address.ip).collect();
-    local_ips.extend(addresses.relay.iter().map(|relay| relay.local));
+    let mut local_ips = addresses.own.clone();
+    local_ips.extend(addresses.relays().map(|relay| relay.local));
+    let listeners = listeners.iter().chain(&config.admin);
     let own = OwnAddresses {
-        relay_ips: addresses.relay.iter().flat_map(|relay| [relay.local, relay.public]).collect(),
+        relay_ips: addresses.relays().flat_map(|relay| [relay.local, relay.public]).collect(),
         relay_ports: config.port_range.first..=config.port_range.last,
-        listeners: listeners.iter().flat_map(|listener| expand(*listener, &local_ips)).collect(),
+        listeners: listeners.flat_map(|listener| expand(*listener, &local_ips)).collect(),
         local_ips,
     };
     PeerPolicy::new(&config.allow_peer, &config.deny_peer, config.allow_loopback_peers, own)

@@ -33,7 +33,7 @@ impl Bench {
     /// A relay whose workers turn when a test wants it.
     fn new(workers: u16) -> Bench {
         let config = Config { realm: "example.org".to_owned(), ..Config::default() };
-        let addresses = Addresses { listen: Vec::new(), relay: Vec::new(), warnings: Vec::new() };
+        let addresses = Addresses::default();
         let shared = setup::shared(&config, &addresses, &[], [7; 32], None).expect("a configuration");
         let network = SimNetwork::new(1, Impairment::NONE);
         let (mut handles, mut shards) = (Vec::new(), Vec::new());
@@ -48,6 +48,7 @@ impl Bench {
         let path = DataPath { name: "userspace", why: "a test".to_owned() };
         let ready = Ready::new(&config, Vec::new(), Vec::new(), io, path);
         let control = Control::new(Parts {
+            publics: Arc::default(),
             config,
             loader: Arc::new(Loader::new(None, [])),
             addresses,

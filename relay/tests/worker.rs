@@ -66,7 +66,7 @@ impl<D: Driver> Worker<D> {
             ..Config::default()
         };
         let relay = RelayAddress { local: RELAY.into(), public: RELAY.into() };
-        let addresses = Addresses { listen: vec![address], relay: vec![relay], warnings: Vec::new() };
+        let addresses = Addresses { listen: vec![address], relay: vec![relay], ..Addresses::default() };
         let shared = setup::shared(&config, &addresses, &[address], [7; 32], None).expect("a good user");
         let server = Server::new(Arc::clone(&shared), 0, [9; 32]);
         let (orders, receiver) = sync_channel(1);

@@ -18,6 +18,7 @@ on_both!(
     a_late_too_big_error_is_reported_with_its_mtu,
     link_local_addresses_keep_their_zone,
     under_a_flood_every_datagram_is_accounted_for,
+    a_listener_hears_what_arrives_once_its_address_is_there,
 );
 
 /// Runs `ip`; a child is in the namespace of the thread that starts it.
@@ -52,6 +53,19 @@ fn df_is_set_on_the_wire_for_one_datagram_only<D: Rig>() {
         let mut buffer = vec![0; 5000];
         let received: Vec<usize> = (0..4).map(|_| peer.recv(&mut buffer).expect("it arrives")).collect();
         assert_eq!(received, [100, 200, 300, 4000]);
+    });
+}
+
+fn a_listener_hears_what_arrives_once_its_address_is_there<D: Rig>() {
+    in_own_namespace(|| {
+        for (listen, any, own) in
+            [("192.0.2.1:3478", V4, "192.0.2.1/32"), ("[2001:db8::1]:3478", "[::]:0", "2001:db8::1/128")]
+        {
+            let (mut driver, server) = driver::<D>(listen);
+            ip(&format!("addr add {own} dev lo nodad"));
+            client(any).send_to(b"hello", server).expect("sent");
+            assert_eq!(datagrams(&mut driver, 1, PATIENCE), [(5, false)], "{listen}");
+        }
     });
 }
 

@@ -8,9 +8,9 @@ use turnpike_proto::auth::prepare_name;
 use super::layers::Settings;
 use super::options::Config;
 use super::report::{Place, Problem, Report};
-use super::resolve::{is_private, public_address};
+use super::resolve::{Possible, external_of, is_private};
 use super::strength::Strength;
-use super::types::{DefaultFamily, ExternalAddress, Secret};
+use super::types::{DefaultFamily, ExternalAddress, PublicAddress, Secret};
 
 /// Adds what is wrong (faults) or probably not meant (warnings) to the report. Values that already are
 /// faults aren't in `config`, so what would depend on them isn't judged.
@@ -82,6 +82,17 @@ fn check_listeners(config: &Config, settings: &Settings, report: &mut Report) {
         let message = "is empty: name at least one address, or leave it out for the default";
         report.fault(Problem::new(settings.home.clone(), "listen", message));
     }
+    let has_v4 = config.listen.iter().any(SocketAddr::is_ipv4);
+    if let Some(index) = config.listen.iter().position(|it| it.is_ipv6() && it.ip().is_unspecified())
+        && !has_v4
+    {
+        let wildcard = config.listen[index];
+        let message = format!(
+            "\"{wildcard}\": covers IPv6 only, so IPv4 clients hear nothing: add \"0.0.0.0:{}\"",
+            wildcard.port()
+        );
+        report.warn(Problem::new(settings.place("listen", index), "listen", message));
+    }
     for (index, later) in config.listen.iter().enumerate() {
         let place = || settings.place("listen", index);
         if let Some(earlier) = config.listen[..index].iter().find(|earlier| overlap(earlier, later)) {
@@ -133,7 +144,7 @@ fn check_relay_addresses(config: &Config, settings: &Settings, report: &mut Repo
 
 /// Who can't reach a relay address, if anybody.
 pub(super) fn reach_warning(config: &Config, local: IpAddr) -> Option<String> {
-    if public_address(config, local) != local || config.quickstart.is_some() {
+    if external_of(config, local).is_some() || config.quickstart.is_some() {
         return None;
     }
     if local.is_loopback() {
@@ -162,44 +173,43 @@ pub(super) fn family_warning(config: &Config, relay: &[IpAddr]) -> Option<String
 
 fn check_external_addresses(config: &Config, settings: &Settings, report: &mut Report) {
     const KEY: &str = "external-address";
-    // A relay address that wasn't understood may be the one that is missing here.
-    if report.blames("relay-address") {
+    // An address that wasn't understood may be the one that is missing here.
+    if report.blames("relay-address") || report.blames("listen") {
         return;
     }
+    let possible = Possible::of(config);
     for (index, external) in config.external_address.iter().enumerate() {
         let earlier = &config.external_address[..index];
-        if let Some(message) = external_fault(external, earlier, &config.relay_address) {
+        if let Some(message) = external_fault(external, earlier, &possible) {
             report.fault(Problem::new(settings.place(KEY, index), KEY, message));
         }
     }
 }
 
-/// What is wrong with an external address; `relay` is empty while the relay addresses aren't known yet.
-pub(super) fn external_fault(
+/// What is wrong with an external address, whatever the host's network delivers.
+fn external_fault(
     external: &ExternalAddress,
     earlier: &[ExternalAddress],
-    relay: &[IpAddr],
+    possible: &Possible,
 ) -> Option<String> {
-    let public = external.public;
-    let family = if public.is_ipv4() { "IPv4" } else { "IPv6" };
-    if earlier.iter().any(|other| other.public == public) {
-        return Some(format!("\"{public}\": is given twice"));
+    let is_known = matches!(external.public, PublicAddress::Ip(_));
+    if is_known && earlier.iter().any(|other| other.public == external.public) {
+        return Some(format!("\"{}\": is given twice", external.public));
     }
+    let v4 = external.is_for(true);
+    let family = if v4 { "IPv4" } else { "IPv6" };
     match external.local {
         Some(local) if earlier.iter().any(|other| other.local == Some(local)) => {
-            Some(format!("\"{public}={local}\": {local} has another public address already"))
+            Some(format!("\"{external}\": {local} has another public address already"))
         }
-        Some(local) if !relay.is_empty() && !relay.contains(&local) => {
-            Some(format!("\"{public}={local}\": {local} is not a relay-address"))
+        Some(local) if !possible.includes(local) => {
+            Some(format!("\"{external}\": {local} is not a relay-address"))
         }
-        None if earlier
-            .iter()
-            .any(|other| other.local.is_none() && other.public.is_ipv4() == public.is_ipv4()) =>
-        {
-            Some(format!("\"{public}\": a second one for all {family} relay addresses: write PUBLIC=LOCAL"))
+        None if earlier.iter().any(|other| other.local.is_none() && other.is_for(v4)) => {
+            Some(format!("\"{external}\": a second one for all {family} relay addresses: write PUBLIC=LOCAL"))
         }
-        None if !relay.is_empty() && !relay.iter().any(|ip| ip.is_ipv4() == public.is_ipv4()) => {
-            Some(format!("\"{public}\": there is no {family} relay-address for it"))
+        None if !possible.has_family(v4) => {
+            Some(format!("\"{external}\": there is no {family} relay-address for it"))
         }
         _ => None,
     }

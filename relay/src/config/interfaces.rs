@@ -10,7 +10,7 @@ use std::ptr;
 
 use ipnet::IpNet;
 
-use super::resolve::LocalAddress;
+use super::host::LocalAddress;
 
 /// Flags of `/proc/net/if_inet6` (`linux/if_addr.h`) under which an IPv6 address isn't there to stay:
 /// temporary, duplicate, deprecated, tentative.

@@ -15,6 +15,7 @@
 mod check;
 mod coturn;
 mod file;
+mod host;
 mod interfaces;
 mod layers;
 mod loader;
@@ -43,7 +44,7 @@ pub use report::{Place, Problem, Problems};
 pub use show::Shown;
 pub use types::{
     AdminScope, AdminToken, DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload,
-    OffloadMode, PortRange, Secret, User,
+    OffloadMode, PortRange, PublicAddress, Secret, User,
 };
 
 #[cfg(test)]

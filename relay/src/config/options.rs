@@ -119,17 +119,23 @@ macro_rules! options {
 
 options! {
     /// Address and port where clients reach the relay by UDP. An IPv6 wildcard covers IPv6 only, so
-    /// write both wildcards for both families. Port 0 lets the kernel choose.
+    /// write both wildcards for both families. Port 0 lets the kernel choose. An address that isn't there yet is
+    /// waited for.
     "listen" List("IP:PORT") listen: Vec<SocketAddr> = Vec::new(),
     shown "`0.0.0.0:3478`, and `[::]:3478` where the host has IPv6", parse::listen;
 
-    /// Address of this host that relayed transport addresses are taken from.
+    /// Address of this host that relayed transport addresses are taken from. One that isn't there yet is waited
+    /// for. Without any, clients that talk to another address of the host than its primary one are relayed from
+    /// that one, unless the primary one is public and it is not.
     "relay-address" List("IP") relay_address: Vec<IpAddr> = Vec::new(),
     shown "the addresses of the listeners; for a wildcard, the host's primary address of that family",
     parse::relay_address;
 
     /// Public address that clients and peers are told, when a NAT in front of this host maps it to a
     /// relay address. `PUBLIC` alone stands for every relay address of its family, `PUBLIC=LOCAL` for one.
+    /// `PUBLIC` is an IP address, a host name that resolves to it, or `stun:HOST[:PORT]`, a STUN server that
+    /// sees it; both are asked again each minute and when the host's addresses change. A name without `LOCAL`
+    /// stands for the IPv4 relay addresses.
     "external-address" List("PUBLIC[=LOCAL]") external_address: Vec<ExternalAddress> = Vec::new(),
     shown "none", parse::external_address;
 

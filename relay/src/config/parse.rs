@@ -11,9 +11,10 @@ use turnpike_proto::auth::prepare_name;
 use turnpike_proto::limits::{DEFAULT_LIFETIME_SECS, MAX_USERNAME, MOST_PER_ALLOCATION};
 use zeroize::Zeroizing;
 
+use super::resolve::DEFAULT_PORT;
 use super::types::{
     AdminScope, AdminToken, DefaultFamily, ExternalAddress, IoBackend, LogFormat, LogLevel, Offload,
-    OffloadMode, PortRange, Secret, User,
+    OffloadMode, PortRange, PublicAddress, Secret, User,
 };
 
 /// Most worker threads: far above any machine's cores, so only typing errors reach it.
@@ -59,13 +60,52 @@ pub(super) fn relay_address(text: &str) -> Parsed<IpAddr> {
 
 pub(super) fn external_address(text: &str) -> Parsed<ExternalAddress> {
     let (public, local) = match text.split_once('=') {
-        Some((public, local)) => (relay_address(public.trim())?, Some(relay_address(local.trim())?)),
-        None => (relay_address(text)?, None),
+        Some((public, local)) => (public_address(public.trim())?, Some(relay_address(local.trim())?)),
+        None => (public_address(text)?, None),
     };
-    if local.is_some_and(|local| local.is_ipv4() != public.is_ipv4()) {
+    if let (PublicAddress::Ip(public), Some(local)) = (&public, local)
+        && local.is_ipv4() != public.is_ipv4()
+    {
         return Err("maps between IPv4 and IPv6: both addresses must have one family".to_owned());
     }
     Ok(ExternalAddress { public, local })
+}
+
+fn public_address(text: &str) -> Parsed<PublicAddress> {
+    if let Some(server) = text.strip_prefix("stun:") {
+        return stun_server(server);
+    }
+    // What looks like an address is meant as one.
+    if text.contains(':') || text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return relay_address(text).map(PublicAddress::Ip);
+    }
+    named_host(text).map(PublicAddress::Name)
+}
+
+/// As in a `stun:` URI (RFC 7064 s. 3.1).
+fn stun_server(text: &str) -> Parsed<PublicAddress> {
+    let port_number = |text: &str| {
+        let port =
+            plain_number::<u32>(text).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+        port.ok_or_else(|| "has no port between 1 and 65535 after the last colon".to_owned())
+    };
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']').ok_or("has no closing bracket")?;
+            ip(host)?;
+            (host, rest.strip_prefix(':').map(port_number).transpose()?)
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port_number(port)?)),
+            None => (text, None),
+        },
+    };
+    let host = if host.parse::<IpAddr>().is_ok() { host.to_owned() } else { named_host(host)? };
+    Ok(PublicAddress::Stun { host, port: port.unwrap_or(DEFAULT_PORT) })
+}
+
+fn named_host(text: &str) -> Parsed<String> {
+    host_name(text).map_err(|_| "is no IP address, host name or stun:HOST[:PORT]".to_owned())
 }
 
 pub(super) fn port_range(text: &str) -> Parsed<PortRange> {

@@ -1,97 +1,25 @@
-//! Which addresses of this host a configuration means.
+//! Which addresses of this host a configuration means, and which of them are not there yet.
 //!
 //! Wildcards are for sockets; a relayed transport address has to be a real one. This expands the
-//! former into the latter and applies the mapping to public addresses.
+//! former into the latter and applies the mapping to public addresses. What the host's network may still
+//! deliver is [`Awaited`], never a fault: faults are those of the configuration, and `check` finds them all.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::IpNet;
+use turnpike_proto::addr::Family;
 
-use super::check::{external_fault, family_warning, reach_warning};
-use super::interfaces;
+use super::check::{family_warning, reach_warning};
+pub use super::host::{Host, LocalAddress, local_addresses};
 use super::options::Config;
-use super::report::{Place, Problem, Problems};
+use super::report::{Place, Problem};
+use super::types::{ExternalAddress, PublicAddress};
 
 /// The port of TURN over UDP (RFC 8656 s. 4).
 pub const DEFAULT_PORT: u16 = 3478;
 
-/// An address that an interface of this host has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LocalAddress {
-    /// The interface's name.
-    pub interface: String,
-    /// The address.
-    pub ip: IpAddr,
-    /// The network that is attached there.
-    pub network: IpNet,
-    /// Whether it stays: not a temporary, deprecated or tentative IPv6 address (RFC 8981).
-    pub stable: bool,
-}
-
-/// All addresses of the interfaces that are up, in the kernel's order.
-///
-/// # Errors
-/// If the kernel doesn't tell.
-pub fn local_addresses() -> io::Result<Vec<LocalAddress>> {
-    interfaces::addresses()
-}
-
-/// What is known about this host.
-#[derive(Clone, Debug, Default)]
-pub struct Host {
-    /// Its addresses.
-    pub addresses: Vec<LocalAddress>,
-    /// The source address that its default route gives to IPv4 datagrams.
-    pub routed_v4: Option<IpAddr>,
-    /// The same for IPv6.
-    pub routed_v6: Option<IpAddr>,
-}
-
-impl Host {
-    /// Asks the kernel; what it doesn't tell is missing.
-    pub fn detect() -> Self {
-        Host {
-            addresses: local_addresses().unwrap_or_default(),
-            routed_v4: routed_source(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
-            routed_v6: routed_source(
-                Ipv6Addr::UNSPECIFIED.into(),
-                Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
-            ),
-        }
-    }
-
-    /// Whether there is IPv6 at all, be it on the loopback interface only.
-    pub fn has_ipv6(&self) -> bool {
-        self.addresses.iter().any(|address| address.ip.is_ipv6())
-    }
-
-    /// The IPv4 address that other hosts see: that of the default route, else a public one, else any
-    /// but loopback and link-local ones.
-    pub fn primary_v4(&self) -> Option<IpAddr> {
-        self.primary(true, self.routed_v4)
-    }
-
-    /// The IPv6 address that other hosts see; never a temporary one, which would go away.
-    pub fn primary_v6(&self) -> Option<IpAddr> {
-        self.primary(false, self.routed_v6)
-    }
-
-    fn primary(&self, v4: bool, routed: Option<IpAddr>) -> Option<IpAddr> {
-        let candidates = || {
-            let wanted = |a: &&LocalAddress| a.ip.is_ipv4() == v4 && a.stable && reaches_beyond_link(a.ip);
-            self.addresses.iter().filter(wanted)
-        };
-        // A temporary address of the default route at least tells the interface.
-        let interface = self.addresses.iter().find(|a| Some(a.ip) == routed).map(|a| &a.interface);
-        candidates()
-            .find(|a| Some(a.ip) == routed)
-            .or_else(|| candidates().find(|a| Some(&a.interface) == interface && !is_private(a.ip)))
-            .or_else(|| candidates().find(|a| !is_private(a.ip)))
-            .or_else(|| candidates().next())
-            .map(|a| a.ip)
-    }
-}
+/// Addresses of a host's other networks that are relayed from, too: the kernel's program has room for few.
+const MAX_NEAR: usize = 8;
 
 /// A relay address and what clients are told instead of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,53 +31,184 @@ pub struct RelayAddress {
 }
 
 /// The addresses to use.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
-    /// Where to relay from, at least one.
+    /// Where to relay from now, for every client.
     pub relay: Vec<RelayAddress>,
+    /// Where to relay from for clients that talk to that very address: those of the host's other networks.
+    pub near: Vec<RelayAddress>,
+    /// What is not there yet, or not there any more.
+    pub awaited: Vec<Awaited>,
+    /// Every address of this host.
+    pub own: Vec<IpAddr>,
+    /// Whose public addresses have to be asked for, and of whom.
+    pub questions: Vec<(PublicAddress, IpAddr)>,
     /// What is possible but probably not meant.
     pub warnings: Vec<Problem>,
 }
 
-/// The addresses that a configuration means on this host, checked to be this host's.
-///
-/// # Errors
-/// Faults of the configuration that only this host can show.
-pub fn resolve_here(config: &Config) -> Result<Addresses, Problems> {
-    let addresses = resolve(config, &Host::detect())?;
-    let fault = |relay: &RelayAddress| {
-        let error = UdpSocket::bind((relay.local, 0)).err()?;
-        Some(at_start("relay-address", unusable(relay.local, &error)))
-    };
-    let faults: Vec<_> = addresses.relay.iter().filter_map(fault).collect();
-    if faults.is_empty() { Ok(addresses) } else { Err(Problems(faults)) }
+/// Something that the configuration wants and the network has not delivered; displayed as the end of "waiting for".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The address of a listener.
+    Listener(SocketAddr),
+    /// A relay address.
+    Relay(IpAddr),
+    /// Any address that a wildcard could stand for.
+    AnyRelay,
+    /// An address of a family that was relayed from before.
+    Family(Family),
+    /// What a name or a STUN server says that the public address of a relay address is.
+    Public(PublicAddress, IpAddr),
+}
+
+impl Addresses {
+    /// All that is relayed from now.
+    pub fn relays(&self) -> impl Iterator<Item = &RelayAddress> {
+        self.relay.iter().chain(&self.near)
+    }
+
+    /// Families whose relay addresses are awaited: their clients are told to come again.
+    pub fn awaited_families(&self) -> Vec<Family> {
+        let both = [Family::V4, Family::V6];
+        let is_awaited = |family: &Family| {
+            self.awaited.iter().any(|awaited| match awaited {
+                Awaited::Listener(_) => false,
+                Awaited::Relay(ip) | Awaited::Public(_, ip) => Family::of(ip) == *family,
+                Awaited::AnyRelay => true,
+                Awaited::Family(other) => other == family,
+            })
+        };
+        both.into_iter().filter(is_awaited).collect()
+    }
+}
+
+impl fmt::Display for RelayAddress {
+    /// Written like an `external-address`: `PUBLIC=LOCAL`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.public == self.local {
+            true => self.local.fmt(f),
+            false => write!(f, "{}={}", self.public, self.local),
+        }
+    }
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Awaited::Listener(address) => {
+                write!(f, "the listener {address}: no interface of this host has that address")
+            }
+            Awaited::Relay(ip) => write!(
+                f,
+                "the relay address {ip}: no interface of this host has it (if a NAT maps it to this host, write it \
+                 as external-address)"
+            ),
+            Awaited::AnyRelay => {
+                f.write_str("a relay address: no interface of this host has one that others could reach")
+            }
+            Awaited::Family(Family::V4) => f.write_str("an IPv4 relay address: the host's has gone"),
+            Awaited::Family(Family::V6) => f.write_str("an IPv6 relay address: the host's has gone"),
+            Awaited::Public(source, ip) => {
+                write!(f, "the public address of {ip}: external-address {source} has not told it")
+            }
+        }
+    }
+}
+
+/// The relay addresses that a configuration can ever lead to, whatever the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Possible {
+    named: Vec<IpAddr>,
+    /// Wildcards of IPv4 and of IPv6 stand for any address of their family.
+    any_v4: bool,
+    any_v6: bool,
+}
+
+impl Possible {
+    pub(super) fn of(config: &Config) -> Self {
+        if !config.relay_address.is_empty() {
+            return Possible { named: config.relay_address.clone(), any_v4: false, any_v6: false };
+        }
+        let has_wildcard = |v4: bool| {
+            let is_one = |listener: &SocketAddr| listener.ip().is_unspecified() && listener.is_ipv4() == v4;
+            config.listen.is_empty() || config.listen.iter().any(is_one)
+        };
+        let named = config.listen.iter().map(|listener| listener.ip()).filter(|ip| !ip.is_unspecified());
+        Possible { named: named.collect(), any_v4: has_wildcard(true), any_v6: has_wildcard(false) }
+    }
+
+    fn any(&self, v4: bool) -> bool {
+        if v4 { self.any_v4 } else { self.any_v6 }
+    }
+
+    pub(super) fn includes(&self, ip: IpAddr) -> bool {
+        self.named.contains(&ip) || self.any(ip.is_ipv4())
+    }
+
+    pub(super) fn has_family(&self, v4: bool) -> bool {
+        self.any(v4) || self.named.iter().any(|ip| ip.is_ipv4() == v4)
+    }
 }
 
 /// The addresses that a configuration means on a host.
-///
-/// # Errors
-/// If there is no relay address, or an external address has none behind it.
-pub fn resolve(config: &Config, host: &Host) -> Result<Addresses, Problems> {
-    let listen = listeners(config, host);
-    let ips = relay_ips(config, host);
-    let mut faults = Vec::new();
-    if ips.is_empty() {
-        faults.push(at_start("relay-address", "none found on this host: name one".to_owned()));
-    }
-    for (index, external) in config.external_address.iter().enumerate() {
-        if let Some(message) = external_fault(external, &config.external_address[..index], &ips) {
-            faults.push(at_start("external-address", message));
+pub fn resolve(config: &Config, host: &Host) -> Addresses {
+    let mut addresses = Addresses { listen: listeners(config, host), ..Addresses::default() };
+    let named = addresses.listen.iter().filter(|listener| !listener.ip().is_unspecified());
+    let missing = named.filter(|listener| !host.can_bind(listener.ip()));
+    addresses.awaited = missing.map(|listener| Awaited::Listener(*listener)).collect();
+    let general = relay_ips(config, host);
+    let near = near_ips(config, host, &general);
+    for (ips, is_near) in [(&general, false), (&near, true)] {
+        for &local in ips {
+            match addresses.relay_address(config, host, local) {
+                Ok(relay) if is_near => addresses.near.push(relay),
+                Ok(relay) => addresses.relay.push(relay),
+                Err(awaited) => addresses.awaited.push(awaited),
+            }
         }
     }
-    if !faults.is_empty() {
-        return Err(Problems(faults));
+    if general.is_empty() {
+        addresses.awaited.push(Awaited::AnyRelay);
     }
-    let relay: Vec<_> =
-        ips.into_iter().map(|local| RelayAddress { local, public: public_address(config, local) }).collect();
-    let warnings = warnings(config, &relay);
-    Ok(Addresses { listen, relay, warnings })
+    for family in &host.had {
+        if !general.iter().any(|ip| Family::of(ip) == *family) && !general.is_empty() {
+            addresses.awaited.push(Awaited::Family(*family));
+        }
+    }
+    addresses.own = host.addresses.iter().map(|own| own.ip).chain(host.bindable.iter().copied()).collect();
+    addresses.own.retain(|ip| !ip.is_unspecified());
+    addresses.own.sort_unstable();
+    addresses.own.dedup();
+    addresses.warnings = warnings(config, &addresses.relay);
+    addresses
+}
+
+impl Addresses {
+    /// What a relay address is to clients, or what it lacks.
+    fn relay_address(
+        &mut self,
+        config: &Config,
+        host: &Host,
+        local: IpAddr,
+    ) -> Result<RelayAddress, Awaited> {
+        if !host.can_bind(local) {
+            return Err(Awaited::Relay(local));
+        }
+        let public = match external_of(config, local).map(|external| &external.public) {
+            None => local,
+            Some(PublicAddress::Ip(public)) => *public,
+            Some(source) => {
+                let question = (source.clone(), local);
+                self.questions.push(question.clone());
+                let known = host.publics.get(&question).copied();
+                known.ok_or(Awaited::Public(question.0, local))?
+            }
+        };
+        Ok(RelayAddress { local, public })
+    }
 }
 
 /// The configured listeners, or both wildcards.
@@ -158,41 +217,68 @@ fn listeners(config: &Config, host: &Host) -> Vec<SocketAddr> {
         return config.listen.clone();
     }
     let mut listen = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT))];
-    if host.has_ipv6() {
+    if host.has_ipv6 {
         listen.push(SocketAddr::from((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT)));
     }
     listen
 }
 
-/// The configured relay addresses, or those that the listeners stand for.
+/// The configured relay addresses, or those that the listeners stand for, whether they are there or not. For a
+/// wildcard these are the ones that external addresses name, else the primary address of its family.
 pub(super) fn relay_ips(config: &Config, host: &Host) -> Vec<IpAddr> {
     if !config.relay_address.is_empty() {
         return config.relay_address.clone();
     }
-    let mut ips = Vec::new();
+    let mut ips: Vec<IpAddr> = Vec::new();
     for listener in listeners(config, host) {
-        let ip = match listener.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => host.primary_v4(),
-            IpAddr::V6(ip) if ip.is_unspecified() => host.primary_v6(),
-            ip => Some(ip),
-        };
-        ips.extend(ip.filter(|ip| !ips.contains(ip)));
+        if !listener.ip().is_unspecified() {
+            ips.push(listener.ip());
+            continue;
+        }
+        let v4 = listener.is_ipv4();
+        let named = config.external_address.iter().filter_map(|external| external.local);
+        let before = ips.len();
+        ips.extend(named.filter(|local| local.is_ipv4() == v4));
+        if ips.len() == before {
+            ips.extend(if v4 { host.primary_v4() } else { host.primary_v6() });
+        }
     }
-    // A host that is alone still relays between its own processes.
-    if ips.is_empty() && host.addresses.iter().any(|address| address.ip == Ipv4Addr::LOCALHOST) {
-        ips.push(Ipv4Addr::LOCALHOST.into());
-    }
+    let mut seen = Vec::new();
+    ips.retain(|ip| !seen.contains(ip) && (seen.push(*ip), true).1);
     ips
 }
 
-/// A mapping for exactly this address, else the one for all of its family, else itself.
-pub(super) fn public_address(config: &Config, local: IpAddr) -> IpAddr {
+/// Addresses of the host's other networks. Whoever talks to one of them is relayed from there, if the address that
+/// all others get may be none that this network can reach: a private one, or a public one of another provider.
+/// Where an external address is configured, the operator has said which address is meant.
+fn near_ips(config: &Config, host: &Host, general: &[IpAddr]) -> Vec<IpAddr> {
+    let mut near = Vec::new();
+    if !config.relay_address.is_empty() {
+        return near;
+    }
+    for listener in listeners(config, host) {
+        let v4 = listener.is_ipv4();
+        let is_mapped = config.external_address.iter().any(|external| external.is_for(v4));
+        let primary = if v4 { host.primary_v4() } else { host.primary_v6() };
+        let Some(primary) = primary.filter(|_| listener.ip().is_unspecified() && !is_mapped) else {
+            continue;
+        };
+        let others = host.reachable(v4).map(|own| own.ip);
+        let wanted = others.filter(|ip| !general.contains(ip) && (is_private(primary) || !is_private(*ip)));
+        for ip in wanted.take(MAX_NEAR) {
+            if !near.contains(&ip) {
+                near.push(ip);
+            }
+        }
+    }
+    near
+}
+
+/// A mapping for exactly this address, else the one for all of its family.
+pub(super) fn external_of(config: &Config, local: IpAddr) -> Option<&ExternalAddress> {
     let exact = config.external_address.iter().find(|external| external.local == Some(local));
-    let general = || {
-        let fits = |public: IpAddr| public.is_ipv4() == local.is_ipv4();
-        config.external_address.iter().find(|external| external.local.is_none() && fits(external.public))
-    };
-    exact.or_else(general).map_or(local, |external| external.public)
+    let fits = |external: &&ExternalAddress| external.local.is_none() && external.is_for(local.is_ipv4());
+    exact.or_else(|| config.external_address.iter().find(fits))
 }
 
 /// What `check` couldn't see: configured relay addresses are judged there.
@@ -213,20 +299,10 @@ fn warnings(config: &Config, relay: &[RelayAddress]) -> Vec<Problem> {
         }
     }
     let ips: Vec<_> = relay.iter().map(|relay| relay.local).collect();
-    if let Some(message) = family_warning(config, &ips).filter(|_| derived) {
+    if let Some(message) = family_warning(config, &ips).filter(|_| derived && !relay.is_empty()) {
         warnings.push(at_start("default-address-family", message));
     }
     warnings
-}
-
-fn unusable(ip: IpAddr, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrNotAvailable => format!(
-            "\"{ip}\": no interface of this host has it; if a NAT maps it to this host, write it as \
-             external-address"
-        ),
-        _ => format!("\"{ip}\": no socket can have it: {error}"),
-    }
 }
 
 fn at_start(key: &'static str, message: String) -> Problem {
@@ -239,20 +315,4 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
         IpAddr::V4(ip) => ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64),
         IpAddr::V6(ip) => ip.is_unique_local(),
     }
-}
-
-/// Neither loopback nor link-local.
-fn reaches_beyond_link(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local() && !ip.is_unspecified(),
-        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unspecified(),
-    }
-}
-
-/// The source address that the routing table picks. Connecting a UDP socket sends nothing; the
-/// destination is an address for documentation, which only a default route leads to.
-fn routed_source(any: IpAddr, destination: IpAddr) -> Option<IpAddr> {
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect((destination, DEFAULT_PORT)).ok()?;
-    socket.local_addr().ok().map(|address| address.ip())
 }

@@ -1,6 +1,5 @@
 //! The configuration in force, for people: every option's value as it would be written, secrets never.
 
-use std::fmt::Display;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -105,13 +104,5 @@ as_item! {
     NonZero<u64> => |value| value;
     String => |value| value;
     PathBuf => |value| value.display();
-    ExternalAddress => |value| external(value);
-}
-
-/// As it is written: `PUBLIC` or `PUBLIC=LOCAL`.
-fn external(address: &ExternalAddress) -> impl Display {
-    match address.local {
-        Some(local) => format!("{}={local}", address.public),
-        None => address.public.to_string(),
-    }
+    ExternalAddress => |value| value;
 }

@@ -120,7 +120,7 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
     ),
     ("listen", r#""127.0.0.1:1""#, "127.0.0.1:1", "listen: [127.0.0.1:1]"),
     ("relay-address", r#"["192.0.2.1"]"#, "192.0.2.1", "relay_address: [192.0.2.1]"),
-    ("external-address", r#"["192.0.2.1"]"#, "192.0.2.1", "{ public: 192.0.2.1, local: None }"),
+    ("external-address", r#"["192.0.2.1"]"#, "192.0.2.1", "{ public: Ip(192.0.2.1), local: None }"),
     ("external-address", r#"["192.0.2.1=10.0.0.1"]"#, "192.0.2.1=10.0.0.1", "local: Some(10.0.0.1) }"),
     ("port-range", r#""1024-65535""#, "1024-65535", "PortRange { first: 1024, last: 65535 }"),
     ("port-range", r#""50000-50001""#, "50000 - 50001", "PortRange { first: 50000, last: 50001 }"),

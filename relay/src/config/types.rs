@@ -34,13 +34,60 @@ impl fmt::Display for PortRange {
     }
 }
 
-/// A public address that a NAT in front of this host maps to one of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a NAT in front of this host makes of one of its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalAddress {
     /// What clients and peers are told.
-    pub public: IpAddr,
+    pub public: PublicAddress,
     /// The relay address behind it; `None`: all relay addresses of this family.
     pub local: Option<IpAddr>,
+}
+
+/// A public address, or who knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PublicAddress {
+    /// The address itself.
+    Ip(IpAddr),
+    /// A host name that resolves to it.
+    Name(String),
+    /// A STUN server that sees it (RFC 8489 s. 5).
+    Stun {
+        /// The server's name or IP address.
+        host: String,
+        /// Its UDP port.
+        port: u16,
+    },
+}
+
+impl ExternalAddress {
+    /// Whether it stands for addresses of this family. A name alone is for IPv4, where NATs are.
+    pub fn is_for(&self, v4: bool) -> bool {
+        match (&self.local, &self.public) {
+            (Some(local), _) => local.is_ipv4() == v4,
+            (None, PublicAddress::Ip(public)) => public.is_ipv4() == v4,
+            (None, _) => v4,
+        }
+    }
+}
+
+impl fmt::Display for ExternalAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.local {
+            Some(local) => write!(f, "{}={local}", self.public),
+            None => self.public.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for PublicAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PublicAddress::Ip(ip) => ip.fmt(f),
+            PublicAddress::Name(name) => f.write_str(name),
+            PublicAddress::Stun { host, port } if host.contains(':') => write!(f, "stun:[{host}]:{port}"),
+            PublicAddress::Stun { host, port } => write!(f, "stun:{host}:{port}"),
+        }
+    }
 }
 
 /// A configured secret: wiped when dropped, neither `Debug` nor `Display`.

@@ -16,6 +16,7 @@ mod credentials;
 mod drops;
 mod events;
 mod liveness;
+mod network;
 mod operate;
 mod relay;
 mod reload;

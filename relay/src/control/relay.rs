@@ -1,5 +1,6 @@
 //! The relay as its operators see it, by signal or by API.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -10,6 +11,7 @@ use tokio::sync::{Semaphore, broadcast, oneshot};
 use tracing::debug;
 use turnpike_admin::model::{self, AllocationId, Event};
 use turnpike_admin::{Answer, Relay, RelayError};
+use turnpike_proto::addr::Family;
 use turnpike_proto::shared::Shared;
 
 use super::convert::{self, Moment};
@@ -22,6 +24,7 @@ use super::{Command, EventSource, Question, Reply, Unreachable, WorkerEvent, Wor
 use crate::banner::Ready;
 use crate::config::resolve::Addresses;
 use crate::config::{Config, Kind, Loader, OPTIONS, Shown};
+use crate::network::Publics;
 use crate::offload::status::StatusCell;
 use crate::refusals::{self, RecentRefusal};
 
@@ -44,6 +47,8 @@ pub struct Parts {
     pub loader: Arc<Loader>,
     /// The addresses in use.
     pub addresses: Addresses,
+    /// Who knows public addresses.
+    pub publics: Arc<Publics>,
     /// What the ready line says.
     pub ready: Ready,
     /// What workers share.
@@ -61,7 +66,11 @@ pub struct Control {
     pub(super) started: Moment,
     pub(super) config: ArcSwap<Config>,
     pub(super) loader: Arc<Loader>,
-    pub(super) addresses: Addresses,
+    /// As the host has them now.
+    pub(super) addresses: ArcSwap<Addresses>,
+    /// Families that there was a relay address of.
+    pub(super) had: Mutex<Vec<Family>>,
+    pub(super) publics: Arc<Publics>,
     pub(super) ready: Ready,
     pub(super) shared: Arc<Shared>,
     pub(super) workers: Vec<WorkerHandle>,
@@ -70,6 +79,13 @@ pub struct Control {
     pub(super) drain: Mutex<Drain>,
     /// Held while credentials are put together, so that the last change wins.
     pub(super) reloading: Mutex<()>,
+    /// Held while the host's addresses are looked at.
+    pub(super) following: Mutex<()>,
+    /// Held while policy and relay addresses are put in force, so that the last change wins; never while anything
+    /// is waited for.
+    pub(super) enforcing: Mutex<()>,
+    /// Every worker knows of the last change.
+    pub(super) all_told: AtomicBool,
     pub(super) snapshots: Snapshots,
     pub(super) loads: Loads,
     pub(super) liveness: Liveness,
@@ -89,12 +105,14 @@ pub struct Control {
 impl Control {
     /// Takes over a relay whose workers run.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, loader, addresses, ready, shared, workers, offload, users } = parts;
+        let Parts { config, loader, addresses, publics, ready, shared, workers, offload, users } = parts;
         Arc::new_cyclic(|me| Self {
             started: Moment::now(),
             config: ArcSwap::from_pointee(config),
             loader,
-            addresses,
+            addresses: ArcSwap::from_pointee(addresses),
+            had: Mutex::default(),
+            publics,
             ready,
             shared,
             workers,
@@ -102,6 +120,9 @@ impl Control {
             users,
             drain: Mutex::default(),
             reloading: Mutex::default(),
+            following: Mutex::default(),
+            enforcing: Mutex::default(),
+            all_told: AtomicBool::new(true),
             snapshots: Snapshots::default(),
             loads: Loads::default(),
             liveness: Liveness::default(),
@@ -293,7 +314,7 @@ impl Control {
             uptime_secs: now.mono_ns.saturating_sub(self.started.mono_ns) / 1_000_000_000,
             realm: self.shared.auth.realm().to_owned(),
             listeners: ready.listen.iter().copied().map(listener).collect(),
-            relay_addresses: ready.relay.iter().map(relay).collect(),
+            relay_addresses: self.addresses.load().relays().map(relay).collect(),
             data_path: model::DataPath {
                 name: ready.io.backend.name().to_owned(),
                 why: ready.io.why.clone(),
@@ -323,6 +344,7 @@ impl Relay for Control {
         if self.drain_state().draining {
             reasons.push("draining: no new allocations".to_owned());
         }
+        reasons.extend(self.awaited().iter().map(|awaited| format!("waiting for {awaited}")));
         model::Readiness { ready: reasons.is_empty(), reasons }
     }
 

@@ -7,7 +7,6 @@ use tracing::{error, info, warn};
 use turnpike_admin::model::ReloadReport;
 use turnpike_admin::{Certificate, RelayError, TlsError};
 
-use super::Command;
 use super::relay::{Control, lock};
 use crate::config::{Config, Loaded, Loader, OPTIONS, Problems};
 use crate::service_manager::{News, tell};
@@ -15,6 +14,7 @@ use crate::setup;
 
 /// Options whose change a reload applies; all others need a restart.
 const RELOADABLE: &[&str] = &[
+    "external-address",
     "user",
     "user-file",
     "auth-secret",
@@ -70,7 +70,6 @@ impl Control {
         let (applied, restart_needed) = changed.into_iter().partition(|key| is_reloadable(key));
         let config = merge(&old, config);
         self.apply_credentials(&config)?;
-        self.shared.replace_policy(setup::peer_policy(&config, &self.addresses, &self.ready.listen));
         let (per_user, total) = setup::quota_limits(&config);
         self.shared.quotas.set_limits(per_user, total);
         self.shared.set_unauthenticated_rate(setup::unauthenticated_rate(&config));
@@ -85,8 +84,13 @@ impl Control {
             }
         }
         self.config.store(Arc::new(config));
-        self.tell(Command::PolicyChanged)?;
+        let are_told = self.put_addresses_in_force() & self.follow_network();
         warnings.iter().for_each(|warning| warn!("{warning}"));
+        if !are_told {
+            return Err(RelayError::Busy(
+                "a worker is too busy to be told; it is told as soon as it can".to_owned(),
+            ));
+        }
         let names = |keys: Vec<&str>| keys.into_iter().map(str::to_owned).collect();
         Ok(ReloadReport { applied: names(applied), restart_needed: names(restart_needed), warnings })
     }
@@ -132,6 +136,7 @@ fn changes(old: &Config, new: &Config) -> Vec<&'static str> {
 /// The old configuration with what may change while running.
 fn merge(old: &Config, new: Config) -> Config {
     Config {
+        external_address: new.external_address,
         users: new.users,
         user_file: new.user_file,
         auth_secrets: new.auth_secrets,

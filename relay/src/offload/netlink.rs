@@ -24,6 +24,8 @@ use tracing::debug;
 
 /// `RTNLGRP_*` (`linux/rtnetlink.h`): links, neighbours, addresses, routes and rules of both families, next hops.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
+/// Of these, links, addresses and routes.
+const ADDRESS_GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 /// The largest part of an answer that the kernel sends at once, bytes.
 const ANSWER_SIZE: usize = 64 * 1024;
 /// Changes that may wait for us, bytes; what is more is noticed, and everything asked for again.
@@ -94,6 +96,15 @@ pub struct Netlink {
 impl Netlink {
     /// Opens the sockets and begins to listen.
     pub fn open() -> io::Result<Netlink> {
+        Self::open_groups(&GROUPS)
+    }
+
+    /// The same for whoever wants to hear of addresses and routes only: neighbours are many.
+    pub fn open_for_addresses() -> io::Result<Netlink> {
+        Self::open_groups(&ADDRESS_GROUPS)
+    }
+
+    fn open_groups(groups: &[u32]) -> io::Result<Netlink> {
         let mut requests = Socket::new(NETLINK_ROUTE)?;
         requests.bind_auto()?;
         requests.connect(&NetlinkAddress::new(0, 0))?;
@@ -101,7 +112,7 @@ impl Netlink {
         events.bind_auto()?;
         events.set_non_blocking(true)?;
         events.set_rx_buf_sz(EVENTS_SIZE as libc::c_int)?;
-        for group in GROUPS {
+        for &group in groups {
             if let Err(error) = events.add_membership(group) {
                 debug!(group, %error, "no news of this kind");
             }

@@ -13,7 +13,7 @@ use super::service::{Offload, Settings};
 use super::status::StatusCell;
 use super::xdp::Mode;
 use crate::banner::DataPath;
-use crate::config::resolve::Addresses;
+use crate::config::resolve::{Addresses, Awaited};
 use crate::config::{self, Config};
 
 /// Last channel number (RFC 8656 s. 12), and of RFC 5766 s. 11.
@@ -100,7 +100,11 @@ impl KernelPath {
 
 /// What a configuration asks for.
 pub fn settings(config: &Config, addresses: &Addresses, listeners: &[SocketAddr]) -> Settings {
-    let relays: Vec<_> = addresses.relay.iter().map(|relay| relay.local).collect();
+    let awaited = addresses.awaited.iter().filter_map(|awaited| match awaited {
+        Awaited::Relay(ip) | Awaited::Public(_, ip) => Some(*ip),
+        _ => None,
+    });
+    let relays: Vec<_> = addresses.relays().map(|relay| relay.local).chain(awaited).collect();
     let sizes = choose::sizes(config.port_range, relays.len(), config.total_quota.map(u32::from));
     Settings {
         wishes: Wishes {

@@ -25,13 +25,9 @@ pub fn report(config: &Config, host: &resolve::Host) -> String {
 fn describe(config: &Config, host: &resolve::Host, links: &[Link], capable: &Host) -> String {
     // Interfaces are judged for the service: which capabilities a shell has says nothing about them.
     let unit = Host { missing_capabilities: Vec::new(), ..capable.clone() };
-    let chosen = match resolve(config, host) {
-        Ok(addresses) => {
-            let wishes = settings(config, &addresses, &addresses.listen).wishes;
-            choose::interfaces(&wishes, links, &host.addresses, &unit)
-        }
-        Err(problems) => Err(problems.to_string()),
-    };
+    let addresses = resolve(config, host);
+    let wishes = settings(config, &addresses, &addresses.listen).wishes;
+    let chosen = choose::interfaces(&wishes, links, &host.addresses, &unit);
     let mut text = String::new();
     for link in links {
         let is_chosen =

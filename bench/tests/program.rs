@@ -142,7 +142,8 @@ fn a_short_comparison_has_values_for_every_server_and_cleans_up() {
         let sample = samples.iter().find(|sample| sample["server"] == server).expect("each was measured");
         let value = |key: &str| sample["values"][key].as_f64().expect("measured");
         assert!(value("delivered_pps") > 0.0, "{server}: {sample}");
-        assert!(value("system_cpu_us") > 0.0, "{server}: {sample}");
+        // Less what the idle machine used: on a busy one that may be all of it.
+        assert!(value("system_cpu_us") >= 0.0, "{server}: {sample}");
         assert!(value("p99_us") > 0.0, "{server}: {sample}");
     }
     let text = std::fs::read_to_string(&page).expect("it was written");

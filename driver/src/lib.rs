@@ -23,6 +23,7 @@ mod coalesce;
 pub mod epoll;
 mod eventfd;
 pub mod heap;
+pub mod interfaces;
 mod kernel;
 pub mod reserved;
 mod send;

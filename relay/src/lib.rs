@@ -4,6 +4,8 @@
 //! and starts one [`shard`] per worker over a driver of `turnpike-driver`. Afterwards only the shards touch
 //! packets; [`run`] waits for signals.
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod banner;
 pub mod cli;
@@ -14,10 +16,10 @@ mod ctl;
 mod descriptors;
 pub mod handover;
 pub mod health;
+mod kernel;
 pub mod logging;
 pub mod network;
 mod notices;
-pub mod offload;
 mod patience;
 pub mod probe;
 pub mod refusals;
@@ -27,4 +29,5 @@ pub mod setup;
 pub mod shard;
 pub mod signals;
 mod stop;
+mod survey;
 mod watch;

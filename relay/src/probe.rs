@@ -7,7 +7,7 @@ use turnpike_driver::choose;
 
 use crate::config::Config;
 use crate::config::resolve::{Host, resolve};
-use crate::offload::{self, survey};
+use crate::survey;
 
 /// `LimitNOFILE` of the shipped unit.
 const UNIT_OPEN_FILES: u64 = 1_048_576;
@@ -24,7 +24,7 @@ struct Facts {
     /// Limit on open files: a relay raises its own to the maximum.
     open_files: Rlimit,
     /// What the kernel data path needs of the host.
-    host: offload::probe::Host,
+    host: turnpike_offload::probe::Host,
 }
 
 impl Facts {
@@ -36,7 +36,7 @@ impl Facts {
             io_uring: choose::io_uring(),
             bpf_jit: fs::exists("/proc/sys/net/core/bpf_jit_enable").unwrap_or(false),
             open_files: getrlimit(Resource::Nofile),
-            host: offload::probe::Host::detect(),
+            host: turnpike_offload::probe::Host::detect(),
         }
     }
 }
@@ -137,7 +137,7 @@ mod tests {
             io_uring: Err("not permitted".to_owned()),
             bpf_jit: true,
             open_files: Rlimit { current: Some(1024), maximum: Some(4096) },
-            host: offload::probe::Host { kernel: (6, 12), missing_capabilities: vec!["CAP_BPF"] },
+            host: turnpike_offload::probe::Host { kernel: (6, 12), missing_capabilities: vec!["CAP_BPF"] },
         };
         let report = describe(&facts);
         assert!(report.contains("Linux 6.12.1\n"), "{report}");
@@ -146,7 +146,7 @@ mod tests {
         assert!(report.contains("default    epoll (no io_uring: not permitted)\n"), "{report}");
         assert!(report.contains("may not load them (lacks CAP_BPF; the shipped unit has them)"), "{report}");
         assert!(report.contains("as this user: 4096; under the shipped unit: 1048576\n"), "{report}");
-        assert!(!xdp(&Facts { host: offload::probe::Host::default(), ..facts }).contains("lacks"));
+        assert!(!xdp(&Facts { host: turnpike_offload::probe::Host::default(), ..facts }).contains("lacks"));
     }
 
     #[test]
@@ -155,7 +155,7 @@ mod tests {
         assert!(unit.contains(&format!("\nLimitNOFILE={UNIT_OPEN_FILES}\n")));
         let ambient = unit.lines().find(|line| line.starts_with("AmbientCapabilities="));
         let ambient = ambient.expect("capabilities of the service");
-        for (_, name) in offload::probe::CAPABILITIES {
+        for (_, name) in turnpike_offload::probe::CAPABILITIES {
             assert!(ambient.contains(name), "{name}");
         }
     }

@@ -20,6 +20,7 @@ use turnpike_driver::reserved::Reserved;
 use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners};
 use turnpike_driver::uring::UringDriver;
 use turnpike_driver::{clock, heap};
+use turnpike_offload::pinning;
 use turnpike_proto::Server;
 use turnpike_proto::auth::BadCredential;
 
@@ -30,8 +31,8 @@ use crate::config::{Config, Loader, Problems};
 use crate::control::{Control, EventSink, Parts, Users, WorkerHandle, event_queue};
 use crate::descriptors;
 use crate::handover::Handover;
+use crate::kernel::KernelPath;
 use crate::network::{self, AddressNews, Publics};
-use crate::offload::{KernelPath, pinning};
 use crate::service_manager::{News, tell};
 use crate::setup;
 use crate::shard::Shard;

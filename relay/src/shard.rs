@@ -17,6 +17,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use turnpike_driver::{Datagram, Driver, DriverCounters, Event, Ingress};
+use turnpike_offload::{Answer, Outbox};
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
 use turnpike_proto::limits::MAX_FORWARDED;
 use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Route, Server, Verdict, WhyNot};
@@ -26,7 +27,6 @@ use crate::control::{
 };
 use crate::handover::{Handed, Handover};
 use crate::notices::Notices;
-use crate::offload::{Answer, Outbox};
 
 /// A worker's state; see the module's drawing.
 pub struct Shard<D> {

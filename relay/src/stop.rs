@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::error;
 
 use crate::control::{Command, WorkerHandle};
-use crate::offload::KernelPath;
+use crate::kernel::KernelPath;
 use crate::patience::within;
 
 /// How long a worker may do nothing at all on its way to the end. One that has much to do turns.

@@ -8,7 +8,6 @@ use turnpike::banner::{DataPath, Ready};
 use turnpike::config::resolve::Addresses;
 use turnpike::config::{Config, Loader};
 use turnpike::control::{Control, Message, Parts, Users, WorkerHandle};
-use turnpike::offload::status::StatusCell;
 use turnpike::setup;
 use turnpike::shard::Shard;
 use turnpike_admin::{Relay, Scope, Settings, Tokens};
@@ -16,6 +15,7 @@ use turnpike_driver::Driver;
 use turnpike_driver::choose::{Backend, Choice};
 use turnpike_driver::clock;
 use turnpike_driver::sim::{Impairment, SimDriver, SimNetwork};
+use turnpike_offload::status::StatusCell;
 use turnpike_proto::Server;
 
 use turnpike_testkit::http::{TOKEN, exchange};

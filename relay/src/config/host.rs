@@ -1,37 +1,14 @@
 //! What this host has: its addresses, and where its default routes lead.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use ipnet::IpNet;
+use turnpike_driver::interfaces::{LocalAddress, local_addresses};
 use turnpike_proto::addr::Family;
 
-use super::interfaces;
 use super::options::Config;
 use super::resolve::{DEFAULT_PORT, is_private};
 use super::types::PublicAddress;
-
-/// An address that an interface of this host has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LocalAddress {
-    /// The interface's name.
-    pub interface: String,
-    /// The address.
-    pub ip: IpAddr,
-    /// The network that is attached there.
-    pub network: IpNet,
-    /// Whether it stays: not a temporary, deprecated or tentative IPv6 address (RFC 8981).
-    pub stable: bool,
-}
-
-/// All addresses of the interfaces that are up, in the kernel's order.
-///
-/// # Errors
-/// If the kernel doesn't tell.
-pub fn local_addresses() -> io::Result<Vec<LocalAddress>> {
-    interfaces::addresses()
-}
 
 /// What is known about this host.
 #[derive(Clone, Debug, Default)]

@@ -16,7 +16,6 @@ mod check;
 mod coturn;
 mod file;
 mod host;
-mod interfaces;
 mod layers;
 mod loader;
 mod machine;

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use turnpike_proto::addr::Family;
 
 use super::check::{family_warning, reach_warning};
-pub use super::host::{Host, LocalAddress, local_addresses};
+pub use super::host::Host;
 use super::options::Config;
 use super::report::{Place, Problem};
 use super::types::{ExternalAddress, PublicAddress};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::ops::Deref;
+use std::ops::{Deref, RangeInclusive};
 
 use turnpike_driver::choose::Backend;
 use zeroize::Zeroizing;
@@ -20,6 +20,11 @@ impl PortRange {
     /// How many ports there are: how many allocations one relay address can carry.
     pub fn count(self) -> usize {
         usize::from(self.last) - usize::from(self.first) + 1
+    }
+
+    /// All of them.
+    pub fn all(self) -> RangeInclusive<u16> {
+        self.first..=self.last
     }
 
     /// Whether a port is one of them.

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, broadcast, oneshot};
 use tracing::debug;
 use turnpike_admin::model::{self, AllocationId, Event};
 use turnpike_admin::{Answer, Relay, RelayError};
+use turnpike_offload::status::StatusCell;
 use turnpike_proto::addr::Family;
 use turnpike_proto::shared::Shared;
 
@@ -25,7 +26,6 @@ use crate::banner::Ready;
 use crate::config::resolve::Addresses;
 use crate::config::{Config, Kind, Loader, OPTIONS, Shown};
 use crate::network::Publics;
-use crate::offload::status::StatusCell;
 use crate::refusals::{self, RecentRefusal};
 
 /// How long a worker may take for an answer: far more than any turn.

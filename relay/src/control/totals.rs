@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use turnpike_admin::model;
+use turnpike_offload::xdp::Mode;
 use turnpike_proto::stats::{Authentication, ServerCounts};
 use turnpike_proto::{RefusalReason, Verdict};
 
@@ -11,7 +12,6 @@ use super::convert::{self, Moment};
 use super::relay::{Control, lock};
 use super::{Load, Report, Status, TURN_BOUNDS_NS, WorkerHandle};
 use crate::notices::method_name;
-use crate::offload::xdp::Mode;
 
 /// How busy workers were lately, from two looks at their CPU time.
 #[derive(Debug, Default)]

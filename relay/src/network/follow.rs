@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{info, warn};
+use turnpike_offload::netlink::{Change, Netlink};
 
 use crate::config::resolve::Awaited;
 use crate::control::Control;
-use crate::offload::netlink::{Change, Netlink};
 use crate::service_manager::{News, tell};
 
 /// Changes come in bursts: an address, its routes, its neighbours.

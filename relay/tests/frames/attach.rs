@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use turnpike::offload::maps::Sizes;
-use turnpike::offload::probe;
-use turnpike::offload::xdp::{Mode, Xdp};
+use turnpike_offload::maps::Sizes;
+use turnpike_offload::probe;
+use turnpike_offload::xdp::{Mode, Xdp};
 
 use crate::kernel::Kernel;
 

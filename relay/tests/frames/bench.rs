@@ -7,9 +7,9 @@
 use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use turnpike::offload::maps::Sizes;
 use turnpike_abi::{Rate, Route, RouteKey, RouteTarget, Slots};
 use turnpike_fixtures::{Datagram, Limit, Plane, Scene, World};
+use turnpike_offload::maps::Sizes;
 
 use crate::kernel::Kernel;
 

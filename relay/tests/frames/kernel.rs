@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use aya::programs::{TestRun, TestRunOptions};
-use turnpike::offload::maps::Sizes;
-use turnpike::offload::xdp::Xdp;
 use turnpike_abi::{Direction, NextHop};
 use turnpike_fixtures::{AllocationState, Limit, Outcome, Plane, World};
+use turnpike_offload::maps::Sizes;
+use turnpike_offload::xdp::Xdp;
 
 const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use socket2::{Domain, Socket, Type};
-use turnpike::offload::pinning::{self, PinError};
 use turnpike_abi::Pinning;
 use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners};
+use turnpike_offload::pinning::{self, PinError};
 
 use crate::kernel::Kernel;
 

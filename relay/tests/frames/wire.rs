@@ -18,10 +18,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use turnpike::offload::probe;
-use turnpike::offload::xdp::Mode;
 use turnpike_abi::Verdict;
 use turnpike_fixtures::{Case, Expect, MAC, Outcome, World, all, check};
+use turnpike_offload::probe;
+use turnpike_offload::xdp::Mode;
 
 use crate::attach::{inside_namespace, ip};
 use crate::kernel::Kernel;

@@ -6,11 +6,10 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use turnpike::config::PortRange;
-use turnpike::offload::maps::Sizes;
-use turnpike::offload::xdp::Mode;
-use turnpike::offload::{Answer, Offload, Outbox, Settings, Wishes};
 use turnpike_driver::Waker;
+use turnpike_offload::maps::Sizes;
+use turnpike_offload::xdp::Mode;
+use turnpike_offload::{Answer, Offload, Outbox, Settings, Wishes};
 use turnpike_proto::{OffloadBinding, SlotName};
 
 use super::lab::RELAYED_V4;
@@ -59,7 +58,7 @@ fn settings() -> Settings {
             named: vec!["client0".to_owned(), "peer0".to_owned()],
             listeners: vec![SERVER],
             relays: vec![RELAYED_V4],
-            ports: PortRange { first: 1024, last: 65535 },
+            ports: 1024..=65535,
             last_channel: 0x4fff,
         },
         mode: Mode::Native,

@@ -6,11 +6,10 @@ use super::source::{Source, line_of, words};
 /// Where `unsafe` may be written, each with a `// SAFETY:` line: system calls and their buffers.
 const UNSAFE_PLACES: &[&str] = &[
     "driver/src/",
-    "relay/src/config/interfaces.rs",
     "relay/tests/frames/wire.rs",
     "relay/tests/worker.rs",
-    "relay/src/offload/mapped.rs",
-    "relay/src/offload/rss.rs",
+    "offload/src/mapped.rs",
+    "offload/src/rss.rs",
     "ebpf/program/src/kernel/",
     "ebpf/program/src/generator.rs",
     "ebpf/program/src/select.rs",

@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
+use turnpike_driver::interfaces::LocalAddress;
 use turnpike_proto::addr::Family;
 
 use crate::config::layers::{Settings, from_flags};
 use crate::config::options::assign;
 use crate::config::report::{Place, Report};
-use crate::config::resolve::{Awaited, Host, LocalAddress, RelayAddress, resolve};
+
+use crate::config::resolve::{Awaited, Host, RelayAddress, resolve};
 use crate::config::*;
 
 fn address(interface: &str, ip: &str, prefix: u8, stable: bool) -> LocalAddress {

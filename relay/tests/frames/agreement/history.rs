@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestCaseError;
-use turnpike::offload::routes::Placement;
 use turnpike_abi::{Direction, Rate, Route, RouteKey, Verdict};
 use turnpike_fixtures::{
     AllocationState, BindingState, CLIENT_HOP, Datagram, Limit, MAC, Outcome, PEER_HOP, Plane, ROUTER_MAC,
     Scene, UdpChecksum, World,
 };
+use turnpike_offload::routes::Placement;
 use turnpike_proto::wire::{MessageBuilder, attr};
 use turnpike_proto::{Egress, Input, OffloadBinding, PlaneMemory, SlotName};
 
@@ -542,5 +542,5 @@ pub fn routes(binding: &OffloadBinding) -> [(RouteKey, Route); 2] {
         true => Placement { to_peer: 0, peer_side: 0, ..outside },
         false => outside,
     };
-    turnpike::offload::routes::routes(binding, place)
+    turnpike_offload::routes::routes(binding, place)
 }

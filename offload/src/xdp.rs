@@ -11,7 +11,7 @@ use tracing::debug;
 use super::maps::{Maps, MapsError, Sizes};
 
 /// The object that was built from `ebpf/program`; `ebpf/README.md` says how.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/object/turnpike.o");
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/object/turnpike.o");
 
 /// The program's name in the object.
 const PROGRAM: &str = "turnpike";

@@ -10,14 +10,28 @@ use std::ptr;
 
 use ipnet::IpNet;
 
-use super::host::LocalAddress;
+/// An address that an interface of this host has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalAddress {
+    /// The interface's name.
+    pub interface: String,
+    /// The address.
+    pub ip: IpAddr,
+    /// The network that is attached there.
+    pub network: IpNet,
+    /// Whether it stays: not a temporary, deprecated or tentative IPv6 address (RFC 8981).
+    pub stable: bool,
+}
 
 /// Flags of `/proc/net/if_inet6` (`linux/if_addr.h`) under which an IPv6 address isn't there to stay:
 /// temporary, duplicate, deprecated, tentative.
 const UNSTABLE: u32 = 0x01 | 0x08 | 0x20 | 0x40;
 
-/// All addresses of the interfaces that are up.
-pub(super) fn addresses() -> io::Result<Vec<LocalAddress>> {
+/// All addresses of the interfaces that are up, in the kernel's order.
+///
+/// # Errors
+/// If the kernel doesn't tell.
+pub fn local_addresses() -> io::Result<Vec<LocalAddress>> {
     let mut head: *mut libc::ifaddrs = ptr::null_mut();
     // SAFETY: getifaddrs writes one pointer to the place given; the list is freed below.
     if unsafe { libc::getifaddrs(&raw mut head) } != 0 {
@@ -91,7 +105,7 @@ mod tests {
 
     #[test]
     fn loopback_is_found_with_its_network() {
-        let addresses = addresses().expect("the kernel tells");
+        let addresses = local_addresses().expect("the kernel tells");
         let loopback = addresses.iter().find(|a| a.ip == Ipv4Addr::LOCALHOST).expect("lo is up");
         assert_eq!(loopback.network.to_string(), "127.0.0.0/8");
         assert!(loopback.stable);

@@ -1,15 +1,15 @@
 //! Chooses the interfaces, and fills in the program's configuration. Pure: it judges lists.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use turnpike_abi::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_LOCAL_ADDRESSES};
+use turnpike_driver::interfaces::LocalAddress;
 
 use super::maps::Sizes;
 use super::netlink::Link;
 use super::nexthop::Port;
 use super::probe::{self, Host};
-use crate::config::PortRange;
-use crate::config::resolve::LocalAddress;
 
 /// Slots at most: 16 MB of memory for allocations.
 const MAX_ALLOCATIONS: usize = 131_072;
@@ -30,7 +30,7 @@ pub struct Wishes {
     /// What relay sockets are bound to.
     pub relays: Vec<IpAddr>,
     /// The ports of relayed addresses.
-    pub ports: PortRange,
+    pub ports: RangeInclusive<u16>,
     /// The last channel number that may be bound.
     pub last_channel: u16,
 }
@@ -47,8 +47,8 @@ pub struct Chosen {
 }
 
 /// How large the maps have to be for these ports and addresses. With a total quota there won't be more.
-pub fn sizes(ports: PortRange, relays: usize, total_quota: Option<u32>) -> Sizes {
-    let possible = ports.count() * relays.max(1);
+pub fn sizes(ports: RangeInclusive<u16>, relays: usize, total_quota: Option<u32>) -> Sizes {
+    let possible = ports.len() * relays.max(1);
     let allowed = total_quota.map_or(possible, |quota| possible.min(quota as usize));
     let allocations = allowed.clamp(MIN_SLOTS, MAX_ALLOCATIONS);
     // A call has one or two channels.
@@ -82,8 +82,8 @@ pub fn config(wishes: &Wishes, ports: &[Port], addresses: &[LocalAddress]) -> Re
     let mut config = Config {
         enabled: 1,
         last_channel: wishes.last_channel,
-        first_relay_port: wishes.ports.first,
-        last_relay_port: wishes.ports.last,
+        first_relay_port: *wishes.ports.start(),
+        last_relay_port: *wishes.ports.end(),
         ..Config::OFF
     };
     let mut listener_ports: Vec<u16> = wishes.listeners.iter().map(SocketAddr::port).collect();
@@ -185,7 +185,7 @@ mod tests {
             named: Vec::new(),
             listeners: vec!["192.0.2.1:3478".parse().unwrap(), "[::]:3478".parse().unwrap()],
             relays: vec!["198.51.100.1".parse().unwrap()],
-            ports: PortRange { first: 49152, last: 65535 },
+            ports: 49152..=65535,
             last_channel: 0x4fff,
         }
     }
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn sizes_follow_the_ports_and_have_bounds() {
-        let range = |first, last| PortRange { first, last };
+        let range = |first: u16, last: u16| first..=last;
         let default = sizes(range(49152, 65535), 1, None);
         assert_eq!((default.allocations, default.bindings), (16_384, 32_768));
         assert_eq!(sizes(range(50000, 50009), 1, None).allocations, 1024);

@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tracing::{debug, error, info, warn};
 use turnpike_abi::{Allocation, Binding, Config};
 use turnpike_driver::Waker;
+use turnpike_driver::interfaces::local_addresses;
 use turnpike_proto::{Plane, PlaneMemory};
 
 use super::choose::{self, Chosen, Wishes};
@@ -28,7 +29,6 @@ use super::nexthop::Port;
 use super::probe::Host;
 use super::status::{InterfaceStatus, OffloadStatus, StatusCell};
 use super::xdp::{Mode, Xdp};
-use crate::config::resolve::local_addresses;
 
 /// How often neighbours in use are asked about. Shorter than the kernel's patience with an unconfirmed one.
 const PROBE_PERIOD: Duration = Duration::from_secs(5);

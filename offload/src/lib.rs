@@ -14,27 +14,27 @@
 //! program directly, so renewing and revoking need no command.
 //!
 //! Nothing is pinned: when the process ends, however it ends, its programs and maps are gone.
+//!
+//! It decides about interfaces, routes and next hops, and nothing about TURN: what a binding is and how long it
+//! lives is the core's. Begin with [`Offload::start`], and give each worker its [`Outbox`].
 
-mod choose;
+pub mod choose;
 pub mod hub;
 mod mapped;
 pub mod maps;
 mod mirror;
 pub mod netlink;
 mod nexthop;
-mod path;
 pub mod pinning;
 pub mod probe;
 pub mod routes;
-mod rss;
+pub mod rss;
 pub mod service;
 pub mod status;
-pub mod survey;
 pub mod xdp;
 
 pub use choose::{Wishes, sizes};
 pub use hub::{Answer, Outbox};
 pub use mapped::Mapped;
-pub use path::KernelPath;
 pub use service::{Offload, Settings};
 pub use status::{InterfaceStatus, OffloadStatus, StatusCell};

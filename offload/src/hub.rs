@@ -268,7 +268,7 @@ impl Outbox {
         busy
     }
 
-    /// What the mirror has said since it was last asked, at most [`MAX_ANSWERS`]; with more of it the worker is
+    /// What the mirror has said since it was last asked, at most `MAX_ANSWERS`; with more of it the worker is
     /// woken again.
     pub fn take_answers(&mut self) -> Vec<Answer> {
         if self.hub.queue().dead {

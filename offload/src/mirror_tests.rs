@@ -5,7 +5,7 @@ use std::io;
 use turnpike_abi::{Address, Interface};
 
 use super::*;
-use crate::offload::netlink::Way;
+use crate::netlink::Way;
 
 const ROUTER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 254));
 const ROUTER_MAC: Mac = [2, 0, 0, 0, 0, 0xfe];

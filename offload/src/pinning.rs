@@ -16,7 +16,7 @@ use turnpike_abi::Pinning;
 use super::mapped::Plain;
 
 /// The object that was built from `ebpf/program/src/pinning.rs`; `ebpf/README.md` says how.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/object/pinning.o");
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/object/pinning.o");
 
 const PROGRAM: &str = "pin";
 

@@ -4,13 +4,13 @@
 
 use std::fmt::Write;
 
-use super::choose;
-use super::netlink::{Link, Netlink};
-use super::path::settings;
-use super::probe::{self, Host};
-use super::rss;
+use turnpike_offload::netlink::{Link, Netlink};
+use turnpike_offload::probe::{self, Host};
+use turnpike_offload::{choose, rss};
+
 use crate::config::Config;
 use crate::config::resolve::{self, resolve};
+use crate::kernel::settings;
 
 /// The part of the report on the kernel data path: what a configuration would lead to on this host, for the
 /// caller and for a service with the capabilities of the shipped unit (deploy/systemd/turnpike.service).
@@ -77,7 +77,7 @@ fn interface(link: &Link, links: &[Link], host: &Host, is_chosen: bool) -> Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::resolve::LocalAddress;
+    use turnpike_driver::interfaces::LocalAddress;
 
     #[test]
     fn each_interface_is_explained() {

@@ -7,11 +7,10 @@ use tracing::info;
 use turnpike_driver::Waker;
 use turnpike_proto::{Plane, Verdict};
 
-use super::choose::{self, Wishes};
-use super::hub::Outbox;
-use super::service::{Offload, Settings};
-use super::status::StatusCell;
-use super::xdp::Mode;
+use turnpike_offload::status::StatusCell;
+use turnpike_offload::xdp::Mode;
+use turnpike_offload::{Offload, Outbox, Settings, Wishes, sizes};
+
 use crate::banner::DataPath;
 use crate::config::resolve::{Addresses, Awaited};
 use crate::config::{self, Config};
@@ -105,13 +104,13 @@ pub fn settings(config: &Config, addresses: &Addresses, listeners: &[SocketAddr]
         _ => None,
     });
     let relays: Vec<_> = addresses.relays().map(|relay| relay.local).chain(awaited).collect();
-    let sizes = choose::sizes(config.port_range, relays.len(), config.total_quota.map(u32::from));
+    let sizes = sizes(config.port_range.all(), relays.len(), config.total_quota.map(u32::from));
     Settings {
         wishes: Wishes {
             named: config.offload_interface.clone(),
             listeners: listeners.to_vec(),
             relays,
-            ports: config.port_range,
+            ports: config.port_range.all(),
             last_channel: if config.rfc5766_channel_numbers { LAST_OLD_CHANNEL } else { LAST_CHANNEL },
         },
         mode: match config.offload_mode {

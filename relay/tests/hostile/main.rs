@@ -8,6 +8,7 @@
 //! Like the interoperability tests they need root and are ignored by a plain `cargo test`;
 //! `cargo xtask interop` runs them against the release binary.
 
+mod addresses;
 mod clients;
 mod flood;
 mod raw;

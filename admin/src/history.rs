@@ -4,14 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
-
 use crate::model;
-use crate::server::told_to_stop;
-use crate::state::Shared;
 
 /// How often the counters are read. They lie in memory already: no worker is asked.
-const PERIOD: Duration = Duration::from_secs(5);
+pub const PERIOD: Duration = Duration::from_secs(5);
 /// A quarter of an hour.
 const MAX_SAMPLES: usize = 180;
 
@@ -33,20 +29,6 @@ impl History {
     pub fn read(&self) -> model::History {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         model::History { period_secs: PERIOD.as_secs(), samples: samples.iter().cloned().collect() }
-    }
-}
-
-/// Reads the counters from now on, until everything stops.
-pub async fn keep(shared: &Shared) {
-    let mut stopping = shared.stopping.clone();
-    let mut ticks = interval(PERIOD);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = told_to_stop(&mut stopping) => return,
-            _ = ticks.tick() => shared.history.record((&shared.relay.totals()).into()),
-        }
     }
 }
 

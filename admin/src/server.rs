@@ -18,14 +18,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tower::ServiceExt;
 
 use crate::api::router;
 use crate::history;
 use crate::relay::Relay;
 use crate::slots::{Shares, Slots};
-use crate::state::Shared;
+use crate::state::{Shared, told_to_stop};
 use crate::tls::{Certificate, Tls, TlsError, TlsFiles};
 use crate::token::Tokens;
 
@@ -138,7 +138,7 @@ pub(crate) fn start_with(
         .name("admin-accept".into())
         .spawn(move || {
             let watched = Arc::clone(&shared);
-            runtime.spawn(async move { history::keep(&watched).await });
+            runtime.spawn(async move { keep_history(&watched).await });
             let server = Server { router: router(Arc::clone(&shared)), shared, tls, limits };
             runtime.block_on(accept(listener, server));
             runtime.shutdown_timeout(THREADS_STOP_TIME);
@@ -312,9 +312,18 @@ impl Server {
     }
 }
 
-/// Returns when everything stops, also if nobody is left to say so.
-pub async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
-    let _ = stopping.wait_for(|stopping| *stopping).await;
+/// Reads the counters into the history from now on, until everything stops.
+async fn keep_history(shared: &Shared) {
+    let mut stopping = shared.stopping.clone();
+    let mut ticks = interval(history::PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = told_to_stop(&mut stopping) => return,
+            _ = ticks.tick() => shared.history.record((&shared.relay.totals()).into()),
+        }
+    }
 }
 
 /// A client that is gone, or stops reading, must not keep its connection.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 
-use crate::Relay;
 use crate::audit::Audit;
 use crate::history::History;
 use crate::model::{Event, Totals};
+use crate::relay::Relay;
 use crate::strangers::Strangers;
 use crate::token::Tokens;
 
@@ -83,6 +83,11 @@ impl Shared {
         *cached = Some((Instant::now(), Arc::clone(&text)));
         text
     }
+}
+
+/// Returns when everything stops, also if nobody is left to say so.
+pub async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
 /// What the API counts of itself.

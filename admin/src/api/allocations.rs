@@ -6,13 +6,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::Problems;
 use super::filter::ListQuery;
 use crate::audit::{Detailed, detailed};
 use crate::extract::{Body, IdInPath, NoQuery, Query};
 use crate::guard::{Admin, Needs, Read};
 use crate::model::{AllocationDetail, AllocationPage, LimitChange};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::state::Shared;
 
 /// Limits above this one are a slip of the pen.

@@ -6,11 +6,10 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::Problems;
 use crate::extract::{Body, NoQuery};
 use crate::guard::{self, Needs};
 use crate::model::{CredentialRequest, Credentials};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::state::Shared;
 
 /// The longest name: with the expiry it has to fit into USERNAME.

@@ -6,12 +6,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::Problems;
 use crate::audit::{Detailed, detailed};
 use crate::extract::{NoQuery, OptionalBody};
 use crate::guard::{Admin, Needs, Read};
 use crate::model::{DrainRequest, DrainState, ReloadReport};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::state::Shared;
 
 /// A week: longer than anybody waits.

@@ -13,13 +13,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::Problems;
 use crate::extract::NoQuery;
 use crate::guard::{Needs, Read};
 use crate::model::Event;
-use crate::problem::Problem;
-use crate::server::told_to_stop;
-use crate::state::{MAX_EVENT_STREAMS, Shared};
+use crate::problem::{Problem, Problems};
+use crate::state::{MAX_EVENT_STREAMS, Shared, told_to_stop};
 
 /// How often the totals are sent.
 const TOTALS_PERIOD: Duration = Duration::from_secs(1);

@@ -6,9 +6,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::Problems;
 use crate::extract::NoQuery;
 use crate::model::Readiness;
+use crate::problem::Problems;
 use crate::state::Shared;
 
 /// Whether it works: all its workers turn.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 
-use super::Problems;
 use crate::extract::NoQuery;
 use crate::guard::{Needs, Read};
 use crate::model::History;
+use crate::problem::Problems;
 use crate::state::Shared;
 
 /// The counters of the last 15 minutes: what a chart shows before it has watched for itself.

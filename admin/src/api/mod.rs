@@ -27,15 +27,14 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
-use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
+use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::extract::MAX_BODY_BYTES;
 use crate::guard;
 use crate::model::Event;
-use crate::problem::{Problem, ProblemBody};
+use crate::problem::{Problem, ProblemBody, Problems};
 use crate::state::Shared;
 use crate::{dashboard, metrics};
 
@@ -68,20 +67,6 @@ impl Modify for Tokens {
         ));
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme.build()));
-    }
-}
-
-/// The answer of every operation that failed.
-pub(crate) struct Problems;
-
-impl IntoResponses for Problems {
-    fn responses() -> std::collections::BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(ProblemBody::name()))).build();
-        let response = ResponseBuilder::new()
-            .description("What went wrong: RFC 9457")
-            .content("application/problem+json", content)
-            .build();
-        [("default".to_owned(), response.into())].into()
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 
-use super::Problems;
 use crate::extract::NoQuery;
 use crate::guard::{Needs, Read};
 use crate::model::Refusals;
+use crate::problem::Problems;
 use crate::state::Shared;
 
 /// Why requests were refused: the latest, with user and client, and how many by reason.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 
-use super::Problems;
 use crate::extract::NoQuery;
 use crate::guard::{Needs, Read};
 use crate::model::{Config, DropReasons, Status, Totals};
+use crate::problem::Problems;
 use crate::state::Shared;
 
 /// Version, addresses, data paths and workers.

@@ -9,11 +9,10 @@ use axum::extract::State;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::Problems;
 use crate::extract::Query;
 use crate::guard::{Needs, Read};
 use crate::model::{Snapshot, Talker, Talkers};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::state::Shared;
 
 /// Users of an answer.

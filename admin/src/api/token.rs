@@ -2,10 +2,10 @@
 
 use axum::Json;
 
-use super::Problems;
 use crate::extract::NoQuery;
 use crate::guard::AnyToken;
 use crate::model::TokenScopes;
+use crate::problem::Problems;
 
 /// What the token of this request opens: for pages and programs that offer only what will be answered.
 #[utoipa::path(

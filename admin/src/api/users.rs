@@ -8,13 +8,12 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::Problems;
 use super::allocations::checked_limit;
 use crate::audit::{Detailed, Details, detailed};
 use crate::extract::{Body, NameInPath, NoQuery, Query};
 use crate::guard::{Admin, Needs, Read};
 use crate::model::{Disconnected, User, UserChange, UserPage};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::state::Shared;
 
 /// Users of a page.

@@ -18,9 +18,9 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
 
 use self::page::Page;
-use crate::api::Problems;
 use crate::guard::{Metrics, Needs};
 use crate::model::{Counts, OffloadCounts, Readiness, Status, Totals, Traffic, TrafficByPath, WorkerTotals};
+use crate::problem::Problems;
 use crate::state::{ApiCounts, Shared};
 
 /// All counters, for Prometheus.

@@ -1,16 +1,16 @@
 //! Whether the values fit together: what no single value shows.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use turnpike_proto::auth::prepare_name;
 
-use super::layers::Settings;
 use super::options::Config;
 use super::report::{Place, Problem, Report};
-use super::resolve::{Possible, external_of, is_private};
+use super::resolve::{Possible, family_warning, reach_warning};
+use super::settings::Settings;
 use super::strength::Strength;
-use super::types::{DefaultFamily, ExternalAddress, PublicAddress, Secret};
+use super::types::{ExternalAddress, PublicAddress, Secret};
 
 /// Adds what is wrong (faults) or probably not meant (warnings) to the report. Values that already are
 /// faults aren't in `config`, so what would depend on them isn't judged.
@@ -140,35 +140,6 @@ fn check_relay_addresses(config: &Config, settings: &Settings, report: &mut Repo
         let place = settings.place("default-address-family", 0);
         report.warn(Problem::new(place, "default-address-family", message));
     }
-}
-
-/// Who can't reach a relay address, if anybody.
-pub(super) fn reach_warning(config: &Config, local: IpAddr) -> Option<String> {
-    if external_of(config, local).is_some() || config.quickstart.is_some() {
-        return None;
-    }
-    if local.is_loopback() {
-        return Some(format!("\"{local}\": is a loopback address: no other host can reach it"));
-    }
-    is_private(local).then(|| {
-        format!(
-            "\"{local}\": is private and has no external-address: only that network's clients and peers \
-             can reach it"
-        )
-    })
-}
-
-/// What happens to clients that don't ask for a family, if there is no relay address for them.
-pub(super) fn family_warning(config: &Config, relay: &[IpAddr]) -> Option<String> {
-    let has = |v4: bool| relay.iter().any(|ip| ip.is_ipv4() == v4);
-    let family = match config.default_address_family {
-        DefaultFamily::Ipv4 if !has(true) => "IPv4",
-        DefaultFamily::Ipv6 if !has(false) => "IPv6",
-        _ => return None,
-    };
-    Some(format!(
-        "no relay address is {family}: clients that don't ask for a family get error 440 (RFC 8656 s. 7.2)"
-    ))
 }
 
 fn check_external_addresses(config: &Config, settings: &Settings, report: &mut Report) {

@@ -9,10 +9,11 @@ use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
 use super::coturn;
-use super::layers::{Layer, Setting, Value, nearest, spec};
+use super::layers::{nearest, spec};
 use super::options::{Kind, OPTIONS, Spec};
 use super::parse;
 use super::report::{Place, Problem, Report, quoted};
+use super::settings::{Layer, Setting, Value};
 
 /// Largest configuration file, bytes: a wrong path shall not fill the memory.
 pub(super) const MAX_FILE_BYTES: u64 = 4 << 20;

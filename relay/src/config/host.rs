@@ -7,8 +7,7 @@ use turnpike_driver::interfaces::{LocalAddress, local_addresses};
 use turnpike_proto::addr::Family;
 
 use super::options::Config;
-use super::resolve::{DEFAULT_PORT, is_private};
-use super::types::PublicAddress;
+use super::types::{DEFAULT_PORT, PublicAddress};
 
 /// What is known about this host.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +84,14 @@ impl Host {
             .or_else(|| candidates().find(|a| !is_private(a.ip)))
             .or_else(|| candidates().next())
             .map(|a| a.ip)
+    }
+}
+
+/// Private use: RFC 1918, RFC 6598, RFC 4193.
+pub(super) fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64),
+        IpAddr::V6(ip) => ip.is_unique_local(),
     }
 }
 

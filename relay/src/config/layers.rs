@@ -1,6 +1,5 @@
-//! The raw values of file, environment and command line, and which of them win.
+//! The raw values of environment and command line, and what a mistyped key may have meant.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use clap::ArgMatches;
@@ -9,118 +8,14 @@ use zeroize::Zeroizing;
 
 use super::options::{Kind, OPTIONS, Spec};
 use super::plain::variable_line;
-use super::report::{Place, Problem, Report, quoted};
-
-/// Options that are replaced together: whoever sets a secret in a later layer doesn't want an
-/// earlier layer's to stay valid.
-const GROUPS: &[&[&str]] =
-    &[&["user", "user-file"], &["auth-secret", "auth-secret-file"], &["admin-token", "admin-token-file"]];
+use super::report::{Place, Problem, Report};
+use super::settings::{Layer, Setting, Value};
 
 /// Variables of ours that aren't options.
 const OTHER_VARIABLES: &[&str] = &["TURNPIKE_CONFIG"];
 
 /// Most edits between a mistyped key and the one that is suggested.
 const MAX_EDITS: usize = 3;
-
-/// A value as it was written.
-#[derive(Clone)]
-pub(super) struct Value {
-    pub(super) text: Zeroizing<String>,
-    pub(super) place: Place,
-}
-
-/// All values of one option in one layer.
-#[derive(Clone)]
-pub(super) struct Setting {
-    pub(super) values: Vec<Value>,
-}
-
-/// What one source says, by key.
-pub(super) type Layer = BTreeMap<&'static str, Setting>;
-
-/// What all sources together say.
-pub(super) struct Settings {
-    by_key: Layer,
-    /// Where a missing option is reported.
-    pub(super) home: Place,
-}
-
-impl Settings {
-    /// Puts layers over one another; the last one wins.
-    pub(super) fn merge(home: Place, layers: impl IntoIterator<Item = Layer>) -> Self {
-        let mut by_key = Layer::new();
-        for layer in layers {
-            for group in GROUPS.iter().filter(|group| group.iter().any(|key| layer.contains_key(key))) {
-                group.iter().for_each(|key| drop(by_key.remove(key)));
-            }
-            by_key.extend(layer);
-        }
-        Settings { by_key, home }
-    }
-
-    /// The values of a list, or `None` if it isn't set. Each that can't be parsed is a fault and forgotten,
-    /// so that [`Settings::place`] counts what is left.
-    pub(super) fn list<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-        report: &mut Report,
-    ) -> Option<Vec<T>> {
-        let setting = self.by_key.get_mut(key)?;
-        let mut parsed = Vec::with_capacity(setting.values.len());
-        setting.values.retain(|value| {
-            let fine = parse_value(key, value, &parse, report);
-            let keep = fine.is_some();
-            parsed.extend(fine);
-            keep
-        });
-        Some(parsed)
-    }
-
-    /// The value of a single option, if it is set and can be parsed.
-    pub(super) fn one<T>(
-        &self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-        report: &mut Report,
-    ) -> Option<T> {
-        let value = self.by_key.get(key)?.values.first()?;
-        parse_value(key, value, &parse, report)
-    }
-
-    /// Whether the option is set, also to an empty list.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.by_key.contains_key(key)
-    }
-
-    /// The places of an option's values, in their order.
-    pub(super) fn places(&self, key: &str) -> impl Iterator<Item = &Place> {
-        self.by_key.get(key).into_iter().flat_map(|setting| setting.values.iter().map(|value| &value.place))
-    }
-
-    /// Where the value with this index was written.
-    pub(super) fn place(&self, key: &str, index: usize) -> Place {
-        let value = self.by_key.get(key).and_then(|setting| setting.values.get(index));
-        value.map_or_else(|| self.home.clone(), |value| value.place.clone())
-    }
-}
-
-fn parse_value<T>(
-    key: &'static str,
-    value: &Value,
-    parse: impl Fn(&str) -> Result<T, String>,
-    report: &mut Report,
-) -> Option<T> {
-    match parse(&value.text) {
-        Ok(parsed) => Some(parsed),
-        Err(why) => {
-            let secret = spec(key).is_some_and(|spec| spec.kind == Kind::Secrets);
-            let message = if secret { why } else { format!("{}: {why}", quoted(&value.text)) };
-            report.fault(Problem::new(value.place.clone(), key, message));
-            None
-        }
-    }
-}
 
 /// The option with this key.
 pub(super) fn spec(key: &str) -> Option<&'static Spec> {

@@ -1,19 +1,19 @@
 //! Loads the configuration, at the start and again for a reload.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ArgMatches;
 
-use super::layers::{Layer, Settings, from_environment, from_flags};
+use super::layers::{from_environment, from_flags};
 use super::options::{Config, Kind, OPTIONS, assign};
 use super::plain::without_mark;
-use super::quickstart::Quickstart;
-use super::reading::Reader;
+use super::reading::{Reader, Stuck};
 use super::report::{Place, Problem, Problems, Report};
+use super::settings::{Layer, Settings};
 use super::strength::exposure;
-use super::types::Secret;
+use super::types::{Quickstart, Secret};
 use super::{check, file, machine, secrets};
 
 /// A configuration, and what should be said about it.
@@ -34,7 +34,7 @@ pub struct Loader {
     flags: Layer,
     quickstart: Option<Quickstart>,
     only_checks: bool,
-    pub(super) reader: Reader,
+    reader: Arc<Reader>,
 }
 
 impl Loader {
@@ -47,7 +47,7 @@ impl Loader {
             flags: Layer::new(),
             quickstart: None,
             only_checks: false,
-            reader: Reader::default(),
+            reader: Arc::default(),
         }
     }
 
@@ -129,6 +129,24 @@ impl Loader {
             Some(problems) => Err(problems),
             None => Ok(config.auth_secrets.0),
         }
+    }
+
+    /// Does `work`, which loads or reads something, on a thread of its own, and waits a few seconds for it.
+    /// As long as such a thread hangs, there is no other one.
+    ///
+    /// # Errors
+    /// The file that does not come.
+    pub fn in_time<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Loader) -> T + Send + 'static,
+    ) -> Result<T, Stuck> {
+        let loader = Arc::clone(self);
+        self.reader.in_time(move || work(&loader))
+    }
+
+    /// Notes what is read next, for the message if it does not come.
+    pub fn note(&self, path: &Path) {
+        self.reader.begin(path);
     }
 
     /// Puts the layers together and makes types of texts; whether they fit together is another matter.

@@ -10,9 +10,9 @@ use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
 use turnpike_admin::{Certificate, TlsFiles};
 
-use super::layers::Settings;
 use super::options::Config;
 use super::report::{Problem, Report};
+use super::settings::Settings;
 use super::strength::exposure;
 
 /// Open files that a relay needs beside its relayed addresses: listeners, connections of the administration,

@@ -28,6 +28,7 @@ mod reference;
 mod report;
 pub mod resolve;
 mod secrets;
+mod settings;
 mod show;
 mod strength;
 mod types;
@@ -36,14 +37,13 @@ pub(crate) use parse::{bitrate, duration_secs};
 
 pub use loader::{Loaded, Loader};
 pub use options::{Config, Kind, OPTIONS, Spec};
-pub use quickstart::Quickstart;
 pub use reading::Stuck;
 pub use reference::reference_markdown;
 pub use report::{Place, Problem, Problems};
 pub use show::Shown;
 pub use types::{
     AdminScope, AdminToken, DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload,
-    OffloadMode, PortRange, PublicAddress, Secret, User,
+    OffloadMode, PortRange, PublicAddress, Quickstart, Secret, User,
 };
 
 #[cfg(test)]

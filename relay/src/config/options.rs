@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::layers::Settings;
 use super::parse;
-use super::quickstart::Quickstart;
 use super::report::Report;
+use super::settings::Settings;
 use super::show::{Shown, ToShown};
 use super::types::{
     AdminToken, DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload, OffloadMode,
-    PortRange, Secret, User,
+    PortRange, Quickstart, Secret, User,
 };
 
 /// What kind of value an option takes.
@@ -110,7 +109,7 @@ macro_rules! options {
         if let Some(values) = $settings.list($key, $parse, $report) { $slot = values; }
     };
     (@store Secrets $settings:ident, $report:ident, $slot:expr, $key:literal, $parse:expr) => {
-        if let Some(values) = $settings.list($key, $parse, $report) { $slot = Hidden(values); }
+        if let Some(values) = $settings.secrets($key, $parse, $report) { $slot = Hidden(values); }
     };
     (@store $kind:ident $settings:ident, $report:ident, $slot:expr, $key:literal, $parse:expr) => {
         if let Some(value) = $settings.one($key, $parse, $report) { $slot = value; }

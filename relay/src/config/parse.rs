@@ -11,10 +11,9 @@ use turnpike_proto::auth::prepare_name;
 use turnpike_proto::limits::{DEFAULT_LIFETIME_SECS, MAX_USERNAME, MOST_PER_ALLOCATION};
 use zeroize::Zeroizing;
 
-use super::resolve::DEFAULT_PORT;
 use super::types::{
-    AdminScope, AdminToken, DefaultFamily, ExternalAddress, IoBackend, LogFormat, LogLevel, Offload,
-    OffloadMode, PortRange, PublicAddress, Secret, User,
+    AdminScope, AdminToken, DEFAULT_PORT, DefaultFamily, ExternalAddress, IoBackend, LogFormat, LogLevel,
+    Offload, OffloadMode, PortRange, PublicAddress, Secret, User,
 };
 
 /// Most worker threads: far above any machine's cores, so only typing errors reach it.

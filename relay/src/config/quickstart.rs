@@ -16,22 +16,14 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use zeroize::Zeroizing;
 
-use super::layers::Settings;
+use super::host::{Host, is_private};
 use super::options::Config;
-use super::resolve::{DEFAULT_PORT, Host, is_private};
-use super::types::{AdminScope, AdminToken, Hidden, Offload, Secret, User};
+use super::resolve::relay_ips;
+use super::settings::Settings;
+use super::types::{AdminScope, AdminToken, DEFAULT_PORT, Hidden, Offload, Quickstart, Secret, User};
 
 /// Random bytes in the generated password, and in the generated token.
 const PASSWORD_BYTES: usize = 16;
-
-/// The credentials that a trial uses if none are configured.
-#[derive(Clone, Debug)]
-pub struct Quickstart {
-    /// The generated user, or `None` once configured credentials took its place.
-    pub generated: Option<Hidden<User>>,
-    /// The generated token of the administration, or `None` once configured tokens took its place.
-    pub admin_token: Option<Hidden<Secret>>,
-}
 
 impl Quickstart {
     /// Generates a user and a token.
@@ -94,7 +86,7 @@ fn random_hex() -> std::io::Result<Secret> {
 }
 
 fn allow_neighbours(config: &mut Config, settings: &Settings, host: &Host) {
-    let relay = super::resolve::relay_ips(config, host);
+    let relay = relay_ips(config, host);
     if relay.iter().any(IpAddr::is_loopback) && !settings.has("allow-loopback-peers") {
         config.allow_loopback_peers = true;
     }

@@ -16,7 +16,6 @@ use turnpike_admin::files;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::file::MAX_FILE_BYTES;
-use super::loader::Loader;
 use crate::patience::within;
 
 /// How long all files together may take.
@@ -66,48 +65,39 @@ impl Reader {
         self.has_read.store(true, Ordering::Relaxed);
     }
 
-    fn begin(&self, path: &Path) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = path.to_owned();
-    }
-
-    fn stuck(&self) -> Stuck {
-        Stuck { file: self.current.lock().unwrap_or_else(PoisonError::into_inner).clone() }
-    }
-}
-
-impl Loader {
-    /// Does `work`, which loads or reads something, on a thread of its own, and waits a few seconds for it.
-    /// As long as such a thread hangs, there is no other one.
-    ///
-    /// # Errors
-    /// The file that does not come.
-    pub fn in_time<T: Send + 'static>(
+    /// Does `work`, which reads, on a thread of its own, and waits a few seconds for it. As long as such a thread
+    /// hangs, there is no other one.
+    pub(super) fn in_time<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Loader) -> T + Send + 'static,
+        work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Stuck> {
         self.in_time_of(READING, work)
-    }
-
-    /// Notes what is read next, for the message if it does not come.
-    pub fn note(&self, path: &Path) {
-        self.reader.begin(path);
     }
 
     fn in_time_of<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,
-        work: impl FnOnce(&Loader) -> T + Send + 'static,
+        work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Stuck> {
-        if self.reader.is_reading.swap(true, Ordering::Relaxed) {
-            return Err(self.reader.stuck());
+        if self.is_reading.swap(true, Ordering::Relaxed) {
+            return Err(self.stuck());
         }
-        let loader = Arc::clone(self);
+        let reader = Arc::clone(self);
         let read = move || {
-            let done = work(&loader);
-            loader.reader.is_reading.store(false, Ordering::Relaxed);
+            let done = work();
+            reader.is_reading.store(false, Ordering::Relaxed);
             done
         };
-        within(limit, "config", read).map_err(|_| self.reader.stuck())
+        within(limit, "config", read).map_err(|_| self.stuck())
+    }
+
+    /// Notes what is read next, for the message if it does not come.
+    pub(super) fn begin(&self, path: &Path) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = path.to_owned();
+    }
+
+    fn stuck(&self) -> Stuck {
+        Stuck { file: self.current.lock().unwrap_or_else(PoisonError::into_inner).clone() }
     }
 }
 
@@ -122,6 +112,7 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
+    use crate::config::Loader;
 
     const SHORT: Duration = Duration::from_millis(50);
 
@@ -165,8 +156,11 @@ mod tests {
     fn a_file_that_gives_nothing_is_named_and_left_behind() {
         let (reader, writer) = io::pipe().expect("a pipe");
         let path = PathBuf::from(format!("/dev/fd/{}", reader.as_raw_fd()));
-        let loader = Arc::new(Loader::new(Some(path.clone()), []));
-        let load = |limit| loader.in_time_of(limit, |loader| loader.load().is_ok()).expect_err("it hangs");
+        let reading = Arc::new(Reader::default());
+        let load = |limit| {
+            let (reader, path) = (Arc::clone(&reading), path.clone());
+            reading.in_time_of(limit, move || reader.text(&path).is_ok()).expect_err("it hangs")
+        };
         let stuck = load(SHORT);
         assert_eq!(stuck.file, path);
         assert!(stuck.to_string().contains("nothing came within"), "{stuck}");

@@ -9,14 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use turnpike_proto::addr::Family;
 
-use super::check::{family_warning, reach_warning};
 pub use super::host::Host;
+use super::host::is_private;
 use super::options::Config;
 use super::report::{Place, Problem};
-use super::types::{ExternalAddress, PublicAddress};
-
-/// The port of TURN over UDP (RFC 8656 s. 4).
-pub const DEFAULT_PORT: u16 = 3478;
+use super::types::{DEFAULT_PORT, DefaultFamily, ExternalAddress, PublicAddress};
 
 /// Addresses of a host's other networks that are relayed from, too: the kernel's program has room for few.
 const MAX_NEAR: usize = 8;
@@ -275,7 +272,7 @@ fn near_ips(config: &Config, host: &Host, general: &[IpAddr]) -> Vec<IpAddr> {
 }
 
 /// A mapping for exactly this address, else the one for all of its family.
-pub(super) fn external_of(config: &Config, local: IpAddr) -> Option<&ExternalAddress> {
+fn external_of(config: &Config, local: IpAddr) -> Option<&ExternalAddress> {
     let exact = config.external_address.iter().find(|external| external.local == Some(local));
     let fits = |external: &&ExternalAddress| external.local.is_none() && external.is_for(local.is_ipv4());
     exact.or_else(|| config.external_address.iter().find(fits))
@@ -305,14 +302,35 @@ fn warnings(config: &Config, relay: &[RelayAddress]) -> Vec<Problem> {
     warnings
 }
 
-fn at_start(key: &'static str, message: String) -> Problem {
-    Problem::new(Place::Start, key, message)
+/// Who can't reach a relay address, if anybody.
+pub(super) fn reach_warning(config: &Config, local: IpAddr) -> Option<String> {
+    if external_of(config, local).is_some() || config.quickstart.is_some() {
+        return None;
+    }
+    if local.is_loopback() {
+        return Some(format!("\"{local}\": is a loopback address: no other host can reach it"));
+    }
+    is_private(local).then(|| {
+        format!(
+            "\"{local}\": is private and has no external-address: only that network's clients and peers \
+             can reach it"
+        )
+    })
 }
 
-/// Private use: RFC 1918, RFC 6598, RFC 4193.
-pub(super) fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64),
-        IpAddr::V6(ip) => ip.is_unique_local(),
-    }
+/// What happens to clients that don't ask for a family, if there is no relay address for them.
+pub(super) fn family_warning(config: &Config, relay: &[IpAddr]) -> Option<String> {
+    let has = |v4: bool| relay.iter().any(|ip| ip.is_ipv4() == v4);
+    let family = match config.default_address_family {
+        DefaultFamily::Ipv4 if !has(true) => "IPv4",
+        DefaultFamily::Ipv6 if !has(false) => "IPv6",
+        _ => return None,
+    };
+    Some(format!(
+        "no relay address is {family}: clients that don't ask for a family get error 440 (RFC 8656 s. 7.2)"
+    ))
+}
+
+fn at_start(key: &'static str, message: String) -> Problem {
+    Problem::new(Place::Start, key, message)
 }

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::layers::Settings;
 use super::options::Config;
 use super::parse;
 use super::plain::{self, Entry};
 use super::reading::Reader;
 use super::report::{Place, Problem, Report};
+use super::settings::Settings;
 use super::strength::{Strength, exposure};
 
 /// Adds what `user-file`, `auth-secret-file` and `admin-token-file` hold.

@@ -7,6 +7,9 @@ use std::ops::{Deref, RangeInclusive};
 use turnpike_driver::choose::Backend;
 use zeroize::Zeroizing;
 
+/// The port of TURN over UDP (RFC 8656 s. 4).
+pub const DEFAULT_PORT: u16 = 3478;
+
 /// The ports that relayed transport addresses are taken from, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortRange {
@@ -267,4 +270,13 @@ words! {
         /// One JSON object each.
         Json = "json",
     }
+}
+
+/// The credentials that a trial uses if none are configured.
+#[derive(Clone, Debug)]
+pub struct Quickstart {
+    /// The generated user, or `None` once configured credentials took its place.
+    pub generated: Option<Hidden<User>>,
+    /// The generated token of the administration, or `None` once configured tokens took its place.
+    pub admin_token: Option<Hidden<Secret>>,
 }

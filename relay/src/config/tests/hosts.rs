@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use turnpike_driver::interfaces::LocalAddress;
 use turnpike_proto::addr::Family;
 
-use crate::config::layers::{Settings, from_flags};
+use crate::config::layers::from_flags;
 use crate::config::options::assign;
 use crate::config::report::{Place, Report};
-
 use crate::config::resolve::{Awaited, Host, RelayAddress, resolve};
+use crate::config::settings::Settings;
 use crate::config::*;
 
 fn address(interface: &str, ip: &str, prefix: u8, stable: bool) -> LocalAddress {

@@ -60,11 +60,11 @@ impl Notices {
             allocation = format_args!("{:016x}", record.id),
             // As a string, not by `Display`: the text form quotes it then, so that a name can't pass for fields.
             user = &*record.user,
+            quota_user = &*record.quota_user,
             client = %record.five_tuple.client,
             server = %record.five_tuple.server,
             transport = record.five_tuple.transport.name(),
             relayed = relayed.join(","),
-            quota_user = &*record.quota_user,
             duration_ms = record.duration_ns / 1_000_000,
             to_peer_packets = to_peer.packets,
             to_peer_bytes = to_peer.bytes,

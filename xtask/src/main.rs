@@ -117,7 +117,7 @@ fn main() -> ExitCode {
         Chore::Api => api::run(&root),
         Chore::Openapi => openapi::run(&root),
         Chore::Coverage => coverage::run(&root),
-        Chore::Ebpf { check: true } => ebpf::check(&root),
+        Chore::Ebpf { check: true } => ebpf::check(&root, &mut Counts::default()),
         Chore::Ebpf { check: false } => ebpf::build(&root),
         Chore::Kernels => kernels::run(&root),
         Chore::Fuzz { target, minutes } => fuzz::run(&root, target, minutes),

@@ -59,7 +59,10 @@ pub fn deploy(root: &Path, counts: &mut Counts) -> Result<(), String> {
 
 fn run(root: &Path, suite: &Suite, counts: &mut Counts) -> Result<(), String> {
     if let Some(missing) = suite.programs.iter().find(|program| !is_installed(program)) {
-        return skip(&format!("the tests of {} need {missing}", suite.name), counts);
+        return skip(
+            &format!("the tests of {} need {missing} (cargo xtask setup installs it)", suite.name),
+            counts,
+        );
     }
     for programs in PROGRAMS {
         cargo(root, programs, &[], counts)?;

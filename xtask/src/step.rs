@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How many tests passed, failed, and could not run here.
@@ -17,7 +17,8 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Adds what one line of a test runner's output says.
+    /// Adds what one line of a test runner's output says: tests that could not run are among the passed ones
+    /// until [`Counts::without_skipped`].
     fn read_line(&mut self, line: &str) {
         if line.starts_with("SKIPPED:") {
             self.skipped += 1;
@@ -28,6 +29,10 @@ impl Counts {
             match word {
                 "pass" => self.passed += number,
                 "fail" => self.failed += number,
+                "skipped" => {
+                    self.passed += number;
+                    self.skipped += number;
+                }
                 _ => {}
             }
         }
@@ -41,6 +46,11 @@ impl Counts {
                 _ => {}
             }
         }
+    }
+
+    /// libtest knows no skipped tests: one that says `SKIPPED:` has passed for it.
+    fn without_skipped(self) -> Counts {
+        Counts { passed: self.passed.saturating_sub(self.skipped), ..self }
     }
 
     /// Both together.
@@ -107,16 +117,30 @@ pub fn cargo(
 /// Counts go into `counts` also when the command fails.
 ///
 /// # Errors
-/// When it cannot be started or does not end with exit code 0.
+/// When it cannot be started or does not end with exit code 0; with `CI=true` also when a test was skipped.
 pub fn run_command(command: &mut Command, shown: &str, counts: &mut Counts) -> Result<(), String> {
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("cannot start {shown}: {error}"))?;
-    *counts = counts.plus(show_output(&mut child));
+    let told = show_output(&mut child).without_skipped();
+    *counts = counts.plus(told);
     let status = child.wait().map_err(|error| format!("cannot wait for {shown}: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("{shown} ended with {status}")) }
+    judge(shown, status, told, forbids_skipping())
+}
+
+fn judge(shown: &str, status: ExitStatus, told: Counts, forbids_skipping: bool) -> Result<(), String> {
+    match told.skipped {
+        _ if !status.success() => Err(format!("{shown} ended with {status}")),
+        1.. if forbids_skipping => Err(format!("{shown}: {} SKIPPED, and CI=true forbids it", told.skipped)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether everything has to run.
+fn forbids_skipping() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true")
 }
 
 /// Says that a step can't run here, and counts it.
@@ -124,11 +148,11 @@ pub fn run_command(command: &mut Command, shown: &str, counts: &mut Counts) -> R
 /// # Errors
 /// With `CI=true`, which forbids skipping.
 pub fn skip(why: &str, counts: &mut Counts) -> Result<(), String> {
-    if std::env::var("CI").is_ok_and(|value| value == "true") {
-        return Err(format!("{why}, and CI=true forbids skipping; `cargo xtask setup` installs it"));
+    if forbids_skipping() {
+        return Err(format!("{why}, and CI=true forbids skipping"));
     }
     println!("SKIPPED: {why}");
-    *counts = counts.plus(Counts { passed: 1, failed: 0, skipped: 1 });
+    *counts = counts.plus(Counts { skipped: 1, ..Counts::default() });
     Ok(())
 }
 
@@ -171,6 +195,24 @@ mod tests {
         counts.read_line("\u{2139} fail 1\n");
         counts.read_line("\u{2139} duration_ms 12\n");
         assert_eq!(counts, Counts { passed: 11, failed: 4, skipped: 1 });
+        assert_eq!(counts.without_skipped(), Counts { passed: 10, failed: 4, skipped: 1 });
+    }
+
+    #[test]
+    fn nodes_skipped_tests_are_no_passed_ones_either() {
+        let mut counts = Counts::default();
+        for line in ["\u{2139} pass 4\n", "\u{2139} fail 0\n", "\u{2139} skipped 2\n"] {
+            counts.read_line(line);
+        }
+        assert_eq!(counts.without_skipped(), Counts { passed: 4, failed: 0, skipped: 2 });
+    }
+
+    #[test]
+    fn a_skipped_test_fails_where_everything_has_to_run() {
+        let skipped = Counts { skipped: 1, ..Counts::default() };
+        judge("a test", ExitStatus::default(), skipped, false).unwrap();
+        judge("a test", ExitStatus::default(), skipped, true).unwrap_err();
+        judge("a test", ExitStatus::default(), Counts::default(), true).unwrap();
     }
 
     #[test]

@@ -54,7 +54,10 @@ pub fn run(root: &Path, counts: &mut Counts) -> Result<(), String> {
     let missing = PROGRAMS.iter().find(|program| !is_installed(program));
     if !is_root() || missing.is_some() {
         let why = missing.map_or("root".to_owned(), |program| (*program).to_owned());
-        return skip(&format!("the commands of the documentation need {why}"), counts);
+        return skip(
+            &format!("the commands of the documentation need {why} (cargo xtask setup installs programs)"),
+            counts,
+        );
     }
     cargo(root, &["build", "--locked", "-p", "turnpike", "-p", "turnpike-loadtest"], &[], counts)?;
     let pages = read_pages(root)?;

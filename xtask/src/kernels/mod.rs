@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::setup::{self, Need};
+use crate::step::{Counts, skip};
 use crate::target_folder;
 
 /// Packages that always depend on the newest kernel of a series.
@@ -46,7 +47,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     let mut table = Vec::new();
     for series in SERIES {
         let Some(package) = newest(series)? else {
-            println!("SKIPPED: Debian's sources here have no {series}");
+            skip(&format!("Debian's sources here have no {series}"), &mut Counts::default())?;
             continue;
         };
         println!("\n== {package}");

@@ -16,7 +16,6 @@ pub mod lab;
 mod own_namespace;
 mod pipe;
 pub mod process;
-#[allow(missing_docs, reason = "its fields and steps are named after what they are")]
 pub mod rig;
 mod skip;
 pub mod talker;

@@ -18,31 +18,51 @@ use turnpike_proto::{
     Plane, PortError, Reason, RefusedRequest, RelaySocket, Server, SlotName, Verdict,
 };
 
-pub const REALM: &str = "example.org";
+pub use crate::REALM;
+
+/// Where the server listens.
 pub const SERVER_V4: &str = "192.0.2.1:3478";
+/// Its IPv6 listener.
 pub const SERVER_V6: &str = "[2001:db8::1]:3478";
+/// A peer.
 pub const PEER: &str = "198.51.100.7:4000";
+/// An IPv6 peer.
 pub const PEER_V6: &str = "[2001:db8:ffff::7]:4000";
+/// A secret of time-limited credentials.
 pub const SECRET: &str = "north";
+/// The calendar when a laboratory opens, seconds since 1970.
 pub const START_UNIX_SECS: u64 = 1_700_000_000;
 
+/// An address, as text.
 pub fn addr(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
 /// What the operator of the laboratory's server has set.
 pub struct Setup {
+    /// What the core takes as it is.
     pub config: ServerConfig,
+    /// Addresses to relay with.
     pub relays: Vec<RelayAddress>,
+    /// First and last relayed port.
     pub ports: (u16, u16),
+    /// Names and passwords.
     pub users: Vec<(&'static str, &'static str)>,
+    /// Secrets of time-limited credentials.
     pub secrets: Vec<&'static str>,
+    /// Networks whose peers are allowed, as CIDR.
     pub allow: Vec<&'static str>,
+    /// Networks whose peers are denied, as CIDR.
     pub deny: Vec<&'static str>,
+    /// Whether peers may have loopback addresses.
     pub allow_loopback: bool,
+    /// Allocations that one user may have; 0 for any number.
     pub user_quota: u32,
+    /// Allocations that all together may have; 0 for any number.
     pub total_quota: u32,
+    /// Whether the expiry of time-limited credentials ends their allocations, too.
     pub strict_expiry: bool,
+    /// Workers.
     pub workers: u16,
     /// Slots of allocations and of bindings in the kernel plane, if there is one.
     pub slots: Option<(usize, usize)>,
@@ -71,6 +91,7 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// The policy for peers that this means.
     pub fn policy(&self) -> PeerPolicy {
         let nets = |list: &[&str]| list.iter().map(|net| net.parse().expect("a CIDR")).collect::<Vec<_>>();
         let relay_ips: Vec<IpAddr> =
@@ -84,6 +105,7 @@ impl Setup {
         PeerPolicy::new(&nets(&self.allow), &nets(&self.deny), self.allow_loopback, own)
     }
 
+    /// The credentials that this means.
     pub fn credentials(&self) -> Credentials {
         let mut credentials = Credentials::new(REALM);
         for (name, password) in &self.users {
@@ -99,20 +121,33 @@ impl Setup {
 /// A datagram that left the server.
 #[derive(Clone, Debug)]
 pub struct Sent {
+    /// By which socket.
     pub egress: Egress,
+    /// To where.
     pub to: SocketAddr,
+    /// What the datagram carries.
     pub payload: Vec<u8>,
+    /// The TOS or traffic class byte of its IP header.
     pub tos: u8,
+    /// Whether the network may not fragment it.
     pub dont_fragment: bool,
 }
 
+/// A server with its workers, and everything that they did to the world.
 pub struct Lab {
+    /// What the workers share.
     pub shared: Arc<Shared>,
+    /// The workers.
     pub workers: Vec<Server>,
+    /// What time it is.
     pub now: Now,
+    /// Datagrams that left since the last look.
     pub sent: Vec<Sent>,
+    /// Final records of allocations.
     pub ended: Vec<AllocationRecord>,
+    /// Requests that the operator was told of.
     pub refused: Vec<RefusedRequest>,
+    /// Channel numbers that only RFC 5766 knew.
     pub old_channels: Vec<u16>,
     /// Ports that somebody else on the host has.
     pub occupied: HashSet<u16>,
@@ -120,10 +155,13 @@ pub struct Lab {
     pub exhausted: bool,
     /// Leave OpenPort unanswered until `open_pending` is called.
     pub hold_ports: bool,
+    /// Ports that were asked for and not answered, by worker.
     pub pending: Vec<(usize, RelaySocket, RelayedAddr)>,
     /// Leave what concerns many allocations waiting for ticks.
     pub hold_ticks: bool,
+    /// Relayed addresses that are open, by worker and socket.
     pub open: HashMap<(usize, RelaySocket), SocketAddr>,
+    /// How often a port was asked for.
     pub ports_opened: usize,
     /// Ports that are bound for the owners of RESERVATION-TOKENs.
     pub reserved: HashSet<SocketAddr>,
@@ -136,7 +174,9 @@ pub struct Lab {
     pub hold_kernel: bool,
     /// Withdrawals that were not answered.
     pub withdrawing: Vec<(usize, SlotName)>,
+    /// Allocations that the operator was told of when they began.
     pub created: Vec<AllocationView>,
+    /// Destinations to which smaller datagrams have to go from now on.
     pub path_mtu_fell: Vec<IpAddr>,
     /// How many allocations each disconnected user had.
     pub disconnected: Vec<(Arc<str>, Option<u64>)>,
@@ -149,10 +189,12 @@ impl Default for Lab {
 }
 
 impl Lab {
+    /// With the default [`Setup`].
     pub fn new() -> Self {
         Self::with(Setup::default())
     }
 
+    /// With a set-up of the test's own.
     pub fn with(setup: Setup) -> Self {
         let auth = Authenticator::new(REALM, setup.credentials(), setup.strict_expiry, [7; 32]);
         let quotas = Quotas::new(setup.user_quota, setup.total_quota);
@@ -220,6 +262,7 @@ impl Lab {
         self.now.unix_secs += secs;
     }
 
+    /// Gives an input to every worker.
     pub fn input_all(&mut self, mut input: impl FnMut() -> Input<'static>) {
         for worker in 0..self.workers.len() {
             self.input(worker, input());
@@ -244,6 +287,7 @@ impl Lab {
         counts.fold((0, 0), |sum, counts| (sum.0 + counts.permissions, sum.1 + counts.channels))
     }
 
+    /// Gives an input to a worker, and does what it wants done.
     pub fn input(&mut self, worker: usize, input: Input<'_>) {
         self.workers[worker].handle_input(self.now, input);
         self.carry_out(worker);
@@ -291,6 +335,7 @@ impl Lab {
         }
     }
 
+    /// An ICMP error about what a relayed address sent to a peer.
     pub fn icmp(&mut self, relayed: SocketAddr, peer: SocketAddr, icmp_type: u8, icmp_code: u8, data: u32) {
         let (&(worker, relay), _) =
             self.open.iter().find(|(_, address)| **address == relayed).expect("an open relayed address");
@@ -444,12 +489,19 @@ impl Sent {
 /// A client with its credentials, bound to one worker as the kernel's hash would do.
 #[derive(Clone)]
 pub struct Client {
+    /// Its own address.
     pub address: SocketAddr,
+    /// The worker that gets its datagrams.
     pub worker: usize,
+    /// Its user name.
     pub user: String,
+    /// Its password.
     pub password: String,
+    /// The realm that it signs for.
     pub realm: String,
+    /// The nonce that it was given; empty before the first challenge.
     pub nonce: Vec<u8>,
+    /// By what it reaches the server.
     pub transport: Transport,
     next_transaction: u64,
 }
@@ -457,12 +509,16 @@ pub struct Client {
 /// An answer, parsed as far as tests want to know.
 #[derive(Debug)]
 pub struct Answer {
+    /// All of it.
     pub bytes: Vec<u8>,
+    /// Success or error.
     pub class: Class,
+    /// The error code.
     pub code: Option<u16>,
 }
 
 impl Answer {
+    /// Reads an answer, which must be well-formed.
     #[track_caller]
     pub fn of(bytes: Vec<u8>) -> Self {
         let message = Message::parse(&bytes).expect("the server's answers are well-formed");
@@ -472,36 +528,43 @@ impl Answer {
         Self { class, code, bytes }
     }
 
+    /// The answer as a message.
     pub fn message(&self) -> Message<'_> {
         Message::parse(&self.bytes).expect("parsed before")
     }
 
+    /// It must be a success.
     #[track_caller]
     pub fn expect_success(&self) -> &Self {
         assert_eq!((self.class, self.code), (Class::Success, None));
         self
     }
 
+    /// It must be this error.
     #[track_caller]
     pub fn expect_error(&self, code: u16) -> &Self {
         assert_eq!((self.class, self.code), (Class::Error, Some(code)));
         self
     }
 
+    /// The first relayed address, which it must have.
     pub fn relayed(&self) -> SocketAddr {
         self.message().xor_address(attr::XOR_RELAYED_ADDRESS).expect("present").expect("well-formed")
     }
 
+    /// All relayed addresses, in their order.
     pub fn all_relayed(&self) -> Vec<SocketAddr> {
         let kinds: Vec<_> =
             self.message().attributes().filter(|(k, _)| *k == attr::XOR_RELAYED_ADDRESS).collect();
         kinds.iter().map(|(_, value)| decode_xor(value, self.message().transaction_id())).collect()
     }
 
+    /// LIFETIME, seconds.
     pub fn lifetime(&self) -> u32 {
         self.message().lifetime().expect("present").expect("well-formed")
     }
 
+    /// RESERVATION-TOKEN.
     pub fn token(&self) -> [u8; 8] {
         self.message().reservation_token().expect("present").expect("well-formed")
     }
@@ -521,10 +584,12 @@ pub fn decode_xor(value: &[u8], transaction: TransactionId) -> SocketAddr {
 }
 
 impl Client {
+    /// A client of the first user, on worker 0, over UDP.
     pub fn new(address: &str) -> Self {
         Self::named(address, "alice", "wonder")
     }
 
+    /// A client of another user.
     pub fn named(address: &str, user: &str, password: &str) -> Self {
         Self {
             address: addr(address),
@@ -538,26 +603,31 @@ impl Client {
         }
     }
 
+    /// Its datagrams reach this worker.
     pub fn on_worker(mut self, worker: usize) -> Self {
         self.worker = worker;
         self
     }
 
+    /// It is connected by TCP.
     pub fn over_tcp(mut self) -> Self {
         self.transport = Transport::Tcp;
         self
     }
 
+    /// Its 5-tuple and the socket at the server's end.
     pub fn path(&self) -> ClientPath {
         let server = addr(if self.address.is_ipv4() { SERVER_V4 } else { SERVER_V6 });
         let five_tuple = FiveTuple { client: ClientAddr(self.address), server, transport: self.transport };
         ClientPath { five_tuple, socket: ClientSocket(0) }
     }
 
+    /// The key of its long-term credentials.
     pub fn key(&self) -> Key {
         Key::md5(&self.user, &self.realm, &self.password).expect("good credentials")
     }
 
+    /// A transaction id that it has not used before.
     pub fn transaction(&mut self) -> TransactionId {
         self.next_transaction += 1;
         let mut id = [0xc0; 12];
@@ -589,6 +659,7 @@ impl Client {
         self.signed_as(method, id, build)
     }
 
+    /// The same with a transaction id of the test's choice.
     pub fn signed_as(
         &self,
         method: u16,
@@ -646,6 +717,7 @@ impl Client {
         self.exchange(lab, &bytes)
     }
 
+    /// Allocates with more attributes; gives the answer, whatever it is.
     #[track_caller]
     pub fn allocate_with(
         &mut self,
@@ -662,16 +734,19 @@ impl Client {
         answer.expect_success().relayed()
     }
 
+    /// Refreshes its allocation, or deletes it with 0.
     #[track_caller]
     pub fn refresh(&mut self, lab: &mut Lab, lifetime_secs: u32) -> Answer {
         self.request(lab, method::REFRESH, |b| b.lifetime(lifetime_secs))
     }
 
+    /// Installs a permission.
     #[track_caller]
     pub fn permit(&mut self, lab: &mut Lab, peer: &str) -> Answer {
         self.request(lab, method::CREATE_PERMISSION, |b| b.xor_address(attr::XOR_PEER_ADDRESS, addr(peer)))
     }
 
+    /// Binds a channel to a peer.
     #[track_caller]
     pub fn bind(&mut self, lab: &mut Lab, number: u16, peer: &str) -> Answer {
         self.request(lab, method::CHANNEL_BIND, |b| {

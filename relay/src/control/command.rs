@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use turnpike_driver::Waker;
 use turnpike_proto::{AllocationDetail, AllocationView};
 
-use super::Status;
+use super::status::Status;
 
 /// Messages that wait for one worker; above it the asker is told to come again.
 pub(crate) const MAX_MESSAGES: usize = 256;

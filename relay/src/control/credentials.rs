@@ -4,7 +4,7 @@ use turnpike_admin::RelayError;
 use turnpike_admin::model::{CredentialRequest, Credentials, Password};
 
 use super::convert::Moment;
-use super::relay::Control;
+use super::state::Control;
 use crate::{banner, credentials};
 
 /// Lifetime where none is asked for: a day, as the draft suggests.

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::command::WorkerHandle;
 use super::convert::Moment;
-use super::relay::{Control, lock};
+use super::lock::lock;
 
 /// How often somebody has to look.
 pub const LOOK_PERIOD: Duration = Duration::from_millis(200);
@@ -64,17 +65,17 @@ impl Pulse {
     }
 }
 
-impl Control {
+impl Liveness {
     /// Looks whether each worker turns, and wakes those that are silent; answers whether all turn. To be
     /// called once every [`LOOK_PERIOD`].
-    pub fn look_at_workers(&self) -> bool {
+    pub(super) fn look(&self, workers: &[WorkerHandle]) -> bool {
         let found: Vec<Found> = {
-            let mut pulses = lock(&self.liveness.0);
-            pulses.resize(self.workers.len(), Pulse::default());
-            let looks = pulses.iter_mut().zip(&self.workers);
+            let mut pulses = lock(&self.0);
+            pulses.resize(workers.len(), Pulse::default());
+            let looks = pulses.iter_mut().zip(workers);
             looks.map(|(pulse, worker)| pulse.look(worker.status.turned_ns())).collect()
         };
-        for (number, (found, worker)) in found.iter().zip(&self.workers).enumerate() {
+        for (number, (found, worker)) in found.iter().zip(workers).enumerate() {
             match found {
                 Found::Nothing => {}
                 Found::Silent => worker.wake(),
@@ -91,7 +92,7 @@ impl Control {
     /// Why the relay can't do its work, for people; nothing if it can.
     pub(super) fn standstills(&self) -> Vec<String> {
         let now_ns = Moment::now().mono_ns;
-        let pulses = lock(&self.liveness.0);
+        let pulses = lock(&self.0);
         let stalled = pulses.iter().enumerate().filter(|(_, pulse)| pulse.is_stalled());
         let say = |(number, pulse): (usize, &Pulse)| match pulse.turned_ns {
             0 => format!("worker {number} has never turned"),

@@ -10,17 +10,22 @@
 //! A worker never waits for anybody: what it can't hand over, it drops and counts. Whoever asks a worker
 //! waits a bounded time.
 
+mod ask;
 mod command;
 mod convert;
 mod credentials;
+mod database;
 mod drops;
 mod events;
 mod liveness;
+mod loads;
+mod lock;
 mod network;
 mod operate;
 mod relay;
 mod reload;
 mod snapshots;
+mod state;
 mod status;
 mod totals;
 mod users;
@@ -28,10 +33,10 @@ mod walk;
 
 pub(crate) use command::MAX_MESSAGES;
 pub use command::{Command, Message, Question, Reply, Unreachable, WorkerHandle};
+pub use database::Users;
 pub use events::{EventSink, EventSource, WorkerEvent, event_queue};
 pub use liveness::LOOK_PERIOD;
-pub use relay::{Control, Parts};
+pub use state::{Control, Parts};
 pub(crate) use status::Reporter;
 pub use status::{Load, Report, Status, TURN_BOUNDS_NS};
-pub use users::Users;
 pub(crate) use walk::Walk;

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use tracing::{info, warn};
 use turnpike_proto::addr::Family;
 
-use super::Command;
-use super::relay::{Control, lock};
+use super::command::Command;
+use super::lock::lock;
+use super::state::Control;
 use crate::config::resolve::{Addresses, Awaited, Host, resolve};
 use crate::setup;
 

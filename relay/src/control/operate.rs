@@ -6,21 +6,13 @@ use tracing::{info, warn};
 use turnpike_admin::RelayError;
 use turnpike_admin::model;
 
-use super::Command;
+use super::command::Command;
 use super::convert::Moment;
-use super::relay::{Control, lock};
+use super::lock::lock;
+use super::state::{Control, Drain};
 
 /// Longest time until the rest is ended, seconds: a week.
 const MAX_DEADLINE_SECS: u64 = 604_800;
-
-/// Whether new allocations are refused, since when, and until when the others may live.
-#[derive(Debug, Default)]
-pub(super) struct Drain {
-    since: Option<Moment>,
-    deadline_ns: Option<u64>,
-    /// The process was told to end: no way back.
-    stopping: bool,
-}
 
 impl Control {
     /// From now on the relay is on its way to the end: it drains, with this deadline at the latest, nobody

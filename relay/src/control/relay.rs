@@ -1,37 +1,25 @@
 //! The relay as its operators see it, by signal or by API.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, broadcast, oneshot};
+use tokio::sync::broadcast;
 use tracing::debug;
 use turnpike_admin::model::{self, AllocationId, Event};
 use turnpike_admin::{Answer, Relay, RelayError};
-use turnpike_offload::status::StatusCell;
-use turnpike_proto::addr::Family;
-use turnpike_proto::shared::Shared;
 
+use super::ask::{ask, ask_all};
+use super::command::{Question, WorkerHandle};
 use super::convert::{self, Moment};
-use super::liveness::Liveness;
-use super::operate::Drain;
-use super::snapshots::Snapshots;
-use super::totals::Loads;
-use super::users::Users;
-use super::{Command, EventSource, Question, Reply, Unreachable, WorkerEvent, WorkerHandle};
-use crate::banner::Ready;
-use crate::config::resolve::Addresses;
-use crate::config::{Config, Kind, Loader, OPTIONS, Shown};
-use crate::network::Publics;
+use super::drops;
+use super::events::{EventSource, WorkerEvent};
+use super::reload::is_reloadable;
+use super::state::Control;
+use crate::config::resolve::RelayAddress;
+use crate::config::{Kind, OPTIONS, Shown};
 use crate::refusals::{self, RecentRefusal};
 
-/// How long a worker may take for an answer: far more than any turn.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Events kept for a subscriber that lags; then it loses the oldest, and learns how many.
-const MAX_LAG: usize = 4096;
 /// Highest limit of an allocation, bits per second: as for `max-bitrate`.
 const MAX_BITRATE: u64 = 1_000_000_000_000;
 /// Refusals listed.
@@ -39,124 +27,7 @@ const MAX_REFUSALS: usize = 512;
 /// What stands for a secret.
 const MASK: &str = "***";
 
-/// What a running relay consists of.
-pub struct Parts {
-    /// The configuration in force.
-    pub config: Config,
-    /// Reads it again.
-    pub loader: Arc<Loader>,
-    /// The addresses in use.
-    pub addresses: Addresses,
-    /// Who knows public addresses.
-    pub publics: Arc<Publics>,
-    /// What the ready line says.
-    pub ready: Ready,
-    /// What workers share.
-    pub shared: Arc<Shared>,
-    /// The workers.
-    pub workers: Vec<WorkerHandle>,
-    /// The kernel's data path.
-    pub offload: Arc<StatusCell>,
-    /// Users beside those of the configuration.
-    pub users: Users,
-}
-
-/// Everything that operators may ask and order. Shared by the main thread and the API's threads.
-pub struct Control {
-    pub(super) started: Moment,
-    pub(super) config: ArcSwap<Config>,
-    pub(super) loader: Arc<Loader>,
-    /// As the host has them now.
-    pub(super) addresses: ArcSwap<Addresses>,
-    /// Families that there was a relay address of.
-    pub(super) had: Mutex<Vec<Family>>,
-    pub(super) publics: Arc<Publics>,
-    pub(super) ready: Ready,
-    pub(super) shared: Arc<Shared>,
-    pub(super) workers: Vec<WorkerHandle>,
-    pub(super) offload: Arc<StatusCell>,
-    pub(super) users: Users,
-    pub(super) drain: Mutex<Drain>,
-    /// Held while credentials are put together, so that the last change wins.
-    pub(super) reloading: Mutex<()>,
-    /// Held while the host's addresses are looked at.
-    pub(super) following: Mutex<()>,
-    /// Held while policy and relay addresses are put in force, so that the last change wins; never while anything
-    /// is waited for.
-    pub(super) enforcing: Mutex<()>,
-    /// Every worker knows of the last change.
-    pub(super) all_told: AtomicBool,
-    pub(super) snapshots: Snapshots,
-    pub(super) loads: Loads,
-    pub(super) liveness: Liveness,
-    events: broadcast::Sender<Arc<Event>>,
-    /// Events that found their queue full, once somebody publishes them.
-    lost_events: OnceLock<Arc<AtomicU64>>,
-    /// The administration, once it runs.
-    pub(super) admin: OnceLock<turnpike_admin::Handle>,
-    /// For threads that are to do what blocks.
-    me: Weak<Control>,
-    /// The turn of whoever wants something of the users' database.
-    pub(super) database: Arc<Semaphore>,
-    /// The turn of whoever wants a reload.
-    reload: Arc<Semaphore>,
-}
-
 impl Control {
-    /// Takes over a relay whose workers run.
-    pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, loader, addresses, publics, ready, shared, workers, offload, users } = parts;
-        Arc::new_cyclic(|me| Self {
-            started: Moment::now(),
-            config: ArcSwap::from_pointee(config),
-            loader,
-            addresses: ArcSwap::from_pointee(addresses),
-            had: Mutex::default(),
-            publics,
-            ready,
-            shared,
-            workers,
-            offload,
-            users,
-            drain: Mutex::default(),
-            reloading: Mutex::default(),
-            following: Mutex::default(),
-            enforcing: Mutex::default(),
-            all_told: AtomicBool::new(true),
-            snapshots: Snapshots::default(),
-            loads: Loads::default(),
-            liveness: Liveness::default(),
-            events: broadcast::Sender::new(MAX_LAG),
-            lost_events: OnceLock::new(),
-            admin: OnceLock::new(),
-            me: Weak::clone(me),
-            database: Arc::new(Semaphore::new(1)),
-            reload: Arc::new(Semaphore::new(1)),
-        })
-    }
-
-    /// Names the running administration: a reload changes its tokens and its certificate.
-    pub fn set_admin(&self, handle: turnpike_admin::Handle) {
-        // There is one at most.
-        let _ = self.admin.set(handle);
-    }
-
-    /// Allocations of all workers.
-    pub fn allocations(&self) -> usize {
-        self.workers.iter().map(|worker| worker.status.allocations()).sum()
-    }
-
-    /// The workers, in the order of their numbers.
-    pub fn workers(&self) -> &[WorkerHandle] {
-        &self.workers
-    }
-
-    /// Tells every worker; an error names the first that was not reached, the others are told all the same.
-    pub(super) fn tell(&self, command: Command) -> Result<(), RelayError> {
-        let outcomes: Vec<_> = self.workers.iter().map(|worker| worker.send(command)).collect();
-        outcomes.into_iter().find_map(Result::err).map_or(Ok(()), |unreachable| Err(busy(unreachable)))
-    }
-
     /// Publishes what workers tell, until none is left.
     pub async fn publish_events(self: Arc<Self>, mut source: EventSource) {
         source.set_listening(true);
@@ -187,56 +58,18 @@ impl Control {
             seconds.tick().await;
             self.loads.sample(&self.workers);
             let is_watched = self.events.receiver_count() > 0;
-            if !is_watched && !self.snapshot_is_wanted() && !self.offload.read().active {
+            if !is_watched && !self.snapshots.are_wanted() && !self.offload.read().active {
                 continue;
             }
-            match self.take_snapshot().await {
+            match self.snapshots.renewed(&self.workers).await {
                 Ok(snapshot) if is_watched => {
-                    let limited = self.newly_limited(&snapshot);
+                    let limited = self.snapshots.newly_limited(&snapshot);
                     limited.into_iter().for_each(|limited| self.publish(Event::Limited(limited)));
                 }
                 Ok(_) => {}
                 Err(error) => debug!("no snapshot: {error}"),
             }
         }
-    }
-
-    /// Does what blocks on a thread for such work, one after the other: nobody's packets, and no other
-    /// request, wait for it.
-    pub(super) async fn in_turn<T: Send + 'static>(
-        &self,
-        turn: &Arc<Semaphore>,
-        otherwise: &str,
-        work: impl FnOnce(&Control) -> Result<T, RelayError> + Send + 'static,
-    ) -> Result<T, RelayError> {
-        let turn = tokio::time::timeout(PATIENCE, Arc::clone(turn).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(RelayError::Busy(otherwise.to_owned())) };
-        let control = self.me.upgrade().expect("whoever calls keeps it alive");
-        let work = move || {
-            // Also if whoever asked has gone.
-            let _turn = turn;
-            work(&control)
-        };
-        let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| RelayError::Internal(format!("a thread of the administration: {error}")))?
-    }
-
-    fn publish(&self, event: Event) {
-        // It fails only if nobody listens.
-        let _ = self.events.send(Arc::new(event));
-    }
-
-    /// Asks all workers at once, and waits for all answers.
-    pub(super) async fn ask_all<T>(
-        &self,
-        question: impl Fn(Reply<T>) -> Question,
-    ) -> Result<Vec<T>, RelayError> {
-        let asked: Vec<_> = self.workers.iter().map(|worker| put(worker, &question)).collect();
-        let mut answers = Vec::with_capacity(asked.len());
-        for answer in asked {
-            answers.push(wait_for(answer?).await?);
-        }
-        Ok(answers)
     }
 
     fn worker_of(&self, id: AllocationId) -> Result<&WorkerHandle, RelayError> {
@@ -247,7 +80,7 @@ impl Control {
         let found = ask(self.worker_of(id)?, |reply| Question::Inspect(id.0, reply)).await?;
         let detail = found.ok_or(RelayError::NotFound("allocation"))?;
         let at = Moment::now();
-        let rates = self.rates_of(&detail.view, at);
+        let rates = self.snapshots.rates_of(&detail.view, at);
         Ok(convert::detail(*detail, at, rates))
     }
 
@@ -275,7 +108,7 @@ impl Control {
 
     async fn end_all_of(&self, user: &str) -> Result<model::Disconnected, RelayError> {
         // Each worker tells askers apart by the name they gave it.
-        let counts = self.ask_all(|reply| Question::DisconnectUser(user.into(), reply)).await?;
+        let counts = ask_all(&self.workers, |reply| Question::DisconnectUser(user.into(), reply)).await?;
         let counts: Option<Vec<u64>> = counts.into_iter().collect();
         let busy = || RelayError::Busy("too many users are being disconnected".to_owned());
         let allocations = counts.ok_or_else(busy)?.into_iter().sum();
@@ -294,7 +127,7 @@ impl Control {
                 Shown::Secrets(count) => vec![MASK.to_owned(); count],
             },
             secret: spec.kind == Kind::Secrets,
-            reloadable: super::reload::is_reloadable(spec.key),
+            reloadable: is_reloadable(spec.key),
         });
         model::Config { options: options.collect() }
     }
@@ -302,7 +135,7 @@ impl Control {
     fn describe(&self) -> model::Status {
         let (now, ready) = (Moment::now(), &self.ready);
         let listener = |address| model::Listener { address, transport: model::Transport::Udp };
-        let relay = |address: &crate::config::resolve::RelayAddress| model::RelayAddress {
+        let relay = |address: &RelayAddress| model::RelayAddress {
             address: address.local,
             external: Some(address.public).filter(|public| *public != address.local),
             first_port: ready.port_range.first,
@@ -340,7 +173,7 @@ impl Relay for Control {
     }
 
     fn readiness(&self) -> model::Readiness {
-        let mut reasons = self.standstills();
+        let mut reasons = self.liveness.standstills();
         if self.drain_state().draining {
             reasons.push("draining: no new allocations".to_owned());
         }
@@ -349,7 +182,7 @@ impl Relay for Control {
     }
 
     fn faults(&self) -> Vec<String> {
-        self.standstills()
+        self.liveness.standstills()
     }
 
     fn totals(&self) -> model::Totals {
@@ -357,7 +190,7 @@ impl Relay for Control {
     }
 
     fn drop_reasons(&self) -> Vec<model::DropReason> {
-        super::drops::reasons()
+        drops::reasons()
     }
 
     fn refusals(&self) -> model::Refusals {
@@ -370,7 +203,7 @@ impl Relay for Control {
     }
 
     fn snapshot(&self) -> Answer<'_, Arc<model::Snapshot>> {
-        Box::pin(self.recent_snapshot())
+        Box::pin(self.snapshots.recent(&self.workers))
     }
 
     fn allocation(&self, id: AllocationId) -> Answer<'_, model::AllocationDetail> {
@@ -426,35 +259,4 @@ impl Relay for Control {
     fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
         self.events.subscribe()
     }
-}
-
-/// Asks a worker and waits for the answer, but not for ever.
-async fn ask<T>(worker: &WorkerHandle, question: impl FnOnce(Reply<T>) -> Question) -> Result<T, RelayError> {
-    wait_for(put(worker, question)?).await
-}
-
-fn put<T>(
-    worker: &WorkerHandle,
-    question: impl FnOnce(Reply<T>) -> Question,
-) -> Result<oneshot::Receiver<T>, RelayError> {
-    let (reply, answer) = oneshot::channel();
-    worker.ask(question(reply)).map_err(busy)?;
-    Ok(answer)
-}
-
-async fn wait_for<T>(answer: oneshot::Receiver<T>) -> Result<T, RelayError> {
-    match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) => Err(busy(Unreachable::Ended)),
-        Err(_) => Err(RelayError::Busy("a worker did not answer in time".to_owned())),
-    }
-}
-
-fn busy(unreachable: Unreachable) -> RelayError {
-    RelayError::Busy(unreachable.to_string())
-}
-
-/// What a mutex of ours guards is whole at any time, also after a panic elsewhere.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,7 +7,8 @@ use tracing::{error, info, warn};
 use turnpike_admin::model::ReloadReport;
 use turnpike_admin::{Certificate, RelayError, TlsError};
 
-use super::relay::{Control, lock};
+use super::lock::lock;
+use super::state::Control;
 use crate::config::{Config, Loaded, Loader, OPTIONS, Problems};
 use crate::service_manager::{News, tell};
 use crate::setup;

@@ -9,9 +9,10 @@ use turnpike_admin::RelayError;
 use turnpike_admin::model;
 use turnpike_proto::AllocationView;
 
-use super::Question;
+use super::ask::ask_all;
+use super::command::{Question, WorkerHandle};
 use super::convert::{self, Moment, Rates};
-use super::relay::{Control, lock};
+use super::lock::lock;
 
 /// A snapshot that is younger is not taken again, nanoseconds: a little less than the ticks that renew it.
 const FRESH_NS: u64 = 900_000_000;
@@ -50,44 +51,43 @@ struct Sample {
     rates: Rates,
 }
 
-impl Control {
+impl Snapshots {
     /// The last snapshot if it is young enough, else a new one.
-    pub(super) async fn recent_snapshot(&self) -> Result<Arc<model::Snapshot>, RelayError> {
-        self.snapshots.wanted_ns.store(Moment::now().mono_ns, Relaxed);
-        match self.snapshots.younger_than(USABLE_NS) {
+    pub(super) async fn recent(&self, workers: &[WorkerHandle]) -> Result<Arc<model::Snapshot>, RelayError> {
+        self.wanted_ns.store(Moment::now().mono_ns, Relaxed);
+        match self.younger_than(USABLE_NS) {
             Some(usable) => Ok(usable),
-            None => self.take_snapshot().await,
+            None => self.renewed(workers).await,
         }
     }
 
     /// Whether somebody asked for a snapshot lately.
-    pub(super) fn snapshot_is_wanted(&self) -> bool {
-        let wanted_ns = self.snapshots.wanted_ns.load(Relaxed);
+    pub(super) fn are_wanted(&self) -> bool {
+        let wanted_ns = self.wanted_ns.load(Relaxed);
         wanted_ns > 0 && Moment::now().mono_ns.saturating_sub(wanted_ns) < WANTED_NS
     }
 
     /// A new snapshot, unless there is a fresh one.
-    pub(super) async fn take_snapshot(&self) -> Result<Arc<model::Snapshot>, RelayError> {
-        let snapshots = &self.snapshots;
-        let _taking = snapshots.taking.lock().await;
+    pub(super) async fn renewed(&self, workers: &[WorkerHandle]) -> Result<Arc<model::Snapshot>, RelayError> {
+        let _taking = self.taking.lock().await;
         // Somebody else may have taken one meanwhile.
-        if let Some(fresh) = snapshots.younger_than(FRESH_NS) {
+        if let Some(fresh) = self.younger_than(FRESH_NS) {
             return Ok(fresh);
         }
-        let views = self.ask_all(Question::Snapshot).await?;
-        Ok(snapshots.store(views.into_iter().flatten()))
+        let views = ask_all(workers, Question::Snapshot).await?;
+        Ok(self.store(views.into_iter().flatten()))
     }
 
     /// One allocation's rates since it was looked at before.
     pub(super) fn rates_of(&self, view: &AllocationView, at: Moment) -> Rates {
-        let last = self.snapshots.last.load();
+        let last = self.last.load();
         let from_snapshot = last.bytes.get(&view.id).map(|bytes| (last.mono_ns, *bytes));
-        self.snapshots.sample(view, at, from_snapshot)
+        self.sample(view, at, from_snapshot)
     }
 
     /// Allocations whose limit has dropped something since the last call.
     pub(super) fn newly_limited(&self, snapshot: &model::Snapshot) -> Vec<model::Limited> {
-        let mut before = lock(&self.snapshots.limited);
+        let mut before = lock(&self.limited);
         let drops = |allocation: &model::Allocation| {
             allocation.to_peer.total().rate_drops + allocation.to_client.total().rate_drops
         };
@@ -112,9 +112,7 @@ impl Control {
         *before = now;
         limited
     }
-}
 
-impl Snapshots {
     fn younger_than(&self, limit_ns: u64) -> Option<Arc<model::Snapshot>> {
         let last = self.last.load();
         let age_ns = Moment::now().mono_ns.saturating_sub(last.mono_ns);

@@ -1,7 +1,6 @@
 //! All counters together.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 
 use turnpike_admin::model;
 use turnpike_offload::xdp::Mode;
@@ -9,39 +8,9 @@ use turnpike_proto::stats::{Authentication, ServerCounts};
 use turnpike_proto::{RefusalReason, Verdict};
 
 use super::convert::{self, Moment};
-use super::relay::{Control, lock};
-use super::{Load, Report, Status, TURN_BOUNDS_NS, WorkerHandle};
+use super::state::Control;
+use super::status::{Load, Report, Status, TURN_BOUNDS_NS};
 use crate::notices::method_name;
-
-/// How busy workers were lately, from two looks at their CPU time.
-#[derive(Debug, Default)]
-pub(super) struct Loads(Mutex<Vec<Look>>);
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Look {
-    mono_ns: u64,
-    cpu_ns: u64,
-    ratio: f64,
-}
-
-impl Loads {
-    /// Looks at all workers; to be called once a second.
-    pub(super) fn sample(&self, workers: &[WorkerHandle]) {
-        let mono_ns = Moment::now().mono_ns;
-        let mut looks = lock(&self.0);
-        looks.resize(workers.len(), Look::default());
-        for (look, worker) in looks.iter_mut().zip(workers) {
-            let cpu_ns = worker.status.report().load.cpu_ns;
-            let elapsed_ns = mono_ns.saturating_sub(look.mono_ns);
-            let ratio = cpu_ns.saturating_sub(look.cpu_ns) as f64 / elapsed_ns.max(1) as f64;
-            *look = Look { mono_ns, cpu_ns, ratio: ratio.clamp(0.0, 1.0) };
-        }
-    }
-
-    fn ratio(&self, worker: usize) -> f64 {
-        lock(&self.0).get(worker).map_or(0.0, |look| look.ratio)
-    }
-}
 
 impl Control {
     pub(super) fn sum_up(&self) -> model::Totals {

@@ -6,38 +6,16 @@ use std::sync::Arc;
 use tracing::warn;
 use turnpike_admin::RelayError;
 use turnpike_admin::model::{User, UserChange, UserSource};
-use turnpike_admin::users::{StoreError, StoredUser, UserKeys, UserRecord, UserStore};
+use turnpike_admin::users::{StoreError, StoredUser, UserKeys, UserRecord};
 use turnpike_proto::auth::{BadCredential, StoredKeys, prepare_name};
 use turnpike_proto::shared::UserLimits;
 
-use super::WorkerHandle;
+use super::command::WorkerHandle;
 use super::convert::Moment;
-use super::relay::{Control, lock};
+use super::lock::lock;
+use super::state::Control;
 use crate::config::{self, Config};
 use crate::setup;
-
-/// Users beside those of the configuration, if there is a database for them.
-#[derive(Default)]
-pub struct Users(Option<UserStore>);
-
-impl Users {
-    /// Opens the configured database, if any.
-    ///
-    /// # Errors
-    /// If it can't be used.
-    pub fn open(config: &Config) -> Result<Users, StoreError> {
-        let open = |path| UserStore::open(path, &config.realm);
-        config.user_database.as_deref().map(open).transpose().map(Users)
-    }
-
-    fn all(&self) -> Result<Vec<StoredUser>, StoreError> {
-        self.0.as_ref().map_or(Ok(Vec::new()), UserStore::all)
-    }
-
-    fn store(&self) -> Result<&UserStore, RelayError> {
-        self.0.as_ref().ok_or_else(|| RelayError::Conflict("no user-database is configured".to_owned()))
-    }
-}
 
 impl Control {
     /// Puts the users and secrets of a configuration and those of the database in force.
@@ -87,7 +65,7 @@ impl Control {
         if let Some(user) = self.configured_user(&name) {
             return Ok(user);
         }
-        if self.users.0.is_none() {
+        if !self.users.is_open() {
             return Err(RelayError::NotFound("user"));
         }
         let name = name.into_owned();
@@ -133,7 +111,7 @@ impl Control {
         if self.configured_user(&name).is_some() {
             return Err(RelayError::Conflict("the user is kept in the configuration".to_owned()));
         }
-        if self.users.0.is_none() {
+        if !self.users.is_open() {
             return Err(RelayError::NotFound("user"));
         }
         let name = name.into_owned();

@@ -2,7 +2,8 @@
 
 use turnpike_proto::{AllocationView, InspectCursor, OffloadState, Server};
 
-use super::{Reply, Reporter};
+use super::command::Reply;
+use super::status::Reporter;
 
 /// Allocations that are looked at in one turn: some ten microseconds' worth.
 const PER_TURN: usize = 256;

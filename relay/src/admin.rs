@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
-use turnpike_admin::{Running, Scope, Settings, StartError, TlsFiles, Tokens};
+use turnpike_admin::{Running, Settings, StartError, TlsFiles};
 
-use crate::config::{AdminScope, AdminToken, Config};
+use crate::config::Config;
 use crate::control::{Control, EventSource};
+use crate::setup;
 
 /// The administration at work; it ends when dropped.
 pub struct Administration {
@@ -38,7 +39,7 @@ impl Administration {
         let files = config.admin_tls_cert.clone().zip(config.admin_tls_key.clone());
         let settings = Settings {
             listen,
-            tokens: tokens(&config.admin_tokens),
+            tokens: setup::admin_tokens(&config.admin_tokens),
             hosts: config.admin_host.clone(),
             tls: files.map(|(cert, key)| TlsFiles { cert, key }),
         };
@@ -71,23 +72,5 @@ impl Administration {
         };
         let scheme = if self.is_https { "https" } else { "http" };
         format!("{scheme}://{}/", SocketAddr::new(ip, address.port()))
-    }
-}
-
-/// Configured tokens as the administration keeps them: only their hashes.
-pub(crate) fn tokens(configured: &[AdminToken]) -> Tokens {
-    let mut tokens = Tokens::default();
-    for AdminToken { scopes, token } in configured {
-        tokens.add(token.expose(), scopes.iter().map(|scope| scope_of(*scope)));
-    }
-    tokens
-}
-
-fn scope_of(scope: AdminScope) -> Scope {
-    match scope {
-        AdminScope::Metrics => Scope::Metrics,
-        AdminScope::Read => Scope::Read,
-        AdminScope::Credentials => Scope::Credentials,
-        AdminScope::Admin => Scope::Admin,
     }
 }

@@ -28,11 +28,13 @@ use crate::admin::Administration;
 use crate::banner::{self, DataPath, Ready};
 use crate::config::resolve::{Addresses, Host, resolve};
 use crate::config::{Config, Loader, Problems};
-use crate::control::{Control, EventSink, Parts, Users, WorkerHandle, event_queue};
+use crate::control::{
+    Control, EventSink, Parts, Users, WorkerHandle, event_queue, follow_addresses, follow_publics,
+};
 use crate::descriptors;
 use crate::handover::Handover;
 use crate::kernel::KernelPath;
-use crate::network::{self, AddressNews, Publics};
+use crate::network::{AddressNews, Publics};
 use crate::service_manager::{News, tell};
 use crate::setup;
 use crate::shard::Shard;
@@ -175,7 +177,7 @@ impl Relay {
             config: config.clone(),
             loader,
             addresses,
-            publics: Arc::clone(&publics),
+            publics,
             ready: ready.clone(),
             shared,
             workers,
@@ -186,9 +188,8 @@ impl Relay {
         let admin =
             Administration::start(config, &control, event_source).map_err(StartError::other("admin"))?;
         ready.admin = admin.as_ref().map(Administration::url);
-        publics.start(Arc::downgrade(&control)).map_err(StartError::system("thread for public addresses"))?;
-        network::follow(news, Arc::downgrade(&control))
-            .map_err(StartError::system("thread for addresses"))?;
+        follow_publics(&control).map_err(StartError::system("thread for public addresses"))?;
+        follow_addresses(news, &control).map_err(StartError::system("thread for addresses"))?;
         Ok((Self { control, kernel, threads, admin }, ready))
     }
 

@@ -1,10 +1,11 @@
-//! From the configuration to the state that the core works on.
+//! From the configuration to what the core and the administration work on.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rand::TryRngCore;
 use rand::rngs::OsRng;
+use turnpike_admin::{Scope, Tokens};
 use turnpike_proto::Plane;
 use turnpike_proto::auth::{Authenticator, BadCredential, Credentials};
 use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
@@ -12,7 +13,7 @@ use turnpike_proto::quota::Quotas;
 use turnpike_proto::shared::{DefaultFamily, RelayAddress, RelaySet, ServerConfig, Shared};
 
 use crate::config::resolve::{self, Addresses};
-use crate::config::{self, Config};
+use crate::config::{self, AdminScope, AdminToken, Config};
 
 /// 32 bytes from the operating system's generator.
 ///
@@ -137,4 +138,22 @@ fn expand(listener: SocketAddr, local_ips: &[IpAddr]) -> Vec<SocketAddr> {
     }
     let same_family = local_ips.iter().filter(|ip| ip.is_ipv4() == listener.is_ipv4());
     same_family.map(|ip| SocketAddr::new(*ip, listener.port())).collect()
+}
+
+/// Configured tokens as the administration keeps them: only their hashes.
+pub(crate) fn admin_tokens(configured: &[AdminToken]) -> Tokens {
+    let mut tokens = Tokens::default();
+    for AdminToken { scopes, token } in configured {
+        tokens.add(token.expose(), scopes.iter().map(|scope| scope_of(*scope)));
+    }
+    tokens
+}
+
+fn scope_of(scope: AdminScope) -> Scope {
+    match scope {
+        AdminScope::Metrics => Scope::Metrics,
+        AdminScope::Read => Scope::Read,
+        AdminScope::Credentials => Scope::Credentials,
+        AdminScope::Admin => Scope::Admin,
+    }
 }

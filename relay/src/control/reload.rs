@@ -76,7 +76,7 @@ impl Control {
         self.shared.set_unauthenticated_rate(setup::unauthenticated_rate(&config));
         setup::set_alternates(&self.shared, &config);
         if let Some(admin) = self.admin.get() {
-            admin.set_tokens(crate::admin::tokens(&config.admin_tokens));
+            admin.set_tokens(setup::admin_tokens(&config.admin_tokens));
             match certificate {
                 Ok(Some(certificate)) => admin.set_certificate(certificate),
                 Ok(None) => {}

@@ -1,15 +1,16 @@
-//! Follows the host's addresses: they come after the start, change, and go.
+//! What the network tells of this host: its addresses, which come after the start, change, and go, and its public
+//! ones.
 //!
 //! ```text
-//!   netlink ─► follow ┐                                     ┌─► peer policy, relay addresses
-//!   names, STUN ─► publics ─► Control::follow_network ──────┴─► workers: PolicyChanged
+//!   netlink ─► news ───────┐                                                ┌─► peer policy, relay addresses
+//!   names, STUN ─► publics ┴─► control/follow ─► Control::follow_network ───┴─► workers: PolicyChanged
 //! ```
 //!
-//! Both threads only ever wait for the network, and nobody waits for them. What follows from an address is decided
-//! in `config/resolve`.
+//! Whoever waits here only ever waits for the network, on a thread of its own, and nobody waits for it. What follows
+//! from an address is decided in `config/resolve`.
 
-mod follow;
+mod news;
 mod publics;
 
-pub use follow::{AddressNews, follow};
-pub use publics::Publics;
+pub use news::AddressNews;
+pub use publics::{Publics, Question};

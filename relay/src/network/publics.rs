@@ -6,15 +6,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
-use std::thread;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, method};
 
 use crate::config::PublicAddress;
-use crate::control::Control;
 use crate::setup;
 
 /// How often everything is asked again.
@@ -26,7 +24,7 @@ const STUN_TIMEOUTS: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(1)];
 
 /// Who is asked about which relay address.
-type Question = (PublicAddress, IpAddr);
+pub type Question = (PublicAddress, IpAddr);
 
 /// What names and STUN servers have told.
 #[derive(Debug, Default)]
@@ -61,34 +59,19 @@ impl Publics {
         self.changed.notify_one();
     }
 
-    /// Starts the thread that asks, as long as there is a relay.
-    ///
-    /// # Errors
-    /// If there can be no thread.
-    pub fn start(self: &Arc<Self>, control: Weak<Control>) -> io::Result<()> {
-        let own = Arc::clone(self);
-        thread::Builder::new().name("publics".to_owned()).spawn(move || own.run(&control))?;
-        Ok(())
+    /// Asks everything once, and waits for the network meanwhile. Whether an answer is another one than before.
+    pub fn ask_all(&self, questions: &[Question]) -> bool {
+        questions.iter().fold(false, |has_changed, question| has_changed | self.ask_one(question))
     }
 
-    fn run(&self, control: &Weak<Control>) {
-        let mut next = Instant::now();
-        loop {
-            let questions = self.wait(next);
-            let mut has_changed = false;
-            for question in &questions {
-                has_changed |= self.ask_one(question);
-            }
-            let Some(control) = control.upgrade() else { return };
-            if has_changed {
-                control.follow_network();
-            }
-            let is_complete = questions.iter().all(|question| self.lock().answers.contains_key(question));
-            next = Instant::now() + if is_complete { PERIOD } else { FIRST_PERIOD };
-        }
+    /// When to ask again: sooner while something was never answered.
+    pub fn pause(&self, questions: &[Question]) -> Duration {
+        let answers = &self.lock().answers;
+        if questions.iter().all(|question| answers.contains_key(question)) { PERIOD } else { FIRST_PERIOD }
     }
 
-    fn wait(&self, until: Instant) -> Vec<Question> {
+    /// Waits until it is time to ask, or there is something new to be asked. Gives what that is.
+    pub fn wait(&self, until: Instant) -> Vec<Question> {
         let mut state = self.lock();
         loop {
             let patience = until.saturating_duration_since(Instant::now());
@@ -195,6 +178,8 @@ fn mapped_address(answer: &[u8], id: TransactionId) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);

@@ -1,77 +1,54 @@
-//! Hears of changed addresses and routes from the kernel, and says what is still waited for.
+//! Follows the host's addresses and its public ones, and says what is still waited for.
 
 use std::io;
-use std::os::fd::AsFd;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{info, warn};
-use turnpike_offload::netlink::{Change, Netlink};
 
+use super::state::Control;
 use crate::config::resolve::Awaited;
-use crate::control::Control;
+use crate::network::AddressNews;
 use crate::service_manager::{News, tell};
 
-/// Changes come in bursts: an address, its routes, its neighbours.
-const SETTLE: Duration = Duration::from_millis(50);
-/// Routes may change all the time where many of them are learned; they matter for the defaults only.
-const ROUTES_PERIOD: Duration = Duration::from_secs(1);
 /// How soon a worker that was too busy to be told is told again.
 const RETRY: Duration = Duration::from_millis(100);
-/// How often the addresses are looked at without news: every time, if the kernel sends none.
+/// How often the addresses are looked at without news.
 const LOOK_PERIOD: Duration = Duration::from_secs(10);
-const BLIND_PERIOD: Duration = Duration::from_millis(500);
 /// How long something may be missing before it is said: what takes a moment at the start is no news.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 /// How often it is said again.
 const WORD_PERIOD: Duration = Duration::from_secs(60);
 
-/// Where the kernel tells of changes. To be opened before the addresses are looked at for the first time, or those
-/// that come in between are missed.
-#[derive(Debug)]
-pub struct AddressNews(Option<Netlink>);
-
-impl AddressNews {
-    /// Begins to listen. Where that is not permitted the addresses are looked at twice a second instead.
-    pub fn open() -> Self {
-        match Netlink::open_for_addresses() {
-            Ok(netlink) => AddressNews(Some(netlink)),
-            Err(error) => {
-                warn!("the kernel tells nothing of changed addresses ({error}): looking twice a second");
-                AddressNews(None)
+/// Follows names and STUN servers that know public addresses, as long as there is a relay.
+///
+/// # Errors
+/// If there can be no thread for it.
+pub fn follow_publics(control: &Arc<Control>) -> io::Result<()> {
+    let (publics, control) = (Arc::clone(&control.publics), Arc::downgrade(control));
+    let run = move || {
+        let mut next = Instant::now();
+        loop {
+            let questions = publics.wait(next);
+            let has_changed = publics.ask_all(&questions);
+            let Some(control) = control.upgrade() else { return };
+            if has_changed {
+                control.follow_network();
             }
+            next = Instant::now() + publics.pause(&questions);
         }
-    }
-
-    /// Waits for changes until the time is over. Gives when to look at the addresses, if there were any.
-    fn wait(&mut self, until: Instant) -> Option<Instant> {
-        let now = Instant::now();
-        let patience = until.saturating_duration_since(now);
-        let Some(netlink) = &mut self.0 else {
-            thread::sleep(patience.min(BLIND_PERIOD));
-            return Some(Instant::now());
-        };
-        if let Err(error) = readable(netlink, patience) {
-            warn!("cannot wait for the kernel's news of addresses: {error}");
-            thread::sleep(RETRY);
-        }
-        let changes = netlink.changes();
-        let now = Instant::now();
-        if changes.iter().any(|change| matches!(change, Change::Links | Change::Lost)) {
-            return Some(now + SETTLE);
-        }
-        (!changes.is_empty()).then_some(now + ROUTES_PERIOD)
-    }
+    };
+    thread::Builder::new().name("publics".to_owned()).spawn(run)?;
+    Ok(())
 }
 
 /// Follows the host's addresses as long as there is a relay.
 ///
 /// # Errors
 /// If there can be no thread for it.
-pub fn follow(news: AddressNews, control: Weak<Control>) -> io::Result<()> {
-    let mut follower = Follower { news, control, word: Word::default() };
+pub fn follow_addresses(news: AddressNews, control: &Arc<Control>) -> io::Result<()> {
+    let mut follower = Follower { news, control: Arc::downgrade(control), word: Word::default() };
     thread::Builder::new().name("addresses".to_owned()).spawn(move || follower.run())?;
     Ok(())
 }
@@ -137,18 +114,9 @@ impl Word {
 }
 
 /// In one line.
-pub(super) fn waiting_for(awaited: &[Awaited]) -> String {
+fn waiting_for(awaited: &[Awaited]) -> String {
     let all: Vec<String> = awaited.iter().map(ToString::to_string).collect();
     format!("waiting for {}", all.join("; "))
-}
-
-fn readable(netlink: &Netlink, patience: Duration) -> io::Result<()> {
-    let timeout = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
-    let events = netlink.as_fd();
-    match poll(&mut [PollFd::from_borrowed_fd(events, PollFlags::IN)], Some(&timeout)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The administration of the running program, from outside: over loopback, with load.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -55,9 +55,10 @@ impl Relay {
             let found = ready.split_whitespace().find_map(|word| word.strip_prefix(name));
             found.unwrap_or_else(|| panic!("{name} is in {ready}")).to_owned()
         };
-        let admin = field("admin=http://");
+        let admin = field("admin=");
+        let (_, admin) = admin.trim_end_matches('/').split_once("://").expect("a URL");
         let server = field("listen=").parse().expect("an address");
-        Relay { child, log, server, admin: admin.trim_end_matches('/').parse().expect("an address"), folder }
+        Relay { child, log, server, admin: admin.parse().expect("an address"), folder }
     }
 
     /// A request with the token; status and body.
@@ -546,6 +547,66 @@ fn ctl_shows_and_changes_what_the_api_does() {
     );
     let log = relay.stop();
     assert!(!format!("{log:?}").contains(TOKEN), "the token is in no log");
+}
+
+#[test]
+fn ctl_asks_over_https_those_whom_the_named_certificates_vouch_for() {
+    let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+    let (own, other) = (made("127.0.0.1"), made("127.0.0.1"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let (cert, other) = (write("cert.pem", own.cert.pem()), write("other.pem", other.cert.pem()));
+    let key = write("key.pem", own.signing_key.serialize_pem());
+    let relay = Relay::start(&format!("admin-tls-cert = {cert:?}\nadmin-tls-key = {key:?}\n"));
+    let url = format!("https://{}", relay.admin);
+    let ctl = |ca: &str| relay.ctl(&["--url", &url, "--ca", ca, "status"]);
+    let (code, status, stderr) = ctl(&cert);
+    assert!(code == Some(0) && status.contains("allocations  0"), "{stderr}");
+    let (code, _, stderr) = ctl(&other);
+    assert!(code == Some(1) && stderr.contains("certificate"), "{stderr}");
+    let (code, _, stderr) = ctl(&key);
+    assert!(code == Some(2) && stderr.contains("there is no certificate in it"), "{stderr}");
+}
+
+/// Answers requests one after another with the same text; gives what was asked.
+fn answering(answer: String) -> (SocketAddr, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (sender, asked) = channel();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let head =
+                BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            let _ = sender.send(head.collect::<Vec<_>>().join("\n"));
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn ctl_gives_its_token_to_no_proxy_and_to_nobody_whom_an_answer_names() {
+    let (other, asked_other) = answering("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n".to_owned());
+    let redirect = format!(
+        "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{other}/v1/status\r\n\
+         Content-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let (named, asked_named) = answering(redirect);
+    let output = turnpike()
+        .env("TURNPIKE_ADMIN_TOKEN", TOKEN)
+        .envs(["http_proxy", "HTTP_PROXY", "ALL_PROXY"].map(|name| (name, format!("http://{other}"))))
+        .args(["ctl", "--url", &format!("http://{named}"), "status"])
+        .output()
+        .expect("the program starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("none of a relay's administration: 307"), "{stderr}");
+    assert!(asked_named.recv_timeout(PATIENCE).expect("it was asked").contains(TOKEN));
+    assert_eq!(asked_other.try_iter().collect::<Vec<_>>(), [""; 0]);
 }
 
 /// `turnpike ctl` on a terminal, where somebody answers each question: exit code, and all that the terminal

@@ -1,34 +1,28 @@
 //! One request after another, over HTTP or HTTPS.
 
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1::handshake;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, Response, Uri};
-use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use turnpike_admin::ProblemBody;
+use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use ureq::http::{Error, Method, Request, Response, Uri};
+use ureq::tls::{Certificate, TlsConfig};
+use ureq::{Agent, AsSendBody, Body};
 use zeroize::Zeroizing;
 
 /// The system's trusted certificates, where distributions keep them.
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// For connecting and for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Most of an answer that is read: a page of 500 allocations is far below.
-const MAX_ANSWER: usize = 16 << 20;
+/// Most of an answer, or of an event, that is read, bytes: a page of 500 allocations is far below.
+const MAX_ANSWER: u64 = 16 << 20;
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +53,7 @@ pub(super) enum Fault {
 pub(super) struct Client {
     uri: Uri,
     token: Zeroizing<String>,
-    tls: Option<Arc<ClientConfig>>,
-    runtime: Runtime,
+    agent: Agent,
 }
 
 impl Client {
@@ -71,13 +64,22 @@ impl Client {
         if uri.host().is_none() || !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(format!("--url: {url:?} is not like http://127.0.0.1:8080"));
         }
-        let is_https = uri.scheme_str() == Some("https");
         let ca = matches.get_one::<String>("ca").map_or(SYSTEM_CERTIFICATES, String::as_str);
-        let tls = is_https.then(|| trust(ca)).transpose()?;
+        let tls = match uri.scheme_str() {
+            Some("https") => trust(ca)?,
+            _ => TlsConfig::default(),
+        };
         let token = token(matches.get_one::<String>("token-file").map(String::as_str))?;
-        let runtime =
-            Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-        Ok(Client { uri, token, tls, runtime })
+        // The token goes to who was named: not to a proxy of the environment, nor where an answer points.
+        let config = Agent::config_builder()
+            .proxy(None)
+            .max_redirects(0)
+            .http_status_as_error(false)
+            .timeout_connect(Some(PATIENCE))
+            .timeout_recv_response(Some(PATIENCE))
+            .tls_config(tls)
+            .build();
+        Ok(Client { uri, token, agent: config.new_agent() })
     }
 
     /// Sends a request; gives the answer's JSON, null where there is none.
@@ -87,13 +89,8 @@ impl Client {
         path: &str,
         body: Option<Zeroizing<String>>,
     ) -> Result<Value, Fault> {
-        self.runtime.block_on(async {
-            let answer = timeout(PATIENCE, async {
-                let response = self.exchange(method, path, body).await?;
-                self.read(response).await
-            });
-            answer.await.unwrap_or_else(|_| Err(self.unreachable("no answer in time")))
-        })
+        let body = body.as_ref().map(|text| text.as_str());
+        self.exchange(method, path, body, Some(PATIENCE)).and_then(|response| self.read(response))
     }
 
     /// Follows a stream of events; gives the data of each.
@@ -102,89 +99,64 @@ impl Client {
         path: &str,
         mut each: impl FnMut(&str) -> io::Result<()>,
     ) -> Result<(), Fault> {
-        self.runtime.block_on(async {
-            let response = self.exchange(&Method::GET, path, None).await?;
-            if !response.status().is_success() {
-                return self.read(response).await.map(drop);
+        let response = self.exchange(&Method::GET, path, None, None)?;
+        if !response.status().is_success() {
+            return self.read(response).map(drop);
+        }
+        let (mut stream, mut line) = (BufReader::new(response.into_body().into_reader()), Vec::new());
+        loop {
+            line.clear();
+            let read = stream.by_ref().take(MAX_ANSWER).read_until(b'\n', &mut line);
+            let length = read.map_err(|error| self.unreachable(error))?;
+            if !line.ends_with(b"\n") {
+                let is_end = (length as u64) < MAX_ANSWER;
+                return if is_end {
+                    Ok(())
+                } else {
+                    Err(Fault::Strange("an event without an end".to_owned()))
+                };
             }
-            let (mut body, mut pending) = (response.into_body(), Vec::new());
-            while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|error| self.unreachable(error))?;
-                pending.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-                while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = pending.drain(..=end).collect();
-                    if let Some(data) = String::from_utf8_lossy(&line).strip_prefix("data:") {
-                        each(data.trim())?;
-                    }
-                }
-                if pending.len() > MAX_ANSWER {
-                    return Err(Fault::Strange("an event without an end".to_owned()));
-                }
-            }
-            Ok(())
-        })
-    }
-
-    async fn exchange(
-        &self,
-        method: &Method,
-        path: &str,
-        body: Option<Zeroizing<String>>,
-    ) -> Result<Response<Incoming>, Fault> {
-        let host = self.uri.host().expect("it was checked").trim_matches(['[', ']']);
-        let port = self.uri.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
-        let connected = timeout(PATIENCE, TcpStream::connect((host, port))).await;
-        let stream = connected.map_err(|_| self.unreachable("no connection in time"))?;
-        let stream = stream.map_err(|error| self.unreachable(error))?;
-        let request = self.request(method, path, body)?;
-        match &self.tls {
-            None => self.converse(TokioIo::new(stream), request).await,
-            Some(config) => {
-                let name = ServerName::try_from(host.to_owned()).map_err(|error| self.unreachable(error))?;
-                let connector = TlsConnector::from(Arc::clone(config));
-                let stream =
-                    connector.connect(name, stream).await.map_err(|error| self.unreachable(error))?;
-                self.converse(TokioIo::new(stream), request).await
+            if let Some(data) = String::from_utf8_lossy(&line).strip_prefix("data:") {
+                each(data.trim())?;
             }
         }
     }
 
-    async fn converse(
-        &self,
-        io: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, Fault> {
-        let (mut sender, connection) = handshake(io).await.map_err(|error| self.unreachable(error))?;
-        // It goes on while the answer's body is read.
-        tokio::spawn(async move { drop(connection.await) });
-        let response = sender.send_request(request).await;
-        response.map_err(|error| self.unreachable(error))
-    }
-
-    fn request(
+    /// Gives the answer's head; `patience` is for all of it, with the body.
+    fn exchange(
         &self,
         method: &Method,
         path: &str,
-        body: Option<Zeroizing<String>>,
-    ) -> Result<Request<Full<Bytes>>, Fault> {
-        let authority = self.uri.authority().expect("it was checked").as_str();
-        let mut request = Request::builder()
+        body: Option<&str>,
+        patience: Option<Duration>,
+    ) -> Result<Response<Body>, Fault> {
+        let scheme = self.uri.scheme_str().expect("it was checked");
+        let authority = self.uri.authority().expect("it was checked");
+        let request = Request::builder()
             .method(method)
-            .uri(path)
-            .header(HOST, authority)
+            .uri(format!("{scheme}://{authority}{path}"))
             .header(ACCEPT, "application/json, text/event-stream")
             .header(AUTHORIZATION, format!("Bearer {}", self.token.as_str()));
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        match body {
+            None => self.run(request.body(()), patience),
+            Some(text) => self.run(request.header(CONTENT_TYPE, "application/json").body(text), patience),
         }
-        let body = body.map_or_else(Bytes::new, |text| Bytes::copy_from_slice(text.as_bytes()));
-        request.body(Full::new(body)).map_err(|error| self.unreachable(error))
     }
 
-    async fn read(&self, response: Response<Incoming>) -> Result<Value, Fault> {
+    fn run<B: AsSendBody>(
+        &self,
+        request: Result<Request<B>, Error>,
+        patience: Option<Duration>,
+    ) -> Result<Response<Body>, Fault> {
+        let request = request.map_err(|error| self.unreachable(error))?;
+        let request = self.agent.configure_request(request).timeout_global(patience).build();
+        self.agent.run(request).map_err(|error| self.failed(error))
+    }
+
+    fn read(&self, mut response: Response<Body>) -> Result<Value, Fault> {
         let status = response.status();
-        let limited = http_body_util::Limited::new(response.into_body(), MAX_ANSWER);
-        let body = limited.collect().await.map_err(|error| Fault::Strange(error.to_string()))?.to_bytes();
+        let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
+        let body = body.map_err(|error| self.failed(error))?;
         if status.is_success() {
             if body.is_empty() {
                 return Ok(Value::Null);
@@ -197,6 +169,17 @@ impl Client {
                 Err(if problem.code == "not_found" { Fault::Missing(why) } else { Fault::Refused(why) })
             }
             Err(_) => Err(Fault::Strange(status.to_string())),
+        }
+    }
+
+    fn failed(&self, error: ureq::Error) -> Fault {
+        match error {
+            ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => {
+                self.unreachable("no connection in time")
+            }
+            ureq::Error::Timeout(_) => self.unreachable("no answer in time"),
+            ureq::Error::Protocol(_) | ureq::Error::BodyExceedsLimit(_) => Fault::Strange(error.to_string()),
+            error => self.unreachable(error),
         }
     }
 
@@ -222,17 +205,17 @@ fn token(file: Option<&str>) -> Result<Zeroizing<String>, String> {
 }
 
 /// Trusts the certificates of a PEM file.
-fn trust(file: &str) -> Result<Arc<ClientConfig>, String> {
+fn trust(file: &str) -> Result<TlsConfig, String> {
     let certificates =
         CertificateDer::pem_file_iter(file).map_err(|error| format!("--ca {file}: {error}"))?;
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates.filter_map(Result::ok));
-    if roots.is_empty() {
+    let certificates: Vec<_> = certificates.filter_map(Result::ok).collect();
+    let (usable, _) = RootCertStore::empty().add_parsable_certificates(certificates.iter().cloned());
+    if usable == 0 {
         return Err(format!("--ca {file}: there is no certificate in it"));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    let roots: Vec<_> = certificates.iter().map(|one| Certificate::from_der(one).to_owned()).collect();
+    Ok(TlsConfig::builder()
+        .root_certs(roots.into())
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build())
 }

@@ -1,6 +1,7 @@
 //! The command line of `turnpike ctl`.
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
 use crate::config::{bitrate, duration_secs};
 
@@ -144,17 +145,9 @@ pub(super) fn query(arguments: &ArgMatches) -> String {
 }
 
 /// A text with everything but unreserved characters percent-encoded (RFC 3986 s. 2.3).
-pub(super) fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
+pub(super) fn percent_encoded(text: &str) -> PercentEncode<'_> {
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(text, RESERVED)
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use clap::ArgMatches;
-use hyper::Method;
 use serde_json::{Value, json};
+use ureq::http::Method;
 use zeroize::Zeroizing;
 
 use client::{Client, Fault};
@@ -73,16 +73,19 @@ fn call(client: &Client, name: &str, arguments: &ArgMatches) -> Result<Call, Exi
         "config" => get("/v1/config".to_owned(), show::config),
         "refusals" => get("/v1/refusals".to_owned(), refusals::refusals),
         "allocations" => get(format!("/v1/allocations{}", flags::query(arguments)), show::allocations),
-        "allocation" => get(format!("/v1/allocations/{}", segment(text("id"))), show::allocation),
+        "allocation" => {
+            get(format!("/v1/allocations/{}", flags::percent_encoded(text("id"))), show::allocation)
+        }
         "limit" => {
             let bits = *arguments.get_one::<u64>("bits").expect("clap requires it");
-            let path = format!("/v1/allocations/{}", segment(text("id")));
+            let path = format!("/v1/allocations/{}", flags::percent_encoded(text("id")));
             with(Method::PATCH, path, json!({ "max_bits_per_sec": bits }), show::limit)
         }
-        "disconnect" => delete(format!("/v1/allocations/{}", segment(text("id"))), show::done),
-        "disconnect-user" => {
-            delete(format!("/v1/users/{}/allocations", segment(text("name"))), show::disconnected)
-        }
+        "disconnect" => delete(format!("/v1/allocations/{}", flags::percent_encoded(text("id"))), show::done),
+        "disconnect-user" => delete(
+            format!("/v1/users/{}/allocations", flags::percent_encoded(text("name"))),
+            show::disconnected,
+        ),
         "users" => users(client, arguments),
         "drain" => {
             let deadline = arguments.get_one::<u64>("deadline");
@@ -106,7 +109,7 @@ fn users(client: &Client, arguments: &ArgMatches) -> Result<Call, ExitCode> {
     let (name, arguments) = arguments.subcommand().expect("clap requires a subcommand");
     let path = || {
         let user = arguments.get_one::<String>("name").expect("clap requires it");
-        format!("/v1/users/{}", segment(user))
+        format!("/v1/users/{}", flags::percent_encoded(user))
     };
     match name {
         "list" => {
@@ -186,11 +189,6 @@ fn password_from_stdin() -> Result<Zeroizing<String>, String> {
         Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
         _ => Err("--password-stdin: there is no password on standard input".to_owned()),
     }
-}
-
-/// A text as one segment of a path, whatever is in it.
-fn segment(text: &str) -> String {
-    flags::percent_encoded(text)
 }
 
 fn outcome(result: Result<(), Fault>) -> ExitCode {

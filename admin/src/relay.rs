@@ -77,7 +77,8 @@ pub trait Relay: Send + Sync + 'static {
     fn disconnect(&self, id: AllocationId) -> Answer<'_, ()>;
 
     /// Replaces the bandwidth limit of an allocation, in bits of payload per second and direction; 0: none.
-    fn limit(&self, id: AllocationId, bits_per_sec: u64) -> Answer<'_, ()>;
+    /// Answers the allocation as its worker knows it afterwards: it is asked once.
+    fn limit(&self, id: AllocationId, bits_per_sec: u64) -> Answer<'_, AllocationDetail>;
 
     /// Ends all allocations of a user, by its full name or by the name that quotas count.
     fn disconnect_user<'a>(&'a self, name: &'a str) -> Answer<'a, Disconnected>;

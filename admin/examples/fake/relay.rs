@@ -33,6 +33,7 @@ struct State {
     drain: DrainState,
     advanced: Instant,
     serial: u64,
+    asked: u64,
 }
 
 /// An allocation, and how fast its client would like to send.
@@ -55,6 +56,7 @@ impl Fake {
             drain: DrainState::default(),
             advanced: Instant::now(),
             serial: 0,
+            asked: 0,
         };
         let fake = Arc::new(Self {
             started: Instant::now(),
@@ -89,6 +91,12 @@ impl Fake {
         let id = allocation.id;
         self.publish(Event::Created { allocation });
         id
+    }
+
+    /// How often it was asked about one allocation: in a real relay, each time a worker is.
+    #[allow(dead_code, reason = "for tests")]
+    pub fn times_asked(&self) -> u64 {
+        self.state().asked
     }
 
     /// The oldest allocation ends, and a new one begins.
@@ -237,6 +245,23 @@ fn unix_secs() -> u64 {
 
 fn ready<'a, T: Send + 'a>(value: Result<T, RelayError>) -> Answer<'a, T> {
     Box::pin(std::future::ready(value))
+}
+
+fn detail(allocation: &Allocation) -> AllocationDetail {
+    let peer = allocation.peers[0];
+    let expires_unix_secs = allocation.expires_unix_secs;
+    AllocationDetail {
+        as_of_unix_millis: unix_millis(),
+        permission_list: vec![Permission { peer, expires_unix_secs }],
+        channel_list: vec![Channel {
+            number: 0x4000,
+            peer: SocketAddr::new(peer, 5000),
+            expires_unix_secs,
+            offload: allocation.offload.clone(),
+        }],
+        drops: BTreeMap::from([("drop_rate_to_peer".into(), allocation.to_peer.total().rate_drops)]),
+        allocation: allocation.clone(),
+    }
 }
 
 impl Relay for Fake {
@@ -410,24 +435,12 @@ impl Relay for Fake {
     }
 
     fn allocation(&self, id: AllocationId) -> Answer<'_, AllocationDetail> {
-        let state = self.advanced();
+        let mut state = self.advanced();
+        state.asked += 1;
         let Some(Carrying { allocation, .. }) = state.allocations.get(&id.0) else {
             return ready(Err(RelayError::NotFound("such allocation")));
         };
-        let peer = allocation.peers[0];
-        let expires_unix_secs = allocation.expires_unix_secs;
-        ready(Ok(AllocationDetail {
-            as_of_unix_millis: unix_millis(),
-            permission_list: vec![Permission { peer, expires_unix_secs }],
-            channel_list: vec![Channel {
-                number: 0x4000,
-                peer: SocketAddr::new(peer, 5000),
-                expires_unix_secs,
-                offload: allocation.offload.clone(),
-            }],
-            drops: BTreeMap::from([("drop_rate_to_peer".into(), allocation.to_peer.total().rate_drops)]),
-            allocation: allocation.clone(),
-        }))
+        ready(Ok(detail(allocation)))
     }
 
     fn disconnect(&self, id: AllocationId) -> Answer<'_, ()> {
@@ -435,8 +448,9 @@ impl Relay for Fake {
         ready(if known { Ok(()) } else { Err(RelayError::NotFound("such allocation")) })
     }
 
-    fn limit(&self, id: AllocationId, bits_per_sec: u64) -> Answer<'_, ()> {
+    fn limit(&self, id: AllocationId, bits_per_sec: u64) -> Answer<'_, AllocationDetail> {
         let mut state = self.advanced();
+        state.asked += 1;
         let Some(Carrying { allocation, .. }) = state.allocations.get_mut(&id.0) else {
             return ready(Err(RelayError::NotFound("such allocation")));
         };
@@ -448,9 +462,10 @@ impl Relay for Fake {
             max_bits_per_sec: bits_per_sec,
             rate_drops: allocation.to_peer.total().rate_drops + allocation.to_client.total().rate_drops,
         };
+        let detail = detail(allocation);
         drop(state);
         self.publish(Event::Limited(limited));
-        ready(Ok(()))
+        ready(Ok(detail))
     }
 
     fn disconnect_user<'a>(&'a self, name: &'a str) -> Answer<'a, Disconnected> {

@@ -79,8 +79,7 @@ pub async fn limit(
     Body(change): Body<LimitChange>,
 ) -> Result<Detailed<Json<AllocationDetail>>, Problem> {
     let bits_per_sec = checked_limit(change.max_bits_per_sec)?;
-    shared.relay.limit(id, bits_per_sec).await?;
-    let allocation = shared.relay.allocation(id).await?;
+    let allocation = shared.relay.limit(id, bits_per_sec).await?;
     Ok(detailed(format!("max_bits_per_sec={bits_per_sec}"), Json(allocation)))
 }
 

@@ -50,6 +50,7 @@ async fn an_allocation_is_limited_and_disconnected() {
     let path = format!("/v1/allocations/{}", api.some_id().await);
     let limited = api.ask("PATCH", &path, Some(ADMIN), r#"{"max_bits_per_sec":64000}"#).await;
     assert_eq!(limited.json()["max_bits_per_sec"], 64_000);
+    assert_eq!(api.fake.times_asked(), 1, "its worker is walked to once");
     assert_eq!(api.get(&path).await.json()["max_bits_per_sec"], 64_000);
     let gone = api.ask("DELETE", &path, Some(ADMIN), "").await;
     assert_eq!((gone.status, gone.text.as_str()), (StatusCode::NO_CONTENT, ""));

@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 use tracing::debug;
 use turnpike_admin::model::{self, AllocationId, Event};
 use turnpike_admin::{Answer, Relay, RelayError};
+use turnpike_proto::AllocationDetail;
 
 use super::ask::{ask, ask_all};
 use super::command::{Question, WorkerHandle};
@@ -78,26 +79,39 @@ impl Control {
 
     async fn inspect(&self, id: AllocationId) -> Result<model::AllocationDetail, RelayError> {
         let found = ask(self.worker_of(id)?, |reply| Question::Inspect(id.0, reply)).await?;
+        self.shown_detail(found)
+    }
+
+    /// What a worker answered about an allocation.
+    fn shown_detail(
+        &self,
+        found: Option<Box<AllocationDetail>>,
+    ) -> Result<model::AllocationDetail, RelayError> {
         let detail = found.ok_or(RelayError::NotFound("allocation"))?;
         let at = Moment::now();
         let rates = self.snapshots.rates_of(&detail.view, at);
         Ok(convert::detail(*detail, at, rates))
     }
 
-    async fn set_limit(&self, id: AllocationId, bits_per_sec: u64) -> Result<(), RelayError> {
+    async fn set_limit(
+        &self,
+        id: AllocationId,
+        bits_per_sec: u64,
+    ) -> Result<model::AllocationDetail, RelayError> {
         if bits_per_sec > MAX_BITRATE {
             return Err(RelayError::Invalid(format!("a limit is at most {MAX_BITRATE} bits per second")));
         }
         let found = ask(self.worker_of(id)?, |reply| Question::SetRate(id.0, bits_per_sec, reply)).await?;
-        let view = found.ok_or(RelayError::NotFound("allocation"))?.view;
+        let detail = self.shown_detail(found)?;
+        let allocation = &detail.allocation;
         self.publish(Event::Limited(model::Limited {
             id,
-            user: view.user.to_string(),
+            user: allocation.user.to_string(),
             why: model::LimitedWhy::Changed,
-            max_bits_per_sec: view.bitrate_bits,
-            rate_drops: view.to_peer.total().rate_drops + view.to_client.total().rate_drops,
+            max_bits_per_sec: allocation.max_bits_per_sec,
+            rate_drops: allocation.to_peer.total().rate_drops + allocation.to_client.total().rate_drops,
         }));
-        Ok(())
+        Ok(detail)
     }
 
     async fn end(&self, id: AllocationId) -> Result<(), RelayError> {
@@ -214,7 +228,7 @@ impl Relay for Control {
         Box::pin(self.end(id))
     }
 
-    fn limit(&self, id: AllocationId, bits_per_sec: u64) -> Answer<'_, ()> {
+    fn limit(&self, id: AllocationId, bits_per_sec: u64) -> Answer<'_, model::AllocationDetail> {
         Box::pin(self.set_limit(id, bits_per_sec))
     }
 

@@ -44,12 +44,28 @@ pub struct Spec {
     pub default: &'static str,
     /// What it does: the doc comment of the field in [`Config`].
     pub doc: &'static str,
+    /// When a change of it takes effect.
+    pub changes: Changes,
+}
+
+/// When a changed option takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changes {
+    /// With a reload, while the relay runs.
+    OnReload,
+    /// With the next start.
+    OnRestart,
 }
 
 impl Spec {
     /// The environment variable: `TURNPIKE_AUTH_SECRET` for `auth-secret`.
     pub fn variable(&self) -> String {
         format!("TURNPIKE_{}", self.key.to_ascii_uppercase().replace('-', "_"))
+    }
+
+    /// Whether a reload applies a change of it.
+    pub fn is_reloadable(&self) -> bool {
+        self.changes == Changes::OnReload
     }
 
     /// Whether several values may be given.
@@ -59,12 +75,12 @@ impl Spec {
 }
 
 /// Declares [`Config`] and [`OPTIONS`] side by side: `doc, "key" Kind("VALUE") field: type = default,
-/// shown "default in words", parser`.
+/// shown "default in words", parser, on reload|restart`.
 macro_rules! options {
     ($(
         $(#[doc = $doc:literal])+
         $key:literal $kind:ident($value:literal) $field:ident: $type:ty = $default:expr,
-        shown $shown:literal, $parse:expr;
+        shown $shown:literal, $parse:expr, on $changes:ident;
     )+) => {
         /// Everything that can be configured, checked. Where `listen` and `relay_address` are empty,
         /// [`resolve`](super::resolve) tells what they mean on this host.
@@ -87,6 +103,21 @@ macro_rules! options {
             pub fn shown(&self) -> Vec<Shown> {
                 vec![$(self.$field.to_shown($value),)*]
             }
+
+            /// The keys of the options that differ, in the order of [`OPTIONS`]: secrets as well, which no text
+            /// shows.
+            pub fn differences(&self, other: &Config) -> Vec<&'static str> {
+                let mut keys = Vec::new();
+                $(if self.$field != other.$field { keys.push($key); })+
+                keys
+            }
+
+            /// This one with whatever a reload applies of `new`.
+            pub fn reloaded(&self, new: &Config) -> Config {
+                let mut config = self.clone();
+                $(options!(@reload $changes config.$field, new.$field);)+
+                config
+            }
         }
 
         /// Every option, in the order of the reference.
@@ -96,6 +127,7 @@ macro_rules! options {
             value: $value,
             default: $shown,
             doc: concat!($($doc, "\n"),+),
+            changes: options!(@changes $changes),
         },)+];
 
         /// Turns texts into types; each that can't be is a fault, and its field keeps the default.
@@ -105,6 +137,10 @@ macro_rules! options {
             config
         }
     };
+    (@changes reload) => { Changes::OnReload };
+    (@changes restart) => { Changes::OnRestart };
+    (@reload reload $slot:expr, $new:expr) => { $slot = $new.clone(); };
+    (@reload restart $slot:expr, $new:expr) => {};
     (@store List $settings:ident, $report:ident, $slot:expr, $key:literal, $parse:expr) => {
         if let Some(values) = $settings.list($key, $parse, $report) { $slot = values; }
     };
@@ -121,14 +157,14 @@ options! {
     /// write both wildcards for both families. Port 0 lets the kernel choose. An address that isn't there yet is
     /// waited for.
     "listen" List("IP:PORT") listen: Vec<SocketAddr> = Vec::new(),
-    shown "`0.0.0.0:3478`, and `[::]:3478` where the host has IPv6", parse::listen;
+    shown "`0.0.0.0:3478`, and `[::]:3478` where the host has IPv6", parse::listen, on restart;
 
     /// Address of this host that relayed transport addresses are taken from. One that isn't there yet is waited
     /// for. Without any, clients that talk to another address of the host than its primary one are relayed from
     /// that one, unless the primary one is public and it is not.
     "relay-address" List("IP") relay_address: Vec<IpAddr> = Vec::new(),
     shown "the addresses of the listeners; for a wildcard, the host's primary address of that family",
-    parse::relay_address;
+    parse::relay_address, on restart;
 
     /// Public address that clients and peers are told, when a NAT in front of this host maps it to a
     /// relay address. `PUBLIC` alone stands for every relay address of its family, `PUBLIC=LOCAL` for one.
@@ -136,198 +172,198 @@ options! {
     /// sees it; both are asked again each minute and when the host's addresses change. A name without `LOCAL`
     /// stands for the IPv4 relay addresses.
     "external-address" List("PUBLIC[=LOCAL]") external_address: Vec<ExternalAddress> = Vec::new(),
-    shown "none", parse::external_address;
+    shown "none", parse::external_address, on reload;
 
     /// First and last port of relayed transport addresses, between 1024 and 65535. Each allocation
     /// needs one, so the range bounds the number of allocations per relay address.
     "port-range" Text("FIRST-LAST") port_range: PortRange = PortRange { first: 49152, last: 65535 },
-    shown "`49152-65535`", parse::port_range;
+    shown "`49152-65535`", parse::port_range, on restart;
 
     /// Realm of the credentials (RFC 8489 s. 14.9), at most 127 bytes. Clients show it to their users;
     /// changing it makes every stored key invalid.
     "realm" Text("TEXT") realm: String = "turnpike".to_owned(),
-    shown "`turnpike`", parse::realm;
+    shown "`turnpike`", parse::realm, on restart;
 
     /// User with a fixed password; the name can't contain a colon. In the file also a table: `[user]`
     /// with lines `NAME = "PASSWORD"`. Other processes can see the command line: prefer `user-file`,
     /// the configuration file or the environment.
     "user" Secrets("NAME:PASSWORD") users: Hidden<Vec<User>> = Hidden(Vec::new()),
-    shown "none", parse::user;
+    shown "none", parse::user, on reload;
 
     /// File with one `NAME:PASSWORD` per line; empty lines and lines that start with `#` don't count. Passwords
     /// with fewer than 8 characters, and files that everybody can read, are warned of.
     "user-file" List("FILE") user_file: Vec<PathBuf> = Vec::new(),
-    shown "none", parse::path;
+    shown "none", parse::path, on reload;
 
     /// Secret shared with the service that hands out time-limited credentials: user name
     /// `EXPIRY:USER`, password base64(HMAC-SHA1(secret, user name)). Any of several may match, so
     /// that they can be rotated. Use at least 32 random characters, and prefer `auth-secret-file`,
     /// the configuration file or the environment to the command line, which other processes can see.
     "auth-secret" Secrets("SECRET") auth_secrets: Hidden<Vec<Secret>> = Hidden(Vec::new()),
-    shown "none", parse::secret;
+    shown "none", parse::secret, on reload;
 
     /// File with one such secret per line; empty lines and comments (`#` and a space in the first column) don't
     /// count. A secret stands there as it is, without quotes and without spaces around it. Secrets with fewer
     /// than 16 characters, and files that everybody can read, are warned of.
     "auth-secret-file" List("FILE") auth_secret_file: Vec<PathBuf> = Vec::new(),
-    shown "none", parse::path;
+    shown "none", parse::path, on reload;
 
     /// Peers that may be reached although a rule denies them: a prefix or one address. The most specific
     /// prefix decides; of two equal ones, the denial. Loopback, link-local, private, multicast, cloud
     /// metadata and other special addresses are denied unless allowed here; metadata addresses only
     /// by their exact address.
     "allow-peer" List("CIDR") allow_peer: Vec<IpNet> = Vec::new(),
-    shown "none", parse::network;
+    shown "none", parse::network, on reload;
 
     /// Peers that must not be reached: a prefix or one address.
     "deny-peer" List("CIDR") deny_peer: Vec<IpNet> = Vec::new(),
-    shown "none beyond the built-in ones", parse::network;
+    shown "none beyond the built-in ones", parse::network, on reload;
 
     /// Allow peers on loopback addresses. For tests on one machine: it opens every local service that
     /// listens on UDP to every user of the relay.
     "allow-loopback-peers" Switch("BOOL") allow_loopback_peers: bool = false,
-    shown "`false`", parse::switch;
+    shown "`false`", parse::switch, on reload;
 
     /// Accept channel numbers 0x5000 to 0x7FFF, which RFC 5766 allowed and RFC 8656 s. 12 reserves.
     /// Old clients need it, for example `turnutils_uclient` 4.6.
     "rfc5766-channel-numbers" Switch("BOOL") rfc5766_channel_numbers: bool = false,
-    shown "`false`", parse::switch;
+    shown "`false`", parse::switch, on restart;
 
     /// Family of the relayed address when the client doesn't ask for one: `ipv4` (RFC 8656 s. 7.2),
     /// `ipv6`, or `keep` for the family that the client itself uses.
     "default-address-family" Text("ipv4|ipv6|keep") default_address_family: DefaultFamily = DefaultFamily::Ipv4,
-    shown "`ipv4`", parse::default_family;
+    shown "`ipv4`", parse::default_family, on restart;
 
     /// Number of worker threads.
     "workers" Number("N") workers: NonZeroUsize = parse::cores(),
-    shown "one per core", parse::workers;
+    shown "one per core", parse::workers, on restart;
 
     /// How datagrams reach the process: `io-uring` (Linux 6.1, and where no sandbox forbids it), `epoll`,
     /// or `auto` for io_uring where it works and epoll elsewhere. `turnpike probe` says what works.
     "io" Text("auto|epoll|io-uring") io: IoBackend = IoBackend::Auto,
-    shown "`auto`", parse::io;
+    shown "`auto`", parse::io, on restart;
 
     /// Microseconds for which a worker waits for more datagrams when none is there, 0 to 1000; 0 never waits.
     /// It waits only while several arrive in that time, one by one: fewer wake-ups then cost less CPU, for a
     /// delay of at most this time. A longer one saves more and delays more.
     "coalesce" Number("US") coalesce: Duration = Duration::from_micros(150),
-    shown "`150`", parse::coalesce;
+    shown "`150`", parse::coalesce, on restart;
 
     /// Whether the kernel may forward ChannelData by itself (XDP): `auto` where that is possible, and in
     /// userspace elsewhere; `off` never; `require` refuses to start unless every interface asked for takes
     /// the program. It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. `turnpike probe` and the ready line
     /// say what came of it, and why; docs/offload.md says more.
     "offload" Text("auto|off|require") offload: Offload = Offload::Auto,
-    shown "`auto`", parse::offload;
+    shown "`auto`", parse::offload, on restart;
 
     /// Interface on which the kernel may forward. Loopback, ports of bridges and bonds, and interfaces with
     /// VLANs on top never do. Software interfaces such as `veth` only do if they are named here: their far
     /// end must not leave checksums to hardware (`ethtool -K DEV tx off` there).
     "offload-interface" List("IF") offload_interface: Vec<String> = Vec::new(),
-    shown "the hardware interfaces that have the relay's addresses", parse::interface;
+    shown "the hardware interfaces that have the relay's addresses", parse::interface, on restart;
 
     /// How the kernel's program gets its frames: `native`, from the driver, or `generic`, from the network
     /// stack, which is slow and for tests only.
     "offload-mode" Text("native|generic") offload_mode: OffloadMode = OffloadMode::Native,
-    shown "`native`", parse::offload_mode;
+    shown "`native`", parse::offload_mode, on restart;
 
     /// Limit for each allocation and direction, bits per second of payload, with `k`, `M` or `G` for powers
     /// of 1000; 0 means none. Datagrams above it are dropped and counted.
     "max-bitrate" Number("BITS") max_bitrate: Option<NonZeroU64> = None,
-    shown "`0`", parse::bitrate;
+    shown "`0`", parse::bitrate, on restart;
 
     /// Milliseconds for which an allocation may exceed its `max-bitrate` after a pause, 1 to 10000.
     "burst" Number("MS") burst: Duration = Duration::from_millis(100),
-    shown "`100`", parse::burst;
+    shown "`100`", parse::burst, on restart;
 
     /// Allocations that one user may hold at once; 0 means any number. With time-limited credentials the
     /// part behind the expiry names the user.
     "user-quota" Number("N") user_quota: Option<NonZeroU32> = None,
-    shown "`0`", parse::limit;
+    shown "`0`", parse::limit, on reload;
 
     /// Allocations that all users may hold at once; 0 means any number.
     "total-quota" Number("N") total_quota: Option<NonZeroU32> = None,
-    shown "`0`", parse::limit;
+    shown "`0`", parse::limit, on reload;
 
     /// Permissions that one allocation may have, 1 to 4096: one for each peer's IP address. Beyond them
     /// CreatePermission and ChannelBind get 508.
     "max-permissions" Number("N") max_permissions: u32 = 512,
-    shown "`512`", parse::per_allocation;
+    shown "`512`", parse::per_allocation, on restart;
 
     /// Channels that one allocation may have, 1 to 4096: one for each peer's IP address and port. Beyond them
     /// ChannelBind gets 508.
     "max-channels" Number("N") max_channels: u32 = 1024,
-    shown "`1024`", parse::per_allocation;
+    shown "`1024`", parse::per_allocation, on restart;
 
     /// Answers per second to each source (IPv4 address or IPv6 /64) that hasn't authenticated; 0
     /// means no limit. Bounds what a spoofed source address can reflect.
     "unauthenticated-rate" Number("N") unauthenticated_rate: Option<NonZeroU32> = NonZeroU32::new(100),
-    shown "`100`", parse::limit;
+    shown "`100`", parse::limit, on reload;
 
     /// End allocations whose time-limited credentials have expired at their next request. Otherwise
     /// the expiry counts when an allocation is made, and a long call outlives it.
     "strict-credential-expiry" Switch("BOOL") strict_credential_expiry: bool = false,
-    shown "`false`", parse::switch;
+    shown "`false`", parse::switch, on restart;
 
     /// Seconds that existing allocations may live on after SIGTERM, up to 86400; a second signal
     /// stops at once.
     "drain-timeout" Number("S") drain_timeout: Duration = Duration::ZERO,
-    shown "`0`", parse::drain_timeout;
+    shown "`0`", parse::drain_timeout, on reload;
 
     /// Where clients are sent (300 with ALTERNATE-SERVER, RFC 8489 s. 10) whose new allocations this relay
     /// refuses while it drains: at most one address of each family. Without one they get 508.
     "alternate-server" List("IP:PORT") alternate_server: Vec<SocketAddr> = Vec::new(),
-    shown "none", parse::alternate_server;
+    shown "none", parse::alternate_server, on reload;
 
     /// Longest lifetime of an allocation between two refreshes, seconds, 600 to 86400
     /// (RFC 8656 s. 7.2).
     "max-lifetime" Number("S") max_lifetime_secs: u32 = 3600,
-    shown "`3600`", parse::max_lifetime;
+    shown "`3600`", parse::max_lifetime, on restart;
 
     /// SOFTWARE attribute of authenticated answers (RFC 8489 s. 14.14), fewer than 128 characters;
     /// `off` sends none.
     "software" Text("TEXT|off") software: Option<String> = Some("Turnpike".to_owned()),
-    shown "`Turnpike`", parse::software;
+    shown "`Turnpike`", parse::software, on restart;
 
     /// Address and port of the administration by HTTP: REST API, metrics, dashboard. It is only there
     /// if a token is configured, on loopback addresses too. Use TLS, here or in front of it, on others.
     "admin" Text("IP:PORT") admin: Option<SocketAddr> = None,
-    shown "none", parse::admin;
+    shown "none", parse::admin, on restart;
 
     /// Token that may do everything the administration can, at least 16 characters. Other processes
     /// can see the command line: prefer `admin-token-file`, the configuration file or the environment.
     "admin-token" Secrets("TOKEN") admin_tokens: Hidden<Vec<AdminToken>> = Hidden(Vec::new()),
-    shown "none", parse::admin_token;
+    shown "none", parse::admin_token, on reload;
 
     /// File with one `[SCOPE,...:]TOKEN` per line; the scopes are `metrics` (scrape), `read` (look at
     /// everything), `credentials` (hand out credentials) and `admin` (everything, also without a scope).
     "admin-token-file" List("FILE") admin_token_file: Vec<PathBuf> = Vec::new(),
-    shown "none", parse::path;
+    shown "none", parse::path, on reload;
 
     /// File with the certificate chain (PEM) for the administration by HTTPS.
     "admin-tls-cert" Text("FILE") admin_tls_cert: Option<PathBuf> = None,
-    shown "none: plain HTTP", parse::optional_path;
+    shown "none: plain HTTP", parse::optional_path, on restart;
 
     /// File with the private key (PEM) of `admin-tls-cert`.
     "admin-tls-key" Text("FILE") admin_tls_key: Option<PathBuf> = None,
-    shown "none", parse::optional_path;
+    shown "none", parse::optional_path, on restart;
 
     /// Name by which browsers and programs reach the administration, as in the Host header, without a
     /// port; any other is refused, against DNS rebinding. IP addresses and `localhost` always count.
     "admin-host" List("NAME") admin_host: Vec<String> = Vec::new(),
-    shown "none", parse::host_name;
+    shown "none", parse::host_name, on restart;
 
     /// SQLite database with further users, which the administration writes: keys of passwords, quota and
     /// bitrate. It is created if it doesn't exist. A user of the configuration wins over one in it.
     "user-database" Text("FILE") user_database: Option<PathBuf> = None,
-    shown "none: users of the configuration only", parse::optional_path;
+    shown "none: users of the configuration only", parse::optional_path, on restart;
 
     /// Least severe log records that are written: `error`, `warn`, `info`, `debug` or `trace`. From
     /// `debug` on they contain the addresses of clients and peers.
     "log-level" Text("LEVEL") log_level: LogLevel = LogLevel::Info,
-    shown "`info`", parse::log_level;
+    shown "`info`", parse::log_level, on restart;
 
     /// Format of the log, which goes to stderr: `text` or `json`, one record per line.
     "log-format" Text("text|json") log_format: LogFormat = LogFormat::Text,
-    shown "`text`", parse::log_format;
+    shown "`text`", parse::log_format, on restart;
 }

@@ -66,6 +66,8 @@ fn section(page: &mut String, spec: &Spec) {
     writeln!(page, "- Environment: `{}`", spec.variable()).expect(INFALLIBLE);
     writeln!(page, "- File: `{} = {}`", spec.key, sample(spec)).expect(INFALLIBLE);
     writeln!(page, "- Default: {}", spec.default).expect(INFALLIBLE);
+    let changes = if spec.is_reloadable() { "on reload" } else { "on restart" };
+    writeln!(page, "- Changes: {changes}").expect(INFALLIBLE);
 }
 
 /// What the value looks like in TOML.

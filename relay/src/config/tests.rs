@@ -11,6 +11,7 @@ use super::*;
 mod admin;
 mod documents;
 mod hosts;
+mod reload;
 mod secrets;
 
 const CREDENTIALS: &str = "user = [\"alice:wonderland\"]\n";

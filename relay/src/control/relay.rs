@@ -15,7 +15,6 @@ use super::command::{Question, WorkerHandle};
 use super::convert::{self, Moment};
 use super::drops;
 use super::events::{EventSource, WorkerEvent};
-use super::reload::is_reloadable;
 use super::state::Control;
 use crate::config::resolve::RelayAddress;
 use crate::config::{Kind, OPTIONS, Shown};
@@ -141,7 +140,7 @@ impl Control {
                 Shown::Secrets(count) => vec![MASK.to_owned(); count],
             },
             secret: spec.kind == Kind::Secrets,
-            reloadable: is_reloadable(spec.key),
+            reloadable: spec.is_reloadable(),
         });
         model::Config { options: options.collect() }
     }

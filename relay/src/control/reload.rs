@@ -1,6 +1,5 @@
 //! Another configuration while the relay runs.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
@@ -9,33 +8,9 @@ use turnpike_admin::{Certificate, RelayError, TlsError};
 
 use super::lock::lock;
 use super::state::Control;
-use crate::config::{Config, Loaded, Loader, OPTIONS, Problems};
+use crate::config::{Loaded, Loader, Problems};
 use crate::service_manager::{News, tell};
 use crate::setup;
-
-/// Options whose change a reload applies; all others need a restart.
-const RELOADABLE: &[&str] = &[
-    "external-address",
-    "user",
-    "user-file",
-    "auth-secret",
-    "auth-secret-file",
-    "allow-peer",
-    "deny-peer",
-    "allow-loopback-peers",
-    "user-quota",
-    "total-quota",
-    "unauthenticated-rate",
-    "drain-timeout",
-    "alternate-server",
-    "admin-token",
-    "admin-token-file",
-];
-
-/// Whether a reload applies a change of an option.
-pub(super) fn is_reloadable(key: &str) -> bool {
-    RELOADABLE.contains(&key)
-}
 
 impl Control {
     /// Reads the configuration again and applies what can change while running. Says so in the log; a
@@ -67,9 +42,9 @@ impl Control {
             loaded.map_err(|problems| RelayError::Conflict(problems.to_string()))?;
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         let old = self.config.load_full();
-        let changed = changes(&old, &config);
-        let (applied, restart_needed) = changed.into_iter().partition(|key| is_reloadable(key));
-        let config = merge(&old, config);
+        let merged = old.reloaded(&config);
+        let (applied, restart_needed) = (old.differences(&merged), merged.differences(&config));
+        let config = merged;
         self.apply_credentials(&config)?;
         let (per_user, total) = setup::quota_limits(&config);
         self.shared.quotas.set_limits(per_user, total);
@@ -113,77 +88,3 @@ impl Control {
 
 /// What a reload has read.
 type Files = (Result<Loaded, Problems>, Result<Option<Certificate>, TlsError>);
-
-/// The options that differ, secrets included, which no text shows.
-fn changes(old: &Config, new: &Config) -> Vec<&'static str> {
-    let mut changed: HashSet<&str> = OPTIONS
-        .iter()
-        .zip(old.shown().into_iter().zip(new.shown()))
-        .filter(|(_, (old, new))| old != new)
-        .map(|(spec, _)| spec.key)
-        .collect();
-    for (key, differ) in [
-        ("user", old.users != new.users),
-        ("auth-secret", old.auth_secrets != new.auth_secrets),
-        ("admin-token", old.admin_tokens != new.admin_tokens),
-    ] {
-        if differ {
-            changed.insert(key);
-        }
-    }
-    OPTIONS.iter().map(|spec| spec.key).filter(|key| changed.contains(key)).collect()
-}
-
-/// The old configuration with what may change while running.
-fn merge(old: &Config, new: Config) -> Config {
-    Config {
-        external_address: new.external_address,
-        users: new.users,
-        user_file: new.user_file,
-        auth_secrets: new.auth_secrets,
-        auth_secret_file: new.auth_secret_file,
-        allow_peer: new.allow_peer,
-        deny_peer: new.deny_peer,
-        allow_loopback_peers: new.allow_loopback_peers,
-        user_quota: new.user_quota,
-        total_quota: new.total_quota,
-        unauthenticated_rate: new.unauthenticated_rate,
-        drain_timeout: new.drain_timeout,
-        alternate_server: new.alternate_server,
-        admin_tokens: new.admin_tokens,
-        admin_token_file: new.admin_token_file,
-        ..old.clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use zeroize::Zeroizing;
-
-    use super::*;
-    use crate::config::{Hidden, Secret};
-
-    #[test]
-    fn a_reload_names_what_changed_also_where_nothing_may_be_shown() {
-        let secret = |text: &str| Hidden(vec![Secret::new(Zeroizing::new(text.to_owned()))]);
-        let old = Config { auth_secrets: secret("one"), ..Config::default() };
-        let new = Config {
-            auth_secrets: secret("two"),
-            realm: "other".to_owned(),
-            total_quota: std::num::NonZeroU32::new(7),
-            ..Config::default()
-        };
-        assert_eq!(changes(&old, &new), ["realm", "auth-secret", "total-quota"]);
-        assert!(changes(&old, &old).is_empty());
-        let merged = merge(&old, new);
-        assert_eq!(merged.realm, old.realm, "it needs a restart");
-        assert_eq!(changes(&old, &merged), ["auth-secret", "total-quota"]);
-    }
-
-    #[test]
-    fn every_reloadable_option_exists() {
-        for key in RELOADABLE {
-            assert!(OPTIONS.iter().any(|spec| spec.key == *key), "{key}");
-        }
-    }
-}

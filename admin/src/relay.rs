@@ -66,8 +66,8 @@ pub trait Relay: Send + Sync + 'static {
     /// Why requests were refused: the latest, and how many by reason.
     fn refusals(&self) -> Refusals;
 
-    /// All allocations at one time. At most one walk a second over the workers' tables: whoever asks
-    /// sooner gets the last one.
+    /// All allocations, from a walk over the workers' tables that began at most a second ago. Whoever asks
+    /// sooner gets the last one, so that there is about one walk a second, however many ask.
     fn snapshot(&self) -> Answer<'_, Arc<Snapshot>>;
 
     /// One allocation, as its worker knows it now.

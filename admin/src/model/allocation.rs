@@ -165,7 +165,7 @@ pub struct Allocation {
 /// All allocations at one time. Answers of the same snapshot share it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// When the walk over the workers ended, in milliseconds since 1970.
+    /// When the walk over the workers began, in milliseconds since 1970.
     pub as_of_unix_millis: u64,
     /// Grows with each snapshot.
     pub serial: u64,
@@ -176,7 +176,8 @@ pub struct Snapshot {
 /// One page of a list of allocations.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AllocationPage {
-    /// When the snapshot was taken, in milliseconds since 1970.
+    /// When the walk over the workers began that found them, in milliseconds since 1970: at most a second before
+    /// the call.
     pub as_of_unix_millis: u64,
     /// Allocations in the snapshot.
     pub total: u64,

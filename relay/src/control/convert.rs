@@ -26,6 +26,12 @@ impl Moment {
         Self { mono_ns: clock::monotonic_ns(), unix_ns }
     }
 
+    /// A moment of a clock for tests, on which both begin together.
+    #[cfg(test)]
+    pub(super) fn at_ns(ns: u64) -> Self {
+        Self { mono_ns: ns, unix_ns: ns }
+    }
+
     pub(super) fn unix_millis(self) -> u64 {
         self.unix_ns / 1_000_000
     }

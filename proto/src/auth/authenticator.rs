@@ -81,7 +81,7 @@ impl Authenticator {
     /// `held` is the identity stored in the 5-tuple's allocation, if there is one: the same user is checked
     /// against the key held there, so that calls outlive expiry and rotation of what started them, and else
     /// against the key in force, so that a new password works at once: the identity has other keys then, see
-    /// [`Identity::has_keys_of`]. Another user who is known is returned as such; the caller answers that with
+    /// `Identity::has_keys_of`. Another user who is known is returned as such; the caller answers that with
     /// 441 (RFC 8656 s. 5).
     ///
     /// # Errors

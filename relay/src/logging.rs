@@ -267,7 +267,7 @@ mod tests {
         let log = logged(LogLevel::Trace, LogFormat::Text, || {
             tracing::error!(target: "stun_types::message", "packet");
             tracing::warn!(target: "turn_types", "packet");
-            tracing::trace!(target: "turnpike::shard", "ours");
+            tracing::trace!(target: "turnpike::worker", "ours");
         });
         assert_eq!(log.lines().count(), 1, "{log}");
         assert!(log.contains("ours"), "{log}");

@@ -32,15 +32,15 @@ use crate::control::{
     Control, EventSink, Parts, Users, WorkerHandle, event_queue, follow_addresses, follow_publics,
 };
 use crate::descriptors;
-use crate::handover::Handover;
 use crate::kernel::KernelPath;
 use crate::network::{AddressNews, Publics};
 use crate::service_manager::{News, tell};
 use crate::setup;
-use crate::shard::Shard;
 use crate::signals::{self, Signal, SignalSource};
 use crate::stop::{self, WorkerThread};
 use crate::watch::Watch;
+use crate::worker::Worker;
+use crate::worker::handover::Handover;
 
 /// How often a drain looks whether the last allocation has gone, and the main thread whether a worker has died.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -407,14 +407,14 @@ impl WorkerParts<'_> {
         let Self { number, server, handover, events, kernel, .. } = self;
         let (handle, messages, status) = WorkerHandle::new(driver.waker());
         let outbox = kernel.outbox(number as u16, driver.waker());
-        let shard = Shard::new(driver, server, messages, status);
-        let mut shard = shard.with_handover(handover).with_events(events);
+        let worker = Worker::new(driver, server, messages, status);
+        let mut worker = worker.with_handover(handover).with_events(events);
         if let Some(outbox) = outbox {
-            shard.set_offload(outbox);
+            worker.set_offload(outbox);
         }
         let thread = thread::Builder::new()
             .name(format!("worker-{number}"))
-            .spawn(move || shard.run(clock::now))
+            .spawn(move || worker.run(clock::now))
             .map_err(StartError::system("worker thread"))?;
         Ok((handle, thread))
     }

@@ -9,7 +9,7 @@ use turnpike::config::resolve::Addresses;
 use turnpike::config::{Config, Loader};
 use turnpike::control::{Control, Message, Parts, Users, WorkerHandle};
 use turnpike::setup;
-use turnpike::shard::Shard;
+use turnpike::worker::Worker;
 use turnpike_admin::{Relay, Scope, Settings, Tokens};
 use turnpike_driver::Driver;
 use turnpike_driver::choose::{Backend, Choice};
@@ -25,23 +25,23 @@ const LOOKS: usize = 12;
 
 struct Bench {
     control: Arc<Control>,
-    shards: Vec<Shard<SimDriver>>,
+    workers: Vec<Worker<SimDriver>>,
     admin: turnpike_admin::Running,
 }
 
 impl Bench {
     /// A relay whose workers turn when a test wants it.
-    fn new(workers: u16) -> Bench {
+    fn new(count: u16) -> Bench {
         let config = Config { realm: "example.org".to_owned(), ..Config::default() };
         let addresses = Addresses::default();
         let shared = setup::shared(&config, &addresses, &[], [7; 32], None).expect("a configuration");
         let network = SimNetwork::new(1, Impairment::NONE);
-        let (mut handles, mut shards) = (Vec::new(), Vec::new());
-        for number in 0..workers {
+        let (mut handles, mut workers) = (Vec::new(), Vec::new());
+        for number in 0..count {
             let driver = network.driver(usize::from(number), &[]);
             let (handle, messages, status): (_, Receiver<Message>, _) = WorkerHandle::new(driver.waker());
             let server = Server::new(Arc::clone(&shared), number, [8; 32]);
-            shards.push(Shard::new(driver, server, messages, status));
+            workers.push(Worker::new(driver, server, messages, status));
             handles.push(handle);
         }
         let io = Choice { backend: Backend::Epoll, why: "a test".to_owned() };
@@ -63,7 +63,7 @@ impl Bench {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let settings = Settings { listen, tokens, hosts: Vec::new(), tls: None };
         let admin = turnpike_admin::start(settings, Arc::clone(&control) as _).expect("a port is free");
-        Bench { control, shards, admin }
+        Bench { control, workers, admin }
     }
 
     fn get(&self, path: &str) -> (u16, String) {
@@ -74,15 +74,15 @@ impl Bench {
 #[test]
 fn a_worker_that_stands_still_makes_the_relay_unhealthy_and_not_ready() {
     let mut bench = Bench::new(2);
-    let turn = |shard: &mut Shard<SimDriver>| shard.turn(clock::now(), 0);
-    bench.shards.iter_mut().for_each(turn);
+    let turn = |worker: &mut Worker<SimDriver>| worker.turn(clock::now(), 0);
+    bench.workers.iter_mut().for_each(turn);
     assert!(bench.control.look_at_workers());
     assert_eq!(bench.get("/healthz"), (200, "ok\n".to_owned()));
     assert_eq!(bench.get("/readyz").0, 200);
 
     let all_turn: Vec<bool> = (0..LOOKS)
         .map(|_| {
-            turn(&mut bench.shards[0]);
+            turn(&mut bench.workers[0]);
             bench.control.look_at_workers()
         })
         .collect();
@@ -95,7 +95,7 @@ fn a_worker_that_stands_still_makes_the_relay_unhealthy_and_not_ready() {
         assert!(text.contains("worker 1 has not turned for"), "{text}");
     }
 
-    bench.shards.iter_mut().for_each(turn);
+    bench.workers.iter_mut().for_each(turn);
     assert!(bench.control.look_at_workers());
     assert_eq!((bench.get("/healthz").0, bench.get("/readyz").0), (200, 200));
 }

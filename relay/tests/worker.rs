@@ -16,7 +16,6 @@ use turnpike::config::resolve::{Addresses, RelayAddress};
 use turnpike::config::{Config, Hidden, PortRange, Secret, User};
 use turnpike::control::{Command as Order, Message as ToWorker, Status};
 use turnpike::setup;
-use turnpike::shard::Shard;
 use turnpike_driver::Driver;
 use turnpike_driver::clock;
 use turnpike_driver::epoll::EpollDriver;
@@ -41,7 +40,7 @@ const RANGE: PortRange = PortRange { first: 40_000, last: 55_999 };
 
 /// A worker that this thread turns whenever it wants something from it.
 struct Worker<D> {
-    shard: Shard<D>,
+    inner: turnpike::worker::Worker<D>,
     shared: Arc<Shared>,
     address: SocketAddr,
     orders: SyncSender<ToWorker>,
@@ -71,15 +70,15 @@ impl<D: Driver> Worker<D> {
         let server = Server::new(Arc::clone(&shared), 0, [9; 32]);
         let (orders, receiver) = sync_channel(1);
         let driver = make(vec![listener], options);
-        let shard = Shard::new(driver, server, receiver, Arc::new(Status::default()));
-        Worker { shard, shared, address, orders, ahead_ns: 0 }
+        let inner = turnpike::worker::Worker::new(driver, server, receiver, Arc::new(Status::default()));
+        Worker { inner, shared, address, orders, ahead_ns: 0 }
     }
 
     fn turn(&mut self) {
-        let events = self.shard.driver().wait(Some(Duration::from_millis(1))).expect("waiting is possible");
+        let events = self.inner.driver().wait(Some(Duration::from_millis(1))).expect("waiting is possible");
         let now = clock::now();
-        self.shard.turn(Now { mono_ns: now.mono_ns + self.ahead_ns, ..now }, events);
-        self.shard.driver().flush();
+        self.inner.turn(Now { mono_ns: now.mono_ns + self.ahead_ns, ..now }, events);
+        self.inner.driver().flush();
     }
 
     /// Sends a request and turns the worker until it has answered.
@@ -98,15 +97,15 @@ impl<D: Driver> Worker<D> {
 
     fn until_closed(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        while self.shard.server().table_counts().relay_sockets > 0 && Instant::now() < deadline {
+        while self.inner.server().table_counts().relay_sockets > 0 && Instant::now() < deadline {
             self.turn();
         }
     }
 
     fn assert_empty(&mut self) {
         self.until_closed();
-        assert_eq!(self.shard.server().table_counts(), Default::default());
-        assert_eq!((self.shared.ports_taken(), self.shard.driver().open_ports()), (0, 0));
+        assert_eq!(self.inner.server().table_counts(), Default::default());
+        assert_eq!((self.shared.ports_taken(), self.inner.driver().open_ports()), (0, 0));
     }
 }
 
@@ -238,12 +237,12 @@ fn fill<D: Driver>(worker: &mut Worker<D>, count: usize) {
         let mut client = Client::new((CLIENT, FIRST_CLIENT_PORT + number as u16).into());
         assert!(ports.insert(client.allocate(worker)), "each port once");
         // The socket goes, the allocation stays.
-        assert_eq!(worker.shard.server().table_counts().allocations, number + 1);
+        assert_eq!(worker.inner.server().table_counts().allocations, number + 1);
     }
     assert!(ports.iter().all(|port| (RANGE.first..=RANGE.last).contains(port)));
-    assert_eq!(worker.shard.driver().open_ports(), count);
+    assert_eq!(worker.inner.driver().open_ports(), count);
     worker.orders.send(ToWorker::Tell(Order::Stop)).expect("the worker takes one order");
-    worker.shard.driver().waker().wake();
+    worker.inner.driver().waker().wake();
     worker.assert_empty();
 }
 
@@ -297,7 +296,7 @@ fn mix<D: Driver>(worker: &mut Worker<D>) {
     send_run(&client.socket, to, 100, &run);
     assert_eq!(receive(worker, &peers[0], 3), [vec![1; 96], vec![3; 96], vec![6; 20]]);
     assert_eq!(receive(worker, &peers[1], 2), [[2; 96], [5; 96]]);
-    let verdicts = &worker.shard.server().counts().verdicts;
+    let verdicts = &worker.inner.server().counts().verdicts;
     assert_eq!(verdicts.of(Verdict::ChannelToPeer), 5);
     assert_eq!((verdicts.of(Verdict::DropUnboundChannel), verdicts.of(Verdict::DropNotTurn)), (1, 1));
 
@@ -306,7 +305,7 @@ fn mix<D: Driver>(worker: &mut Worker<D>) {
     send_run(&peers[1], relayed, 300, &back);
     let expected: Vec<Vec<u8>> = back.chunks(300).map(|segment| channel_data(0x4001, segment)).collect();
     assert_eq!(receive(worker, &client.socket, 50), expected);
-    assert_eq!(worker.shard.server().counts().verdicts.of(Verdict::ChannelToClient), 50);
+    assert_eq!(worker.inner.server().counts().verdicts.of(Verdict::ChannelToClient), 50);
 }
 
 #[test]

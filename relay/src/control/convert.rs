@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::notices::method_name;
-use crate::refusals::RecentRefusal;
+use crate::worker::notices::method_name;
+use crate::worker::refusals::RecentRefusal;
 use turnpike_admin::model;
 use turnpike_proto::addr::Transport;
 use turnpike_proto::stats::{AllocationRecord, Traffic};

@@ -1,7 +1,7 @@
 //! Between the workers and everybody else.
 //!
 //! ```text
-//!   signals ─────► Control ──► WorkerHandle ── bounded queue, one wake ──► Shard
+//!   signals ─────► Control ──► WorkerHandle ── bounded queue, one wake ──► Worker
 //!   API ─► Relay ─►   │  ◄── answers, by a channel of each question ◄───────┤
 //!                     ├─ Status ◄── gauges each turn, Reports while anything happens
 //!                     └─ EventSource ◄── events, while somebody listens ────┘

@@ -18,7 +18,7 @@ use super::events::{EventSource, WorkerEvent};
 use super::state::Control;
 use crate::config::resolve::RelayAddress;
 use crate::config::{Kind, OPTIONS, Shown};
-use crate::refusals::{self, RecentRefusal};
+use crate::worker::refusals::{self, RecentRefusal};
 
 /// Highest limit of an allocation, bits per second: as for `max-bitrate`.
 const MAX_BITRATE: u64 = 1_000_000_000_000;

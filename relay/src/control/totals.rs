@@ -10,7 +10,7 @@ use turnpike_proto::{RefusalReason, Verdict};
 use super::convert::{self, Moment};
 use super::state::Control;
 use super::status::{Load, Report, Status, TURN_BOUNDS_NS};
-use crate::notices::method_name;
+use crate::worker::notices::method_name;
 
 impl Control {
     pub(super) fn sum_up(&self) -> model::Totals {

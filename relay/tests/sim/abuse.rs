@@ -132,9 +132,9 @@ fn race(world: &mut World) {
             scope.spawn(move || {
                 let mut idle_turns = 0;
                 while idle_turns < 3 {
-                    let events = worker.shard.driver().wait(None).expect("the simulation never fails");
-                    worker.shard.turn(now, events);
-                    worker.shard.driver().flush();
+                    let events = worker.inner.driver().wait(None).expect("the simulation never fails");
+                    worker.inner.turn(now, events);
+                    worker.inner.driver().flush();
                     idle_turns = if events == 0 { idle_turns + 1 } else { 0 };
                 }
             });
@@ -212,7 +212,7 @@ fn strangers_leave_no_state_whatever_they_send() {
     for_each_seed(&[45], |seed| {
         let mut world = World::new(seed);
         let bystander = Bystander::join(&mut world);
-        let before: Vec<_> = world.workers.iter().map(|w| w.shard.server().table_counts()).collect();
+        let before: Vec<_> = world.workers.iter().map(|w| w.inner.server().table_counts()).collect();
         for n in 0..2000u16 {
             let stranger = world.network.endpoint(SocketAddr::new(addr("203.0.113.200:0").ip(), 1000 + n));
             for _ in 0..3 {
@@ -221,7 +221,7 @@ fn strangers_leave_no_state_whatever_they_send() {
             }
             world.settle();
         }
-        let after: Vec<_> = world.workers.iter().map(|w| w.shard.server().table_counts()).collect();
+        let after: Vec<_> = world.workers.iter().map(|w| w.inner.server().table_counts()).collect();
         assert_eq!(before, after);
         bystander.assert_unharmed(&mut world);
     });
@@ -242,7 +242,7 @@ fn changed_copies_of_authentic_requests_have_no_effect() {
             world.start(client, call);
             let request = world.clients[client].last_request.clone();
             world.network.set_impairment(Impairment::NONE);
-            let held: Vec<_> = world.workers.iter().map(|w| w.shard.server().table_counts()).collect();
+            let held: Vec<_> = world.workers.iter().map(|w| w.inner.server().table_counts()).collect();
             for _ in 0..300 {
                 let mut changed = request.clone();
                 let bit = world.random.random_range(0..8 * changed.len());
@@ -253,7 +253,7 @@ fn changed_copies_of_authentic_requests_have_no_effect() {
                 // What the server says to it must not confuse the real request's transaction.
                 while world.clients[client].endpoint.recv().is_some() {}
             }
-            let after: Vec<_> = world.workers.iter().map(|w| w.shard.server().table_counts()).collect();
+            let after: Vec<_> = world.workers.iter().map(|w| w.inner.server().table_counts()).collect();
             assert_eq!(held, after);
             world.settle();
             assert_eq!(world.clients[client].outcome(), Outcome::Success, "the real one, sent again");

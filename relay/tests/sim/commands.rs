@@ -60,7 +60,7 @@ fn a_crowd_is_ended_over_several_turns_and_a_call_goes_on() {
         .ask(Question::DisconnectUser("alice".into(), reply))
         .expect("the worker is there");
     let mut turns = 0;
-    let held = |world: &World| world.workers[0].shard.server().table_counts().allocations;
+    let held = |world: &World| world.workers[0].inner.server().table_counts().allocations;
     while held(&world) > 1 {
         let before = held(&world);
         assert!(answer.try_recv().is_err(), "not before the last has ended");
@@ -131,7 +131,7 @@ fn stopping_amid_traffic_closes_everything_and_records_every_allocation() {
             world.tell(Command::Stop);
             world.run_for(Duration::from_millis(100));
 
-            assert!(world.workers.iter().all(|worker| worker.shard.is_done()));
+            assert!(world.workers.iter().all(|worker| worker.inner.is_done()));
             let (created, ended) = world.created_and_ended();
             assert!(created >= 50 && created == ended, "{created} created, {ended} ended");
             world.assert_nothing_left();
@@ -160,7 +160,7 @@ fn stop(world: &mut World) {
     for _ in 0..3 {
         (0..world.workers.len()).for_each(|worker| world.turn_worker(worker));
     }
-    assert!(world.workers.iter().all(|worker| worker.shard.is_done()));
+    assert!(world.workers.iter().all(|worker| worker.inner.is_done()));
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_stricter_policy_revokes_within_one_turn() {
     world.shared.replace_policy(world.setup.policy(&["203.0.113.1/32"]));
     world.tell(Command::PolicyChanged);
     (0..2).for_each(|worker| world.turn_worker(worker));
-    let counts = world.workers.iter().map(|worker| worker.shard.server().table_counts());
+    let counts = world.workers.iter().map(|worker| worker.inner.server().table_counts());
     let left = counts.fold((0, 0), |sum, counts| (sum.0 + counts.permissions, sum.1 + counts.channels));
     assert_eq!(left, (1, 1));
     world.settle();
@@ -224,11 +224,11 @@ fn what_others_read_is_exact_within_a_second_and_an_idle_worker_sleeps_on() {
     world.settle();
     world.run_for(Duration::from_secs(1));
     let now = world.network.now();
-    for Worker { shard, handle } in &world.workers {
+    for Worker { inner, handle } in &world.workers {
         let report = handle.status.report();
-        assert_eq!(format!("{:?}", report.counts), format!("{:?}", shard.server().counts()));
+        assert_eq!(format!("{:?}", report.counts), format!("{:?}", inner.server().counts()));
         assert!(report.counts.allocations_created > 0 && report.load.turns > 0);
-        let next_ns = shard.server().poll_timeout().map(|(due_ns, _)| due_ns - now.mono_ns);
-        assert_eq!(shard.timeout(now).map(|timeout| timeout.as_nanos() as u64), next_ns);
+        let next_ns = inner.server().poll_timeout().map(|(due_ns, _)| due_ns - now.mono_ns);
+        assert_eq!(inner.timeout(now).map(|timeout| timeout.as_nanos() as u64), next_ns);
     }
 }

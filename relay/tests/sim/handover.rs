@@ -24,7 +24,7 @@ fn in_call(world: &mut World) -> std::net::SocketAddr {
 }
 
 fn count(world: &World, verdict: Verdict) -> u64 {
-    world.workers.iter().map(|worker| worker.shard.server().counts().verdicts.of(verdict)).sum()
+    world.workers.iter().map(|worker| worker.inner.server().counts().verdicts.of(verdict)).sum()
 }
 
 #[test]

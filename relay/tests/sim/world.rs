@@ -8,8 +8,7 @@ use std::time::Duration;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use turnpike::control::{Command, WorkerHandle};
-use turnpike::handover::Handover;
-use turnpike::shard::Shard;
+use turnpike::worker::handover::Handover;
 use turnpike_driver::Driver;
 use turnpike_driver::sim::{Impairment, SimDriver, SimEndpoint, SimNetwork};
 use turnpike_proto::Server;
@@ -101,7 +100,7 @@ fn password(user: &str) -> String {
 }
 
 pub struct Worker {
-    pub shard: Shard<SimDriver>,
+    pub inner: turnpike::worker::Worker<SimDriver>,
     pub handle: WorkerHandle,
 }
 
@@ -149,8 +148,9 @@ impl World {
             let driver = network.driver(number.into(), &[addr(SERVER_V4), addr(SERVER_V6)]);
             let server = Server::new(Arc::clone(&shared), number, random.random());
             let (handle, commands, status) = WorkerHandle::new(driver.waker());
-            let shard = Shard::new(driver, server, commands, status).with_handover(handover);
-            Worker { shard, handle }
+            let inner =
+                turnpike::worker::Worker::new(driver, server, commands, status).with_handover(handover);
+            Worker { inner, handle }
         });
         let workers = workers.collect();
         Self {
@@ -304,7 +304,7 @@ impl World {
     /// Jumps to the next moment at which something happens; `false` if that is after `end_ns`.
     fn step(&mut self, end_ns: u64) -> bool {
         let now = self.network.now();
-        let timers = self.workers.iter().filter_map(|worker| worker.shard.timeout(now));
+        let timers = self.workers.iter().filter_map(|worker| worker.inner.timeout(now));
         let timers = timers.map(|timeout| now.mono_ns + timeout.as_nanos() as u64);
         let wakes = self.wakes.first().map(|(wake_ns, _)| *wake_ns);
         let next_ns = timers.chain(wakes).chain(self.network.next_due()).min();
@@ -328,12 +328,12 @@ impl World {
     /// One turn of one worker.
     pub fn turn_worker(&mut self, number: usize) {
         let now = self.network.now();
-        let shard = &mut self.workers[number].shard;
-        let events = shard.driver().wait(None).expect("the simulation never fails");
-        let due = shard.timeout(now).is_some_and(|timeout| timeout.is_zero());
+        let inner = &mut self.workers[number].inner;
+        let events = inner.driver().wait(None).expect("the simulation never fails");
+        let due = inner.timeout(now).is_some_and(|timeout| timeout.is_zero());
         if events > 0 || due {
-            shard.turn(now, events);
-            shard.driver().flush();
+            inner.turn(now, events);
+            inner.driver().flush();
         }
     }
 
@@ -406,7 +406,7 @@ impl World {
 
     /// Allocations created, and ended, on all workers.
     pub fn created_and_ended(&self) -> (u64, u64) {
-        let counts = self.workers.iter().map(|worker| worker.shard.server().counts());
+        let counts = self.workers.iter().map(|worker| worker.inner.server().counts());
         counts.fold((0, 0), |(created, ended), counts| {
             (created + counts.allocations_created, ended + counts.allocations_ended)
         })
@@ -421,7 +421,7 @@ impl World {
 
     /// Allocations alive on each worker.
     pub fn allocations(&self) -> Vec<usize> {
-        self.workers.iter().map(|worker| worker.shard.server().table_counts().allocations).collect()
+        self.workers.iter().map(|worker| worker.inner.server().table_counts().allocations).collect()
     }
 
     /// Ports, sockets and quotas agree with that many relayed addresses.
@@ -437,8 +437,8 @@ impl World {
     #[track_caller]
     pub fn assert_nothing_left(&mut self) {
         for worker in &mut self.workers {
-            assert_eq!(worker.shard.server().table_counts(), Default::default());
-            assert_eq!(worker.shard.driver().open_ports(), 0);
+            assert_eq!(worker.inner.server().table_counts(), Default::default());
+            assert_eq!(worker.inner.driver().open_ports(), 0);
         }
         self.assert_holds(0);
         assert_eq!(self.shared.reservations(), 0, "reservations");

@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn unsafe_is_for_its_places_only() {
-        assert_fault("relay/src/shard.rs", "fn f() {}\nunsafe { g() }", "2: `unsafe`");
+        assert_fault("relay/src/worker/mod.rs", "fn f() {}\nunsafe { g() }", "2: `unsafe`");
         assert_eq!(faults("driver/src/epoll.rs", "unsafe { g() }"), [""; 0]);
         assert_eq!(faults("proto/src/lib.rs", "#![forbid(unsafe_code)] // unsafe"), [""; 0]);
     }
@@ -264,7 +264,7 @@ mod tests {
     fn offload_commands_come_from_one_module() {
         assert_fault("proto/src/table.rs", "out.push(Output::Offload(x));", "Output::Offload");
         assert_eq!(faults(OFFLOAD_MODULE, "out.push(Output::Offload(x));"), [""; 0]);
-        assert_eq!(faults("relay/src/shard.rs", "Output::Withdraw(x) => {}"), [""; 0]);
+        assert_eq!(faults("relay/src/worker/mod.rs", "Output::Withdraw(x) => {}"), [""; 0]);
         let before = source_faults(&Source::new("proto/src/table.rs", "Output::Offload"), false);
         assert_eq!(before, [], "no rule before there is an offload module");
     }

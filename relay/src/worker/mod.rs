@@ -10,6 +10,10 @@
 //! It decides nothing about TURN. What a worker owns, no other thread touches; what others want to know
 //! they read from [`Status`], what they want done or know comes as a [`Message`].
 
+pub mod handover;
+pub(crate) mod notices;
+pub(crate) mod refusals;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,11 +29,11 @@ use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Route, 
 use crate::control::{
     Command, EventSink, MAX_MESSAGES, Message, Question, Reply, Reporter, Status, Walk, WorkerEvent,
 };
-use crate::handover::{Handed, Handover};
-use crate::notices::Notices;
+use crate::worker::handover::{Handed, Handover};
+use crate::worker::notices::Notices;
 
 /// A worker's state; see the module's drawing.
-pub struct Shard<D> {
+pub struct Worker<D> {
     driver: D,
     server: Server,
     messages: Receiver<Message>,
@@ -47,8 +51,8 @@ pub struct Shard<D> {
     stopping: bool,
 }
 
-impl<D: Driver> Shard<D> {
-    /// Puts a worker together; it does nothing until [`Shard::turn`] is called.
+impl<D: Driver> Worker<D> {
+    /// Puts a worker together; it does nothing until [`Worker::turn`] is called.
     pub fn new(driver: D, server: Server, messages: Receiver<Message>, status: Arc<Status>) -> Self {
         let notices = Notices::default();
         Self {

@@ -33,7 +33,6 @@ mod server;
 pub mod shared;
 pub mod stats;
 mod table;
-mod timer;
 pub mod wire;
 
 pub use error::ErrorCode;

@@ -14,7 +14,9 @@
 //! has closed the socket, so a port is never given out while a socket still has it; and the socket is
 //! closed only when the kernel plane has forgotten every channel binding of it (`offload`).
 
+mod id;
 mod offload;
+mod timer;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -34,25 +36,13 @@ use crate::plane::{AllocationSlot, SlotName};
 use crate::ports::PortLease;
 use crate::quota::QuotaSlot;
 use crate::stats::Traffic;
-use crate::timer::{Timed, Timers};
 use crate::wire::ReplyTo;
 
+pub(crate) use self::id::AllocationId;
 pub(crate) use self::offload::Bound;
 use self::offload::{Binding, Ending};
-
-/// Names an allocation; an old name never means a new allocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct AllocationId {
-    index: u32,
-    generation: u32,
-}
-
-impl AllocationId {
-    /// Its place in the table, for a walk.
-    pub(crate) fn place(self) -> u32 {
-        self.index
-    }
-}
+pub(crate) use self::timer::Timed;
+use self::timer::Timers;
 
 /// When something ends, and where its timer entry stands.
 #[derive(Clone, Copy, Debug)]

@@ -22,8 +22,7 @@ use crate::quota::{QuotaFull, QuotaOf};
 use crate::refusal::{Detail, Refusal, RefusalReason};
 use crate::shared::{DefaultFamily, PortWish, Reservation};
 use crate::stats::EndReason;
-use crate::table::{AllocateState, AllocationId, NewAllocation};
-use crate::timer::Timed;
+use crate::table::{AllocateState, AllocationId, NewAllocation, Timed};
 use crate::wire::{Message, MessageBuilder, attr};
 
 /// The IP protocol number of UDP, the only transport relayed.

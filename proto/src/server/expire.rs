@@ -7,8 +7,7 @@ use crate::io::{Now, Output};
 use crate::limits::{RETRANSMISSION_SECS, SECOND_NS};
 use crate::shared::Reservation;
 use crate::stats::{AllocationRecord, EndReason, TrafficByPath};
-use crate::table::{Allocation, AllocationId};
-use crate::timer::Timed;
+use crate::table::{Allocation, AllocationId, Timed};
 
 impl Server {
     /// One tick's part of what is due: of what has come to its end, and of what concerns many allocations.

@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::id::AllocationId;
 use crate::addr::Family;
 use crate::io::Reason;
-use crate::table::AllocationId;
 
 /// What a deadline belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
-use turnpike_proto::auth::{Authenticator, Credentials, Key};
-use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
-use turnpike_proto::quota::Quotas;
-use turnpike_proto::shared::{RelayAddress, ServerConfig, Shared};
+use turnpike_proto::auth::{Credentials, Key};
+use turnpike_proto::policy::PeerRules;
+use turnpike_proto::settings::{RelaySet, ServerConfig, Settings};
+use turnpike_proto::shared::Shared;
 use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_proto::{ClientPath, ClientSocket, Forward, Input, Now, Output, RelaySocket, Server};
 
@@ -256,23 +256,15 @@ pub fn run(path: HotPath, times: u64) -> u64 {
 fn shared() -> Arc<Shared> {
     let mut credentials = Credentials::new(REALM);
     credentials.add_user(USER, PASSWORD).expect("the credentials are constants");
-    let auth = Authenticator::new(REALM, credentials, false, [5; 32]);
-    let relays: Vec<RelayAddress> = [SERVER.ip(), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2))]
-        .into_iter()
-        .map(|local| RelayAddress { local, external: None })
-        .collect();
-    let ports = 1024..=65_535;
-    let relay_ips: Vec<IpAddr> = relays.iter().map(|relay| relay.local).collect();
-    let own = OwnAddresses {
-        local_ips: relay_ips.clone(),
-        relay_ips,
-        relay_ports: ports.clone(),
-        listeners: vec![SERVER],
-    };
-    let policy = PeerPolicy::new(&[], &[], false, own);
-    // The challenge is measured, not the limit on challenges.
-    let config = ServerConfig { unauthenticated_per_sec: 0, ..ServerConfig::default() };
-    Shared::new(config, auth, policy, &relays, ports, Quotas::new(0, 0))
+    let relays = vec![SERVER.ip().into(), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)).into()];
+    Shared::new(Settings {
+        // The challenge is measured, not the limit on challenges.
+        config: ServerConfig { unauthenticated_per_sec: 0, ..ServerConfig::default() },
+        relays: RelaySet { general: relays, ..RelaySet::default() },
+        relay_ports: 1024..=65_535,
+        peers: PeerRules { listeners: vec![SERVER], ..PeerRules::default() },
+        ..Settings::new(credentials, [5; 32])
+    })
 }
 
 fn five_tuple(number: u32) -> FiveTuple {

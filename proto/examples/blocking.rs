@@ -12,10 +12,9 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
-use turnpike_proto::auth::{Authenticator, Credentials};
-use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
-use turnpike_proto::quota::Quotas;
-use turnpike_proto::shared::{RelayAddress, ServerConfig, Shared};
+use turnpike_proto::auth::Credentials;
+use turnpike_proto::settings::Settings;
+use turnpike_proto::shared::Shared;
 use turnpike_proto::{
     ClientPath, ClientSocket, Egress, Forward, Input, Now, Output, PortError, RelaySocket, Server,
 };
@@ -41,22 +40,15 @@ impl Relay {
         let listener = UdpSocket::bind(listen)?;
         listener.set_read_timeout(Some(Duration::from_millis(1)))?;
         let listen = listener.local_addr()?;
-        let (ip, ports) = (listen.ip(), 49_152..=65_535);
         let mut credentials = Credentials::new("example.org");
         credentials.add_user("demo", "demo")?;
-        let own = OwnAddresses {
-            relay_ips: vec![ip],
-            relay_ports: ports.clone(),
-            listeners: vec![listen],
-            local_ips: vec![ip],
-        };
-        let policy = PeerPolicy::new(&[], &[], true, own);
         // A real relay takes its seeds from the operating system's generator.
-        let auth = Authenticator::new("example.org", credentials, false, [1; 32]);
-        let address = RelayAddress { local: ip, external: None };
-        let shared = Shared::new(ServerConfig::default(), auth, policy, &[address], ports, Quotas::new(0, 0));
+        let mut settings = Settings::new(credentials, [1; 32]);
+        settings.relays.general.push(listen.ip().into());
+        settings.peers.allow_loopback = true;
+        settings.peers.listeners.push(listen);
         Ok(Relay {
-            server: Server::new(shared, 0, [2; 32]),
+            server: Server::new(Shared::new(settings), 0, [2; 32]),
             listener,
             relays: HashMap::new(),
             started: Instant::now(),

@@ -30,6 +30,7 @@ pub mod quota;
 mod refusal;
 mod relays;
 mod server;
+pub mod settings;
 pub mod shared;
 pub mod stats;
 mod table;

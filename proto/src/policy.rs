@@ -10,10 +10,13 @@
 
 use std::cmp::Reverse;
 use std::fmt;
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
+
+use crate::relays::RelaySet;
 
 /// What a rule says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,17 +27,29 @@ pub enum Action {
     Deny,
 }
 
-/// What belongs to this server: neither its services nor its host are peers.
-#[derive(Clone, Debug)]
-pub struct OwnAddresses {
-    /// Relay addresses in their local and external form.
-    pub relay_ips: Vec<IpAddr>,
-    /// Ports of relayed transport addresses.
-    pub relay_ports: RangeInclusive<u16>,
+/// What the operator says of peers, and what of this host is none.
+#[derive(Clone, Debug, Default)]
+pub struct PeerRules {
+    /// Networks that may be reached.
+    pub allow: Vec<IpNet>,
+    /// Networks that may not be reached.
+    pub deny: Vec<IpNet>,
+    /// Loopback addresses may be reached, except for listeners.
+    pub allow_loopback: bool,
     /// Every listener, wildcards expanded to the host's addresses, the admin API's included.
     pub listeners: Vec<SocketAddr>,
-    /// All addresses of this host.
+    /// All addresses of this host; those that are relayed from need not be among them.
     pub local_ips: Vec<IpAddr>,
+}
+
+/// What belongs to this server: neither its services nor its host are peers.
+#[derive(Clone, Debug)]
+struct OwnAddresses {
+    /// Relay addresses in their local and external form.
+    relay_ips: Vec<IpAddr>,
+    relay_ports: RangeInclusive<u16>,
+    listeners: Vec<SocketAddr>,
+    local_ips: Vec<IpAddr>,
 }
 
 /// The rules, ours and the operator's.
@@ -100,11 +115,23 @@ const DEFAULT_DENY: &[&str] = &[
 ];
 
 impl PeerPolicy {
+    /// The policy of a server that relays from these addresses and ports.
+    pub(crate) fn of(peers: &PeerRules, relays: &RelaySet, relay_ports: &RangeInclusive<u16>) -> PeerPolicy {
+        let relays = relays.general.iter().chain(&relays.near);
+        let own = OwnAddresses {
+            relay_ips: relays.flat_map(|relay| iter::once(relay.local).chain(relay.external)).collect(),
+            relay_ports: relay_ports.clone(),
+            listeners: peers.listeners.clone(),
+            local_ips: peers.local_ips.clone(),
+        };
+        Self::new(&peers.allow, &peers.deny, peers.allow_loopback, own)
+    }
+
     /// The default rules plus the operator's.
     ///
     /// The most specific prefix decides; among equals the operator's rule beats a default and
     /// `deny` beats `allow`.
-    pub fn new(allow: &[IpNet], deny: &[IpNet], allow_loopback: bool, own: OwnAddresses) -> PeerPolicy {
+    fn new(allow: &[IpNet], deny: &[IpNet], allow_loopback: bool, own: OwnAddresses) -> PeerPolicy {
         let defaults = DEFAULT_DENY.iter().map(|text| Rule {
             net: text.parse().expect("the default networks are well-formed: a test reads them all"),
             action: Action::Deny,

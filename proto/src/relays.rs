@@ -10,8 +10,23 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::addr::{Family, PeerAddr};
-use crate::ports::PortPool;
-use crate::shared::{PortWish, RelayAddress, TakenPort};
+use crate::ports::{Parity, PortLease, PortPool};
+
+/// An address that is relayed from, and how clients and peers see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayAddress {
+    /// The address that sockets are bound to.
+    pub local: IpAddr,
+    /// The address that clients are told, if another one (a NAT is in front of us).
+    pub external: Option<IpAddr>,
+}
+
+impl From<IpAddr> for RelayAddress {
+    /// An address that clients can reach as it is.
+    fn from(local: IpAddr) -> Self {
+        Self { local, external: None }
+    }
+}
 
 /// What may be relayed from at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +61,26 @@ struct Relay {
 struct Current {
     relays: Vec<Relay>,
     awaited: Vec<Family>,
+}
+
+/// What kind of port an Allocate needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortWish {
+    pub(crate) family: Family,
+    pub(crate) parity: Parity,
+    /// Also take the odd sibling.
+    pub(crate) pair: bool,
+    /// The address that the client talks to.
+    pub(crate) near: IpAddr,
+}
+
+/// A port on one of the relay addresses.
+#[derive(Debug)]
+pub(crate) struct TakenPort {
+    /// The address, in its local form.
+    pub(crate) relay: IpAddr,
+    pub(crate) lease: PortLease,
+    pub(crate) sibling: Option<PortLease>,
 }
 
 /// The relay addresses with their ports.
@@ -194,7 +229,6 @@ impl Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::Parity;
 
     const PORTS: RangeInclusive<u16> = 50_000..=50_003;
 

@@ -18,72 +18,11 @@ use crate::io::ReservedPort;
 use crate::limiter::Limiter;
 use crate::limits::{MAX_RESERVATIONS, MAX_RESERVATIONS_PER_USER};
 use crate::plane::Plane;
-use crate::policy::{PeerPolicy, Refused};
-use crate::ports::{Parity, PortLease};
+use crate::policy::{PeerPolicy, PeerRules, Refused};
+use crate::ports::PortLease;
 use crate::quota::Quotas;
-use crate::relays::Relays;
-
-pub use crate::relays::RelaySet;
-
-/// Which family is relayed when a request names none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DefaultFamily {
-    /// IPv4, also for IPv6 clients: what RFC 8656 s. 7.2 asks for.
-    #[default]
-    Ipv4,
-    /// IPv6.
-    Ipv6,
-    /// The family the client is using.
-    Keep,
-}
-
-/// What the operator decides about the server's behaviour.
-#[derive(Clone, Debug)]
-pub struct ServerConfig {
-    /// Which family is relayed when a request names none.
-    pub default_family: DefaultFamily,
-    /// The longest lifetime that is granted, seconds; at least 600 (RFC 8656 s. 7.2).
-    pub max_lifetime_secs: u32,
-    /// Accept RFC 5766's channel numbers, up to 0x7FFF, for old clients.
-    pub rfc5766_channels: bool,
-    /// SOFTWARE in authenticated success answers, or none.
-    pub software: Option<String>,
-    /// Bandwidth limit of each allocation and direction, bits of payload per second; 0 is none.
-    pub max_bitrate_bits: u64,
-    /// How much may be sent at once under the limit, milliseconds' worth.
-    pub burst_ms: u32,
-    /// Answers per second to each source that has not authenticated; 0 lifts this limit and that of Binding.
-    pub unauthenticated_per_sec: u32,
-    /// Permissions that one allocation may have; at most [`MOST_PER_ALLOCATION`](crate::limits::MOST_PER_ALLOCATION).
-    pub max_permissions: usize,
-    /// Channels that one allocation may have; at most [`MOST_PER_ALLOCATION`](crate::limits::MOST_PER_ALLOCATION).
-    pub max_channels: usize,
-}
-
-impl Default for ServerConfig {
-    fn default() -> Self {
-        Self {
-            default_family: DefaultFamily::Ipv4,
-            max_lifetime_secs: crate::limits::MAX_LIFETIME_SECS,
-            rfc5766_channels: false,
-            software: Some("Turnpike".into()),
-            max_bitrate_bits: 0,
-            burst_ms: 100,
-            unauthenticated_per_sec: crate::limits::UNAUTHENTICATED_PER_SEC,
-            max_permissions: crate::limits::MAX_PERMISSIONS,
-            max_channels: crate::limits::MAX_CHANNELS,
-        }
-    }
-}
-
-/// An address that is relayed from, and how clients and peers see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RelayAddress {
-    /// The address that sockets are bound to.
-    pub local: IpAddr,
-    /// The address that clients are told, if another one (a NAT is in front of us).
-    pub external: Option<IpAddr>,
-}
+use crate::relays::{PortWish, RelaySet, Relays, TakenPort};
+use crate::settings::{ServerConfig, Settings};
 
 /// What the operator allows one user, other than everybody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,45 +61,25 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The state of a server that relays from `relays`, each with all ports of `relay_ports`.
-    pub fn new(
-        config: ServerConfig,
-        auth: Authenticator,
-        policy: PeerPolicy,
-        relays: &[RelayAddress],
-        relay_ports: RangeInclusive<u16>,
-        quotas: Arc<Quotas>,
-    ) -> Arc<Self> {
-        Self::with_plane(config, auth, policy, relays, relay_ports, quotas, None)
-    }
-
-    /// [`Shared::new`] with the memory of a kernel program, if there is one: channels are offloaded then.
-    pub fn with_plane(
-        config: ServerConfig,
-        auth: Authenticator,
-        policy: PeerPolicy,
-        relays: &[RelayAddress],
-        relay_ports: RangeInclusive<u16>,
-        quotas: Arc<Quotas>,
-        plane: Option<Arc<Plane>>,
-    ) -> Arc<Self> {
-        let set = RelaySet { general: relays.to_vec(), ..RelaySet::default() };
-        let relays = Relays::new(&set, relay_ports.clone());
-        let policy = ArcSwap::from_pointee(policy);
+    /// The state of a server as its operator wants it; each worker makes a [`Server`](crate::Server) of it.
+    pub fn new(settings: Settings) -> Arc<Self> {
+        let Settings { config, relay_ports, seed, .. } = settings;
+        let auth = Authenticator::new(settings.credentials, settings.strict_credential_expiry, seed);
+        let policy = PeerPolicy::of(&settings.peers, &settings.relays, &relay_ports);
         let limiter = Limiter::new(auth.derive_key(b"turnpike limiter key"), config.unauthenticated_per_sec);
         let seed = auth.derive_key(b"turnpike directory key");
         let seed = u64::from_ne_bytes(*seed.first_chunk().expect("a key has more than eight bytes"));
         Arc::new(Self {
             config,
             auth,
-            policy,
-            relays,
+            policy: ArcSwap::from_pointee(policy),
+            relays: Relays::new(&settings.relays, relay_ports.clone()),
             relay_ports,
-            quotas,
+            quotas: Quotas::new(settings.user_quota, settings.total_quota),
             limiter,
             reservations: Reservations::default(),
             directory: Directory::new(seed),
-            plane,
+            plane: settings.plane,
             user_limits: ArcSwap::default(),
             alternates: ArcSwap::default(),
         })
@@ -203,10 +122,13 @@ impl Shared {
         self.directory.len()
     }
 
-    /// Relays from other addresses from now on. What lives on the others goes on there until it ends, and comes to
-    /// life again with them; each worker has to be told by `Input::PolicyChanged`.
-    pub fn set_relays(&self, set: &RelaySet) {
-        self.relays.replace(set);
+    /// Relays from these addresses, to the peers that these rules allow, from now on; each worker has to be told by
+    /// `Input::PolicyChanged`. What lives on other addresses goes on there until it ends, and comes to life again
+    /// with them.
+    pub fn set_network(&self, relays: &RelaySet, peers: &PeerRules) {
+        // First the policy: it closes what is new.
+        self.policy.store(Arc::new(PeerPolicy::of(peers, relays, &self.relay_ports)));
+        self.relays.replace(relays);
     }
 
     /// Whether a peer's address, as sockets see it, is one that we relay from.
@@ -279,11 +201,6 @@ impl Shared {
         self.check_peer(peer).is_ok()
     }
 
-    /// Puts another peer policy in force; each worker has to be told by `Input::PolicyChanged`.
-    pub fn replace_policy(&self, policy: PeerPolicy) {
-        self.policy.store(Arc::new(policy));
-    }
-
     /// Changes the rate of answers to each source that has not authenticated; 0 lifts this limit and that of
     /// Binding.
     pub fn set_unauthenticated_rate(&self, per_sec: u32) {
@@ -339,26 +256,6 @@ impl Shared {
     pub(crate) fn relayed_to_public(&self, relayed: RelayedAddr) -> SocketAddr {
         self.to_public(PeerAddr(relayed.0))
     }
-}
-
-/// What kind of port an Allocate needs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PortWish {
-    pub(crate) family: Family,
-    pub(crate) parity: Parity,
-    /// Also take the odd sibling.
-    pub(crate) pair: bool,
-    /// The address that the client talks to.
-    pub(crate) near: IpAddr,
-}
-
-/// A port on one of the relay addresses.
-#[derive(Debug)]
-pub(crate) struct TakenPort {
-    /// The address, in its local form.
-    pub(crate) relay: IpAddr,
-    pub(crate) lease: PortLease,
-    pub(crate) sibling: Option<PortLease>,
 }
 
 /// Ports held for the owners of RESERVATION-TOKENs. They are often redeemed from another 5-tuple,

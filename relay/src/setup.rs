@@ -7,10 +7,10 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use turnpike_admin::{Scope, Tokens};
 use turnpike_proto::Plane;
-use turnpike_proto::auth::{Authenticator, BadCredential, Credentials};
-use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
-use turnpike_proto::quota::Quotas;
-use turnpike_proto::shared::{DefaultFamily, RelayAddress, RelaySet, ServerConfig, Shared};
+use turnpike_proto::auth::{BadCredential, Credentials};
+use turnpike_proto::policy::PeerRules;
+use turnpike_proto::settings::{DefaultFamily, RelayAddress, RelaySet, ServerConfig, Settings};
+use turnpike_proto::shared::Shared;
 
 use crate::config::resolve::{self, Addresses};
 use crate::config::{self, AdminScope, AdminToken, Config};
@@ -37,18 +37,18 @@ pub fn shared(
     seed: [u8; 32],
     plane: Option<Arc<Plane>>,
 ) -> Result<Arc<Shared>, BadCredential> {
-    let auth = Authenticator::new(&config.realm, credentials(config)?, config.strict_credential_expiry, seed);
-    let (per_user, total) = quota_limits(config);
-    let shared = Shared::with_plane(
-        server_config(config),
-        auth,
-        peer_policy(config, addresses, listeners),
-        &[],
-        config.port_range.first..=config.port_range.last,
-        Quotas::new(per_user, total),
+    let (user_quota, total_quota) = quota_limits(config);
+    let shared = Shared::new(Settings {
+        config: server_config(config),
+        strict_credential_expiry: config.strict_credential_expiry,
+        relays: relay_set(addresses),
+        relay_ports: config.port_range.first..=config.port_range.last,
+        peers: peer_rules(config, addresses, listeners),
+        user_quota,
+        total_quota,
         plane,
-    );
-    shared.set_relays(&relay_set(addresses));
+        ..Settings::new(credentials(config)?, seed)
+    });
     set_alternates(&shared, config);
     Ok(shared)
 }
@@ -82,17 +82,17 @@ pub fn relay_set(addresses: &Addresses) -> RelaySet {
 }
 
 /// Which peers may be reached.
-pub fn peer_policy(config: &Config, addresses: &Addresses, listeners: &[SocketAddr]) -> PeerPolicy {
+pub fn peer_rules(config: &Config, addresses: &Addresses, listeners: &[SocketAddr]) -> PeerRules {
     let mut local_ips = addresses.own.clone();
     local_ips.extend(addresses.relays().map(|relay| relay.local));
     let listeners = listeners.iter().chain(&config.admin);
-    let own = OwnAddresses {
-        relay_ips: addresses.relays().flat_map(|relay| [relay.local, relay.public]).collect(),
-        relay_ports: config.port_range.first..=config.port_range.last,
+    PeerRules {
+        allow: config.allow_peer.to_vec(),
+        deny: config.deny_peer.to_vec(),
+        allow_loopback: config.allow_loopback_peers,
         listeners: listeners.flat_map(|listener| expand(*listener, &local_ips)).collect(),
         local_ips,
-    };
-    PeerPolicy::new(&config.allow_peer, &config.deny_peer, config.allow_loopback_peers, own)
+    }
 }
 
 /// Allocations per user and in total; 0 is no limit.

@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, Transport};
-use turnpike_proto::auth::{Authenticator, Credentials, Key};
+use turnpike_proto::auth::{Credentials, Key};
 use turnpike_proto::plane::PlainMemory;
-use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
-use turnpike_proto::quota::Quotas;
-use turnpike_proto::shared::{RelayAddress, ServerConfig, Shared};
+use turnpike_proto::policy::PeerRules;
+use turnpike_proto::settings::{RelayAddress, RelaySet, ServerConfig, Settings};
+use turnpike_proto::shared::Shared;
 use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_proto::{
@@ -91,18 +91,26 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// The policy for peers that this means.
-    pub fn policy(&self) -> PeerPolicy {
+    /// The rules for peers that this means.
+    pub fn peers(&self) -> PeerRules {
         let nets = |list: &[&str]| list.iter().map(|net| net.parse().expect("a CIDR")).collect::<Vec<_>>();
-        let relay_ips: Vec<IpAddr> =
-            self.relays.iter().flat_map(|r| [Some(r.local), r.external]).flatten().collect();
-        let own = OwnAddresses {
-            local_ips: relay_ips.clone(),
-            relay_ips,
-            relay_ports: self.ports.0..=self.ports.1,
+        PeerRules {
+            allow: nets(&self.allow),
+            deny: nets(&self.deny),
+            allow_loopback: self.allow_loopback,
             listeners: vec![addr(SERVER_V4), addr(SERVER_V6)],
-        };
-        PeerPolicy::new(&nets(&self.allow), &nets(&self.deny), self.allow_loopback, own)
+            local_ips: vec![],
+        }
+    }
+
+    /// The addresses to relay from that this means.
+    pub fn relay_set(&self) -> RelaySet {
+        RelaySet { general: self.relays.clone(), ..RelaySet::default() }
+    }
+
+    /// Puts these relay addresses and peer rules in force on a running server.
+    pub fn enforce(&self, shared: &Shared) {
+        shared.set_network(&self.relay_set(), &self.peers());
     }
 
     /// The credentials that this means.
@@ -196,15 +204,20 @@ impl Lab {
 
     /// With a set-up of the test's own.
     pub fn with(setup: Setup) -> Self {
-        let auth = Authenticator::new(REALM, setup.credentials(), setup.strict_expiry, [7; 32]);
-        let quotas = Quotas::new(setup.user_quota, setup.total_quota);
-        let ports = setup.ports.0..=setup.ports.1;
-        let policy = setup.policy();
         let (allocations, bindings) = setup.slots.unwrap_or_default();
         let memory = PlainMemory::new(allocations, bindings);
         let plane = setup.slots.map(|_| Plane::new(Arc::<PlainMemory>::clone(&memory)));
-        let shared =
-            Shared::with_plane(setup.config.clone(), auth, policy, &setup.relays, ports, quotas, plane);
+        let shared = Shared::new(Settings {
+            config: setup.config.clone(),
+            strict_credential_expiry: setup.strict_expiry,
+            relays: setup.relay_set(),
+            relay_ports: setup.ports.0..=setup.ports.1,
+            peers: setup.peers(),
+            user_quota: setup.user_quota,
+            total_quota: setup.total_quota,
+            plane,
+            ..Settings::new(setup.credentials(), [7; 32])
+        });
         let workers = (0..setup.workers)
             .map(|number| Server::new(Arc::clone(&shared), number, [number as u8 + 1; 32]))
             .collect();

@@ -8,12 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use turnpike_proto::addr::{Family, FiveTuple, PeerAddr, RelayedAddr, Transport};
-use turnpike_proto::auth::{Authenticator, Credentials, Key};
+use turnpike_proto::auth::{Credentials, Key};
 use turnpike_proto::limits::{RESERVATION_LIFETIME_SECS, SECOND_NS};
 use turnpike_proto::plane::PlainMemory;
-use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
-use turnpike_proto::quota::Quotas;
-use turnpike_proto::shared::{DefaultFamily, RelayAddress, ServerConfig, Shared};
+use turnpike_proto::policy::PeerRules;
+use turnpike_proto::settings::{DefaultFamily, RelayAddress, RelaySet, ServerConfig, Settings};
+use turnpike_proto::shared::Shared;
 use turnpike_proto::wire::{Class, MessageBuilder, TransactionId, attr, method};
 use turnpike_proto::{
     Egress, Forward, IcmpError, Input, Now, OffloadBinding, Output, Plane, PortError, Reason, RelaySocket,
@@ -162,17 +162,19 @@ impl World {
             max_bitrate_bits: if limited { 80_000 } else { 0 },
             ..ServerConfig::default()
         };
-        let policy = policy(&relays, false);
         let memory = PlainMemory::new(SLOTS.0, SLOTS.1);
-        let shared = Shared::with_plane(
+        let (user_quota, total_quota) = if quotas { (2, 3) } else { (0, 0) };
+        let shared = Shared::new(Settings {
             config,
-            Authenticator::new(REALM, credentials, bit(7), [7; 32]),
-            policy,
-            &relays,
-            PORTS,
-            if quotas { Quotas::new(2, 3) } else { Quotas::new(0, 0) },
-            Some(Plane::new(Arc::<PlainMemory>::clone(&memory))),
-        );
+            strict_credential_expiry: bit(7),
+            relays: relay_set(&relays),
+            relay_ports: PORTS,
+            peers: peers(false),
+            user_quota,
+            total_quota,
+            plane: Some(Plane::new(Arc::<PlainMemory>::clone(&memory))),
+            ..Settings::new(credentials, [7; 32])
+        });
         let workers = (0..2).map(|n| Server::new(Arc::clone(&shared), n, [n as u8 + 1; 32])).collect();
         let mut world = Self {
             shared,
@@ -353,7 +355,7 @@ impl World {
     /// The operator changes the policy.
     pub fn change_policy(&mut self, strict: bool) {
         self.shadow.expire(self.now.mono_ns);
-        self.shared.replace_policy(policy(&self.relays, strict));
+        self.shared.set_network(&relay_set(&self.relays), &peers(strict));
         (0..self.workers.len()).for_each(|worker| self.input(worker, Input::PolicyChanged));
         self.shadow.revoke(&self.shared);
     }
@@ -809,17 +811,17 @@ impl World {
     }
 }
 
-fn policy(relays: &[RelayAddress], strict: bool) -> PeerPolicy {
+fn relay_set(relays: &[RelayAddress]) -> RelaySet {
+    RelaySet { general: relays.to_vec(), ..RelaySet::default() }
+}
+
+fn peers(strict: bool) -> PeerRules {
     let net = |text: &str| text.parse().expect("a network");
     let deny = [net("198.51.100.8/32"), net("2001:db8:ffff::8/128")];
-    let relay_ips: Vec<_> =
-        relays.iter().flat_map(|relay| [Some(relay.local), relay.external]).flatten().collect();
     let listeners = ["192.0.2.1:3478", "[2001:db8::1]:3478"].map(|text| text.parse().expect("an address"));
-    let own = OwnAddresses {
-        local_ips: relay_ips.clone(),
-        relay_ips,
-        relay_ports: PORTS,
+    PeerRules {
+        deny: if strict { deny.to_vec() } else { vec![] },
         listeners: listeners.to_vec(),
-    };
-    PeerPolicy::new(&[], if strict { &deny } else { &[] }, false, own)
+        ..PeerRules::default()
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::claims::{Claims, PASSWORD_ALGORITHMS};
@@ -25,6 +26,11 @@ pub struct Rejection {
     pub refusal: Option<Refusal>,
 }
 
+/// Credentials were for another realm than the one that the server was started with: clients know that one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the credentials are for another realm")]
+pub struct OtherRealm;
+
 /// Authenticates requests. Shared by all workers; control messages only.
 pub struct Authenticator {
     realm: String,
@@ -38,11 +44,10 @@ pub struct Authenticator {
 impl Authenticator {
     /// With `strict_expiry` a REST credential's expiry ends its allocations too, else only new ones are refused.
     ///
-    /// `seed` must come from a CSPRNG: whoever knows it can make nonces. `credentials` must be for the same realm.
-    pub fn new(realm: &str, credentials: Credentials, strict_expiry: bool, seed: [u8; 32]) -> Self {
-        debug_assert_eq!(realm, credentials.realm());
+    /// `seed` must come from a CSPRNG: whoever knows it can make nonces.
+    pub fn new(credentials: Credentials, strict_expiry: bool, seed: [u8; 32]) -> Self {
         Self {
-            realm: realm.to_owned(),
+            realm: credentials.realm().to_owned(),
             strict_expiry,
             nonces: Nonces::new(seed),
             credentials: ArcSwap::from_pointee(credentials),
@@ -50,19 +55,25 @@ impl Authenticator {
         }
     }
 
-    /// The realm.
+    /// The realm that users log in to: that of the first credentials.
     pub fn realm(&self) -> &str {
         &self.realm
     }
 
-    /// From now on these count, for the same realm. Every worker is to be woken: its next ticks end what belongs
+    /// From now on these count. Every worker is to be woken: its next ticks end what belongs
     /// to users with a password that are not among them any more. Everybody else keeps what he has: `held`
     /// identities keep their keys.
-    pub fn replace_credentials(&self, credentials: Credentials) {
-        debug_assert_eq!(self.realm, credentials.realm());
+    ///
+    /// # Errors
+    /// [`OtherRealm`]; then nothing has changed.
+    pub fn replace_credentials(&self, credentials: Credentials) -> Result<(), OtherRealm> {
+        if self.realm != credentials.realm() {
+            return Err(OtherRealm);
+        }
         self.credentials.store(Arc::new(credentials));
         // Release: who sees the version sees the credentials.
         self.version.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 
     /// Changes with each [`Authenticator::replace_credentials`].

@@ -17,7 +17,7 @@ mod nonce;
 #[cfg(test)]
 mod tests;
 
-pub use authenticator::{Authenticator, Rejection};
+pub use authenticator::{Authenticator, OtherRealm, Rejection};
 pub(crate) use credentials::claimed_user;
 pub use credentials::{Credentials, Identity, StoredKeys, rest_password};
 pub use key::{Algorithm, BadCredential, Key, check_realm, prepare_name};

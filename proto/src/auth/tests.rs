@@ -48,7 +48,7 @@ fn credentials(users: &[&str], secrets: &[&str]) -> Credentials {
 }
 
 fn server(users: &[&str], secrets: &[&str]) -> Authenticator {
-    Authenticator::new(REALM, credentials(users, secrets), false, [7; 32])
+    Authenticator::new(credentials(users, secrets), false, [7; 32])
 }
 
 fn challenge(server: &Authenticator, now: u64, client: &FiveTuple) -> Vec<u8> {
@@ -194,7 +194,7 @@ fn s18_features_are_offered_only_if_every_source_has_them() {
         (md5_user, b"obMatJos2AAAC", false),
         (md5_and_rest, b"obMatJos2AAAA", false),
     ] {
-        let server = Authenticator::new(REALM, credentials, false, [7; 32]);
+        let server = Authenticator::new(credentials, false, [7; 32]);
         let reply = challenge(&server, T0, &home());
         let reply = Message::parse(&reply).unwrap();
         assert_eq!(reply.attribute(attr::NONCE).unwrap()[..13], prefix[..]);
@@ -209,7 +209,7 @@ fn t4_s18_a_user_known_by_md5_key_only_can_log_in() {
     let mut credentials = credentials(&[], &[]);
     let key = Key::md5("bob", REALM, "pw").unwrap();
     credentials.add_user_md5("bob", key.bytes().try_into().unwrap()).unwrap();
-    let server = Authenticator::new(REALM, credentials, false, [7; 32]);
+    let server = Authenticator::new(credentials, false, [7; 32]);
     assert!(login(&server, T0, "bob", "pw", None).is_ok());
     let nonce = nonce(&server, T0, &home());
     let sha256 = new_style("bob", "pw", &nonce, SHA256_CHOICE);
@@ -223,7 +223,7 @@ fn a_user_of_stored_keys_can_log_in_by_either_of_them() {
     let mut credentials = credentials(&[], &[]);
     credentials.add_user_keys("bob", &keys).unwrap();
     assert!(credentials.has_user("bob") && !credentials.has_user("alice"));
-    let server = Authenticator::new(REALM, credentials, false, [7; 32]);
+    let server = Authenticator::new(credentials, false, [7; 32]);
     assert!(login(&server, T0, "bob", "pw", None).is_ok());
     assert_eq!(rejected(login(&server, T0, "bob", "other", None)), (401, true));
     let nonce = nonce(&server, T0, &home());
@@ -403,7 +403,7 @@ fn q5_a_nonce_is_of_no_use_to_others() {
         assert_eq!(rejected(ask(&server, T0, &bytes, None)), (438, true));
         assert!(server.authenticate(at(T0), &foreign, &Message::parse(&bytes).unwrap(), None).is_ok());
     }
-    let elsewhere = Authenticator::new(REALM, credentials(&["alice"], &[]), false, [8; 32]);
+    let elsewhere = Authenticator::new(credentials(&["alice"], &[]), false, [8; 32]);
     let nonce = nonce(&elsewhere, T0, &home());
     let bytes = old_style("alice", REALM, "pw-alice", &nonce);
     assert_eq!(rejected(ask(&server, T0, &bytes, None)), (438, true));
@@ -578,7 +578,7 @@ fn o3_calls_outlive_expiry_and_rotation() {
     let later = T0 + 1800;
     assert!(login(&server, later, &name, &password, Some(&held)).is_ok());
     assert_eq!(rejected(login(&server, later, &name, "wrong", Some(&held))), (401, true));
-    server.replace_credentials(credentials(&[], &["next"]));
+    server.replace_credentials(credentials(&[], &["next"])).unwrap();
     assert!(login(&server, later, &name, &password, Some(&held)).is_ok());
     // What isn't held has to be valid now.
     assert_eq!(rejected(login(&server, T0, &name, &password, None)), (401, true));
@@ -589,7 +589,7 @@ fn o3_calls_outlive_expiry_and_rotation() {
 fn o3_strict_expiry_ends_calls() {
     let name = format!("{T0}:alice");
     let password = rest_password("secret", &name);
-    let server = Authenticator::new(REALM, credentials(&["bob"], &["secret"]), true, [7; 32]);
+    let server = Authenticator::new(credentials(&["bob"], &["secret"]), true, [7; 32]);
     let held = login(&server, T0, &name, &password, None).unwrap();
     assert!(login(&server, T0, &name, &password, Some(&held)).is_ok());
     assert_eq!(rejected(login(&server, T0 + 1, &name, &password, Some(&held))), (401, true));
@@ -612,9 +612,12 @@ fn t3_another_valid_user_on_the_allocation_is_named() {
 #[test]
 fn reloading_replaces_users() {
     let server = server(&["alice"], &[]);
-    server.replace_credentials(credentials(&["bob"], &[]));
+    server.replace_credentials(credentials(&["bob"], &[])).unwrap();
     assert!(login(&server, T0, "bob", "pw-bob", None).is_ok());
     assert_eq!(rejected(login(&server, T0, "alice", "pw-alice", None)), (401, true));
+    let elsewhere = Credentials::new("elsewhere.example");
+    assert_eq!(server.replace_credentials(elsewhere), Err(OtherRealm), "and bob stays");
+    assert!(login(&server, T0, "bob", "pw-bob", None).is_ok());
     let mut counted = credentials(&["a", "b"], &["s", ""]);
     counted.add_user("a", "again").unwrap();
     assert_eq!((counted.users(), counted.secrets(), counted.enumerable()), (2, 1, false));

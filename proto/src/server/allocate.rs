@@ -20,7 +20,9 @@ use crate::limits::{
 use crate::ports::{Parity, PortLease};
 use crate::quota::{QuotaFull, QuotaOf};
 use crate::refusal::{Detail, Refusal, RefusalReason};
-use crate::shared::{DefaultFamily, PortWish, Reservation};
+use crate::relays::PortWish;
+use crate::settings::DefaultFamily;
+use crate::shared::Reservation;
 use crate::stats::EndReason;
 use crate::table::{AllocateState, AllocationId, NewAllocation, Timed};
 use crate::wire::{Message, MessageBuilder, attr};

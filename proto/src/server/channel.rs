@@ -4,7 +4,7 @@ use super::{Request, Server};
 use crate::addr::{Family, PeerAddr};
 use crate::io::{Now, Output, RelaySocket};
 use crate::refusal::{Detail, Refusal, RefusalReason};
-use crate::shared::ServerConfig;
+use crate::settings::ServerConfig;
 use crate::table::AllocationId;
 use crate::wire::{MessageBuilder, attr, channel};
 

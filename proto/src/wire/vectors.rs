@@ -166,7 +166,7 @@ fn s22_s24_sha256_request_is_verified_and_written_byte_for_byte() {
 fn s22_s24_vectors_authenticate_up_to_their_nonce() {
     let mut credentials = Credentials::new(REALM);
     credentials.add_user(USER, PASSWORD).unwrap();
-    let authenticator = Authenticator::new(REALM, credentials, false, [7; 32]);
+    let authenticator = Authenticator::new(credentials, false, [7; 32]);
     let now = crate::Now { mono_ns: 0, unix_secs: 1_800_000_000 };
     let five_tuple = crate::addr::FiveTuple {
         client: crate::addr::ClientAddr("192.0.2.1:1000".parse().unwrap()),

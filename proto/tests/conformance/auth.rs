@@ -409,7 +409,7 @@ fn o3_a_live_allocation_outlives_expiry_and_rotation() {
     client.refresh(&mut lab, 600).expect_success();
     let mut rotated = Credentials::new(REALM);
     rotated.add_secret("south".to_string());
-    lab.shared.auth.replace_credentials(rotated);
+    lab.shared.auth.replace_credentials(rotated).expect("the same realm");
     client.permit(&mut lab, PEER).expect_success();
     client.bind(&mut lab, 0x4000, PEER).expect_success();
     let mut other = rest_client("203.0.113.5:1001", &name_expiring_in(9000, "carol"));

@@ -10,7 +10,7 @@ use crate::lab::*;
 /// Puts these users and secrets in force, as a reload does.
 fn replace(lab: &mut Lab, users: &[(&'static str, &'static str)], secrets: &[&'static str]) {
     let setup = Setup { users: users.to_vec(), secrets: secrets.to_vec(), ..Setup::default() };
-    lab.shared.auth.replace_credentials(setup.credentials());
+    lab.shared.auth.replace_credentials(setup.credentials()).expect("the same realm");
     lab.input_all(|| Input::Tick);
 }
 

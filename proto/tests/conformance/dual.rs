@@ -1,6 +1,6 @@
 //! ADDITIONAL-ADDRESS-FAMILY (RFC 8656 s. 7.2 step 9): one allocation with two relayed addresses.
 
-use turnpike_proto::shared::RelayAddress;
+use turnpike_proto::settings::RelayAddress;
 use turnpike_proto::wire::{attr, method};
 
 use crate::lab::*;

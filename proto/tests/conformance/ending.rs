@@ -1,7 +1,7 @@
 //! Much that ends at once: a part of it with each tick, everything in the end, and nothing odd in between.
 
 use turnpike_proto::limits::{MAX_DISCONNECTING, MAX_ENDED, MAX_ENTRIES_ENDED};
-use turnpike_proto::shared::ServerConfig;
+use turnpike_proto::settings::ServerConfig;
 use turnpike_proto::stats::EndReason;
 use turnpike_proto::wire::{MessageBuilder, attr, method};
 use turnpike_proto::{Input, Verdict};
@@ -140,7 +140,7 @@ fn channels_ask_the_policy_while_it_is_on_its_way() {
         client.bind(&mut lab, 0x4000, PEER).expect_success();
         client.bind(&mut lab, 0x4001, "198.51.100.8:4000").expect_success();
     }
-    lab.shared.replace_policy(Setup { deny: vec!["198.51.100.7/32"], ..Setup::default() }.policy());
+    Setup { deny: vec!["198.51.100.7/32"], ..Setup::default() }.enforce(&lab.shared);
     once(&mut lab, Input::PolicyChanged);
     once(&mut lab, Input::Tick);
     assert_eq!(lab.held().1, 1200 - MAX_ENDED, "one part has lost what is refused");
@@ -152,7 +152,7 @@ fn channels_ask_the_policy_while_it_is_on_its_way() {
     assert_eq!(lab.peer_data("198.51.100.8:4000", relayed, b"in").len(), 1);
 
     // Another change meanwhile starts anew, and the first goes on: nobody is left out.
-    lab.shared.replace_policy(Setup { deny: vec!["198.51.100.0/24"], ..Setup::default() }.policy());
+    Setup { deny: vec!["198.51.100.0/24"], ..Setup::default() }.enforce(&lab.shared);
     once(&mut lab, Input::PolicyChanged);
     assert!(last.channel_data(&mut lab, 0x4001, b"out").is_empty());
     tick_out(&mut lab);

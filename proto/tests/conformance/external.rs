@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use turnpike_proto::shared::RelayAddress;
+use turnpike_proto::settings::RelayAddress;
 use turnpike_proto::wire::attr;
 
 use crate::lab::*;

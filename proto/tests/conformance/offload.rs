@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use turnpike_proto::shared::ServerConfig;
+use turnpike_proto::settings::ServerConfig;
 use turnpike_proto::wire::{attr, method};
 use turnpike_proto::{Input, OffloadBinding, OffloadState, PlaneMemory, SlotName, Verdict, WhyNot};
 
@@ -284,7 +284,7 @@ fn a_stricter_policy_takes_channels_out_of_the_kernel_at_once() {
     client.bind(&mut lab, 0x4001, "198.51.100.8:4000").expect_success();
     lab.hold_kernel = true;
     let setup = Setup { deny: vec!["198.51.100.7/32"], ..Setup::default() };
-    lab.shared.replace_policy(setup.policy());
+    setup.enforce(&lab.shared);
     lab.input_all(|| Input::PolicyChanged);
     assert_eq!((lab.binding_lease(0), lab.binding_lease(1)), (0, lab.in_ns(600)));
     assert_eq!(lab.withdrawing.len(), 1);

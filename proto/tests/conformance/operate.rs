@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use turnpike_proto::shared::{ServerConfig, UserLimits};
+use turnpike_proto::settings::ServerConfig;
+use turnpike_proto::shared::UserLimits;
 use turnpike_proto::stats::EndReason;
 use turnpike_proto::wire::{Message, MessageBuilder, attr, method};
 use turnpike_proto::{ErrorCode, Input};

@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
-use turnpike_proto::auth::{Authenticator, Credentials};
-use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
-use turnpike_proto::quota::Quotas;
-use turnpike_proto::shared::{RelayAddress, ServerConfig, Shared};
+use turnpike_proto::auth::Credentials;
+use turnpike_proto::policy::PeerRules;
+use turnpike_proto::settings::{RelaySet, Settings};
+use turnpike_proto::shared::Shared;
 use turnpike_proto::{
     ClientPath, ClientSocket, Egress, Forward, Input, Now, Output, RelaySocket, Route, Server,
 };
@@ -33,22 +33,12 @@ impl Ours {
             credentials.add_user(user, password).expect("good credentials");
         }
         let relay_ips: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().expect("an IP")).into();
-        let relays: Vec<_> = relay_ips.iter().map(|ip| RelayAddress { local: *ip, external: None }).collect();
-        let ports = 49_152..=65_535;
-        let own = OwnAddresses {
-            local_ips: relay_ips.clone(),
-            relay_ips,
-            relay_ports: ports.clone(),
-            listeners: vec![addr(SERVER)],
-        };
-        let shared = Shared::new(
-            ServerConfig::default(),
-            Authenticator::new(REALM, credentials, false, [7; 32]),
-            PeerPolicy::new(&[], &[], false, own),
-            &relays,
-            ports,
-            Quotas::new(0, 0),
-        );
+        let relays = relay_ips.into_iter().map(Into::into).collect();
+        let shared = Shared::new(Settings {
+            relays: RelaySet { general: relays, ..RelaySet::default() },
+            peers: PeerRules { listeners: vec![addr(SERVER)], ..PeerRules::default() },
+            ..Settings::new(credentials, [7; 32])
+        });
         Self {
             server: Server::new(Arc::clone(&shared), 0, [1; 32]),
             now: Now { mono_ns: 0, unix_secs: 1_700_000_000 },

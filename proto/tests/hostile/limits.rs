@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use turnpike_proto::Verdict;
-use turnpike_proto::shared::ServerConfig;
+use turnpike_proto::settings::ServerConfig;
 use turnpike_proto::wire::{MessageBuilder, TransactionId, attr, method};
 
 use crate::lab::*;
@@ -197,7 +197,7 @@ fn q1_revoking_everything_takes_one_pass() {
     }
     let before = lab.workers[0].table_counts();
     assert_eq!((before.permissions, before.channels), (512, 1024));
-    lab.shared.replace_policy(Setup { deny: vec!["8.0.0.0/8"], ..Setup::default() }.policy());
+    Setup { deny: vec!["8.0.0.0/8"], ..Setup::default() }.enforce(&lab.shared);
     lab.input(0, turnpike_proto::Input::PolicyChanged);
     let after = lab.workers[0].table_counts();
     // The allocation's own deadline stays, no other one does.

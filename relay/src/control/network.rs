@@ -40,9 +40,8 @@ impl Control {
         let _enforcing = lock(&self.enforcing);
         let (config, addresses) = (self.config.load(), self.addresses.load());
         note_families(&mut lock(&self.had), &addresses);
-        // First the policy: it closes what is new.
-        self.shared.replace_policy(setup::peer_policy(&config, &addresses, &self.ready.listen));
-        self.shared.set_relays(&setup::relay_set(&addresses));
+        let peers = setup::peer_rules(&config, &addresses, &self.ready.listen);
+        self.shared.set_network(&setup::relay_set(&addresses), &peers);
         let told = self.tell(Command::PolicyChanged).is_ok();
         self.all_told.store(told, Ordering::Release);
         told

@@ -41,7 +41,8 @@ impl Control {
                 limits.insert(Arc::from(user.name), own);
             }
         }
-        self.shared.auth.replace_credentials(credentials);
+        let replaced = self.shared.auth.replace_credentials(credentials);
+        replaced.map_err(|why| RelayError::Conflict(why.to_string()))?;
         self.shared.set_user_limits(limits);
         // What belongs to users who are gone ends.
         self.workers.iter().for_each(WorkerHandle::wake);

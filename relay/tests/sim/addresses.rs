@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use turnpike_proto::shared::RelayAddress;
+use turnpike_proto::settings::RelayAddress;
 use turnpike_proto::wire::attr;
 
 use super::client::{Call, Outcome, Received};

@@ -194,7 +194,7 @@ fn a_stricter_policy_revokes_within_one_turn() {
     // The peers' data waits at the worker already when the command comes.
     world.peers[0].endpoint.send_to(relayed, b"late", 0);
     world.peers[2].endpoint.send_to(relayed, b"welcome", 0);
-    world.shared.replace_policy(world.setup.policy(&["203.0.113.1/32"]));
+    world.setup.deny(&world.shared, &["203.0.113.1/32"]);
     world.tell(Command::PolicyChanged);
     (0..2).for_each(|worker| world.turn_worker(worker));
     let counts = world.workers.iter().map(|worker| worker.inner.server().table_counts());

@@ -12,10 +12,10 @@ use turnpike::worker::handover::Handover;
 use turnpike_driver::Driver;
 use turnpike_driver::sim::{Impairment, SimDriver, SimEndpoint, SimNetwork};
 use turnpike_proto::Server;
-use turnpike_proto::auth::{Authenticator, Credentials};
-use turnpike_proto::policy::{OwnAddresses, PeerPolicy};
-use turnpike_proto::quota::Quotas;
-use turnpike_proto::shared::{RelayAddress, ServerConfig, Shared};
+use turnpike_proto::auth::Credentials;
+use turnpike_proto::policy::PeerRules;
+use turnpike_proto::settings::{RelayAddress, RelaySet, ServerConfig, Settings};
+use turnpike_proto::shared::Shared;
 
 use super::client::{Call, Client, Outcome, REALM, Received};
 use super::ledger::{Destination, Ledger, Via};
@@ -66,17 +66,21 @@ impl Default for Setup {
 
 impl Setup {
     /// The default rules, and one network that the operator denies.
-    pub fn policy(&self, denied: &[&str]) -> PeerPolicy {
-        let relay_ips: Vec<IpAddr> =
-            self.relays.iter().flat_map(|relay| [Some(relay.local), relay.external]).flatten().collect();
-        let own = OwnAddresses {
-            local_ips: relay_ips.clone(),
-            relay_ips,
-            relay_ports: self.ports.0..=self.ports.1,
+    fn peers(&self, denied: &[&str]) -> PeerRules {
+        PeerRules {
+            deny: denied.iter().map(|net| net.parse().expect("a CIDR")).collect(),
             listeners: vec![addr(SERVER_V4), addr(SERVER_V6)],
-        };
-        let denied: Vec<_> = denied.iter().map(|net| net.parse().expect("a CIDR")).collect();
-        PeerPolicy::new(&[], &denied, false, own)
+            ..PeerRules::default()
+        }
+    }
+
+    fn relay_set(&self) -> RelaySet {
+        RelaySet { general: self.relays.clone(), ..RelaySet::default() }
+    }
+
+    /// Denies these networks on a running server.
+    pub fn deny(&self, shared: &Shared, denied: &[&str]) {
+        shared.set_network(&self.relay_set(), &self.peers(denied));
     }
 
     fn shared(&self, seed: [u8; 32]) -> Arc<Shared> {
@@ -84,14 +88,15 @@ impl Setup {
         for user in &self.users {
             credentials.add_user(user, &password(user)).expect("good credentials");
         }
-        Shared::new(
-            self.config.clone(),
-            Authenticator::new(REALM, credentials, false, seed),
-            self.policy(&[]),
-            &self.relays,
-            self.ports.0..=self.ports.1,
-            Quotas::new(self.user_quota, self.total_quota),
-        )
+        Shared::new(Settings {
+            config: self.config.clone(),
+            relays: self.relay_set(),
+            relay_ports: self.ports.0..=self.ports.1,
+            peers: self.peers(&[]),
+            user_quota: self.user_quota,
+            total_quota: self.total_quota,
+            ..Settings::new(credentials, seed)
+        })
     }
 }
 

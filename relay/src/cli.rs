@@ -14,7 +14,7 @@ use crate::config::{
     Config, Kind, Loaded, Loader, OPTIONS, Problems, Quickstart, Secret, Spec, duration_secs,
     reference_markdown,
 };
-use crate::{credentials, ctl, health, logging, patience, probe, run};
+use crate::{credentials, ctl, health, logging, patience, probe, start};
 
 /// A fault of the configuration or the command line; clap uses the same.
 const CONFIGURATION_FAULT: u8 = 2;
@@ -203,7 +203,7 @@ fn run_relay(matches: &ArgMatches) -> ExitCode {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    match run::run(config, loader) {
+    match start::run(config, loader) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             for line in error.to_string().lines() {

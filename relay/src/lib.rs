@@ -1,29 +1,24 @@
 //! Turnpike's relay: drives the core with sockets.
 //!
-//! `main` → [`cli`] → [`run`]: it makes the shared state ([`setup`]), binds the listeners,
-//! and starts the [`worker`]s, each over a driver of `turnpike-driver`. Afterwards only they touch packets; [`run`] waits for signals.
+//! `main` → [`cli`] → [`start`]: it makes the shared state ([`setup`]), binds the listeners,
+//! and starts the [`worker`]s, each over a driver of `turnpike-driver`. Afterwards only they touch packets; [`start`]
+//! waits for signals.
 
 #![forbid(unsafe_code)]
 
-pub mod admin;
 pub mod banner;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod credentials;
 mod ctl;
-mod descriptors;
 pub mod health;
 mod kernel;
 pub mod logging;
 pub mod network;
 mod patience;
 pub mod probe;
-pub mod run;
 mod service_manager;
 pub mod setup;
-pub mod signals;
-mod stop;
-mod survey;
-mod watch;
+pub mod start;
 pub mod worker;

@@ -237,7 +237,7 @@ mod tests {
             ("let v = std::env::var(n);", "std::env"),
         ] {
             assert_fault("proto/src/server/mod.rs", text, what);
-            assert_eq!(faults("relay/src/run.rs", text), [""; 0], "only the core is pure");
+            assert_eq!(faults("relay/src/start/run.rs", text), [""; 0], "only the core is pure");
         }
     }
 
@@ -283,9 +283,9 @@ mod tests {
     #[test]
     fn leftovers_are_faults() {
         for leftover in LEFTOVERS {
-            assert_fault("relay/src/run.rs", &format!("fn f() {{ {leftover}() }}"), leftover);
+            assert_fault("relay/src/start/run.rs", &format!("fn f() {{ {leftover}() }}"), leftover);
         }
-        assert_eq!(faults("relay/src/run.rs", "// todo!()\nlet my_todo = 1;"), [""; 0]);
+        assert_eq!(faults("relay/src/start/run.rs", "// todo!()\nlet my_todo = 1;"), [""; 0]);
     }
 
     #[test]

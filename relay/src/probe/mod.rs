@@ -1,5 +1,7 @@
 //! `turnpike probe`: what this machine offers, and what this version makes of it.
 
+mod survey;
+
 use std::fs;
 
 use rustix::process::{Resource, Rlimit, getrlimit};
@@ -7,7 +9,6 @@ use turnpike_driver::choose;
 
 use crate::config::Config;
 use crate::config::resolve::{Host, resolve};
-use crate::survey;
 
 /// `LimitNOFILE` of the shipped unit.
 const UNIT_OPEN_FILES: u64 = 1_048_576;
@@ -151,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_shipped_unit_has_what_is_said_of_it() {
-        let unit = include_str!("../../deploy/systemd/turnpike.service");
+        let unit = include_str!("../../../deploy/systemd/turnpike.service");
         assert!(unit.contains(&format!("\nLimitNOFILE={UNIT_OPEN_FILES}\n")));
         let ambient = unit.lines().find(|line| line.starts_with("AmbientCapabilities="));
         let ambient = ambient.expect("capabilities of the service");

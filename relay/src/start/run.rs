@@ -24,21 +24,21 @@ use turnpike_offload::pinning;
 use turnpike_proto::Server;
 use turnpike_proto::auth::BadCredential;
 
-use crate::admin::Administration;
+use super::admin::Administration;
+use super::descriptors;
+use super::signals::{self, Signal, SignalSource};
+use super::stop::{self, WorkerThread};
+use super::watch::Watch;
 use crate::banner::{self, DataPath, Ready};
 use crate::config::resolve::{Addresses, Host, resolve};
 use crate::config::{Config, Loader, Problems};
 use crate::control::{
     Control, EventSink, Parts, Users, WorkerHandle, event_queue, follow_addresses, follow_publics,
 };
-use crate::descriptors;
 use crate::kernel::KernelPath;
 use crate::network::{AddressNews, Publics};
 use crate::service_manager::{News, tell};
 use crate::setup;
-use crate::signals::{self, Signal, SignalSource};
-use crate::stop::{self, WorkerThread};
-use crate::watch::Watch;
 use crate::worker::Worker;
 use crate::worker::handover::Handover;
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use turnpike_loadtest::engine::mmsg::raise_open_files_limit;
 use turnpike_loadtest::modes::stop_flag;
+use turnpike_loadtest::report::command_line;
 
 use crate::fault::Fault;
 use crate::lab::{self, Lab, Link};
@@ -271,7 +272,7 @@ fn describe(programs: &Programs, variant: &Variant) -> ServerInfo {
     ServerInfo {
         name: variant.name.to_owned(),
         version: programs.version(variant.program),
-        command: format!("{program} {}", programs.arguments(variant).join(" ")),
+        command: format!("{program} {}", command_line(&programs.arguments(variant))),
         is_reference: variant.program == Program::Coturn,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::step::{Counts, Report, cargo};
+use crate::step::{Counts, Report, cargo, command_line};
 use crate::{api, commands, coverage, deny, ebpf, node, target_folder, tidy};
 
 /// Runs all steps, also after one failed, and prints the summary.
@@ -104,9 +104,11 @@ fn counted_step(name: &'static str, work: impl FnOnce(&mut Counts) -> Result<(),
 }
 
 fn cargo_step(root: &Path, name: &'static str, arguments: &[&str], environment: &[(&str, &str)]) -> Report {
-    let variables: String = environment.iter().map(|(key, value)| format!("{key}='{value}' ")).collect();
+    let quoted = |value| shlex::try_quote(value).expect("a variable has no NUL");
+    let variables: String =
+        environment.iter().map(|(key, value)| format!("{key}={} ", quoted(value))).collect();
     let mut counts = Counts::default();
-    let mut report = Report::of(name, format!("{variables}cargo {}", arguments.join(" ")), || {
+    let mut report = Report::of(name, format!("{variables}{}", command_line("cargo", arguments)), || {
         cargo(root, arguments, environment, &mut counts).map(|()| Counts::default())
     });
     report.counts = counts;

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::step::command_line;
+
 /// What tests need, and the Debian package that has it.
 pub struct Need {
     /// A program on the path, or the whole path of another file.
@@ -100,7 +102,7 @@ fn apt_get(arguments: &[&str]) -> Result<(), String> {
         sudo.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
         sudo
     };
-    let shown = format!("apt-get {}", arguments.join(" "));
+    let shown = command_line("apt-get", arguments);
     println!("setup: {shown}");
     let status = command
         .env("DEBIAN_FRONTEND", "noninteractive")

@@ -5,6 +5,12 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+/// A command as a shell takes it: quoted where that is needed.
+pub fn command_line(program: &str, arguments: &[&str]) -> String {
+    let words = std::iter::once(program).chain(arguments.iter().copied());
+    shlex::try_join(words).expect("arguments have no NUL")
+}
+
 /// How many tests passed, failed, and could not run here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -109,7 +115,7 @@ pub fn cargo(
 ) -> Result<(), String> {
     let mut command = Command::new("cargo");
     command.args(arguments).envs(environment.iter().copied()).current_dir(root);
-    run_command(&mut command, &format!("cargo {}", arguments.join(" ")), counts)
+    run_command(&mut command, &command_line("cargo", arguments), counts)
 }
 
 /// Runs any command, which messages call `shown`, and shows its output.

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::bars::escape;
+use turnpike_loadtest::report::svg::escape;
+
 use super::{LEGEND, PICTURES, Table, cell, delay_note, doubts, table};
 use crate::fault::Fault;
 use crate::results::{Results, write_file};

@@ -1,9 +1,10 @@
 //! Results as text, Markdown with pictures, and one HTML page.
 
-pub mod bars;
 pub mod html;
 pub mod markdown;
 pub mod text;
+
+use turnpike_loadtest::report::svg::bars;
 
 use crate::results::{DIRECT, METRICS, Metric, Results, Summary, is_comparable, is_search};
 

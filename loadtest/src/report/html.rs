@@ -1,9 +1,8 @@
 //! The report as one page that needs nothing else: style and charts are inside, no scripts, no hosts.
 
-use std::fmt::Write as _;
-
-use super::svg::{Chart, Series, escape, render};
-use super::{Report, TrialSummary, table};
+use super::svg::lines::{Chart, Series, render};
+use super::svg::{escape, push};
+use super::{Report, TrialSummary, command_line, table};
 use crate::stats::DelaySummary;
 
 /// Light and dark by the reader's preference; series colours differ in lightness too.
@@ -47,7 +46,7 @@ pub fn page(report: &Report) -> String {
         ),
     );
     push(&mut out, format_args!("<p>Started {}.</p>", escape(&report.started)));
-    push(&mut out, format_args!("<p><code>{}</code></p>", escape(&report.command.join(" "))));
+    push(&mut out, format_args!("<p><code>{}</code></p>", escape(&command_line(&report.command))));
     push(&mut out, format_args!("<p class=\"verdict\">{}</p>", escape(&report.verdict.text)));
     for trial in &report.trials {
         for fault in &trial.generator.faults {
@@ -63,10 +62,6 @@ pub fn page(report: &Report) -> String {
         format_args!("<h2>As text</h2><pre>{}</pre></body></html>\n", escape(&table::render(report))),
     );
     out
-}
-
-fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("writing to a String doesn't fail");
 }
 
 fn figure(out: &mut String, caption: &str, chart: &Chart<'_>) {

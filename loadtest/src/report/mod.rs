@@ -407,6 +407,11 @@ fn secret_option_end(argument: &str) -> Option<usize> {
 }
 
 /// Share of `part` in `whole` as text.
+/// A command as a shell takes it: quoted where that is needed.
+pub fn command_line(words: &[String]) -> String {
+    shlex::try_join(words.iter().map(String::as_str)).expect("arguments have no NUL")
+}
+
 pub(crate) fn percent_text(part: u64, whole: u64) -> String {
     format!("{:.4} %", percent(part, whole))
 }
@@ -414,6 +419,12 @@ pub(crate) fn percent_text(part: u64, whole: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_printed_command_is_the_command_that_was_run() {
+        let words = ["turnpike-loadtest", "ndr", "--title", "it's 1 & 2"].map(str::to_owned);
+        assert_eq!(shlex::split(&command_line(&words)).as_deref(), Some(&words[..]));
+    }
 
     #[test]
     fn secrets_of_the_command_line_stay_out_of_reports() {

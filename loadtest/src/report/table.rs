@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::{GroupSummary, Report, SetupSummary, TrialSummary, percent_text};
+use super::{GroupSummary, Report, SetupSummary, TrialSummary, command_line, percent_text};
 use crate::stats::DelaySummary;
 
 /// The whole report, lines ending in newlines.
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
     line(&mut out, format_args!("{} against {}", report.title, report.server));
-    line(&mut out, format_args!("started {}: {}", report.started, report.command.join(" ")));
+    line(&mut out, format_args!("started {}: {}", report.started, command_line(&report.command)));
     let Report { machine, .. } = report;
     line(
         &mut out,

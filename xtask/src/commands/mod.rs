@@ -166,8 +166,8 @@ fn as_visitor(page: &str, blocks: &[&Block], last: &str) -> String {
                 Kind::Serves => "serves",
                 Kind::Streams => "streams",
             };
-            let quoted = command.text.replace('\'', r"'\''");
-            let _ = writeln!(script, "{word} {} '{quoted}'", command.line);
+            let quoted = shlex::try_quote(&command.text).expect("a page has no NUL");
+            let _ = writeln!(script, "{word} {} {quoted}", command.line);
         }
         script.push_str("stop\n");
     }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::setup::{self, Need};
-use crate::step::{Counts, skip};
+use crate::step::{Counts, command_line, skip};
 use crate::target_folder;
 
 /// Packages that always depend on the newest kernel of a series.
@@ -139,7 +139,7 @@ fn find(folder: &Path, is_it: impl Fn(&str) -> bool) -> Result<PathBuf, String> 
 
 /// Runs a program in a folder.
 fn sh(folder: &Path, program: &str, arguments: &[&str]) -> Result<(), String> {
-    let shown = format!("{program} {}", arguments.join(" "));
+    let shown = command_line(program, arguments);
     let status = Command::new(program)
         .args(arguments)
         .current_dir(folder)

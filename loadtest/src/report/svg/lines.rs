@@ -1,6 +1,6 @@
-//! Line charts as inline SVG: small, without scripts, coloured by the page's style sheet.
+//! Line charts, coloured by the page's style sheet.
 
-use std::fmt::Write as _;
+use super::{escape, push};
 
 /// Size of a chart, in SVG units, and its margins: left, top, right, bottom.
 const WIDTH: f64 = 640.0;
@@ -197,10 +197,6 @@ fn draw_legend(out: &mut String, chart: &Chart<'_>) {
     }
 }
 
-fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("writing to a String doesn't fail");
-}
-
 /// A number without needless digits.
 fn number(value: f64) -> String {
     let (scaled, unit) = match value.abs() {
@@ -211,11 +207,6 @@ fn number(value: f64) -> String {
     let text = format!("{scaled:.4}");
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     format!("{text}{unit}")
-}
-
-/// Text for HTML and SVG.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

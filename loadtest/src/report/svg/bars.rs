@@ -1,6 +1,6 @@
-//! Horizontal bars in groups, as SVG without scripts, readable on light and dark pages.
+//! Horizontal bars in groups, with a style of their own: readable on light and dark pages.
 
-use std::fmt::Write as _;
+use super::{escape, push};
 
 /// Bars that stand together.
 pub struct Group {
@@ -47,15 +47,20 @@ pub fn render(title: &str, series: &[String], groups: &[Group]) -> String {
         title = escape(title)
     );
     legend(&mut out, series, groups);
-    let _ = write!(out, r#"<line class="rule" x1="{LEFT}" y1="{TOP}" x2="{LEFT}" y2="{}"/>"#, height - 8.0);
+    push(
+        &mut out,
+        format_args!(r#"<line class="rule" x1="{LEFT}" y1="{TOP}" x2="{LEFT}" y2="{}"/>"#, height - 8.0),
+    );
     let mut y = TOP + GAP / 2.0;
     for group in groups {
         let middle = y + group.bars.len() as f64 * BAR / 2.0 + 4.0;
-        let _ = write!(
-            out,
-            r#"<text x="{}" y="{middle:.1}" text-anchor="end">{}</text>"#,
-            LEFT - 8.0,
-            escape(&group.name)
+        push(
+            &mut out,
+            format_args!(
+                r#"<text x="{}" y="{middle:.1}" text-anchor="end">{}</text>"#,
+                LEFT - 8.0,
+                escape(&group.name)
+            ),
         );
         for bar in &group.bars {
             draw(&mut out, bar, y, scale);
@@ -70,27 +75,33 @@ pub fn render(title: &str, series: &[String], groups: &[Group]) -> String {
 fn draw(out: &mut String, bar: &Bar, y: f64, scale: f64) {
     let x = |value: f64| LEFT + value.max(0.0) * scale;
     let (middle, end) = (y + BAR / 2.0, x(bar.value));
-    let _ = write!(
+    push(
         out,
-        r#"<rect x="{LEFT}" y="{:.1}" width="{:.1}" height="{:.1}" rx="2" fill="{}"/>"#,
-        y + 1.5,
-        end - LEFT,
-        BAR - 3.0,
-        colour(bar.series)
+        format_args!(
+            r#"<rect x="{LEFT}" y="{:.1}" width="{:.1}" height="{:.1}" rx="2" fill="{}"/>"#,
+            y + 1.5,
+            end - LEFT,
+            BAR - 3.0,
+            colour(bar.series)
+        ),
     );
     if bar.to > bar.from {
         let (from, to) = (x(bar.from), x(bar.to));
-        let _ = write!(
+        push(
             out,
-            r#"<line class="spread" x1="{from:.1}" y1="{middle:.1}" x2="{to:.1}" y2="{middle:.1}"/>"#
+            format_args!(
+                r#"<line class="spread" x1="{from:.1}" y1="{middle:.1}" x2="{to:.1}" y2="{middle:.1}"/>"#
+            ),
         );
     }
     let label = x(bar.to.max(bar.value)) + 6.0;
-    let _ = write!(
+    push(
         out,
-        r#"<text class="quiet" x="{label:.1}" y="{:.1}" font-size="12">{}</text>"#,
-        middle + 4.0,
-        number(bar.value)
+        format_args!(
+            r#"<text class="quiet" x="{label:.1}" y="{:.1}" font-size="12">{}</text>"#,
+            middle + 4.0,
+            number(bar.value)
+        ),
     );
 }
 
@@ -100,12 +111,14 @@ fn legend(out: &mut String, series: &[String], groups: &[Group]) {
         if groups.iter().all(|group| group.bars.iter().all(|bar| bar.series != index)) {
             continue;
         }
-        let _ = write!(
+        push(
             out,
-            r#"<rect x="{x:.0}" y="30" width="11" height="11" rx="2" fill="{}"/><text x="{:.0}" y="40">{}</text>"#,
-            colour(index),
-            x + 16.0,
-            escape(name)
+            format_args!(
+                r#"<rect x="{x:.0}" y="30" width="11" height="11" rx="2" fill="{}"/><text x="{:.0}" y="40">{}</text>"#,
+                colour(index),
+                x + 16.0,
+                escape(name)
+            ),
         );
         // Letters are about 7.5 units wide at this size.
         x += 34.0 + 7.5 * name.chars().count() as f64;
@@ -123,11 +136,6 @@ fn number(value: f64) -> String {
         10.0..100.0 => format!("{value:.1}"),
         _ => format!("{value:.0}"),
     }
-}
-
-/// Text inside an element or attribute.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

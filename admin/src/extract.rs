@@ -11,14 +11,10 @@ use axum::http::{StatusCode, Uri, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::limits::{MAX_BODY_BYTES, MAX_NAME_BYTES};
 use crate::model::AllocationId;
 use crate::problem::Problem;
 use crate::state::Shared;
-
-/// The longest body.
-pub const MAX_BODY_BYTES: usize = 64 * 1024;
-/// The longest user name in a path: those of clients are bounded by the protocol (RFC 8489 s. 14.3).
-const MAX_NAME_BYTES: usize = 508;
 
 /// A query in which every parameter is known.
 pub struct Query<T>(pub T);

@@ -19,6 +19,7 @@ mod extract;
 pub mod files;
 mod guard;
 mod history;
+pub mod limits;
 mod metrics;
 pub mod model;
 mod problem;

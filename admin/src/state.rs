@@ -9,13 +9,12 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::audit::Audit;
 use crate::history::History;
+use crate::limits::MAX_EVENT_STREAMS;
 use crate::model::{Event, Totals};
 use crate::relay::Relay;
 use crate::strangers::Strangers;
 use crate::token::Tokens;
 
-/// Streams of events at once; each browser tab with the dashboard has one.
-pub const MAX_EVENT_STREAMS: usize = 32;
 /// Totals are read at most this often for all streams together.
 const TOTALS_AGE: Duration = Duration::from_millis(900);
 

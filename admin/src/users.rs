@@ -15,10 +15,10 @@ use rusqlite::{
 };
 use zeroize::Zeroize;
 
+use crate::limits::MAX_NAME_BYTES;
+
 /// Users that fit; a database that is larger should not be embedded.
 pub const MAX_USERS: u64 = 100_000;
-/// The longest name: what USERNAME can carry (RFC 8489 s. 14.3).
-pub const MAX_NAME_BYTES: usize = 508;
 /// How long to wait for another process that has the database.
 const BUSY_TIME: Duration = Duration::from_secs(2);
 

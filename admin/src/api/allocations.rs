@@ -10,12 +10,10 @@ use super::filter::ListQuery;
 use crate::audit::{Detailed, detailed};
 use crate::extract::{Body, IdInPath, NoQuery, Query};
 use crate::guard::{Admin, Needs, Read};
+use crate::limits::MAX_BITS_PER_SEC;
 use crate::model::{AllocationDetail, AllocationPage, LimitChange};
 use crate::problem::{Problem, Problems};
 use crate::state::Shared;
-
-/// Limits above this one are a slip of the pen.
-pub(super) const MAX_BITS_PER_SEC: u64 = 1_000_000_000_000;
 
 /// A page of the allocations that match, from a snapshot that is at most a second old.
 #[utoipa::path(

@@ -8,14 +8,10 @@ use axum::http::StatusCode;
 
 use crate::extract::{Body, NoQuery};
 use crate::guard::{self, Needs};
+use crate::limits::{MAX_CREDENTIAL_USER_BYTES, MAX_TTL_SECS};
 use crate::model::{CredentialRequest, Credentials};
 use crate::problem::{Problem, Problems};
 use crate::state::Shared;
-
-/// The longest name: with the expiry it has to fit into USERNAME.
-const MAX_USER_BYTES: usize = 400;
-/// A year: what lives longer is a user.
-const MAX_TTL_SECS: u64 = 31_536_000;
 
 /// Makes time-limited credentials with the first shared secret of the configuration.
 #[utoipa::path(
@@ -29,9 +25,10 @@ pub async fn issue(
     State(shared): State<Arc<Shared>>,
     Body(request): Body<CredentialRequest>,
 ) -> Result<Json<Credentials>, Problem> {
-    let name_fits = (1..=MAX_USER_BYTES).contains(&request.user.len());
+    let name_fits = (1..=MAX_CREDENTIAL_USER_BYTES).contains(&request.user.len());
     if !name_fits || !request.ttl_secs.is_none_or(|secs| (1..=MAX_TTL_SECS).contains(&secs)) {
-        let detail = format!("user has 1 to {MAX_USER_BYTES} bytes, ttl_secs is 1 to {MAX_TTL_SECS}");
+        let detail =
+            format!("user has 1 to {MAX_CREDENTIAL_USER_BYTES} bytes, ttl_secs is 1 to {MAX_TTL_SECS}");
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_value", detail));
     }
     Ok(Json(shared.relay.credentials(request).await?))

@@ -9,12 +9,10 @@ use axum::http::StatusCode;
 use crate::audit::{Detailed, detailed};
 use crate::extract::{NoQuery, OptionalBody};
 use crate::guard::{Admin, Needs, Read};
+use crate::limits::MAX_DEADLINE_SECS;
 use crate::model::{DrainRequest, DrainState, ReloadReport};
 use crate::problem::{Problem, Problems};
 use crate::state::Shared;
-
-/// A week: longer than anybody waits.
-const MAX_DEADLINE_SECS: u64 = 604_800;
 
 /// Whether new allocations are refused.
 #[utoipa::path(

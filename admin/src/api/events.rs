@@ -15,9 +15,10 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::extract::NoQuery;
 use crate::guard::{Needs, Read};
+use crate::limits::MAX_EVENT_STREAMS;
 use crate::model::Event;
 use crate::problem::{Problem, Problems};
-use crate::state::{MAX_EVENT_STREAMS, Shared, told_to_stop};
+use crate::state::{Shared, told_to_stop};
 
 /// How often the totals are sent.
 const TOTALS_PERIOD: Duration = Duration::from_secs(1);

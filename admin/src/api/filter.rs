@@ -8,18 +8,9 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
+use crate::limits::{MAX_NUMBER, MAX_OFFSET, MAX_PAGE, MAX_TEXT, USUAL_PAGE};
 use crate::model::{Allocation, AllocationPage, Snapshot, Transport};
 use crate::problem::Problem;
-
-/// Allocations of a page.
-const MAX_PAGE: u32 = 500;
-const USUAL_PAGE: u32 = 100;
-/// Further pages than there can be allocations.
-const MAX_OFFSET: u32 = 10_000_000;
-/// Ages and rates above this one are no allocation's.
-const MAX_NUMBER: u64 = 1_000_000_000_000_000;
-/// What has more characters is in no allocation.
-const MAX_TEXT: usize = 600;
 
 /// What to list. All filters must match.
 #[derive(Debug, Default, Deserialize, IntoParams)]

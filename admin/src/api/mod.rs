@@ -31,8 +31,8 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::extract::MAX_BODY_BYTES;
 use crate::guard;
+use crate::limits::MAX_BODY_BYTES;
 use crate::model::Event;
 use crate::problem::{Problem, ProblemBody, Problems};
 use crate::state::Shared;

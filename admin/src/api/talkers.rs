@@ -11,13 +11,10 @@ use utoipa::IntoParams;
 
 use crate::extract::Query;
 use crate::guard::{Needs, Read};
+use crate::limits::{MAX_TALKERS, USUAL_TALKERS};
 use crate::model::{Snapshot, Talker, Talkers};
 use crate::problem::{Problem, Problems};
 use crate::state::Shared;
-
-/// Users of an answer.
-const MAX_TALKERS: u32 = 500;
-const USUAL_TALKERS: u32 = 10;
 
 /// How many to show.
 #[derive(Debug, Deserialize, IntoParams)]

@@ -12,19 +12,10 @@ use super::allocations::checked_limit;
 use crate::audit::{Detailed, Details, detailed};
 use crate::extract::{Body, NameInPath, NoQuery, Query};
 use crate::guard::{Admin, Needs, Read};
+use crate::limits::{MAX_OFFSET, MAX_PAGE, MAX_PASSWORD_BYTES, MAX_TEXT, USUAL_PAGE};
 use crate::model::{Disconnected, User, UserChange, UserPage};
 use crate::problem::{Problem, Problems};
 use crate::state::Shared;
-
-/// Users of a page.
-const MAX_PAGE: u32 = 500;
-const USUAL_PAGE: u32 = 100;
-/// Further pages than there can be users.
-const MAX_OFFSET: u32 = 10_000_000;
-/// Characters of a search: no name has more.
-const MAX_SEARCH: usize = 600;
-/// The longest password.
-const MAX_PASSWORD_BYTES: usize = 1024;
 
 /// Which users to list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -59,8 +50,8 @@ pub async fn list(
         return Err(Problem::query(format!("limit is 1 to {MAX_PAGE}, offset at most {MAX_OFFSET}")));
     }
     let search = query.search.unwrap_or_default().to_lowercase();
-    if search.chars().count() > MAX_SEARCH {
-        return Err(Problem::query(format!("search has at most {MAX_SEARCH} characters")));
+    if search.chars().count() > MAX_TEXT {
+        return Err(Problem::query(format!("search has at most {MAX_TEXT} characters")));
     }
     let mut users = shared.relay.users().await?;
     users.retain(|user| user.name.to_lowercase().contains(&search));

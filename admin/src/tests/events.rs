@@ -10,7 +10,7 @@ use tower::ServiceExt;
 
 use super::{ADMIN, Api, READ};
 use crate::Relay;
-use crate::state::MAX_EVENT_STREAMS;
+use crate::limits::MAX_EVENT_STREAMS;
 
 /// A stream as a browser has it.
 struct Stream {

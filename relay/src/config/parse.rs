@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use turnpike_admin::limits::MAX_BITS_PER_SEC;
 use turnpike_proto::auth::prepare_name;
 use turnpike_proto::limits::{DEFAULT_LIFETIME_SECS, MAX_USERNAME, MOST_PER_ALLOCATION};
 use zeroize::Zeroizing;
@@ -36,8 +37,6 @@ const MAX_COALESCE_US: u64 = 1000;
 const MAX_BURST_MS: u64 = 10_000;
 /// Longest time to drain, and longest lifetime of an allocation: one day.
 const DAY_SECS: u32 = 86_400;
-/// Highest rate, bits per second: a terabit, so that arithmetic on it can't overflow.
-const MAX_BITRATE: u64 = 1_000_000_000_000;
 
 type Parsed<T> = Result<T, String>;
 
@@ -338,7 +337,7 @@ pub(crate) fn bitrate(text: &str) -> Parsed<Option<NonZeroU64>> {
         _ => (text, 1),
     };
     let number: u64 = plain_number(digits).ok_or_else(shape)?;
-    match number.checked_mul(factor).filter(|bits| *bits <= MAX_BITRATE) {
+    match number.checked_mul(factor).filter(|bits| *bits <= MAX_BITS_PER_SEC) {
         // Nobody means that: most likely a forgotten unit.
         Some(1..1_000) => Err("is below 1k bits per second: is the unit missing?".to_owned()),
         Some(bits) => Ok(NonZeroU64::new(bits)),

@@ -1,6 +1,7 @@
 //! Time-limited credentials for the clients of a signaling server.
 
 use turnpike_admin::RelayError;
+use turnpike_admin::limits::MAX_TTL_SECS;
 use turnpike_admin::model::{CredentialRequest, Credentials, Password};
 
 use super::convert::Moment;
@@ -9,8 +10,6 @@ use crate::{banner, credentials};
 
 /// Lifetime where none is asked for: a day, as the draft suggests.
 const DEFAULT_TTL_SECS: u64 = 86_400;
-/// Longest lifetime: a year.
-const MAX_TTL_SECS: u64 = 31_536_000;
 
 impl Control {
     pub(super) fn issue(&self, request: &CredentialRequest) -> Result<Credentials, RelayError> {

@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 use turnpike_admin::RelayError;
+use turnpike_admin::limits::MAX_DEADLINE_SECS;
 use turnpike_admin::model;
 
 use super::command::Command;
 use super::convert::Moment;
 use super::lock::lock;
 use super::state::{Control, Drain};
-
-/// Longest time until the rest is ended, seconds: a week.
-const MAX_DEADLINE_SECS: u64 = 604_800;
 
 impl Control {
     /// From now on the relay is on its way to the end: it drains, with this deadline at the latest, nobody

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tracing::debug;
+use turnpike_admin::limits::MAX_BITS_PER_SEC;
 use turnpike_admin::model::{self, AllocationId, Event};
 use turnpike_admin::{Answer, Relay, RelayError};
 use turnpike_proto::AllocationDetail;
@@ -20,8 +21,6 @@ use crate::config::resolve::RelayAddress;
 use crate::config::{Kind, OPTIONS, Shown};
 use crate::worker::refusals::{self, RecentRefusal};
 
-/// Highest limit of an allocation, bits per second: as for `max-bitrate`.
-const MAX_BITRATE: u64 = 1_000_000_000_000;
 /// Refusals listed.
 const MAX_REFUSALS: usize = 512;
 /// What stands for a secret.
@@ -97,8 +96,10 @@ impl Control {
         id: AllocationId,
         bits_per_sec: u64,
     ) -> Result<model::AllocationDetail, RelayError> {
-        if bits_per_sec > MAX_BITRATE {
-            return Err(RelayError::Invalid(format!("a limit is at most {MAX_BITRATE} bits per second")));
+        if bits_per_sec > MAX_BITS_PER_SEC {
+            return Err(RelayError::Invalid(format!(
+                "a limit is at most {MAX_BITS_PER_SEC} bits per second"
+            )));
         }
         let found = ask(self.worker_of(id)?, |reply| Question::SetRate(id.0, bits_per_sec, reply)).await?;
         let detail = self.shown_detail(found)?;

@@ -1,0 +1,77 @@
+//! What the API takes at the most. The relay asks here as well, so that a call by HTTP and one inside the process
+//! are refused alike; a test holds the published document against it.
+
+/// Allocations or users of a page: some hundred kilobytes of JSON.
+pub const MAX_PAGE: u32 = 500;
+/// Entries of a page for which no number is asked.
+pub const USUAL_PAGE: u32 = 100;
+/// Entries that a page may skip: more than there can be allocations or users.
+pub const MAX_OFFSET: u32 = 10_000_000;
+/// Talkers of an answer.
+pub const MAX_TALKERS: u32 = 500;
+/// Talkers where no number is asked.
+pub const USUAL_TALKERS: u32 = 10;
+/// Ages (seconds) and rates (bits per second) of a filter: what is higher is no allocation's.
+pub const MAX_NUMBER: u64 = 1_000_000_000_000_000;
+/// Characters of a filter or a search: what has more is in no name and no address.
+pub const MAX_TEXT: usize = 600;
+/// Limit of an allocation or of a user's allocations, bits of payload per second: more is a slip of the pen. The
+/// option `max-bitrate` has the same.
+pub const MAX_BITS_PER_SEC: u64 = 1_000_000_000_000;
+/// Time until a drain ends what is left, seconds: a week, longer than anybody waits.
+pub const MAX_DEADLINE_SECS: u64 = 604_800;
+/// Lifetime of time-limited credentials, seconds: a year. What lives longer is a user.
+pub const MAX_TTL_SECS: u64 = 31_536_000;
+/// Name in time-limited credentials, bytes: with the expiry it has to fit into USERNAME.
+pub const MAX_CREDENTIAL_USER_BYTES: usize = 400;
+/// Name of a user, bytes: what USERNAME may hold (RFC 8489 s. 14.3: fewer than 509).
+pub const MAX_NAME_BYTES: usize = 508;
+/// Password of a user, bytes.
+pub const MAX_PASSWORD_BYTES: usize = 1024;
+/// Body of a request, bytes.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+/// Streams of events at once: one for each open dashboard.
+pub const MAX_EVENT_STREAMS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every value of this key, wherever it stands in the document below this name.
+    fn bounds(value: &serde_json::Value, name: &str, key: &str, found: &mut Vec<u64>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                let is_named = map.get("name").is_some_and(|own| own == name);
+                let named = map.get(name).into_iter().chain(map.get("schema").filter(|_| is_named));
+                found.extend(named.filter_map(|schema| schema.get(key)?.as_u64()));
+                map.values().for_each(|value| bounds(value, name, key, found));
+            }
+            serde_json::Value::Array(values) => {
+                values.iter().for_each(|value| bounds(value, name, key, found));
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_published_document_has_these_bounds() {
+        let document = serde_json::from_str(&crate::openapi()).expect("JSON");
+        for (name, key, bounds_of_it) in [
+            ("offset", "maximum", vec![u64::from(MAX_OFFSET)]),
+            ("limit", "maximum", vec![u64::from(MAX_PAGE), u64::from(MAX_TALKERS)]),
+            ("min_age_secs", "maximum", vec![MAX_NUMBER]),
+            ("max_age_secs", "maximum", vec![MAX_NUMBER]),
+            ("min_bits_per_sec", "maximum", vec![MAX_NUMBER]),
+            ("max_bits_per_sec", "maximum", vec![MAX_NUMBER, MAX_BITS_PER_SEC]),
+            ("deadline_secs", "maximum", vec![MAX_DEADLINE_SECS]),
+            ("ttl_secs", "maximum", vec![MAX_TTL_SECS]),
+            ("search", "maxLength", vec![MAX_TEXT as u64]),
+            ("password", "maxLength", vec![MAX_PASSWORD_BYTES as u64]),
+        ] {
+            let mut found = Vec::new();
+            bounds(&document, name, key, &mut found);
+            assert!(!found.is_empty(), "{name} has no {key}");
+            assert!(found.iter().all(|bound| bounds_of_it.contains(bound)), "{name}: {found:?}");
+        }
+    }
+}

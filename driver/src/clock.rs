@@ -16,6 +16,11 @@ pub fn monotonic_ns() -> u64 {
     nanoseconds(ClockId::Monotonic)
 }
 
+/// CLOCK_REALTIME, nanoseconds: the clock of the kernel's time stamps.
+pub(crate) fn realtime_ns() -> u64 {
+    nanoseconds(ClockId::Realtime)
+}
+
 /// CPU time of the calling thread, nanoseconds.
 pub fn thread_cpu_ns() -> u64 {
     nanoseconds(ClockId::ThreadCPUTime)

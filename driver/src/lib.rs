@@ -73,6 +73,9 @@ pub struct Datagram {
     pub len: u32,
     /// Size of each segment but the last if the kernel merged several datagrams (UDP_GRO), else `len`.
     pub segment_size: u32,
+    /// How long it, or the first of a run, was in the kernel, microseconds; 0 unless
+    /// [`SocketOptions::measure_waiting`](sockets::SocketOptions::measure_waiting) says so.
+    pub waited_us: u32,
 }
 
 /// What a driver reports.

@@ -32,6 +32,8 @@ pub struct SocketOptions {
     pub datagram_bytes: usize,
     /// Let the kernel merge datagrams of one flow where their run fits into a buffer (UDP_GRO).
     pub merge: bool,
+    /// Let the kernel say when each datagram arrived (SO_TIMESTAMPNS).
+    pub measure_waiting: bool,
     /// How long a driver may wait for more at moderate load; zero never waits.
     pub coalesce: Duration,
     /// Relay sockets have descriptors below this number: the rest of those that the process may have is for
@@ -48,6 +50,7 @@ impl Default for SocketOptions {
             relay_send_bytes: 256 << 10,
             datagram_bytes: MAX_DATAGRAM,
             merge: true,
+            measure_waiting: true,
             coalesce: Duration::ZERO,
             max_relay_descriptor: RawFd::MAX,
         }
@@ -133,7 +136,7 @@ fn open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -> io
 }
 
 fn try_open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -> io::Result<ListenerSocket> {
-    let socket = open_udp(address)?;
+    let socket = open_udp(address, options)?;
     if join {
         socket.set_reuse_port(true)?;
     }
@@ -186,7 +189,7 @@ fn explain(address: SocketAddr, error: io::Error) -> io::Error {
 /// # Errors
 /// EMFILE also while the last descriptors are left; whatever the system answers.
 pub fn bind_relay(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
-    let socket = open_udp(address)?;
+    let socket = open_udp(address, options)?;
     // The system gives the lowest free number.
     if socket.as_raw_fd() >= options.max_relay_descriptor {
         return Err(io::Error::from_raw_os_error(libc::EMFILE));
@@ -212,8 +215,8 @@ fn set_merging(socket: &Socket, options: &SocketOptions) {
 }
 
 /// What all sockets have in common: non-blocking, closed on exec, one family, TOS and losses reported,
-/// DF clear.
-fn open_udp(address: SocketAddr) -> io::Result<Socket> {
+/// DF clear, arrival times if they are wanted.
+fn open_udp(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     match address {
         SocketAddr::V4(_) => socket.set_recv_tos_v4(true)?,
@@ -224,6 +227,9 @@ fn open_udp(address: SocketAddr) -> io::Result<Socket> {
     }
     set_dont_fragment(socket.as_fd(), address.is_ipv6(), false)?;
     set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
+    if options.measure_waiting {
+        set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
+    }
     Ok(socket)
 }
 

@@ -160,6 +160,9 @@ pub enum Input<'a> {
     },
     /// Refuse new allocations from now on (`true`), or no longer.
     Drain(bool),
+    /// The worker can't keep up with what arrives from now on (`true`), or can again: what it does for strangers
+    /// comes last.
+    Behind(bool),
     /// End every allocation, with the ticks that follow, and accept no new one: the process is about to stop.
     Shutdown,
 }

@@ -11,6 +11,9 @@
 //! Memory is the same whatever is spoofed. Sources with the same hash share a bucket; which ones do
 //! nobody outside can know, so nobody can aim at another's. Charged by control messages only, by any
 //! worker, without a lock.
+//!
+//! A flood from random sources has none to limit. So each worker has a [`StrangerBudget`] on top; who proves by a
+//! nonce to receive what is sent to its address, or has an allocation, is no stranger.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
@@ -22,7 +25,8 @@ use zeroize::Zeroizing;
 use crate::io::Now;
 use crate::limits::{
     BINDINGS_BURST_MS, BINDINGS_PER_SEC, FAILED_LOGIN_BUCKETS, FAILED_LOGINS_BURST_MS, FAILED_LOGINS_PER_SEC,
-    ONE_IN, SOURCE_BUCKETS, UNAUTHENTICATED_BURST_MS,
+    ONE_IN, SOURCE_BUCKETS, STRANGERS_BURST_MS, STRANGERS_PER_SEC, STRANGERS_PER_SEC_BEHIND,
+    UNAUTHENTICATED_BURST_MS,
 };
 
 /// What one answer costs: the bucket counts bytes, and its burst is never below two packets of this size.
@@ -55,6 +59,11 @@ impl Limiter {
         self.unauthenticated_per_sec.store(per_sec, Ordering::Relaxed);
     }
 
+    /// Whether the operator wants no limits on strangers.
+    pub(crate) fn is_lifted(&self) -> bool {
+        self.unauthenticated_per_sec.load(Ordering::Relaxed) == 0
+    }
+
     /// Whether a request without credentials is answered. `random` draws the one in eight.
     pub(crate) fn admits_unauthenticated(&self, now: Now, source: IpAddr, random: u32) -> bool {
         let per_sec = self.unauthenticated_per_sec.load(Ordering::Relaxed);
@@ -64,7 +73,7 @@ impl Limiter {
 
     /// Whether a Binding request is answered.
     pub(crate) fn admits_binding(&self, now: Now, source: IpAddr, random: u32) -> bool {
-        if self.unauthenticated_per_sec.load(Ordering::Relaxed) == 0 {
+        if self.is_lifted() {
             return true;
         }
         let rate = const { answers(BINDINGS_PER_SEC, BINDINGS_BURST_MS) };
@@ -85,6 +94,45 @@ impl Limiter {
             (false, false) => is_drawn(random, ONE_IN * ONE_IN),
             _ => is_drawn(random, ONE_IN),
         }
+    }
+}
+
+/// What a stranger's answer costs the worker: each has a budget of its own, so that a flood of one leaves the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StrangerWork {
+    /// The answer to a Binding request.
+    Binding,
+    /// A challenge, or another answer to a request that did not authenticate.
+    Rejection,
+    /// Checking the integrity of a request whose nonce nobody has looked at.
+    Login,
+}
+
+/// How much one worker does for strangers, whatever their sources are.
+#[derive(Default)]
+pub(crate) struct StrangerBudget {
+    /// One bucket for each kind of work.
+    words: [AtomicU64; 3],
+    /// The worker can't keep up: strangers get less.
+    is_behind: bool,
+}
+
+impl StrangerBudget {
+    pub(crate) fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
+    pub(crate) fn set_behind(&mut self, is_behind: bool) {
+        self.is_behind = is_behind;
+    }
+
+    /// Whether there is enough left for this; if so, it is spent.
+    pub(crate) fn admits(&self, now: Now, work: StrangerWork) -> bool {
+        let rate = match self.is_behind {
+            true => const { answers(STRANGERS_PER_SEC_BEHIND, STRANGERS_BURST_MS) },
+            false => const { answers(STRANGERS_PER_SEC, STRANGERS_BURST_MS) },
+        };
+        charge(&self.words[work as usize], &rate, now.mono_ns, ANSWER_BYTES)
     }
 }
 
@@ -256,6 +304,20 @@ mod tests {
         };
         assert_eq!(sharing(1), sharing(1));
         assert_ne!(sharing(1), sharing(2));
+    }
+
+    #[test]
+    fn a_worker_has_a_budget_for_each_kind_of_work_and_less_when_it_is_behind() {
+        let mut budget = StrangerBudget::default();
+        let ask = |budget: &StrangerBudget, now, work| admitted(100_000, || budget.admits(now, work));
+        assert_eq!(ask(&budget, at(0), StrangerWork::Binding), 4000);
+        assert_eq!(ask(&budget, at(0), StrangerWork::Rejection), 4000, "another kind");
+        assert_eq!(ask(&budget, at(100), StrangerWork::Binding), 2000);
+        budget.set_behind(true);
+        assert_eq!(ask(&budget, at(10_000), StrangerWork::Binding), 400);
+        assert_eq!(ask(&budget, at(10_100), StrangerWork::Binding), 200);
+        budget.set_behind(false);
+        assert_eq!(ask(&budget, at(20_000), StrangerWork::Login), 4000);
     }
 
     // Threads are what is tested.

@@ -37,6 +37,17 @@ pub const FAILED_LOGINS_BURST_MS: u32 = 10_000;
 /// Above these rates one in so many is still answered, so that who shares an address with a flood gets
 /// through by the retransmissions that each client makes (RFC 8489 s. 6.2.1).
 pub const ONE_IN: u32 = 8;
+/// Answers per second of one worker to strangers, of each kind (Binding, challenge, login without a nonce of ours),
+/// whatever their sources: a flood from random ones has none that a limit per source would see. A tenth of what a
+/// core answers, and more than clients come back after an outage.
+pub const STRANGERS_PER_SEC: u32 = 20_000;
+/// The same while the worker can't keep up with what arrives.
+pub const STRANGERS_PER_SEC_BEHIND: u32 = 2000;
+/// Answers at once, milliseconds' worth at the rate: 4000 and 400.
+pub const STRANGERS_BURST_MS: u32 = 200;
+/// An answer to a stranger may be larger than its request by this factor, a fraction, before what RFC 8489 adds to
+/// a challenge is left out (Q4): the smallest first request of all, 28 bytes, gets 76 where the realm has 14.
+pub const CHALLENGE_FACTOR: (usize, usize) = (76, 28);
 /// Buckets for sources, 8 bytes each, two arrays. A flood from random sources has to bring this many times
 /// the rate before it empties one that an honest source uses: 6.5 million requests per second.
 pub const SOURCE_BUCKETS: usize = 1 << 16;

@@ -70,7 +70,8 @@ impl<D: Driver> Worker<D> {
         let server = Server::new(Arc::clone(&shared), 0, [9; 32]);
         let (orders, receiver) = sync_channel(1);
         let driver = make(vec![listener], options);
-        let inner = turnpike::worker::Worker::new(driver, server, receiver, Arc::new(Status::default()));
+        let inner = turnpike::worker::Worker::new(driver, server, receiver, Arc::new(Status::default()))
+            .with_max_queue_delay(config.max_queue_delay);
         Worker { inner, shared, address, orders, ahead_ns: 0 }
     }
 
@@ -278,6 +279,34 @@ fn receive<D: Driver>(worker: &mut Worker<D>, socket: &UdpSocket, count: usize) 
     received
 }
 
+/// After a standstill what is too old to be of use is gone, and counted; requests are answered, and what comes
+/// afterwards is relayed.
+fn stand_still<D: Driver>(worker: &mut Worker<D>) {
+    const LATE: u64 = 5;
+    let peer = Client::new((PEER, 0).into()).socket;
+    let mut client = Client::new((CLIENT, 0).into());
+    let relayed = SocketAddr::from((RELAY, client.allocate(worker)));
+    client.bind(worker, 0x4000, peer.local_addr().expect("bound"));
+    let both_ways = |data: &[u8]| {
+        client.socket.send_to(&channel_data(0x4000, data), (RELAY, 3478)).expect("sent");
+        peer.send_to(data, relayed).expect("sent");
+    };
+    (0..LATE).for_each(|_| both_ways(b"late"));
+    let id = TransactionId([9; 12]);
+    let request = MessageBuilder::request(method::BINDING, id).finish();
+    client.socket.send_to(&request, worker.address).expect("sent");
+    thread::sleep(Config::default().max_queue_delay + Duration::from_millis(50));
+    both_ways(b"fresh");
+    assert_eq!(receive(worker, &peer, 1), [b"fresh"]);
+    let heard = receive(worker, &client.socket, 2);
+    let answer = heard.iter().find_map(|bytes| Message::parse(bytes).ok()).expect("requests may be late");
+    assert_eq!((answer.class(), answer.transaction_id()), (Class::Success, id));
+    assert!(heard.contains(&channel_data(0x4000, b"fresh")), "{heard:?}");
+    assert_eq!(worker.inner.server().counts().verdicts.of(Verdict::DropLate), 2 * LATE);
+    client.delete(worker);
+    worker.assert_empty();
+}
+
 /// A run that mixes channels, with an unbound one and noise in between: each segment goes its own way.
 fn mix<D: Driver>(worker: &mut Worker<D>) {
     let peers = [0, 1].map(|_| Client::new((PEER, 0).into()).socket);
@@ -346,6 +375,16 @@ fn sixteen_thousand_allocations_on_one_address() {
         fill(&mut epoll(), 16_000);
         if let Some(mut worker) = io_uring() {
             fill(&mut worker, 16_000);
+        }
+    });
+}
+
+#[test]
+fn what_is_late_is_dropped() {
+    in_own_namespace(|| {
+        stand_still(&mut epoll());
+        if let Some(mut worker) = io_uring() {
+            stand_still(&mut worker);
         }
     });
 }

@@ -692,6 +692,7 @@ impl Client {
         let id = self.transaction();
         let bytes = MessageBuilder::request(method::ALLOCATE, id)
             .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+            .attribute(attr::SOFTWARE, b"client")
             .finish();
         let answer = self.exchange(lab, &bytes);
         answer.expect_error(401);

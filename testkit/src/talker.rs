@@ -167,7 +167,9 @@ impl Talker {
     #[track_caller]
     pub fn challenge(&mut self) -> Answer {
         let id = self.id();
-        let bare = MessageBuilder::request(method::ALLOCATE, id).attribute(attr::REQUESTED_TRANSPORT, &UDP);
+        let bare = MessageBuilder::request(method::ALLOCATE, id)
+            .attribute(attr::REQUESTED_TRANSPORT, &UDP)
+            .attribute(attr::SOFTWARE, b"client");
         let answer = self.ask(&bare.finish());
         assert_eq!(answer.code, Some(401));
         self.nonce = answer.attribute(attr::NONCE);

@@ -138,6 +138,8 @@ pub struct EpollDriver {
     ready_listeners: Vec<bool>,
     ready_relays: Vec<ReadyRelay>,
     counters: DriverCounters,
+    /// The system's clock when this turn's waiting was over, nanoseconds.
+    woken_ns: u64,
 }
 
 impl EpollDriver {
@@ -176,6 +178,7 @@ impl EpollDriver {
             events: Vec::with_capacity(buffers),
             answers: Vec::new(),
             counters: DriverCounters::default(),
+            woken_ns: 0,
         })
     }
 
@@ -224,7 +227,7 @@ impl EpollDriver {
             self.counters.socket_overflow +=
                 self.sockets.listener_losses[index].news(received.ancillary.overflow);
             let ingress = Ingress::Client { socket: ClientSocket(index as u32), server };
-            self.events.push(received.event(ingress, first + offset));
+            self.events.push(received.event(self.woken_ns, ingress, first + offset));
         }
         self.next_buffer += count;
     }
@@ -255,7 +258,7 @@ impl EpollDriver {
             if let Some(losses) = self.sockets.losses(relay) {
                 self.counters.socket_overflow += losses.news(received.ancillary.overflow);
             }
-            self.events.push(received.event(Ingress::Relay(relay), first + offset));
+            self.events.push(received.event(self.woken_ns, Ingress::Relay(relay), first + offset));
         }
         self.next_buffer += count;
         count
@@ -336,6 +339,7 @@ impl Driver for EpollDriver {
         self.next_buffer = 0;
         let timeout = if self.events.is_empty() { timeout } else { Some(Duration::ZERO) };
         self.wait_until_ready(timeout)?;
+        self.woken_ns = clock::realtime_ns();
         if self.sort_ready() {
             self.events.push(Event::Woken);
         }

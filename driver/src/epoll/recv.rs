@@ -21,8 +21,8 @@ pub(super) struct Received {
 }
 
 impl Received {
-    pub(super) fn event(&self, ingress: Ingress, buffer: usize) -> Event {
-        Event::Datagram(self.ancillary.datagram(ingress, self.from, self.truncated, buffer, self.len))
+    pub(super) fn event(&self, now_ns: u64, ingress: Ingress, buffer: usize) -> Event {
+        Event::Datagram(self.ancillary.datagram(now_ns, ingress, self.from, self.truncated, buffer, self.len))
     }
 }
 

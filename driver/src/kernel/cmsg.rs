@@ -5,8 +5,8 @@ use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// Bytes of a control buffer that holds what we ask for or set on a datagram, each with its header:
-/// a TOS, a PKTINFO of either family, a segment size, and a count of drops.
-pub(crate) const CONTROL_BYTES: usize = 128;
+/// a TOS, a PKTINFO of either family, a segment size, a count of drops, and a time.
+pub(crate) const CONTROL_BYTES: usize = 160;
 
 /// Bytes of a control buffer for the error queue: the error, the sender of the ICMP message,
 /// and what the socket asked for on top.
@@ -107,6 +107,8 @@ unsafe impl Plain for u16 {}
 unsafe impl Plain for u32 {}
 // SAFETY: integers alone.
 unsafe impl Plain for c_int {}
+// SAFETY: integers alone.
+unsafe impl Plain for [libc::c_long; 2] {}
 // SAFETY: integers alone.
 unsafe impl Plain for libc::in_pktinfo {}
 // SAFETY: integers alone.
@@ -271,6 +273,17 @@ pub(crate) fn overflow(message: &ControlMessage<'_>) -> Option<u32> {
     }
 }
 
+/// When the kernel took the datagram from the network (SO_TIMESTAMPNS), nanoseconds of the system's clock.
+pub(crate) fn arrival_ns(message: &ControlMessage<'_>) -> Option<u64> {
+    match (message.level, message.kind) {
+        (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+            let [secs, nanos]: [libc::c_long; 2] = read_plain(message.data)?;
+            Some(secs as u64 * 1_000_000_000 + nanos as u64)
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,7 +329,8 @@ mod tests {
         let used = writer.used();
         let last = messages(&control.0[..used]).last().expect("three were written");
         assert_eq!((last.level, last.kind, last.data), (17, 103, &1200u16.to_ne_bytes()[..]));
-        assert!(used + space(size_of::<u32>()) <= CONTROL_BYTES, "and what is received with it");
+        let received = space(size_of::<u32>()) + space(size_of::<libc::timespec>());
+        assert!(used + received <= CONTROL_BYTES, "and what is received with it");
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(super) struct Ancillary {
     pub(super) segment_bytes: Option<u32>,
     /// Datagrams that the socket has lost so far.
     pub(super) overflow: Option<u32>,
+    /// When it arrived, nanoseconds of the system's clock.
+    pub(super) arrival_ns: Option<u64>,
 }
 
 impl Ancillary {
@@ -48,14 +50,17 @@ impl Ancillary {
                 ancillary.segment_bytes = Some(bytes);
             } else if let Some(lost) = cmsg::overflow(&message) {
                 ancillary.overflow = Some(lost);
+            } else if let Some(arrival_ns) = cmsg::arrival_ns(&message) {
+                ancillary.arrival_ns = Some(arrival_ns);
             }
         }
         ancillary
     }
 
-    /// Describes the datagram that this came with.
+    /// Describes the datagram that this came with; `now_ns` is the system's clock.
     pub(super) fn datagram(
         &self,
+        now_ns: u64,
         ingress: Ingress,
         from: SocketAddr,
         truncated: bool,
@@ -63,7 +68,18 @@ impl Ancillary {
         len: u32,
     ) -> Datagram {
         let segment_size = self.segment_bytes.filter(|bytes| (1..len).contains(bytes)).unwrap_or(len);
-        Datagram { ingress, from, tos: self.tos, truncated, buffer: buffer as u32, len, segment_size }
+        let waited_ns = self.arrival_ns.map_or(0, |arrival_ns| now_ns.saturating_sub(arrival_ns));
+        let waited_us = u32::try_from(waited_ns / 1000).unwrap_or(u32::MAX);
+        Datagram {
+            ingress,
+            from,
+            tos: self.tos,
+            truncated,
+            buffer: buffer as u32,
+            len,
+            segment_size,
+            waited_us,
+        }
     }
 }
 
@@ -195,7 +211,7 @@ mod tests {
         let ingress = Ingress::Relay(relay_of(0, 0));
         for (told, len, expected) in [(None, 9, 9), (Some(4), 9, 4), (Some(0), 9, 9), (Some(9), 9, 9)] {
             let ancillary = Ancillary { segment_bytes: told, ..Ancillary::default() };
-            assert_eq!(ancillary.datagram(ingress, from, false, 0, len).segment_size, expected);
+            assert_eq!(ancillary.datagram(0, ingress, from, false, 0, len).segment_size, expected);
         }
     }
 }

@@ -76,11 +76,12 @@ impl SimDriver {
         }
     }
 
-    fn accept(&mut self, delivery: Delivery) {
+    fn accept(&mut self, now_ns: u64, delivery: Delivery) {
         let event = match delivery {
             Delivery::Event(event) => event,
             Delivery::Datagram { ingress, arrival } => {
                 let len = arrival.bytes.len() as u32;
+                let waited_ns = now_ns - arrival.at_ns;
                 let buffer = self.buffers.len() as u32;
                 self.buffers.push(arrival.bytes);
                 Event::Datagram(Datagram {
@@ -91,6 +92,7 @@ impl SimDriver {
                     buffer,
                     len,
                     segment_size: len,
+                    waited_us: (waited_ns / 1000) as u32,
                 })
             }
         };
@@ -112,7 +114,7 @@ impl Driver for SimDriver {
         }
         while self.events.len() < MAX_EVENTS {
             let Some(delivery) = network.take_for_driver(self.driver) else { break };
-            self.accept(delivery);
+            self.accept(network.now().mono_ns, delivery);
         }
         Ok(self.events.len())
     }

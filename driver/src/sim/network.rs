@@ -39,6 +39,8 @@ pub(super) struct Arrival {
     pub(super) from: SocketAddr,
     pub(super) bytes: Vec<u8>,
     pub(super) tos: u8,
+    /// When, nanoseconds of the monotonic clock.
+    pub(super) at_ns: u64,
 }
 
 /// Something for a worker.
@@ -393,7 +395,7 @@ impl Network {
 
     fn deliver(&mut self, datagram: InFlight) {
         let InFlight { from, to, bytes, tos } = datagram;
-        let arrival = Arrival { from, bytes, tos };
+        let arrival = Arrival { from, bytes, tos, at_ns: self.mono_ns };
         if let Some((driver, ingress)) = self.ingress(from, to) {
             let inbox = &mut self.drivers[driver].inbox;
             if inbox.len() < MAX_INBOX {

@@ -10,6 +10,7 @@ on_both!(
     a_port_is_free_as_soon_as_it_is_said_to_be_closed,
     joined_datagrams_over_the_mtu_arrive_all_the_same,
     lost_datagrams_are_counted,
+    what_waited_in_the_kernel_says_how_long,
 );
 
 /// Sends `count` numbered datagrams, each behind an empty one, and takes them all in order.
@@ -149,6 +150,27 @@ fn joined_datagrams_over_the_mtu_arrive_all_the_same<D: Rig>() {
 fn local_of(driver: &impl Rig, name: RelaySocket) -> SocketAddr {
     let socket = driver.relay_socket(name).expect("it is open");
     socket.local_addr().ok().and_then(|local| local.as_socket()).expect("a bound socket")
+}
+
+// While the process stands still its sockets fill up: nobody but the kernel knows for how long.
+fn what_waited_in_the_kernel_says_how_long<D: Rig>() {
+    const STANDSTILL: Duration = Duration::from_millis(60);
+    for measure_waiting in [true, false] {
+        let options = SocketOptions { measure_waiting, ..SocketOptions::default() };
+        let (mut driver, server) = driver_with::<D>(V4, options);
+        let relayed = open(&mut driver, relay(0), V4);
+        let client = client(V4);
+        for target in [server, relayed] {
+            client.send_to(b"waits", target).expect("sent");
+            std::thread::sleep(STANDSTILL);
+            let waited = Duration::from_micros(await_datagram(&mut driver).waited_us.into());
+            match measure_waiting {
+                // The clock of the kernel's stamps and the one that sleeps are different ones.
+                true => assert!((STANDSTILL * 9 / 10..PATIENCE).contains(&waited), "{waited:?}"),
+                false => assert_eq!(waited, Duration::ZERO),
+            }
+        }
+    }
 }
 
 // What the kernel drops at a full buffer would otherwise be lost without a trace.

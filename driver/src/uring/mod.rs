@@ -148,6 +148,8 @@ pub struct UringDriver {
     /// Buffers were used, or a deadline came, since memory was given back.
     has_worked: bool,
     counters: DriverCounters,
+    /// The system's clock when this turn's waiting was over, nanoseconds.
+    woken_ns: u64,
     /// The ring failed outside of waiting; the next wait says so.
     failure: Option<io::Error>,
 }
@@ -216,6 +218,7 @@ impl UringDriver {
             refused: Vec::new(),
             has_worked: false,
             counters: DriverCounters::default(),
+            woken_ns: 0,
             failure: None,
         })
     }
@@ -414,7 +417,7 @@ impl UringDriver {
         let asked = if listener.socket.is_wildcard() { received.ancillary.server } else { Some(local) };
         if let Some(server) = asked {
             let ingress = Ingress::Client { socket: ClientSocket(index), server };
-            self.events.push(received.event(ingress, buffer));
+            self.events.push(received.event(self.woken_ns, ingress, buffer));
         }
     }
 
@@ -437,7 +440,7 @@ impl UringDriver {
             && let Some(received) = Received::read(&self.pool, buffer, completion.result, 0)
         {
             self.counters.socket_overflow += open.losses.news(received.ancillary.overflow);
-            self.events.push(received.event(Ingress::Relay(relay), buffer));
+            self.events.push(received.event(self.woken_ns, Ingress::Relay(relay), buffer));
         }
         if !armed {
             if completion.errno().is_some_and(|errno| errno != libc::ENOBUFS) {
@@ -521,6 +524,7 @@ impl Driver for UringDriver {
         self.events.append(&mut self.answers);
         let is_busy = !self.events.is_empty() || !self.more_errors.is_empty() || self.ring.has_completions();
         self.submit_and_wait(if is_busy { Some(Duration::ZERO) } else { timeout })?;
+        self.woken_ns = clock::realtime_ns();
         self.finish_sends();
         self.give_back();
         self.handle_completions();
@@ -638,7 +642,7 @@ impl Received {
         })
     }
 
-    fn event(&self, ingress: Ingress, buffer: usize) -> Event {
-        Event::Datagram(self.ancillary.datagram(ingress, self.from, self.truncated, buffer, self.len))
+    fn event(&self, now_ns: u64, ingress: Ingress, buffer: usize) -> Event {
+        Event::Datagram(self.ancillary.datagram(now_ns, ingress, self.from, self.truncated, buffer, self.len))
     }
 }

@@ -74,6 +74,11 @@ verdicts! {
     DropUnauthenticatedRate = "drop_unauthenticated_rate",
     /// A Binding request above its source's rate of answers.
     DropBindingRate = "drop_binding_rate",
+    /// A stranger's request above what one worker answers strangers, or any while that worker can't keep up.
+    DropStrangerBudget = "drop_stranger_budget",
+    /// A request without credentials that no client sends: neither an Allocate with REQUESTED-TRANSPORT nor
+    /// about an allocation that there is (RFC 8656 s. 5 and 7.1).
+    DropNoCredentials = "drop_no_credentials",
     /// A request that repeats one still being worked on (RFC 8489 s. 6.3.1).
     DropRetransmission = "drop_retransmission",
     /// A datagram for an allocation that has just ended.
@@ -84,6 +89,8 @@ verdicts! {
     DropSendFailed = "drop_send_failed",
     /// The operating system dropped it before we saw it: the socket's receive buffer was full.
     DropSocketOverflow = "drop_socket_overflow",
+    /// Data that had waited in a socket for longer than `max-queue-delay`.
+    DropLate = "drop_late",
     /// It came to another worker than its allocation's, whose queue for such datagrams was full.
     DropForwardQueue = "drop_forward_queue",
     /// The kernel program had made room for a header and then found the frame too short to write it.

@@ -9,10 +9,10 @@ use zeroize::Zeroizing;
 
 use super::claims::{Claims, PASSWORD_ALGORITHMS};
 use super::credentials::{Credentials, Identity};
-use super::nonce::{Features, Nonces};
+use super::nonce::{Features, NONCE_LEN, Nonces};
 use crate::addr::FiveTuple;
 use crate::refusal::{Detail, Refusal, RefusalReason};
-use crate::wire::{Message, MessageBuilder, attr};
+use crate::wire::{Message, MessageBuilder, attr, attribute_len};
 use crate::{ErrorCode, Now};
 
 /// Why a request isn't accepted, and how to say so.
@@ -130,12 +130,16 @@ impl Authenticator {
 
     /// Adds REALM, NONCE and, if every user could use SHA-256, PASSWORD-ALGORITHMS to a 401 or 438.
     ///
-    /// `random` comes from the worker's generator and keeps nonces of the same second apart.
+    /// What RFC 8489 has added to RFC 5389 (the nonce's announcement of features, PASSWORD-ALGORITHMS) is left out
+    /// if the answer would be larger than `room` bytes with it: every client of RFC 8489 takes that for a server
+    /// of RFC 5389 (s. 9.2.5). `random` comes from the worker's generator and keeps nonces of the same second
+    /// apart.
     pub fn challenge(
         &self,
         now: Now,
         five_tuple: &FiveTuple,
         random: u32,
+        room: usize,
         reply: MessageBuilder,
     ) -> MessageBuilder {
         let features = {
@@ -145,13 +149,18 @@ impl Authenticator {
                 username_anonymity: credentials.enumerable(),
             }
         };
-        let nonce = self.nonces.make(now, five_tuple, features, random);
-        let reply =
-            reply.attribute(attr::REALM, self.realm.as_bytes()).attribute(attr::NONCE, nonce.as_bytes());
-        if features.password_algorithms {
-            reply.attribute(attr::PASSWORD_ALGORITHMS, PASSWORD_ALGORITHMS)
-        } else {
-            reply
+        let reply = reply.attribute(attr::REALM, self.realm.as_bytes());
+        let algorithms_len =
+            if features.password_algorithms { attribute_len(PASSWORD_ALGORITHMS.len()) } else { 0 };
+        if reply.finished_len() + attribute_len(NONCE_LEN) + algorithms_len > room {
+            let nonce = self.nonces.make(now, five_tuple, None, random);
+            return reply.attribute(attr::NONCE, nonce.as_bytes());
+        }
+        let nonce = self.nonces.make(now, five_tuple, Some(features), random);
+        let reply = reply.attribute(attr::NONCE, nonce.as_bytes());
+        match features.password_algorithms {
+            true => reply.attribute(attr::PASSWORD_ALGORITHMS, PASSWORD_ALGORITHMS),
+            false => reply,
         }
     }
 

@@ -1,12 +1,13 @@
 //! Nonces that need no memory (RFC 8489 s. 9.2 and 14.10).
 //!
 //! ```text
-//!   obMatJos2 │ feature bits, 4 characters │ base64(timestamp u32 │ random u32 │ HMAC 12 bytes)
-//!   13 characters in the clear             │ 27 characters
+//!   obMatJos2 │ feature bits, 4 characters │ base64(timestamp u16 │ random u8 │ HMAC 12 bytes)
+//!   13 characters in the clear, or none    │ 20 characters
 //! ```
 //!
 //! The HMAC covers the client's address, port and transport, the feature bits, timestamp and
-//! random: a nonce is of use only to whom it was sent, and only as it was sent.
+//! random: a nonce is of use only to whom it was sent, and only as it was sent. Without the first
+//! part it announces nothing, as RFC 5389 has it: where an answer has to be small (Q4).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,18 +23,25 @@ use crate::Now;
 use crate::addr::FiveTuple;
 use crate::limits::NONCE_LIFETIME_SECS;
 
+// An age has to fit into 15 bits.
+const _: () = assert!(NONCE_LIFETIME_SECS < 1 << 15);
+
 /// What a nonce begins with if the server speaks RFC 8489 (s. 9.2).
-const COOKIE: &[u8] = b"obMatJos2";
+const COOKIE: &str = "obMatJos2";
 /// Characters of cookie and feature bits.
 const PREFIX_LEN: usize = COOKIE.len() + 4;
 /// Bytes of the truncated HMAC: 96 bits, more than can be guessed within a nonce's life.
 const TAG_LEN: usize = 12;
-/// Bytes behind the prefix: timestamp, random, HMAC.
-const BODY_LEN: usize = 4 + 4 + TAG_LEN;
-/// Bytes of a nonce (Q4: an unauthenticated answer stays small).
-pub(super) const NONCE_LEN: usize = 40;
+/// Bytes in front of the HMAC: timestamp, random.
+const STAMP_LEN: usize = 2 + 1;
+/// Bytes behind the prefix: a multiple of three, so that base64 needs no padding and has one form only.
+const BODY_LEN: usize = STAMP_LEN + TAG_LEN;
+/// Characters of a nonce that announces nothing.
+const COMPACT_LEN: usize = BODY_LEN / 3 * 4;
+/// Characters of a nonce that announces features.
+pub(super) const NONCE_LEN: usize = PREFIX_LEN + COMPACT_LEN;
 /// Seconds that a nonce may seem to come from the future: another worker's clock, or a clock set back.
-const MAX_SKEW_SECS: u32 = 5;
+const MAX_SKEW_SECS: i16 = 5;
 /// How long one HMAC key is used, seconds.
 const KEY_EPOCH_SECS: u32 = 3600;
 
@@ -54,7 +62,7 @@ impl Features {
     /// What a nonce claims, before it is known whether it is ours.
     pub fn claimed_by(nonce: &[u8]) -> Features {
         let bits = nonce
-            .strip_prefix(COOKIE)
+            .strip_prefix(COOKIE.as_bytes())
             .and_then(|rest| rest.get(..4))
             .and_then(|text| STANDARD.decode(text).ok())
             .and_then(|bytes| bytes.last().copied())
@@ -81,33 +89,42 @@ impl Nonces {
         Self { seed: Zeroizing::new(seed), keyed: Default::default() }
     }
 
-    /// A fresh nonce for one client. The random part keeps two of the same second apart.
-    pub fn make(&self, now: Now, to: &FiveTuple, features: Features, random: u32) -> String {
-        // Seconds modulo 2^32 are enough to tell an hour; ages are computed modulo 2^32 as well.
-        let timestamp = now.unix_secs as u32;
+    /// A fresh nonce for one client, that announces `features` or nothing. The random part keeps two of the
+    /// same second apart.
+    pub fn make(&self, now: Now, to: &FiveTuple, features: Option<Features>, random: u32) -> String {
+        // Seconds modulo 2^16, 18 hours, are enough to tell an hour; the key of the hour tells the rest.
         let mut body = [0; BODY_LEN];
-        body[..4].copy_from_slice(&timestamp.to_be_bytes());
-        body[4..8].copy_from_slice(&random.to_be_bytes());
-        let prefix = prefix(features);
-        let tag = self.mac(to, prefix.as_bytes(), &body[..8], timestamp).finalize().into_bytes();
-        body[8..].copy_from_slice(&tag[..TAG_LEN]);
-        prefix + &STANDARD_NO_PAD.encode(body)
+        body[..2].copy_from_slice(&(now.unix_secs as u16).to_be_bytes());
+        body[2] = random as u8;
+        let mut text = String::with_capacity(NONCE_LEN);
+        if let Some(features) = features {
+            push_prefix(&mut text, features);
+        }
+        let mac = self.mac(to, text.as_bytes(), &body[..STAMP_LEN], now.unix_secs as u32);
+        body[STAMP_LEN..].copy_from_slice(&mac.finalize().into_bytes()[..TAG_LEN]);
+        STANDARD_NO_PAD.encode_string(body, &mut text);
+        text
     }
 
     /// Whether a nonce was made here, for this client, within its lifetime.
     pub fn is_valid(&self, now: Now, from: &FiveTuple, nonce: &[u8]) -> bool {
-        let Some((prefix, text)) = nonce.split_at_checked(PREFIX_LEN) else { return false };
-        // The decoder wants room for whole groups of three bytes.
-        let mut body = [0; BODY_LEN.next_multiple_of(3)];
-        if nonce.len() != NONCE_LEN || STANDARD_NO_PAD.decode_slice(text, &mut body) != Ok(BODY_LEN) {
+        let (prefix, text) = match nonce.len() {
+            NONCE_LEN => nonce.split_at(PREFIX_LEN),
+            COMPACT_LEN => nonce.split_at(0),
+            _ => return false,
+        };
+        let mut body = [0; BODY_LEN];
+        if STANDARD_NO_PAD.decode_slice(text, &mut body) != Ok(BODY_LEN) {
             return false;
         }
-        let body = &body[..BODY_LEN];
-        let timestamp = u32::from_be_bytes([body[0], body[1], body[2], body[3]]);
-        let age = (now.unix_secs as u32).wrapping_sub(timestamp);
-        let fresh = u64::from(age) <= NONCE_LIFETIME_SECS || age.wrapping_neg() <= MAX_SKEW_SECS;
-        // The timestamp is in the clear: who learns from the time taken that it is old knew that before.
-        fresh && self.mac(from, prefix, &body[..8], timestamp).verify_truncated_left(&body[8..]).is_ok()
+        let (stamp, tag) = body.split_at(STAMP_LEN);
+        let age_secs = (now.unix_secs as u16).wrapping_sub(u16::from_be_bytes([stamp[0], stamp[1]])) as i16;
+        if !(-MAX_SKEW_SECS..=NONCE_LIFETIME_SECS as i16).contains(&age_secs) {
+            // The timestamp is in the clear: who learns from the time taken that it is old knew that before.
+            return false;
+        }
+        let timestamp = (now.unix_secs as u32).wrapping_sub_signed(age_secs.into());
+        self.mac(from, prefix, stamp, timestamp).verify_truncated_left(tag).is_ok()
     }
 
     /// A key for another purpose: nothing about nonces follows from it, nor the other way round.
@@ -155,9 +172,7 @@ fn hmac(key: &[u8]) -> Hmac<Sha256> {
     <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
-fn prefix(features: Features) -> String {
-    let mut text = String::with_capacity(NONCE_LEN);
-    text.push_str("obMatJos2");
-    STANDARD.encode_string(features.to_bits(), &mut text);
-    text
+fn push_prefix(text: &mut String, features: Features) {
+    text.push_str(COOKIE);
+    STANDARD.encode_string(features.to_bits(), text);
 }

@@ -32,7 +32,8 @@ use turnpike_abi::Verdict;
 use crate::auth::{Identity, Rejection, claimed_user};
 use crate::error::ErrorCode;
 use crate::io::{ClientPath, Egress, Input, Now, Output, Reason};
-use crate::limits::MAX_REQUEST;
+use crate::limiter::{StrangerBudget, StrangerWork};
+use crate::limits::{CHALLENGE_FACTOR, MAX_REQUEST};
 use crate::refusal::{Refusal, RefusalReason, RefusedRequest};
 use crate::shared::Shared;
 use crate::stats::{Authentication, ServerCounts};
@@ -84,6 +85,7 @@ pub struct Server {
     /// The version of the credentials that the allocations' users were looked up in.
     checked_credentials: u64,
     draining: bool,
+    strangers: StrangerBudget,
     counts: ServerCounts,
 }
 
@@ -114,6 +116,7 @@ impl Server {
             sweeps: Sweeps::default(),
             checked_credentials,
             draining: false,
+            strangers: StrangerBudget::default(),
             counts: ServerCounts::default(),
         }
     }
@@ -135,6 +138,7 @@ impl Server {
             Input::SetRate { allocation, bits_per_sec } => self.set_rate(allocation, bits_per_sec),
             Input::Disconnect { allocation } => self.disconnect(now, allocation),
             Input::DisconnectUser { user } => self.disconnect_user(user),
+            Input::Behind(is_behind) => self.strangers.set_behind(is_behind),
             Input::Drain(on) => self.draining = on,
             Input::Shutdown => {
                 self.draining = true;
@@ -216,6 +220,9 @@ impl Server {
             if !self.shared.limiter.admits_unauthenticated(now, source, random) {
                 return self.discard(Verdict::DropUnauthenticatedRate);
             }
+            if !self.has_time_for(now, path, StrangerWork::Rejection) {
+                return self.discard(Verdict::DropStrangerBudget);
+            }
             self.counts.errors.count(method::BINDING, ErrorCode::UnknownAttribute);
             let reply =
                 MessageBuilder::error(message, ErrorCode::UnknownAttribute).unknown_attributes(&unknown);
@@ -223,6 +230,9 @@ impl Server {
         }
         if !self.shared.limiter.admits_binding(now, source, random) {
             return self.discard(Verdict::DropBindingRate);
+        }
+        if !self.has_time_for(now, path, StrangerWork::Binding) {
+            return self.discard(Verdict::DropStrangerBudget);
         }
         let reply =
             MessageBuilder::success(message).xor_address(attr::XOR_MAPPED_ADDRESS, path.five_tuple.client.0);
@@ -232,6 +242,16 @@ impl Server {
 
     fn handle_request(&mut self, now: Now, path: ClientPath, message: &Message<'_>) {
         let allocation = self.find_settled(now, &path.five_tuple);
+        if allocation.is_none() && !message.has_integrity() && !is_first_request(message) {
+            return self.discard(Verdict::DropNoCredentials);
+        }
+        // Before any of the work that its credentials may be.
+        if message.has_integrity()
+            && !self.has_time_for(now, &path, StrangerWork::Login)
+            && !self.proves_address(now, &path, message)
+        {
+            return self.discard(Verdict::DropStrangerBudget);
+        }
         let held = allocation.and_then(|id| self.table.get(id)).map(|a| Arc::clone(&a.identity));
         let identity = match self.shared.auth.authenticate(now, &path.five_tuple, message, held.as_ref()) {
             Ok(identity) => identity,
@@ -285,8 +305,8 @@ impl Server {
     fn reject(&mut self, now: Now, path: &ClientPath, message: &Message<'_>, rejection: Rejection) {
         let has_credentials = rejection.code == ErrorCode::Unauthenticated && message.has_integrity();
         let proves_address = has_credentials && self.proves_address(now, path, message);
-        if !self.admits_rejection(now, path, message, rejection, proves_address) {
-            return self.discard(Verdict::DropUnauthenticatedRate);
+        if let Err(verdict) = self.admits_rejection(now, path, message, rejection, proves_address) {
+            return self.discard(verdict);
         }
         self.counts.errors.count(message.method(), rejection.code);
         if let Some(refusal) = rejection.refusal {
@@ -300,7 +320,12 @@ impl Server {
         let mut reply = MessageBuilder::error(message, rejection.code);
         if rejection.challenge {
             let random = self.rng.next_u32();
-            reply = self.shared.auth.challenge(now, &path.five_tuple, random, reply);
+            // Whoever has proved to receive what is sent to its address is no victim of a large answer.
+            let room = match proves_address || rejection.code == ErrorCode::StaleNonce {
+                true => usize::MAX,
+                false => message.len() * CHALLENGE_FACTOR.0 / CHALLENGE_FACTOR.1,
+            };
+            reply = self.shared.auth.challenge(now, &path.five_tuple, random, room, reply);
         }
         self.answer(path, reply.finish());
     }
@@ -319,19 +344,33 @@ impl Server {
         message: &Message<'_>,
         rejection: Rejection,
         failed_login: bool,
-    ) -> bool {
+    ) -> Result<(), Verdict> {
         // 438 is only said to somebody whose integrity was right.
         if rejection.code == ErrorCode::StaleNonce {
-            return true;
+            return Ok(());
         }
         let (source, random) = (path.five_tuple.client.ip(), self.rng.next_u32());
         let limiter = &self.shared.limiter;
         if failed_login {
             let name = message.attribute(attr::USERNAME).or(message.attribute(attr::USERHASH));
-            return limiter.admits_failed_login(now, source, name.unwrap_or_default(), random);
+            let is_admitted = limiter.admits_failed_login(now, source, name.unwrap_or_default(), random);
+            return is_admitted.then_some(()).ok_or(Verdict::DropUnauthenticatedRate);
         }
-        // The bucket first: it costs less than checking a nonce.
-        limiter.admits_unauthenticated(now, source, random) || self.proves_address(now, path, message)
+        // The buckets first: they cost less than checking a nonce.
+        let refused = match limiter.admits_unauthenticated(now, source, random) {
+            true if self.has_time_for(now, path, StrangerWork::Rejection) => return Ok(()),
+            true => Verdict::DropStrangerBudget,
+            false => Verdict::DropUnauthenticatedRate,
+        };
+        self.proves_address(now, path, message).then_some(()).ok_or(refused)
+    }
+
+    /// Whether this worker's time allows for work that somebody who may be a stranger asks for; who has an
+    /// allocation is none. Lifting the limits on strangers lifts this one, too, as long as the worker keeps up.
+    fn has_time_for(&self, now: Now, path: &ClientPath, work: StrangerWork) -> bool {
+        self.strangers.admits(now, work)
+            || self.table.find(&path.five_tuple).is_some()
+            || self.shared.limiter.is_lifted() && !self.strangers.is_behind()
     }
 
     /// Answers an authenticated request with an error.
@@ -382,6 +421,12 @@ impl Server {
     fn discard(&mut self, verdict: Verdict) {
         self.counts.verdicts.count(verdict);
     }
+}
+
+/// Whether a client may begin with this, before it has a nonce: only Allocate creates anything, and always names
+/// its transport (RFC 8656 s. 7.1). Answers to anything else would only serve reflection (Q4).
+fn is_first_request(message: &Message<'_>) -> bool {
+    message.method() == method::ALLOCATE && message.has(attr::REQUESTED_TRANSPORT)
 }
 
 /// How a rejected request is counted.

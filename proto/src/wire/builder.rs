@@ -147,6 +147,11 @@ impl MessageBuilder {
         self
     }
 
+    /// Bytes of what [`Self::finish`] would give now.
+    pub(crate) fn finished_len(&self) -> usize {
+        self.bytes.len() + if self.fingerprint { FINGERPRINT_LEN } else { 0 }
+    }
+
     /// The message without integrity; empty if it doesn't fit into the 16-bit length field.
     pub fn finish(self) -> Vec<u8> {
         self.close()

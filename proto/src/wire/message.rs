@@ -69,6 +69,11 @@ impl<'a> Message<'a> {
         })
     }
 
+    /// Bytes of the whole message.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Request, indication or answer.
     pub fn class(&self) -> Class {
         self.class

@@ -129,6 +129,11 @@ impl TransactionId {
     }
 }
 
+/// Length on the wire of an attribute with a value of `len` bytes.
+pub(crate) const fn attribute_len(len: usize) -> usize {
+    4 + padded(len)
+}
+
 /// Length on the wire of a value of `len` bytes: attributes are padded to 4 bytes (RFC 8489 s. 14).
 const fn padded(len: usize) -> usize {
     len.next_multiple_of(4)

@@ -3,6 +3,7 @@
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
+use turnpike_proto::Verdict;
 use turnpike_proto::auth::{Credentials, Key, rest_password};
 use turnpike_proto::wire::{MessageBuilder, attr, method};
 
@@ -48,13 +49,63 @@ fn assert_challenge(answer: &Answer, code: u16) {
 #[test]
 fn s15_s16_without_integrity_a_challenge_that_says_nothing_of_the_user() {
     let mut lab = Lab::new();
-    let client = Client::new("203.0.113.5:1000");
-    for method in [method::ALLOCATE, method::REFRESH, method::CREATE_PERMISSION, method::CHANNEL_BIND] {
-        let request = MessageBuilder::request(method, client.clone().transaction())
+    let mut client = Client::new("203.0.113.5:1000");
+    let mut bare = |lab: &mut Lab, method| {
+        let request = MessageBuilder::request(method, client.transaction())
+            .attribute(attr::REQUESTED_TRANSPORT, UDP)
             .attribute(attr::USERNAME, b"alice")
             .finish();
-        assert_challenge(&client.exchange(&mut lab, &request), 401);
+        assert_challenge(&client.exchange(lab, &request), 401);
+    };
+    bare(&mut lab, method::ALLOCATE);
+    Client::new("203.0.113.5:1000").allocate(&mut lab);
+    for method in [method::ALLOCATE, method::REFRESH, method::CREATE_PERMISSION, method::CHANNEL_BIND] {
+        bare(&mut lab, method);
     }
+}
+
+// Conformance Q4: RFC 8656 s. 5 and 7.1 say what a client begins with
+#[test]
+fn q4_what_no_client_begins_with_is_not_answered() {
+    let mut lab = Lab::new();
+    let mut client = Client::new("203.0.113.5:1000");
+    for method in [method::REFRESH, method::CREATE_PERMISSION, method::CHANNEL_BIND, method::ALLOCATE] {
+        let request = MessageBuilder::request(method, client.transaction()).finish();
+        client.send_unanswered(&mut lab, &request);
+    }
+    assert_eq!(lab.workers[0].counts().verdicts.of(Verdict::DropNoCredentials), 4);
+    // With credentials, right or wrong, it is.
+    client.refresh(&mut lab, 600).expect_error(437);
+    client.password = "wrong".into();
+    client.refresh(&mut lab, 600).expect_error(401);
+    client.request(&mut lab, method::ALLOCATE, |b| b).expect_error(401);
+}
+
+// Conformance Q4: an answer to somebody who may not be there is at most 2.7 times as large
+#[test]
+fn q4_s18_a_challenge_is_as_large_as_its_request_allows() {
+    let mut lab = Lab::new();
+    let client = Client::new("203.0.113.5:1000");
+    let ask = |lab: &mut Lab, software: &[u8]| {
+        let request = MessageBuilder::request(method::ALLOCATE, client.clone().transaction())
+            .attribute(attr::REQUESTED_TRANSPORT, UDP);
+        let request = if software.is_empty() { request } else { request.attribute(attr::SOFTWARE, software) };
+        let request = request.finish();
+        let answer = client.exchange(lab, &request);
+        assert!(answer.bytes.len() * 28 <= request.len() * 76, "{} -> {}", request.len(), answer.bytes.len());
+        answer
+    };
+    let small = ask(&mut lab, b"");
+    assert_eq!(small.expect_error(401).message().attribute(attr::NONCE).map(<[u8]>::len), Some(20));
+    assert!(!small.message().has(attr::PASSWORD_ALGORITHMS));
+    assert_challenge(&ask(&mut lab, b"client"), 401);
+    // An address that is known to be the sender's is not protected from him.
+    let mut small_nonce = client.clone();
+    small_nonce.nonce = small.message().attribute(attr::NONCE).expect("a nonce").to_vec();
+    small_nonce.password = "wrong".into();
+    assert_challenge(&small_nonce.allocate_with(&mut lab, |b| b), 401);
+    small_nonce.password = "wonder".into();
+    small_nonce.allocate(&mut lab);
 }
 
 // RFC 8489 s. 9.2.4, second check
@@ -169,7 +220,9 @@ fn s18_the_nonce_announces_what_every_source_of_credentials_can_do() {
 #[test]
 fn s19_password_algorithms_lists_sha256_before_md5() {
     let mut lab = Lab::new();
-    let request = MessageBuilder::request(method::ALLOCATE, Client::new("203.0.113.5:1000").transaction());
+    let request = MessageBuilder::request(method::ALLOCATE, Client::new("203.0.113.5:1000").transaction())
+        .attribute(attr::REQUESTED_TRANSPORT, UDP)
+        .attribute(attr::SOFTWARE, b"client");
     let answer = Client::new("203.0.113.5:1000").exchange(&mut lab, &request.finish());
     assert_eq!(answer.message().attribute(attr::PASSWORD_ALGORITHMS), Some(ALL_ALGORITHMS));
 }

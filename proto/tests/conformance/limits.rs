@@ -130,7 +130,8 @@ fn q12_a_request_beyond_its_limit_is_dropped() {
     let mut client = Client::new("203.0.113.5:1000");
     let of_len = |client: &mut Client, len: usize| {
         MessageBuilder::request(method::ALLOCATE, client.transaction())
-            .attribute(attr::SOFTWARE, &vec![b's'; len - HEADER_LEN - 4])
+            .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+            .attribute(attr::SOFTWARE, &vec![b's'; len - HEADER_LEN - 12])
             .finish()
     };
     let largest = of_len(&mut client, MAX_REQUEST);

@@ -209,7 +209,7 @@ fn q5_nothing_is_remembered_of_strangers() {
     for i in 0..2000u32 {
         let client = Client::new(&format!("203.0.{}.{}:{}", i % 113, i / 113, 1000 + i));
         let mut forged = client.clone();
-        forged.nonce = b"obMatJos2AAADxxxxxxxxxxxxxxxxxxxxxxxxxxx".to_vec();
+        forged.nonce = b"obMatJos2AAADxxxxxxxxxxxxxxxxxxxx".to_vec();
         forged.password = "guess".into();
         let request =
             forged.signed(method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]));

@@ -1,7 +1,7 @@
 //! STUN itself (RFC 8489): what is answered, how, and what isn't.
 
 use turnpike_proto::Verdict;
-use turnpike_proto::wire::{Class, Message, MessageBuilder, attr, method};
+use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, method};
 
 use crate::lab::*;
 
@@ -103,12 +103,20 @@ fn s5_unknown_required_attributes_of_a_request_are_all_listed() {
     lab.assert_empty();
 }
 
+fn bare_allocate(id: TransactionId) -> Vec<u8> {
+    MessageBuilder::request(method::ALLOCATE, id)
+        .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+        .finish()
+}
+
 // RFC 8489 s. 6.3.1: authentication comes first, so strangers learn nothing
 #[test]
 fn s5_without_credentials_the_challenge_comes_before_420() {
     let mut lab = Lab::new();
     let mut client = Client::new("203.0.113.5:1000");
-    let request = MessageBuilder::request(method::ALLOCATE, client.transaction()).attribute(0x7abc, b"x");
+    let request = MessageBuilder::request(method::ALLOCATE, client.transaction())
+        .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+        .attribute(0x7abc, b"x");
     client.exchange(&mut lab, &request.finish()).expect_error(401);
 }
 
@@ -178,7 +186,7 @@ fn s8_answers_and_indications_provoke_no_answer() {
         let request = binding(&mut client).finish();
         client.exchange(&mut lab, &request).bytes
     };
-    let request = MessageBuilder::request(method::ALLOCATE, id).finish();
+    let request = bare_allocate(id);
     let error = client.exchange(&mut lab, &request).bytes;
     client.send_unanswered(&mut lab, &success);
     client.send_unanswered(&mut lab, &error);
@@ -190,7 +198,7 @@ fn s8_answers_and_indications_provoke_no_answer() {
 fn s9_error_code_has_reserved_bits_zero_class_number_and_a_short_reason() {
     let mut lab = Lab::new();
     let mut client = Client::new("203.0.113.5:1000");
-    let unsigned = MessageBuilder::request(method::ALLOCATE, client.transaction()).finish();
+    let unsigned = bare_allocate(client.transaction());
     let answers = [
         client.exchange(&mut lab, &unsigned),
         client.allocate_with(&mut lab, |b| b.attribute(attr::EVEN_PORT, &[0, 0])),
@@ -244,7 +252,7 @@ fn s11_t6_software_is_in_authenticated_successes_only_and_configurable() {
     let mut client = Client::new("203.0.113.5:1000");
     let request = binding(&mut client).finish();
     assert!(!client.exchange(&mut lab, &request).message().has(attr::SOFTWARE));
-    let unsigned = MessageBuilder::request(method::ALLOCATE, client.transaction()).finish();
+    let unsigned = bare_allocate(client.transaction());
     assert!(!client.exchange(&mut lab, &unsigned).message().has(attr::SOFTWARE));
     assert!(!client.refresh(&mut lab, 0).message().has(attr::SOFTWARE), "a 437");
     let allocated = client.allocate_with(&mut lab, |b| b);

@@ -38,6 +38,24 @@ struct Difference {
 
 const DIFFERENCES: &[Difference] = &[
     Difference {
+        step: "unsigned refresh",
+        ours: Silence,
+        theirs: Error(401),
+        why: "RFC 8656 s. 5: nobody begins with it, so an answer would only serve reflection (conformance Q4)",
+    },
+    Difference {
+        step: "unsigned permission",
+        ours: Silence,
+        theirs: Error(401),
+        why: "RFC 8656 s. 5: nobody begins with it, so an answer would only serve reflection (conformance Q4)",
+    },
+    Difference {
+        step: "unsigned channel",
+        ours: Silence,
+        theirs: Error(401),
+        why: "RFC 8656 s. 5: nobody begins with it, so an answer would only serve reflection (conformance Q4)",
+    },
+    Difference {
         step: "unknown method",
         ours: Silence,
         theirs: Error(401),
@@ -415,7 +433,11 @@ fn credentials(pair: &mut Pair) {
 // RFC 8656 s. 7.2, 8.2
 fn allocations(pair: &mut Pair) {
     let mut client = Dialog::new("203.0.113.6:1000");
-    pair.plain("challenge", &mut client, MessageBuilder::request(method::ALLOCATE, TransactionId([1; 12])));
+    pair.plain(
+        "challenge",
+        &mut client,
+        with(&[TRANSPORT])(MessageBuilder::request(method::ALLOCATE, TransactionId([1; 12]))),
+    );
     let cases: [(&'static str, Attributes); 14] = [
         ("no transport", &[]),
         ("short transport", &[(attr::REQUESTED_TRANSPORT, &[17])]),
@@ -480,7 +502,11 @@ fn allocations(pair: &mut Pair) {
 // RFC 8656 s. 7.2, 8.2: ADDITIONAL-ADDRESS-FAMILY
 fn dual_allocations(pair: &mut Pair) {
     let mut dual = Dialog::new("203.0.113.7:1000");
-    pair.plain("challenge", &mut dual, MessageBuilder::request(method::ALLOCATE, TransactionId([2; 12])));
+    pair.plain(
+        "challenge",
+        &mut dual,
+        with(&[TRANSPORT])(MessageBuilder::request(method::ALLOCATE, TransactionId([2; 12]))),
+    );
     pair.request("allocate both", &mut dual, method::ALLOCATE, |b| {
         with(&[TRANSPORT, (attr::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0])])(b)
     });

@@ -2,13 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use turnpike_proto::Verdict;
 use turnpike_proto::settings::ServerConfig;
 use turnpike_proto::wire::{MessageBuilder, TransactionId, attr, method};
+use turnpike_proto::{Input, Verdict};
 
 use crate::lab::*;
 use crate::send_from;
 
+/// Answers of each kind that one worker gives strangers at once.
+const STRANGERS_BURST: usize = 4000;
 const FLOODER: &str = "203.0.113.5:6666";
 
 fn count(lab: &Lab, verdict: Verdict) -> u64 {
@@ -71,8 +73,71 @@ fn q4_binding_has_its_own_limit() {
     flood(&mut lab, 10_000, bare_allocate);
     let binding = |number| MessageBuilder::request(method::BINDING, transaction(number)).finish();
     let answers = flood(&mut lab, 100_000, binding);
-    assert_limited(answers, 20_000, 100_000);
-    assert_eq!(count(&lab, Verdict::DropBindingRate), 100_000 - answers as u64);
+    // A worker has less to spend at once than one source may ask for.
+    assert_eq!(answers, STRANGERS_BURST);
+    let over_source = count(&lab, Verdict::DropBindingRate) as usize;
+    assert_limited(100_000 - over_source, 20_000, 100_000);
+    assert_eq!(count(&lab, Verdict::DropStrangerBudget) as usize, 100_000 - over_source - STRANGERS_BURST);
+}
+
+/// `count` requests from as many sources; how many were answered.
+fn flood_from_anywhere(lab: &mut Lab, count: u32, request: &[u8]) -> usize {
+    lab.take_sent();
+    for number in 0..count {
+        let ip = Ipv4Addr::from(0x0b00_0000 | number);
+        send_from(lab, SocketAddr::new(IpAddr::V4(ip), 1000), request);
+    }
+    lab.take_sent().len()
+}
+
+/// A Refresh of somebody who has made up his credentials, nonce included.
+fn forged_login() -> Vec<u8> {
+    MessageBuilder::request(method::ALLOCATE, transaction(1))
+        .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+        .attribute(attr::USERNAME, b"alice")
+        .attribute(attr::REALM, REALM.as_bytes())
+        .attribute(attr::NONCE, &[b'x'; 20])
+        .attribute(attr::MESSAGE_INTEGRITY, &[7; 20])
+        .finish()
+}
+
+// Conformance Q4: a limit per source sees nothing of a flood from random ones
+#[test]
+fn q4_a_flood_from_anywhere_gets_a_workers_budget_and_harms_nobody_who_is_known() {
+    let mut lab = Lab::new();
+    let mut client = Client::new("203.0.113.7:1000");
+    client.allocate(&mut lab);
+    let mut newcomer = Client::new("203.0.113.8:1000");
+    newcomer.challenge(&mut lab);
+    // The worker that those go to: the lab sends what comes from anywhere to the first.
+    let binding = MessageBuilder::request(method::BINDING, transaction(1)).finish();
+    lab.sleep(1);
+    for request in [binding, bare_allocate(1), forged_login()] {
+        let (before, errors) = (count(&lab, Verdict::DropStrangerBudget), request.len());
+        assert_eq!(flood_from_anywhere(&mut lab, 10_000, &request), STRANGERS_BURST, "{errors} bytes");
+        assert_eq!(count(&lab, Verdict::DropStrangerBudget) - before, (10_000 - STRANGERS_BURST) as u64);
+        // Who has an allocation, and who has proved to be there, is answered all the same.
+        client.refresh(&mut lab, 600).expect_success();
+        let own = MessageBuilder::request(method::BINDING, transaction(2)).finish();
+        client.exchange(&mut lab, &own).expect_success();
+        newcomer.refresh(&mut lab, 600).expect_error(437);
+        lab.sleep(1);
+    }
+    newcomer.allocate(&mut lab);
+}
+
+// The budget shrinks while the worker can't keep up, and is back afterwards.
+#[test]
+fn q4_a_worker_that_is_behind_answers_few_strangers() {
+    let mut lab = Lab::new();
+    let binding = MessageBuilder::request(method::BINDING, transaction(1)).finish();
+    lab.input(0, Input::Behind(true));
+    assert_eq!(flood_from_anywhere(&mut lab, 10_000, &binding), STRANGERS_BURST / 10);
+    lab.shared.set_unauthenticated_rate(0);
+    assert_eq!(flood_from_anywhere(&mut lab, 10_000, &binding), 0, "not even where nothing else is limited");
+    lab.input(0, Input::Behind(false));
+    lab.sleep(1);
+    assert_eq!(flood_from_anywhere(&mut lab, 10_000, &binding), 10_000);
 }
 
 // An error answer to Binding may be larger than twice the request, so it doesn't have Binding's limit.
@@ -112,6 +177,7 @@ fn q4_a_valid_nonce_passes_the_limit() {
     flood(&mut lab, 50_000, bare_allocate);
     for _ in 0..100 {
         let bytes = MessageBuilder::request(method::ALLOCATE, client.transaction())
+            .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
             .attribute(attr::NONCE, &client.nonce)
             .finish();
         client.exchange(&mut lab, &bytes).expect_error(401);
@@ -175,6 +241,8 @@ fn q5_spoofed_sources_leave_no_state() {
     }
     lab.take_sent();
     lab.assert_empty();
+    // The flood has spent what the worker does for strangers at once; who is there asks again (RFC 8489 s. 6.2.1).
+    lab.sleep_ns(500_000_000);
     Client::new("203.0.113.5:1000").allocate(&mut lab);
 }
 
@@ -198,7 +266,7 @@ fn q1_revoking_everything_takes_one_pass() {
     let before = lab.workers[0].table_counts();
     assert_eq!((before.permissions, before.channels), (512, 1024));
     Setup { deny: vec!["8.0.0.0/8"], ..Setup::default() }.enforce(&lab.shared);
-    lab.input(0, turnpike_proto::Input::PolicyChanged);
+    lab.input(0, Input::PolicyChanged);
     let after = lab.workers[0].table_counts();
     // The allocation's own deadline stays, no other one does.
     assert_eq!((after.permissions, after.channels, after.timers), (0, 0, 1));

@@ -57,7 +57,8 @@ fn medians(setup: Setup) -> [f64; 3] {
             let took = time(&mut lab, &clients[which], &request);
             times[which].push(took);
         }
-        let bare = turnpike_proto::wire::MessageBuilder::request(method::REFRESH, clients[0].transaction());
+        let bare = turnpike_proto::wire::MessageBuilder::request(method::ALLOCATE, clients[0].transaction())
+            .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
         let took = time(&mut lab, &clients[0], &bare.attribute(0x8fff, &PADDING).finish());
         times[2].push(took);
     }

@@ -249,6 +249,12 @@ options! {
     "coalesce" Number("US") coalesce: Duration = Duration::from_micros(150),
     shown "`150`", parse::coalesce, on restart;
 
+    /// Milliseconds for which data may wait in a socket, 0 to 10000; 0 is no bound. What has waited longer, because
+    /// the process or the machine stood still, is dropped and counted as `drop_late`: a call has long gone on
+    /// without it. Requests are answered however late they are. The kernel fast path has no queue.
+    "max-queue-delay" Number("MS") max_queue_delay: Duration = Duration::from_millis(200),
+    shown "`200`", parse::max_queue_delay, on restart;
+
     /// Whether the kernel may forward ChannelData by itself (XDP): `auto` where that is possible, and in
     /// userspace elsewhere; `off` never; `require` refuses to start unless every interface asked for takes
     /// the program. It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. `turnpike probe` and the ready line

@@ -33,6 +33,8 @@ const MIN_TOKEN_CHARS: usize = 16;
 const MAX_HOST_BYTES: usize = 253;
 /// Longest wait for more datagrams, microseconds: what it saves, it saves with less.
 const MAX_COALESCE_US: u64 = 1000;
+/// Longest `max-queue-delay`, milliseconds.
+const MAX_QUEUE_DELAY_MS: u64 = 10_000;
 /// Longest burst, milliseconds: beyond, a limit per second means nothing.
 const MAX_BURST_MS: u64 = 10_000;
 /// Longest time to drain, and longest lifetime of an allocation: one day.
@@ -356,6 +358,13 @@ pub(super) fn coalesce(text: &str) -> Parsed<Duration> {
     match number(text)? {
         us @ 0..=MAX_COALESCE_US => Ok(Duration::from_micros(us)),
         _ => Err(format!("is outside 0-{MAX_COALESCE_US} microseconds")),
+    }
+}
+
+pub(super) fn max_queue_delay(text: &str) -> Parsed<Duration> {
+    match number(text)? {
+        ms @ 0..=MAX_QUEUE_DELAY_MS => Ok(Duration::from_millis(ms)),
+        _ => Err(format!("is outside 0-{MAX_QUEUE_DELAY_MS} milliseconds")),
     }
 }
 

@@ -142,6 +142,8 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
     ("io", r#""epoll""#, "epoll", "io: Epoll"),
     ("io", r#""io-uring""#, "io-uring", "io: IoUring"),
     ("coalesce", "200", "200", "coalesce: 200µs"),
+    ("max-queue-delay", "50", "50", "max_queue_delay: 50ms"),
+    ("max-queue-delay", "0", "0", "max_queue_delay: 0ns"),
     ("offload", r#""off""#, "off", "offload: Off"),
     ("offload", r#""require""#, "require", "offload: Require"),
     ("offload-interface", r#"["eth0", "eth1.5"]"#, "eth0,eth1.5", r#"offload_interface: ["eth0", "eth1.5"]"#),
@@ -285,6 +287,7 @@ const REFUSED: &[(&str, &str)] = &[
     (r#"workers = 1.5"#, "11: workers: has a value of type float: write a whole number"),
     (r#"io = "uring""#, r#"6: io: "uring": is none of auto, io-uring, epoll"#),
     (r#"coalesce = 1001"#, r#"12: coalesce: "1001": is outside 0-1000 microseconds"#),
+    (r#"max-queue-delay = 10001"#, r#"19: max-queue-delay: "10001": is outside 0-10000 milliseconds"#),
     (r#"offload = "yes""#, r#"11: offload: "yes": is none of auto, off, require"#),
     (
         r#"max-bitrate = "2Mbit""#,

@@ -22,7 +22,8 @@ fn cause(verdict: Verdict) -> Option<DropCause> {
         | V::DropRateToPeer
         | V::DropRateToClient
         | V::DropUnauthenticatedRate
-        | V::DropBindingRate => DropCause::Policy,
+        | V::DropBindingRate
+        | V::DropStrangerBudget => DropCause::Policy,
 
         V::DropNotTurn
         | V::DropMalformed
@@ -37,6 +38,7 @@ fn cause(verdict: Verdict) -> Option<DropCause> {
         | V::DropBadSend
         | V::DropNoPermissionToPeer
         | V::DropNoPermissionFromPeer
+        | V::DropNoCredentials
         | V::DropRetransmission
         | V::DropStale
         | V::DropTooLarge => DropCause::Sender,
@@ -63,7 +65,15 @@ mod tests {
         for name in ["drop_socket_overflow", "drop_send_failed", "drop_forward_queue", "drop_device_queue"] {
             assert!(faults.contains(&name), "{name}");
         }
-        for name in ["drop_rate_to_peer", "drop_unauthenticated_rate", "drop_not_turn", "drop_peer_denied"] {
+        assert!(faults.contains(&"drop_late"));
+        for name in [
+            "drop_stranger_budget",
+            "drop_no_credentials",
+            "drop_rate_to_peer",
+            "drop_unauthenticated_rate",
+            "drop_not_turn",
+            "drop_peer_denied",
+        ] {
             assert!(!faults.contains(&name), "{name}");
         }
     }

@@ -163,9 +163,15 @@ impl Relay {
         let reserved = Arc::new(Reserved::default());
         for (number, (own, handover)) in sockets.into_iter().zip(handovers).enumerate() {
             let server = Server::new(Arc::clone(&shared), number as u16, seed()?);
-            let reserved = Arc::clone(&reserved);
-            let parts =
-                WorkerParts { number, server, handover, events: events.clone(), kernel: &kernel, reserved };
+            let parts = WorkerParts {
+                number,
+                server,
+                handover,
+                events: events.clone(),
+                kernel: &kernel,
+                reserved: Arc::clone(&reserved),
+                max_queue_delay: config.max_queue_delay,
+            };
             let (handle, thread) = parts.open(io.backend, own, options)?;
             workers.push(handle);
             threads.push(thread);
@@ -380,6 +386,7 @@ struct WorkerParts<'a> {
     events: EventSink,
     kernel: &'a KernelPath,
     reserved: Arc<Reserved>,
+    max_queue_delay: Duration,
 }
 
 impl WorkerParts<'_> {
@@ -404,11 +411,12 @@ impl WorkerParts<'_> {
     }
 
     fn start(self, driver: impl Driver + Send + 'static) -> Result<(WorkerHandle, WorkerThread), StartError> {
-        let Self { number, server, handover, events, kernel, .. } = self;
+        let Self { number, server, handover, events, kernel, max_queue_delay, .. } = self;
         let (handle, messages, status) = WorkerHandle::new(driver.waker());
         let outbox = kernel.outbox(number as u16, driver.waker());
         let worker = Worker::new(driver, server, messages, status);
-        let mut worker = worker.with_handover(handover).with_events(events);
+        let worker = worker.with_handover(handover).with_events(events);
+        let mut worker = worker.with_max_queue_delay(max_queue_delay);
         if let Some(outbox) = outbox {
             worker.set_offload(outbox);
         }

@@ -11,6 +11,7 @@
 //! they read from [`Status`], what they want done or know comes as a [`Message`].
 
 pub mod handover;
+mod lag;
 pub(crate) mod notices;
 pub(crate) mod refusals;
 
@@ -30,6 +31,7 @@ use crate::control::{
     Command, EventSink, MAX_MESSAGES, Message, Question, Reply, Reporter, Status, Walk, WorkerEvent,
 };
 use crate::worker::handover::{Handed, Handover};
+use crate::worker::lag::{Lag, is_data};
 use crate::worker::notices::Notices;
 
 /// A worker's state; see the module's drawing.
@@ -48,6 +50,7 @@ pub struct Worker<D> {
     disconnecting: Vec<(Arc<str>, Reply<Option<u64>>)>,
     /// Where bindings for the kernel go, if there is a kernel data path.
     offload: Option<Outbox>,
+    lag: Lag,
     stopping: bool,
 }
 
@@ -68,6 +71,7 @@ impl<D: Driver> Worker<D> {
             handover: None,
             disconnecting: Vec::new(),
             offload: None,
+            lag: Lag::new(Duration::ZERO),
             stopping: false,
         }
     }
@@ -84,6 +88,13 @@ impl<D: Driver> Worker<D> {
     #[must_use]
     pub fn with_events(mut self, events: EventSink) -> Self {
         self.events = Some(events);
+        self
+    }
+
+    /// Data that has waited for longer than this in a socket is dropped; zero is no bound.
+    #[must_use]
+    pub fn with_max_queue_delay(mut self, max: Duration) -> Self {
+        self.lag = Lag::new(max);
         self
     }
 
@@ -141,7 +152,10 @@ impl<D: Driver> Worker<D> {
         if self.walk.is_under_way() {
             self.walk.step(&self.server, &mut self.reporter);
         }
-        self.count_driver_drops();
+        let overflowed = self.count_driver_drops();
+        if let Some(is_behind) = self.lag.end_turn(now, overflowed > 0) {
+            self.handle(now, Input::Behind(is_behind));
+        }
         self.reporter.publish(now, &self.server, &self.status, eventful);
     }
 
@@ -176,9 +190,17 @@ impl<D: Driver> Worker<D> {
         }
         let len = datagram.len as usize;
         let segment_size = (datagram.segment_size as usize).max(1);
+        let is_late = self.lag.is_late(datagram.waited_us);
+        if matches!(datagram.ingress, Ingress::Client { .. }) {
+            self.lag.note(datagram.waited_us);
+        }
         // An empty datagram is one segment, too.
         for start in (0..len.max(1)).step_by(segment_size) {
             let end = (start + segment_size).min(len);
+            if is_late && self.is_data(datagram, start..end) {
+                self.server.count(Verdict::DropLate, 1);
+                continue;
+            }
             match datagram.ingress {
                 Ingress::Client { socket, server } => {
                     let client = ClientAddr(datagram.from);
@@ -200,6 +222,14 @@ impl<D: Driver> Worker<D> {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether a segment is something to relay.
+    fn is_data(&self, datagram: &Datagram, segment: std::ops::Range<usize>) -> bool {
+        match datagram.ingress {
+            Ingress::Client { .. } => is_data(&self.driver.bytes(datagram)[segment]),
+            Ingress::Relay(_) => true,
         }
     }
 
@@ -392,14 +422,15 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Counts what the driver had to drop.
-    fn count_driver_drops(&mut self) {
+    /// Counts what the driver had to drop; gives how many of them because a socket's buffer was full.
+    fn count_driver_drops(&mut self) -> u64 {
         let counters = self.driver.counters();
         self.server.count(Verdict::DropSendFailed, counters.send_failed - self.counted.send_failed);
         self.server.count(Verdict::DropTooLarge, counters.send_too_large - self.counted.send_too_large);
         let overflowed = counters.socket_overflow - self.counted.socket_overflow;
         self.server.count(Verdict::DropSocketOverflow, overflowed);
         self.counted = counters;
+        overflowed
     }
 }
 

@@ -205,7 +205,8 @@ fn q5_a_million_forged_allocates_leave_memory_and_clients_alone() {
     );
     assert!(after.saturating_sub(before) < GROWTH, "{before} -> {after} bytes");
     assert!(clients > 20, "{clients} new clients");
-    assert!(log.count("answered") > FORGED / 2, "the flood arrived: {}", log.0);
+    let over_budget = log.count("drop_stranger_budget");
+    assert!(log.count("answered") + over_budget > FORGED / 2, "the flood arrived: {}", log.0);
 }
 
 /// A flood with the address that honest clients share: it uses up that address's answers, yet whoever has

@@ -147,7 +147,7 @@ fn stopping_amid_traffic_closes_everything_and_records_every_allocation() {
 /// A client whose Allocate has reached its worker, which waits for the driver's word about the port.
 fn half_allocated(world: &mut World) -> usize {
     let client = world.client();
-    assert_eq!(world.call(client, Call::refresh(600)), Outcome::Error(437), "for the nonce");
+    assert_eq!(world.call(client, Call::allocate().with(0x7abc, &[])), Outcome::Error(420), "for the nonce");
     world.start(client, Call::allocate());
     (0..world.workers.len()).for_each(|worker| world.turn_worker(worker));
     assert_eq!(world.allocations().iter().sum::<usize>(), 1);

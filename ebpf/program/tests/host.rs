@@ -1,10 +1,8 @@
 //! The path on the host: the tables of fixtures, and frames that nobody thought of.
 
-mod plane;
-
-use plane::Host;
 use proptest::prelude::*;
 use turnpike_abi::Verdict;
+use turnpike_fixtures::host::{self, Host};
 use turnpike_fixtures::{Plane, Scene, all, check};
 
 #[test]
@@ -30,7 +28,7 @@ fn every_pass_verdict_has_a_fixture() {
 fn without_headroom_the_frame_passes_unchanged() {
     for scene in Scene::all() {
         let datagram = scene.from_peer(b"data");
-        let outcome = plane::run(&scene.world(), &datagram.bytes(), 0);
+        let outcome = host::run(&scene.world(), &datagram.bytes(), 0);
         if scene.relay_v6 && !scene.client_v6 {
             assert!(outcome.redirected, "the header shrinks");
             continue;

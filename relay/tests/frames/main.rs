@@ -6,14 +6,12 @@
 mod agreement;
 mod attach;
 mod bench;
-/// The program's host build over ordinary memory, as its own tests have it.
-#[path = "../../../ebpf/program/tests/plane/mod.rs"]
-mod host;
 mod kernel;
 mod limits;
 mod pinning;
 mod wire;
 
+use turnpike_fixtures::host;
 use turnpike_testkit::rig as lab;
 
 use kernel::Kernel;

@@ -25,7 +25,7 @@ use turnpike_loadtest::session::{Session, SessionConfig, State};
 use turnpike_loadtest::stats::percent;
 
 use crate::fault::Fault;
-use crate::lab::{CLIENT, Device, Lab, Namespace, PEER, SERVER};
+use crate::lab::{CLIENT, Device, Lab, Namespace, PEER, SERVER, device};
 use crate::scenario::{FrameTraffic, session};
 use crate::search::{Outcome, kept_up};
 
@@ -87,7 +87,7 @@ struct Way<'a> {
 impl<'a> Way<'a> {
     /// From the clients: the relay takes the channel's header off. Without clients any channel will do.
     fn there(lab: &'a Lab, traffic: FrameTraffic, clients: &[Client]) -> Result<Way<'a>, Fault> {
-        let (device, far) = (lab.client.device("relay0")?, lab.relay.device("client0")?);
+        let (device, far) = (device(&lab.client, "relay0")?, device(&lab.relay, "client0")?);
         let payload = payload(traffic.payload_bytes);
         let frame = |number: u16| {
             let client = clients.get(usize::from(number));
@@ -107,7 +107,7 @@ impl<'a> Way<'a> {
 
     /// From the peers: the relay puts the channel's header in front.
     fn back(lab: &'a Lab, traffic: FrameTraffic, clients: &[Client]) -> Result<Way<'a>, Fault> {
-        let (device, far) = (lab.peer.device("relay0")?, lab.relay.device("peer0")?);
+        let (device, far) = (device(&lab.peer, "relay0")?, device(&lab.relay, "peer0")?);
         let payload = payload(traffic.payload_bytes);
         let frame = |((_, session), number): (&Client, u16)| {
             let relayed = session.relayed().ok_or("the client has no relayed address")?;
@@ -193,7 +193,7 @@ impl Frames<'_> {
         let sink = program(&mut ebpf, "sink")?;
         sink.load().map_err(failed("the sink"))?;
         let (namespace, interface) = way.sink;
-        let target = namespace.device(interface)?.index;
+        let target = device(namespace, interface)?.index;
         let attach = || sink.attach_to_if_index(target, XdpMode::Driver);
         namespace.enter(attach).map_err(failed("the sink's interface"))?;
         let frame = way.frames.into_iter().next().ok_or("there are no clients")?;

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::fault::Fault;
 use crate::lab::{self, Lab, RELAYED, SERVER};
+use turnpike_testkit::process::find;
 
 /// The user that every server knows.
 pub const USER: &str = "bench";
@@ -110,7 +111,7 @@ impl Programs {
             .filter(|path| path.is_file())
             .ok_or("no turnpike binary: cargo build --release, or name it with --turnpike PATH")?;
         let named = turnserver.is_some();
-        let turnserver = turnserver.or_else(|| lab::find("turnserver")).filter(|path| path.is_file());
+        let turnserver = turnserver.or_else(|| find("turnserver")).filter(|path| path.is_file());
         let turnserver = turnserver.ok_or(match named {
             true => "--turnserver: no such file",
             false => {
@@ -194,7 +195,7 @@ impl Running {
         let log = folder.join(format!("{}.log", variant.name));
         let file = File::create(&log).map_err(Fault::file(&log))?;
         let errors = file.try_clone().map_err(Fault::file(&log))?;
-        let mut command = lab.relay.command(&programs.cpus, programs.path(variant.program));
+        let mut command = lab::command(&lab.relay, &programs.cpus, programs.path(variant.program));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TURNPIKE_") {
                 command.env_remove(name);

@@ -201,7 +201,7 @@ fn missing() -> Option<String> {
 fn namespaces_of(pid: u32) -> Vec<String> {
     let Ok(folder) = std::fs::read_dir("/run/netns") else { return Vec::new() };
     let names = folder.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.starts_with(&format!("turnpike-bench-{pid}-"))).collect()
+    names.filter(|name| name.starts_with(&format!("turnpike-{pid}-"))).collect()
 }
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {

@@ -8,21 +8,20 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use turnpike_proto::auth::Key;
-use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, method};
+use turnpike_proto::wire::attr;
 use turnpike_testkit::http::{TOKEN, exchange};
+use turnpike_testkit::server::{Server, without_options};
+use turnpike_testkit::talker::{Answer, Talker};
+use turnpike_testkit::{PASSWORD, USER};
 
-const USER: &str = "alice";
-const PASSWORD: &str = "correct-horse";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The program with an administration on loopback; killed when dropped.
 struct Relay {
-    child: Child,
-    log: Receiver<String>,
+    running: Server,
     server: SocketAddr,
     admin: SocketAddr,
     folder: TempDir,
@@ -37,28 +36,13 @@ impl Relay {
              admin = \"127.0.0.1:0\"\nadmin-token = [\"{TOKEN}\"]\n{lines}"
         );
         std::fs::write(folder.path().join("turnpike.toml"), text).expect("written");
-        let mut child = turnpike()
-            .arg("run")
-            .arg("--config")
-            .arg(folder.path().join("turnpike.toml"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let ready = lines_of(child.stdout.take().expect("it is piped"));
-        let log = lines_of(child.stderr.take().expect("it is piped"));
-        let ready = match ready.recv_timeout(PATIENCE) {
-            Ok(line) => line,
-            Err(_) => panic!("it did not become ready: {:#?}", log.try_iter().collect::<Vec<_>>()),
-        };
-        let field = |name: &str| {
-            let found = ready.split_whitespace().find_map(|word| word.strip_prefix(name));
-            found.unwrap_or_else(|| panic!("{name} is in {ready}")).to_owned()
-        };
-        let admin = field("admin=");
-        let (_, admin) = admin.trim_end_matches('/').split_once("://").expect("a URL");
-        let server = field("listen=").parse().expect("an address");
-        Relay { child, log, server, admin: admin.parse().expect("an address"), folder }
+        let mut command = turnpike();
+        command.arg("run").arg("--config").arg(folder.path().join("turnpike.toml"));
+        let running = Server::start(command);
+        let server = running.field("listen=").parse().expect("an address");
+        let (_, admin) = running.field("admin=").trim_end_matches('/').split_once("://").expect("a URL");
+        let admin = admin.parse().expect("an address");
+        Relay { running, server, admin, folder }
     }
 
     /// A request with the token; status and body.
@@ -85,38 +69,16 @@ impl Relay {
         (output.status.code(), text(output.stdout), text(output.stderr))
     }
 
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a process");
-        kill_process(pid, signal).expect("it runs");
-    }
-
-    /// Waits for a record of the log; gives its message.
+    /// Waits for a record of the log; gives the newest one of the kind.
     #[track_caller]
     fn logged(&self, part: &str) -> String {
-        loop {
-            let line = self.log.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{part:?} is not logged"));
-            if line.contains(part) {
-                return line;
-            }
-        }
+        let found = self.running.wait_for(PATIENCE, |line| line.contains(part).then(|| line.to_owned()));
+        found.unwrap_or_else(|| panic!("{part:?} is not logged"))
     }
 
     /// SIGTERM; gives the log as records.
-    fn stop(mut self) -> Vec<Value> {
-        self.signal(Signal::TERM);
-        let deadline = Instant::now() + PATIENCE;
-        while self.child.try_wait().expect("it is ours").is_none() {
-            assert!(Instant::now() < deadline, "it does not stop");
-            thread::sleep(Duration::from_millis(20));
-        }
-        self.log.iter().filter_map(|line| serde_json::from_str(&line).ok()).collect()
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    fn stop(self) -> Vec<Value> {
+        self.running.stop().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 
@@ -140,14 +102,7 @@ fn load(server: SocketAddr, folder: &Path, arguments: &[&str]) -> Value {
 
 /// The program, with none of our own environment.
 fn turnpike() -> Command {
-    let mut command = Command::new(turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike")));
-    std::env::vars_os()
-        .map(|(name, _)| name)
-        .filter(|name| name.to_string_lossy().starts_with("TURNPIKE_"))
-        .for_each(|name| {
-            command.env_remove(name);
-        });
-    command
+    without_options(Command::new(turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike"))))
 }
 
 fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
@@ -361,31 +316,9 @@ fn a_call_is_seen_as_events_from_its_creation_to_its_end() {
     });
 }
 
-/// An Allocate request of [`USER`] from a socket of its own, with a log-in before it; gives the answer.
-fn allocate_by_hand(server: SocketAddr) -> Vec<u8> {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let ask = |request: Vec<u8>| {
-        socket.send_to(&request, server).expect("loopback");
-        let mut answer = vec![0; 1500];
-        let length = socket.recv(&mut answer).expect("an answer");
-        answer.truncate(length);
-        answer
-    };
-    let request = |id: u8| {
-        MessageBuilder::request(method::ALLOCATE, TransactionId([id; 12]))
-            .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
-    };
-    let challenge = ask(request(1).finish());
-    let challenge = Message::parse(&challenge).expect("well-formed");
-    let value = |kind| challenge.attribute(kind).expect("it is in a challenge");
-    let realm = std::str::from_utf8(value(attr::REALM)).expect("UTF-8");
-    let key = Key::md5(USER, realm, PASSWORD).expect("good credentials");
-    let signed = request(2)
-        .attribute(attr::USERNAME, USER.as_bytes())
-        .attribute(attr::REALM, realm.as_bytes())
-        .attribute(attr::NONCE, value(attr::NONCE));
-    ask(signed.finish_signed(&key))
+/// What an Allocate request of [`USER`] is answered, from a socket of its own.
+fn allocate(server: SocketAddr) -> Answer {
+    Talker::on(UdpSocket::bind("127.0.0.1:0").expect("a port is free"), server).try_allocate()
 }
 
 /// RFC 8656 s. 7.2: 300 (Try Alternate) with ALTERNATE-SERVER.
@@ -395,25 +328,20 @@ fn a_draining_relay_sends_clients_elsewhere_and_is_not_ready() {
     assert_eq!(relay.http("GET", "/readyz", None).0, 200);
     relay.json("POST", "/v1/drain", Some(&json!({})));
     assert_eq!(relay.http("GET", "/readyz", None).0, 503);
-    let answer = allocate_by_hand(relay.server);
-    let answer = Message::parse(&answer).expect("well-formed");
-    let code = answer.attribute(attr::ERROR_CODE).expect("it is an error");
-    assert_eq!(code[2..4], [3, 0]);
+    let answer = allocate(relay.server);
+    assert_eq!(answer.code, Some(300));
     // Family 1, then port and address as they are (RFC 8489 s. 14.15).
-    let elsewhere = answer.attribute(attr::ALTERNATE_SERVER).expect("it names another server");
-    assert_eq!(elsewhere, [0, 1, 0x0d, 0x96, 192, 0, 2, 7]);
+    assert_eq!(answer.attribute(attr::ALTERNATE_SERVER), [0, 1, 0x0d, 0x96, 192, 0, 2, 7]);
     relay.json("DELETE", "/v1/drain", None);
     assert_eq!(relay.http("GET", "/readyz", None).0, 200);
-    let answer = allocate_by_hand(relay.server);
-    assert!(Message::parse(&answer).expect("well-formed").attribute(attr::XOR_RELAYED_ADDRESS).is_some());
+    assert_eq!(allocate(relay.server).code, None);
 }
 
 #[test]
 fn nothing_takes_back_the_signal_to_stop() {
     let relay = Relay::start("drain-timeout = 3600\n");
-    let answer = allocate_by_hand(relay.server);
-    assert!(Message::parse(&answer).expect("well-formed").attribute(attr::XOR_RELAYED_ADDRESS).is_some());
-    relay.signal(Signal::TERM);
+    assert_eq!(allocate(relay.server).code, None);
+    relay.running.signal(Signal::TERM);
     relay.logged("draining");
     let (status, problem) = relay.http("DELETE", "/v1/drain", None);
     assert!(status == 409 && problem.contains("was told to stop"), "{status} {problem}");
@@ -424,7 +352,7 @@ fn nothing_takes_back_the_signal_to_stop() {
     assert!(kept < longer["since_unix_secs"].as_u64().expect("a start") + 3_700, "{longer}");
     assert_eq!(relay.http("GET", "/readyz", None).0, 503);
     assert_eq!(relay.http("POST", "/v1/reload", None).0, 409);
-    relay.signal(Signal::HUP);
+    relay.running.signal(Signal::HUP);
     let record = relay.logged("not reloaded");
     assert!(record.contains("was told to stop"), "{record}");
     // The second one ends it, and the call.
@@ -441,7 +369,7 @@ fn a_fifo_among_the_secrets_is_refused_by_a_reload_that_changes_nothing() {
     let text = std::fs::read_to_string(&file).expect("it is ours");
     std::fs::write(&file, format!("{text}auth-secret-file = [{:?}]\n", fifo.display().to_string()))
         .expect("written");
-    relay.signal(Signal::HUP);
+    relay.running.signal(Signal::HUP);
     let record = relay.logged("not reloaded");
     assert!(record.contains("it is a FIFO") && record.contains("auth-secret-file"), "{record}");
     let (status, problem) = relay.http("POST", "/v1/reload", None);
@@ -666,7 +594,7 @@ fn ctl_has_tables_for_people_and_fails_where_nothing_was_done() {
     assert!(stderr.contains("there is no allocation of a user of that name"), "{stderr}");
     let (code, stdout, _) = ctl(&["disconnect-user", "nobody", "--json"]);
     assert_eq!((code, stdout.as_str()), (Some(1), "{\n  \"allocations\": 0\n}\n"));
-    allocate_by_hand(relay.server);
+    assert_eq!(allocate(relay.server).code, None);
     let page = relay.json("GET", "/v1/allocations", None);
     let id = page["allocations"][0]["id"].as_str().expect("one").to_owned();
     let (_, allocation, _) = ctl(&["allocation", &id]);

@@ -1,14 +1,14 @@
 //! The program as its users call it: output, exit codes, nothing secret where it doesn't belong.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
+
+use rustix::process::Signal;
+use turnpike_testkit::process::{Outcome, Process};
+use turnpike_testkit::server::{START, STOP, without_options};
 
 fn turnpike(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_turnpike"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TURNPIKE_")) {
-        command.env_remove(name);
-    }
+    let mut command = without_options(Command::new(env!("CARGO_BIN_EXE_turnpike")));
     command.args(arguments);
     command
 }
@@ -60,19 +60,11 @@ fn a_bad_file_gives_one_line_per_fault_and_code_2() {
 
 /// How `run` ends within a moment: its exit code, or none if it became ready.
 fn verdict_of_run(file: &str) -> Option<i32> {
-    let mut child = turnpike(&["run", "--config", file])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the program starts");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("stdout");
-    if line.starts_with("turnpike ready") {
-        child.kill().expect("it runs");
-        child.wait().expect("it is ours");
-        return None;
+    let process = Process::start(turnpike(&["run", "--config", file]));
+    match process.wait_for_line("turnpike ready", START) {
+        Ok(_) => None,
+        Err(_) => Some(process.wait(START).code.expect("it ends by itself")),
     }
-    child.wait().expect("it is ours").code()
 }
 
 /// What check-config says is what run does, for the file at this path.
@@ -199,24 +191,19 @@ fn unknown_flags_and_features_of_later_versions_are_refused() {
 #[test]
 fn addresses_that_are_not_there_are_waited_for_and_named() {
     let arguments = ["--user", "alice:hush-hush", "--listen=192.0.2.253:0", "--relay-address=192.0.2.254"];
-    let mut child = turnpike(&arguments)
-        .args(["--offload", "off"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
-    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
-    let waiting = lines.find(|line| line.contains("waiting for")).expect("it says so, and goes on");
+    let mut command = turnpike(&arguments);
+    command.args(["--offload", "off"]);
+    let process = Process::start(command);
+    let waiting = process.wait_for(START, |line| line.contains("waiting for").then(|| line.to_owned()));
+    let waiting = waiting.expect("it says so, and goes on");
     for missing in
         ["the listener 192.0.2.253:", "the relay address 192.0.2.254: no interface of this host has it"]
     {
         assert!(waiting.contains(missing), "{waiting}");
     }
-    assert_eq!(child.try_wait().unwrap(), None);
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    let Output { status, stdout, .. } = child.wait_with_output().unwrap();
-    assert_eq!((status.code(), stdout), (Some(0), Vec::new()), "and is not ready");
+    process.signal(Signal::TERM);
+    let Outcome { code, output } = process.wait(STOP);
+    assert!(code == Some(0) && !output.contains("turnpike ready"), "{code:?}\n{output}");
 }
 
 #[test]

@@ -4,11 +4,13 @@ use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use turnpike_testkit::full_pipe;
+use turnpike_testkit::process::{Outcome, Process};
+use turnpike_testkit::server::without_options;
 
 /// Far more than anything here takes, and far less than for ever.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -16,19 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const BINDING: [u8; 20] = *b"\x00\x01\x00\x00\x21\x12\xa4\x42nobody_reads";
 
 /// The program on a port of its own, with what a test does about its output.
-fn start(arguments: &[&str], redirect: impl FnOnce(&mut Command)) -> (Child, SocketAddr) {
+fn start(arguments: &[&str], redirect: impl FnOnce(&mut Command)) -> (Process, SocketAddr) {
     let free = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
     let address = free.local_addr().expect("it is bound");
     drop(free);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_turnpike"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TURNPIKE_")) {
-        command.env_remove(name);
-    }
+    let mut command = without_options(Command::new(env!("CARGO_BIN_EXE_turnpike")));
     command.args(["--listen", &address.to_string(), "--relay-address", "127.0.0.1", "--offload", "off"]);
     command.args(["--user", "alice:correct horse battery", "--workers", "1"]).args(arguments);
-    command.stdin(Stdio::null());
     redirect(&mut command);
-    (command.spawn().expect("the program starts"), address)
+    (Process::with_outputs(command), address)
 }
 
 #[track_caller]
@@ -46,78 +44,55 @@ fn answers(address: SocketAddr) {
     panic!("no answer");
 }
 
-/// Ends it by SIGTERM.
+/// Ends it by SIGTERM, with exit code 0; gives what was piped.
 #[track_caller]
-fn stop(mut child: Child) -> ExitStatus {
-    let pid = Pid::from_child(&child);
-    kill_process(pid, Signal::TERM).expect("it runs");
-    let start = Instant::now();
-    while start.elapsed() < PATIENCE {
-        if let Some(status) = child.try_wait().expect("it is ours") {
-            println!("ended {:?} after SIGTERM", start.elapsed());
-            return status;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let _ = child.kill();
-    panic!("SIGTERM does not end it");
+fn stop(process: Process) -> String {
+    process.signal(Signal::TERM);
+    let Outcome { code, output } = process.wait(PATIENCE);
+    assert_eq!(code, Some(0), "{output}");
+    output
 }
 
 #[test]
 fn full_pipes_as_stdout_and_stderr_stop_nothing() {
     let (writer, _reader) = full_pipe();
     let too = writer.try_clone().expect("descriptors are left");
-    let (child, address) = start(&[], |command| {
+    let (process, address) = start(&[], |command| {
         command.stdout(writer).stderr(too);
     });
     answers(address);
-    assert!(stop(child).success());
+    stop(process);
 }
 
 #[test]
 fn a_stdout_that_cannot_be_written_is_a_warning() {
-    let (child, address) = start(&["--quickstart"], |command| {
+    let (process, address) = start(&["--quickstart"], |command| {
         command.stdout(File::options().write(true).open("/dev/full").expect("Linux has it"));
         command.stderr(Stdio::piped());
     });
     answers(address);
-    let pid = Pid::from_child(&child);
-    kill_process(pid, Signal::TERM).expect("it runs");
-    let output = child.wait_with_output().expect("it ends");
-    let log = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{log}");
+    let log = stop(process);
     assert!(log.contains("the ready line could not be printed on stdout: No space left on device"), "{log}");
 }
 
 #[test]
 fn nothing_at_all_can_be_written_and_it_runs() {
     let full = || File::options().write(true).open("/dev/full").expect("Linux has it");
-    let (child, address) = start(&[], |command| {
+    let (process, address) = start(&[], |command| {
         command.stdout(full()).stderr(full());
     });
     answers(address);
-    assert!(stop(child).success());
+    stop(process);
 }
 
 #[test]
 fn a_start_that_fails_ends_although_nobody_reads_why() {
     let (writer, _reader) = full_pipe();
     let too = writer.try_clone().expect("descriptors are left");
-    let (mut child, _) = start(&["--total-quota", "many"], |command| {
+    let (process, _) = start(&["--total-quota", "many"], |command| {
         command.stdout(writer).stderr(too);
     });
-    let start = Instant::now();
-    let status = loop {
-        match child.try_wait().expect("it is ours") {
-            Some(status) => break status,
-            None if start.elapsed() > PATIENCE => {
-                let _ = child.kill();
-                panic!("it waits for its reader");
-            }
-            None => std::thread::sleep(Duration::from_millis(10)),
-        }
-    };
-    assert_eq!(status.code(), Some(2));
+    assert_eq!(process.wait(PATIENCE).code, Some(2));
 }
 
 /// The socket of a service manager that wants a sign of life five times a second.
@@ -150,22 +125,22 @@ fn told(socket: &UnixDatagram, news: &str) {
 fn the_service_manager_hears_of_start_life_and_reload() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut socket = None;
-    let (child, _) = start(&[], |command| socket = Some(service_manager(command, folder.path())));
+    let (process, _) = start(&[], |command| socket = Some(service_manager(command, folder.path())));
     let socket = socket.expect("it was made");
     told(&socket, "READY=1");
     told(&socket, "WATCHDOG=1");
-    kill_process(Pid::from_child(&child), Signal::HUP).expect("it runs");
+    process.signal(Signal::HUP);
     told(&socket, "RELOADING=1");
     told(&socket, "READY=1");
     told(&socket, "WATCHDOG=1");
-    assert!(stop(child).success());
+    stop(process);
 }
 
 #[test]
 fn a_service_manager_that_reads_nothing_stops_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut socket = None;
-    let (child, address) = start(&[], |command| {
+    let (process, address) = start(&[], |command| {
         let own = service_manager(command, folder.path());
         // Nothing fits any more.
         let sender = UnixDatagram::unbound().expect("a socket");
@@ -174,7 +149,7 @@ fn a_service_manager_that_reads_nothing_stops_nothing() {
         socket = Some(own);
     });
     answers(address);
-    kill_process(Pid::from_child(&child), Signal::HUP).expect("it runs");
-    assert!(stop(child).success());
+    process.signal(Signal::HUP);
+    stop(process);
     drop(socket);
 }

@@ -21,12 +21,12 @@ use turnpike_driver::clock;
 use turnpike_driver::epoll::EpollDriver;
 use turnpike_driver::sockets::{SocketOptions, bind_listener};
 use turnpike_driver::uring::{self, UringDriver};
-use turnpike_proto::auth::Key;
 use turnpike_proto::limits::{RETRANSMISSION_SECS, SECOND_NS};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_proto::{Now, Server, Verdict};
-use turnpike_testkit::{in_own_namespace, skip};
+use turnpike_testkit::talker::{Answer, Talker, UDP};
+use turnpike_testkit::{PASSWORD, USER, in_own_namespace, skip};
 use zeroize::Zeroizing;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,8 +54,7 @@ impl<D: Driver> Worker<D> {
         // Not in the range of relayed ports, all of which a test wants to have.
         let listener = bind_listener((RELAY, 3478).into(), &options).expect("the namespace is ours");
         let address = listener.local_addr();
-        let user =
-            User { name: "alice".to_owned(), password: Secret::new(Zeroizing::new("wonder".to_owned())) };
+        let user = User { name: USER.to_owned(), password: Secret::new(Zeroizing::new(PASSWORD.to_owned())) };
         let config = Config {
             users: Hidden(vec![user]),
             port_range: RANGE,
@@ -83,14 +82,14 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Sends a request and turns the worker until it has answered.
-    fn exchange(&mut self, client: &UdpSocket, request: &[u8]) -> Vec<u8> {
+    fn exchange(&mut self, client: &UdpSocket, request: &[u8]) -> Answer {
         client.send_to(request, self.address).expect("sent");
         let deadline = Instant::now() + PATIENCE;
         let mut buffer = [0; 2048];
         while Instant::now() < deadline {
             self.turn();
             if let Ok(len) = client.recv(&mut buffer) {
-                return buffer[..len].to_vec();
+                return Answer::of(buffer[..len].to_vec());
             }
         }
         panic!("no answer within {PATIENCE:?}");
@@ -110,18 +109,16 @@ impl<D: Driver> Worker<D> {
     }
 }
 
-/// A client with one socket.
+/// A client with one socket, whose worker turns whenever it waits for an answer.
 struct Client {
-    socket: UdpSocket,
-    nonce: Vec<u8>,
-    transaction: u64,
+    talker: Talker,
 }
 
 impl Client {
-    fn new(address: SocketAddr) -> Client {
-        let socket = UdpSocket::bind(address).expect("a free port");
-        socket.set_nonblocking(true).expect("an option of every socket");
-        Client { socket, nonce: Vec::new(), transaction: 0 }
+    fn new(address: SocketAddr, worker: SocketAddr) -> Client {
+        let talker = Talker::on(UdpSocket::bind(address).expect("a free port"), worker);
+        talker.socket.set_nonblocking(true).expect("an option of every socket");
+        Client { talker: talker.named(USER, PASSWORD) }
     }
 
     fn request<D: Driver>(
@@ -129,37 +126,22 @@ impl Client {
         worker: &mut Worker<D>,
         method: u16,
         build: impl FnOnce(MessageBuilder) -> MessageBuilder,
-    ) -> Vec<u8> {
-        if self.nonce.is_empty() {
-            let bare = MessageBuilder::request(method::ALLOCATE, self.next_transaction());
-            let answer = worker
-                .exchange(&self.socket, &bare.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]).finish());
-            let message = Message::parse(&answer).expect("an answer");
-            self.nonce = message.attribute(attr::NONCE).expect("a nonce").to_vec();
+    ) -> Answer {
+        if self.talker.nonce.is_empty() {
+            let bare = self.talker.bare_allocate();
+            let challenge = worker.exchange(&self.talker.socket, &bare);
+            self.talker.heed(&challenge);
         }
-        let request = build(MessageBuilder::request(method, self.next_transaction()))
-            .attribute(attr::USERNAME, b"alice")
-            .attribute(attr::REALM, b"turnpike")
-            .attribute(attr::NONCE, &self.nonce)
-            .finish_signed(&Key::md5("alice", "turnpike", "wonder").expect("good credentials"));
-        worker.exchange(&self.socket, &request)
-    }
-
-    fn next_transaction(&mut self) -> TransactionId {
-        self.transaction += 1;
-        let mut id = [0; 12];
-        id[4..].copy_from_slice(&self.transaction.to_be_bytes());
-        TransactionId(id)
+        let request = self.talker.signed(method, build);
+        let answer = worker.exchange(&self.talker.socket, &request);
+        assert_eq!(answer.code, None);
+        answer
     }
 
     /// The relayed port.
     fn allocate<D: Driver>(&mut self, worker: &mut Worker<D>) -> u16 {
-        let answer = self
-            .request(worker, method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]));
-        let message = Message::parse(&answer).expect("an answer");
-        let code = message.attribute(attr::ERROR_CODE);
-        assert_eq!(message.class(), Class::Success, "{code:?}");
-        match message.xor_address(attr::XOR_RELAYED_ADDRESS) {
+        let answer = self.request(worker, method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, &UDP));
+        match answer.message().xor_address(attr::XOR_RELAYED_ADDRESS) {
             Some(Ok(relayed)) => relayed.port(),
             _ => panic!("no relayed address"),
         }
@@ -167,19 +149,15 @@ impl Client {
 
     /// RFC 8656 s. 8: lifetime 0 deletes.
     fn delete<D: Driver>(&mut self, worker: &mut Worker<D>) {
-        let answer = self.request(worker, method::REFRESH, |b| b.attribute(attr::LIFETIME, &[0; 4]));
-        assert_eq!(Message::parse(&answer).expect("an answer").class(), Class::Success);
+        self.request(worker, method::REFRESH, |b| b.lifetime(0));
     }
-}
 
-impl Client {
     /// RFC 8656 s. 12.2
     fn bind<D: Driver>(&mut self, worker: &mut Worker<D>, number: u16, peer: SocketAddr) {
         let [high, low] = number.to_be_bytes();
-        let answer = self.request(worker, method::CHANNEL_BIND, |b| {
+        self.request(worker, method::CHANNEL_BIND, |b| {
             b.attribute(attr::CHANNEL_NUMBER, &[high, low, 0, 0]).xor_address(attr::XOR_PEER_ADDRESS, peer)
         });
-        assert_eq!(Message::parse(&answer).expect("an answer").class(), Class::Success);
     }
 }
 
@@ -202,7 +180,7 @@ const APART_NS: u64 = 20_000_000;
 
 /// Opens and deletes one allocation after the other; descriptors, ports and memory are back at the start.
 fn churn<D: Driver>(worker: &mut Worker<D>, count: usize) {
-    let mut client = Client::new((CLIENT, 0).into());
+    let mut client = Client::new((CLIENT, 0).into(), worker.address);
     let mut once = |worker: &mut Worker<D>| {
         client.allocate(worker);
         client.delete(worker);
@@ -235,7 +213,7 @@ fn fill<D: Driver>(worker: &mut Worker<D>, count: usize) {
     let mut ports = HashSet::new();
     for number in 0..count {
         // Not by the system's choice: it would soon give a port again whose allocation still lives.
-        let mut client = Client::new((CLIENT, FIRST_CLIENT_PORT + number as u16).into());
+        let mut client = Client::new((CLIENT, FIRST_CLIENT_PORT + number as u16).into(), worker.address);
         assert!(ports.insert(client.allocate(worker)), "each port once");
         // The socket goes, the allocation stays.
         assert_eq!(worker.inner.server().table_counts().allocations, number + 1);
@@ -283,22 +261,22 @@ fn receive<D: Driver>(worker: &mut Worker<D>, socket: &UdpSocket, count: usize) 
 /// afterwards is relayed.
 fn stand_still<D: Driver>(worker: &mut Worker<D>) {
     const LATE: u64 = 5;
-    let peer = Client::new((PEER, 0).into()).socket;
-    let mut client = Client::new((CLIENT, 0).into());
+    let peer = Client::new((PEER, 0).into(), worker.address).talker.socket;
+    let mut client = Client::new((CLIENT, 0).into(), worker.address);
     let relayed = SocketAddr::from((RELAY, client.allocate(worker)));
     client.bind(worker, 0x4000, peer.local_addr().expect("bound"));
     let both_ways = |data: &[u8]| {
-        client.socket.send_to(&channel_data(0x4000, data), (RELAY, 3478)).expect("sent");
+        client.talker.socket.send_to(&channel_data(0x4000, data), (RELAY, 3478)).expect("sent");
         peer.send_to(data, relayed).expect("sent");
     };
     (0..LATE).for_each(|_| both_ways(b"late"));
     let id = TransactionId([9; 12]);
     let request = MessageBuilder::request(method::BINDING, id).finish();
-    client.socket.send_to(&request, worker.address).expect("sent");
+    client.talker.socket.send_to(&request, worker.address).expect("sent");
     thread::sleep(Config::default().max_queue_delay + Duration::from_millis(50));
     both_ways(b"fresh");
     assert_eq!(receive(worker, &peer, 1), [b"fresh"]);
-    let heard = receive(worker, &client.socket, 2);
+    let heard = receive(worker, &client.talker.socket, 2);
     let answer = heard.iter().find_map(|bytes| Message::parse(bytes).ok()).expect("requests may be late");
     assert_eq!((answer.class(), answer.transaction_id()), (Class::Success, id));
     assert!(heard.contains(&channel_data(0x4000, b"fresh")), "{heard:?}");
@@ -309,8 +287,8 @@ fn stand_still<D: Driver>(worker: &mut Worker<D>) {
 
 /// A run that mixes channels, with an unbound one and noise in between: each segment goes its own way.
 fn mix<D: Driver>(worker: &mut Worker<D>) {
-    let peers = [0, 1].map(|_| Client::new((PEER, 0).into()).socket);
-    let mut client = Client::new((CLIENT, 0).into());
+    let peers = [0, 1].map(|_| Client::new((PEER, 0).into(), worker.address).talker.socket);
+    let mut client = Client::new((CLIENT, 0).into(), worker.address);
     let relayed = SocketAddr::from((RELAY, client.allocate(worker)));
     for (peer, number) in peers.iter().zip(0x4000..) {
         client.bind(worker, number, peer.local_addr().expect("bound"));
@@ -322,7 +300,7 @@ fn mix<D: Driver>(worker: &mut Worker<D>) {
     }
     run.extend([0xff; 100]);
     run.extend(channel_data(0x4000, &[6; 20]));
-    send_run(&client.socket, to, 100, &run);
+    send_run(&client.talker.socket, to, 100, &run);
     assert_eq!(receive(worker, &peers[0], 3), [vec![1; 96], vec![3; 96], vec![6; 20]]);
     assert_eq!(receive(worker, &peers[1], 2), [[2; 96], [5; 96]]);
     let verdicts = &worker.inner.server().counts().verdicts;
@@ -333,7 +311,7 @@ fn mix<D: Driver>(worker: &mut Worker<D>) {
         (0..50u8).flat_map(|number| vec![number; if number < 49 { 300 } else { 7 }]).collect();
     send_run(&peers[1], relayed, 300, &back);
     let expected: Vec<Vec<u8>> = back.chunks(300).map(|segment| channel_data(0x4001, segment)).collect();
-    assert_eq!(receive(worker, &client.socket, 50), expected);
+    assert_eq!(receive(worker, &client.talker.socket, 50), expected);
     assert_eq!(worker.inner.server().counts().verdicts.of(Verdict::ChannelToClient), 50);
 }
 

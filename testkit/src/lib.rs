@@ -1,22 +1,26 @@
 //! What tests share, each thing once. It decides nothing about what is right: that is the tests' own.
 //!
 //! ```text
-//!   rig       the core with virtual time, a driver made of a hash map, clients that can authenticate
-//!   lab       three network namespaces in a row ─┐
-//!   process   programs with outputs and deadlines├─ talker, uclient, http: who talks to the program
+//!   rig         the core with virtual time, a driver made of a hash map, clients that can authenticate
+//!   namespace   one network of the kernel, removed when dropped; lab: client, relay and peer in a row
+//!   process     programs with outputs and deadlines; server: the program under test, once it is ready
+//!   talker      a client that says what a test wants; call: one with a channel to a peer; uclient, http
 //!   in_own_namespace    one namespace for one test's thread
 //!   full_pipe           one that nobody reads
-//!   skip      a test that can't run says so, and fails where CI=true promises that everything runs
+//!   skip        a test that can't run says so, and fails where CI=true promises that everything runs
 //! ```
 //!
 //! Begin with [`rig`] for a rule of the protocol, with [`lab`] for what only real sockets show.
 
+pub mod call;
 pub mod http;
 pub mod lab;
+pub mod namespace;
 mod own_namespace;
 mod pipe;
 pub mod process;
 pub mod rig;
+pub mod server;
 mod skip;
 pub mod talker;
 pub mod uclient;

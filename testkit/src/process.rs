@@ -1,6 +1,7 @@
 //! Programs that tests start: their output by lines, their end by a deadline, never left behind.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -38,15 +39,17 @@ struct State {
 impl Process {
     /// Starts a program and collects what it prints.
     pub fn start(mut command: Command) -> Process {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Process::with_outputs(command)
+    }
+
+    /// Starts a program whose outputs go where the command says; those that are piped are collected.
+    pub fn with_outputs(mut command: Command) -> Process {
+        let child = command.stdin(Stdio::null()).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let output = Arc::new(Output::default());
-        collect(child.stdout.take().expect("was piped"), &output, |state| &mut state.stdout);
-        collect(child.stderr.take().expect("was piped"), &output, |state| &mut state.stderr);
+        collect(child.stdout.take(), &output, |state| &mut state.stdout);
+        collect(child.stderr.take(), &output, |state| &mut state.stderr);
         Process { child, output }
     }
 
@@ -142,10 +145,14 @@ impl State {
 }
 
 fn collect(
-    stream: impl Read + Send + 'static,
+    stream: Option<impl Read + Send + 'static>,
     output: &Arc<Output>,
     lines: fn(&mut State) -> &mut Vec<String>,
 ) {
+    let Some(stream) = stream else {
+        output.state.lock().expect("no reader panics").ended += 1;
+        return;
+    };
     let output = Arc::clone(output);
     std::thread::spawn(move || {
         let mut stream = BufReader::new(stream);
@@ -159,4 +166,13 @@ fn collect(
         output.state.lock().expect("no reader panics").ended += 1;
         output.changed.notify_all();
     });
+}
+
+/// Where a program is, as the shell of an administrator would find it.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
 }

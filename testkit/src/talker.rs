@@ -43,6 +43,8 @@ pub struct Talker {
     pub user: String,
     /// Its password.
     pub password: String,
+    /// The realm that it was given.
+    pub realm: String,
     /// The nonce that it was given.
     pub nonce: Vec<u8>,
     /// How it authenticates.
@@ -71,7 +73,8 @@ impl Answer {
         self.message().attribute(kind).unwrap_or_else(|| panic!("no {kind:#06x} in {self:?}")).to_vec()
     }
 
-    fn of(bytes: Vec<u8>) -> Answer {
+    /// Reads an answer, which must be well-formed.
+    pub fn of(bytes: Vec<u8>) -> Answer {
         let message = Message::parse(&bytes).expect("the server's answers are well-formed");
         let code = message.attribute(attr::ERROR_CODE).map(|v| u16::from(v[2]) * 100 + u16::from(v[3]));
         Answer { code, bytes }
@@ -82,7 +85,11 @@ impl Talker {
     /// A client of the usual user.
     pub fn new(namespace: &Namespace, server: SocketAddr) -> Talker {
         let own: IpAddr = if server.is_ipv4() { CLIENT_V4 } else { CLIENT_V6 };
-        let socket = namespace.enter(|| UdpSocket::bind((own, 0))).expect("a port is free");
+        Talker::on(namespace.enter(|| UdpSocket::bind((own, 0))).expect("a port is free"), server)
+    }
+
+    /// The same on any socket.
+    pub fn on(socket: UdpSocket, server: SocketAddr) -> Talker {
         socket.set_read_timeout(Some(ANSWER)).expect("a timeout that is not zero");
         // A port comes back before the server has forgotten the transactions of who had it before.
         let next_id = TALKERS.fetch_add(1, Ordering::Relaxed) << 32;
@@ -91,6 +98,7 @@ impl Talker {
             server,
             user: USER.into(),
             password: PASSWORD.into(),
+            realm: REALM.into(),
             nonce: Vec::new(),
             style: Style::Md5,
             next_id,
@@ -151,12 +159,13 @@ impl Talker {
             Style::UserHash(hash) => builder.attribute(attr::USERHASH, hash),
             _ => builder.attribute(attr::USERNAME, self.user.as_bytes()),
         };
-        let builder = builder.attribute(attr::REALM, REALM.as_bytes()).attribute(attr::NONCE, &self.nonce);
+        let builder =
+            builder.attribute(attr::REALM, self.realm.as_bytes()).attribute(attr::NONCE, &self.nonce);
         if self.style == Style::Md5 {
-            let key = Key::md5(&self.user, REALM, &self.password).expect("good credentials");
+            let key = Key::md5(&self.user, &self.realm, &self.password).expect("good credentials");
             return builder.finish_signed(&key);
         }
-        let key = Key::sha256(&self.user, REALM, &self.password).expect("good credentials");
+        let key = Key::sha256(&self.user, &self.realm, &self.password).expect("good credentials");
         builder
             .attribute(attr::PASSWORD_ALGORITHMS, &ALGORITHMS)
             .attribute(attr::PASSWORD_ALGORITHM, &SHA256)
@@ -166,14 +175,24 @@ impl Talker {
     /// Gets a nonce by an Allocate without credentials.
     #[track_caller]
     pub fn challenge(&mut self) -> Answer {
-        let id = self.id();
-        let bare = MessageBuilder::request(method::ALLOCATE, id)
-            .attribute(attr::REQUESTED_TRANSPORT, &UDP)
-            .attribute(attr::SOFTWARE, b"client");
-        let answer = self.ask(&bare.finish());
-        assert_eq!(answer.code, Some(401));
-        self.nonce = answer.attribute(attr::NONCE);
+        let bare = self.bare_allocate();
+        let answer = self.ask(&bare);
+        self.heed(&answer);
         answer
+    }
+
+    /// An Allocate without credentials.
+    pub fn bare_allocate(&mut self) -> Vec<u8> {
+        let bare = MessageBuilder::request(method::ALLOCATE, self.id());
+        bare.attribute(attr::REQUESTED_TRANSPORT, &UDP).attribute(attr::SOFTWARE, b"client").finish()
+    }
+
+    /// Signs with the realm and the nonce of a challenge from now on.
+    #[track_caller]
+    pub fn heed(&mut self, challenge: &Answer) {
+        assert_eq!(challenge.code, Some(401));
+        self.nonce = challenge.attribute(attr::NONCE);
+        self.realm = String::from_utf8(challenge.attribute(attr::REALM)).expect("UTF-8");
     }
 
     /// A signed request and its answer.

@@ -9,8 +9,8 @@ use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use turnpike_proto::wire::attr;
 
-use super::lab::{self, CLIENT_V4, Lab, PEER_V4, RELAY_V4};
-use super::process::{Outcome, Process};
+use super::lab::{CLIENT_V4, Lab, PEER_V4, RELAY_V4};
+use super::process::{self, Outcome, Process};
 use super::server::{ALLOW_PEERS, PASSWORD, REALM, SERVER, Server, USER};
 use super::talker::{Answer, Style, Talker, peer_socket};
 
@@ -23,7 +23,7 @@ const INBOUND: Duration = Duration::from_millis(20);
 fn natdiscovery_learns_its_address() {
     let name = "natdiscovery_learns_its_address";
     let Some(lab) = Lab::new(name) else { return };
-    let Some(program) = lab::find("turnutils_natdiscovery") else {
+    let Some(program) = process::find("turnutils_natdiscovery") else {
         return turnpike_testkit::skip(name, "turnutils_natdiscovery is not installed");
     };
     let server = Server::start(&lab, "");

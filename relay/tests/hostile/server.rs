@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+use turnpike_testkit::server;
 pub use turnpike_testkit::{PASSWORD, REALM, USER};
 
 use super::lab::{Lab, RELAY_V4, RELAY_V6, RELAYED_V4};
-use super::process::{Outcome, Process};
 
 /// The listeners' addresses.
 pub const SERVER: SocketAddr = SocketAddr::new(RELAY_V4, 3478);
@@ -19,12 +19,9 @@ pub const SERVER_V6: SocketAddr = SocketAddr::new(RELAY_V6, 3478);
 /// Lets clients reach the peers of the lab.
 pub const ALLOW_PEERS: &str = "allow-peer = [\"10.77.0.0/16\"]\n";
 
-const START: Duration = Duration::from_secs(20);
-const STOP: Duration = Duration::from_secs(10);
-
 /// A server that is ready.
 pub struct Server {
-    process: Process,
+    running: server::Server,
     folder: TempDir,
 }
 
@@ -33,29 +30,20 @@ impl Server {
     pub fn start(lab: &Lab, lines: &str) -> Server {
         let folder = tempfile::tempdir().expect("there is a folder for temporary files");
         write_config(folder.path(), lines);
-        let mut command = lab.relay.command(&binary());
-        for (name, _) in
-            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TURNPIKE_"))
-        {
-            command.env_remove(name);
-        }
+        let mut command = server::without_options(lab.relay.command(&binary()));
         command.arg("run").arg("--config").arg(folder.path().join("turnpike.toml"));
-        let process = Process::start(command);
-        if let Err(output) = process.wait_for_line("turnpike ready", START) {
-            panic!("the server did not become ready; it printed:\n{output}");
-        }
-        Server { process, folder }
+        Server { running: server::Server::start(command), folder }
     }
 
     /// Changes its configuration and tells it so.
     pub fn reload(&self, lines: &str) {
         write_config(self.folder.path(), lines);
-        self.process.signal(Signal::HUP);
+        self.running.signal(Signal::HUP);
     }
 
     /// Memory that it occupies, bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.running.id()));
         let status = status.expect("the server is running");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
@@ -64,11 +52,7 @@ impl Server {
 
     /// Stops it by SIGTERM; gives its log, in which nothing went wrong and no secret is.
     pub fn stop(self) -> Log {
-        self.process.signal(Signal::TERM);
-        let Outcome { code, output } = self.process.wait(STOP);
-        assert_eq!(code, Some(0), "{output}");
-        assert!(!output.contains("panicked") && !output.contains(PASSWORD), "{output}");
-        Log(output)
+        Log(self.running.stop())
     }
 }
 

@@ -4,21 +4,24 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+use turnpike_testkit::call::Call;
 use turnpike_testkit::http::{TOKEN, exchange};
+use turnpike_testkit::server::{STOP, without_options};
 use turnpike_testkit::{full_pipe, skip};
 
-use super::lab::{self, Lab, PEER_V4, RELAYED_V4};
+use super::lab::{self, Lab, RELAYED_V4};
+use super::process::{Process, find};
 use super::server::{ALLOW_PEERS, PASSWORD, REALM, SERVER, USER, binary};
-use super::talker::{Talker, peer_socket};
+use super::talker::Talker;
 
 const CALLS: usize = 20;
 /// Between two datagrams of a call in one direction.
@@ -27,8 +30,6 @@ const PACE: Duration = Duration::from_millis(40);
 const LAST: Duration = Duration::from_secs(2);
 /// How long the calls last; `TURNPIKE_STANDSTILL_SECS` says otherwise.
 const USUAL_SECS: u64 = 10;
-/// Far more than the two seconds that it may take: this machine may be busy.
-const STOP: Duration = Duration::from_secs(10);
 const ADMIN: &str = "127.0.0.1:9980";
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -60,18 +61,11 @@ impl Drop for Disk {
 
 /// The program, of which nobody hears.
 struct Silent<'a> {
-    child: Child,
+    process: Process,
     lab: &'a Lab,
     _unread: std::io::PipeReader,
     disk: Disk,
     folder: TempDir,
-}
-
-impl Drop for Silent<'_> {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Silent<'_> {
@@ -88,11 +82,10 @@ impl Silent<'_> {
         std::fs::write(&config, text).expect("the folder is ours");
         let (stdout, unread) = full_pipe();
         let stderr = stdout.try_clone().expect("descriptors are left");
-        let mut command = lab.relay.command(&binary());
+        let mut command = without_options(lab.relay.command(&binary()));
         command.arg("run").arg("--config").arg(&config);
-        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-        let child = command.spawn().expect("it starts");
-        let silent = Silent { child, lab, _unread: unread, disk, folder };
+        command.stdout(stdout).stderr(stderr);
+        let silent = Silent { process: Process::with_outputs(command), lab, _unread: unread, disk, folder };
         let start = Instant::now();
         while !silent.is_ready() {
             assert!(start.elapsed() < PATIENCE, "it did not become ready");
@@ -132,10 +125,6 @@ impl Silent<'_> {
         stream
     }
 
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
-    }
-
     /// Secrets are to come from a FIFO from now on.
     fn configure_a_fifo(&self) {
         let fifo = self.folder.path().join("fifo");
@@ -150,54 +139,36 @@ impl Silent<'_> {
     }
 
     /// SIGTERM; gives how long it took.
-    fn stop(mut self) -> Duration {
+    fn stop(self) -> Duration {
         let start = Instant::now();
-        self.signal(Signal::TERM);
-        loop {
-            match self.child.try_wait().expect("it is ours") {
-                Some(status) => {
-                    assert!(status.success(), "{status}");
-                    return start.elapsed();
-                }
-                None => assert!(start.elapsed() < STOP, "SIGTERM does not end it"),
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.process.signal(Signal::TERM);
+        assert_eq!(self.process.wait(STOP).code, Some(0));
+        start.elapsed()
     }
 }
 
-/// A client with a channel to a peer.
-struct Call {
-    talker: Talker,
-    relayed: SocketAddr,
-    peer: UdpSocket,
+/// A client with a channel to a peer, none of which waits for anything.
+fn call(lab: &Lab) -> Call {
+    let call = Call::new(lab, SERVER, false);
+    call.talker.socket.set_nonblocking(true).expect("sockets can");
+    call.peer.set_nonblocking(true).expect("sockets can");
+    call
 }
 
-impl Call {
-    fn new(lab: &Lab) -> Call {
-        let peer = peer_socket(&lab.peer, PEER_V4, Duration::from_secs(2));
-        let mut talker = Talker::new(&lab.client, SERVER);
-        let relayed = talker.allocate();
-        assert_eq!(talker.bind(peer.local_addr().expect("it is bound")).code, None);
-        talker.socket.set_nonblocking(true).expect("sockets can");
-        peer.set_nonblocking(true).expect("sockets can");
-        Call { talker, relayed, peer }
-    }
+/// A datagram in each direction.
+fn say(call: &Call) {
+    call.talker.channel_data(b"to the peer");
+    call.peer.send_to(b"to the client", call.relayed).expect("there is a route");
+}
 
-    fn say(&self) {
-        self.talker.channel_data(b"to the peer");
-        self.peer.send_to(b"to the client", self.relayed).expect("there is a route");
+/// Datagrams that have arrived at the peer and at the client.
+fn hear(call: &Call) -> u64 {
+    let mut buffer = [0; 256];
+    let mut count = 0;
+    while call.peer.recv(&mut buffer).is_ok() || call.talker.socket.recv(&mut buffer).is_ok() {
+        count += 1;
     }
-
-    /// Datagrams that have arrived at the peer and at the client.
-    fn hear(&self) -> u64 {
-        let mut buffer = [0; 256];
-        let mut count = 0;
-        while self.peer.recv(&mut buffer).is_ok() || self.talker.socket.recv(&mut buffer).is_ok() {
-            count += 1;
-        }
-        count
-    }
+    count
 }
 
 /// Talks on all calls until it is told that it is `over`; gives what was sent and what was heard.
@@ -206,15 +177,15 @@ fn talk(calls: &[Call], over: &AtomicBool) -> (u64, u64) {
     let start = Instant::now();
     let mut round = 0;
     while !over.load(Ordering::Relaxed) {
-        calls.iter().for_each(Call::say);
+        calls.iter().for_each(say);
         sent += 2 * calls.len() as u64;
         round += 1;
         std::thread::sleep((PACE * round).saturating_sub(start.elapsed()));
-        heard += calls.iter().map(Call::hear).sum::<u64>();
+        heard += calls.iter().map(hear).sum::<u64>();
     }
     let end = Instant::now();
     while heard < sent && end.elapsed() < LAST {
-        heard += calls.iter().map(Call::hear).sum::<u64>();
+        heard += calls.iter().map(hear).sum::<u64>();
         std::thread::sleep(Duration::from_millis(10));
     }
     (sent, heard)
@@ -257,7 +228,7 @@ fn work(silent: &Silent<'_>, lab: &Lab, time: Duration) {
 }
 
 fn go_on(silent: &Silent<'_>, lab: &Lab) {
-    silent.signal(Signal::HUP);
+    silent.process.signal(Signal::HUP);
     let mut talker = Talker::new(&lab.client, SERVER);
     talker.allocate();
     assert_eq!(talker.refresh(0).code, None);
@@ -272,7 +243,7 @@ fn everything_at_once(lab: &Lab, lines: &str, path: &str) {
     let unread = silent.watch_without_reading();
     fill_the_log(&silent, lab);
     silent.configure_a_fifo();
-    let calls: Vec<Call> = (0..CALLS).map(|_| Call::new(lab)).collect();
+    let calls: Vec<Call> = (0..CALLS).map(|_| call(lab)).collect();
     let over = AtomicBool::new(false);
     let (sent, heard) = std::thread::scope(|scope| {
         let talking = scope.spawn(|| talk(&calls, &over));
@@ -308,7 +279,7 @@ fn everything_stands_still_and_calls_in_userspace_lose_nothing() {
 fn everything_stands_still_and_calls_in_the_kernel_lose_nothing() {
     let name = "everything_stands_still_and_calls_in_the_kernel_lose_nothing";
     let Some(lab) = Lab::new(name) else { return };
-    let Some(ethtool) = lab::find("ethtool") else {
+    let Some(ethtool) = find("ethtool") else {
         return skip(name, "ethtool is not installed");
     };
     for namespace in [&lab.client, &lab.peer] {

@@ -9,20 +9,17 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use turnpike_testkit::server::{START, STOP, Server, without_options};
 use turnpike_testkit::skip;
 pub use turnpike_testkit::{PASSWORD, REALM, USER};
 
-use super::lab::{self, Lab, RELAY_V4, RELAY_V6, RELAYED_V4, RELAYED_V6};
-use super::process::{Outcome, Process};
+use super::lab::{Lab, RELAY_V4, RELAY_V6, RELAYED_V4, RELAYED_V6};
+use super::process::{self, Outcome, Process};
 
 /// The shared secret of time-limited credentials, if a test asks for one.
 pub const SECRET: &str = "north-star";
 /// The port that listeners use: everything is in a namespace of its own.
 pub const PORT: u16 = 3478;
-
-/// A slow machine under load needs seconds to start a process; a hang is more than that.
-const START: Duration = Duration::from_secs(20);
-const STOP: Duration = Duration::from_secs(10);
 
 /// How to start the server.
 #[derive(Clone, Debug)]
@@ -68,12 +65,11 @@ pub struct Relay {
 impl Relay {
     /// Starts the server in its namespace and waits until it accepts traffic.
     pub fn start(lab: &Lab, options: &Options) -> Relay {
-        let process = Process::start(command(lab, options));
-        if is_coturn() {
-            wait_for_coturn(lab, options);
-        } else if let Err(output) = process.wait_for_line("turnpike ready", START) {
-            panic!("the server did not become ready; it printed:\n{output}");
+        if !is_coturn() {
+            return Relay::ready(command(lab, options));
         }
+        let process = Process::start(command(lab, options));
+        wait_for_coturn(lab, options);
         Relay { process }
     }
 
@@ -81,11 +77,11 @@ impl Relay {
     pub fn start_without(lab: &Lab, options: &Options, capabilities: &str) -> Relay {
         let mut command = program_by(lab, Path::new("setpriv"));
         command.arg("--bounding-set").arg(capabilities).arg(binary()).args(turnpike_arguments(options));
-        let process = Process::start(command);
-        if let Err(output) = process.wait_for_line("turnpike ready", START) {
-            panic!("the server did not become ready; it printed:\n{output}");
-        }
-        Relay { process }
+        Relay::ready(command)
+    }
+
+    fn ready(command: Command) -> Relay {
+        Relay { process: Server::start(command).into_process() }
     }
 
     /// Stops it by a signal.
@@ -131,7 +127,7 @@ pub fn is_turnpike(test: &str) -> bool {
 /// The binary under test.
 fn binary() -> PathBuf {
     if is_coturn() {
-        return lab::find("turnserver").expect("coturn is installed");
+        return process::find("turnserver").expect("coturn is installed");
     }
     turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike"))
 }
@@ -142,13 +138,7 @@ pub fn program(lab: &Lab) -> Command {
 }
 
 fn program_by(lab: &Lab, program: &Path) -> Command {
-    let mut command = lab.relay.command(program);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TURNPIKE_") {
-            command.env_remove(name);
-        }
-    }
-    command
+    without_options(lab.relay.command(program))
 }
 
 fn command(lab: &Lab, options: &Options) -> Command {

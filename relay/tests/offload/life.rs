@@ -108,12 +108,12 @@ fn interfaces_that_come_go_and_change_are_followed() {
     run(&lab.peer, "ip link set relay0 down");
     run(&lab.peer, "ip link set relay0 address 02:00:00:00:77:01");
     run(&lab.peer, "ip link set relay0 up");
-    assert_eq!(call.talker_reaches_the_peer_within(Duration::from_secs(5)), Some(()));
+    assert_eq!(reaches_the_peer_within(&call, Duration::from_secs(5)), Some(()));
     // So has the near end.
     run(&lab.relay, "ip link set client0 down");
     run(&lab.relay, "ip link set client0 address 02:00:00:00:77:02");
     run(&lab.relay, "ip link set client0 up");
-    assert_eq!(call.talker_reaches_the_peer_within(Duration::from_secs(5)), Some(()));
+    assert_eq!(reaches_the_peer_within(&call, Duration::from_secs(5)), Some(()));
     server.wait_for_routes(2);
     // Another address of ours.
     run(&lab.relay, "ip address add 10.77.1.77/24 dev client0");
@@ -138,20 +138,18 @@ fn interfaces_that_come_go_and_change_are_followed() {
     assert!(frames.count("pass_mtu") > 0);
 }
 
-impl Call {
-    /// Says something until the peer hears it: neighbours that have changed are found out by asking.
-    fn talker_reaches_the_peer_within(&self, timeout: Duration) -> Option<()> {
-        let deadline = Instant::now() + timeout;
-        self.peer.set_read_timeout(Some(Duration::from_millis(100))).expect("not zero");
-        let mut reached = None;
-        while reached.is_none() && Instant::now() < deadline {
-            reached = self.to_peer(b"hello?").map(|_| ());
-        }
-        // What was late is not an answer to the next question.
-        while self.peer_hears().is_some() {}
-        self.peer.set_read_timeout(Some(ARRIVAL)).expect("not zero");
-        reached
+/// Says something until the peer hears it: neighbours that have changed are found out by asking.
+fn reaches_the_peer_within(call: &Call, timeout: Duration) -> Option<()> {
+    let deadline = Instant::now() + timeout;
+    call.peer.set_read_timeout(Some(Duration::from_millis(100))).expect("not zero");
+    let mut reached = None;
+    while reached.is_none() && Instant::now() < deadline {
+        reached = call.to_peer(b"hello?").map(|_| ());
     }
+    // What was late is not an answer to the next question.
+    while call.peer_hears().is_some() {}
+    call.peer.set_read_timeout(Some(ARRIVAL)).expect("not zero");
+    reached
 }
 
 #[test]

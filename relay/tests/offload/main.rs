@@ -11,7 +11,6 @@
 //! (`ethtool -K DEV tx off`), and a receiver without a program of its own needs GRO.
 
 mod administration;
-mod call;
 mod capacity;
 mod forwarding;
 mod life;
@@ -20,4 +19,4 @@ mod load;
 mod routed;
 mod server;
 
-use turnpike_testkit::{http, lab, process, talker, uclient};
+use turnpike_testkit::{call, http, lab, process, talker, uclient};

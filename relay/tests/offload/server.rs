@@ -6,18 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use turnpike_testkit::server;
 pub use turnpike_testkit::{PASSWORD, USER};
 
 use super::lab::{Lab, Namespace, RELAY_V4, RELAY_V6};
-use super::process::{Outcome, Process};
 
 /// The listener.
 pub const SERVER: SocketAddr = SocketAddr::new(RELAY_V4, 3478);
 /// The IPv6 listener.
 pub const SERVER_V6: SocketAddr = SocketAddr::new(RELAY_V6, 3478);
 
-const START: Duration = Duration::from_secs(20);
-const STOP: Duration = Duration::from_secs(10);
 /// Bindings reach the kernel within milliseconds; an unknown neighbour takes a second.
 const ROUTES: Duration = Duration::from_secs(5);
 
@@ -41,7 +39,7 @@ const BOTH: [&str; 2] = ["--offload-interface=client0", "--offload-interface=pee
 
 /// A running server.
 pub struct Server {
-    process: Process,
+    running: server::Server,
 }
 
 /// What the program in the kernel did, by name, and the whole log.
@@ -67,18 +65,12 @@ impl Server {
 
     /// Starts it with no interface but those that are named here.
     pub fn start_on(lab: &Lab, arguments: &[&str]) -> Server {
-        let process = Process::start(command(&lab.relay, arguments));
-        let server = Server { process };
-        server.ready_line();
-        server
+        Server { running: server::Server::start(command(&lab.relay, arguments)) }
     }
 
     /// The line that says that it is ready.
-    pub fn ready_line(&self) -> String {
-        match self.process.wait_for_line("turnpike ready", START) {
-            Ok(line) => line,
-            Err(output) => panic!("the server did not become ready; it printed:\n{output}"),
-        }
+    pub fn ready_line(&self) -> &str {
+        self.running.ready_line()
     }
 
     /// Waits until that many routes are in the kernel: two for each channel.
@@ -87,7 +79,7 @@ impl Server {
         let deadline = Instant::now() + ROUTES;
         let latest = |line: &str| number_after(line, "kernel_routes=");
         loop {
-            let now = self.process.wait_for(Duration::from_millis(20), latest);
+            let now = self.running.wait_for(Duration::from_millis(20), latest);
             if now == Some(routes) {
                 return;
             }
@@ -102,27 +94,24 @@ impl Server {
     /// Waits for a line of the log that contains this.
     #[track_caller]
     pub fn wait_for_log(&self, words: &str) {
-        let found = self.process.wait_for(ROUTES, |line| line.contains(words).then_some(()));
+        let found = self.running.wait_for(ROUTES, |line| line.contains(words).then_some(()));
         assert!(found.is_some(), "the log never says {words:?}");
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        self.process.signal(signal);
+        self.running.signal(signal);
     }
 
     /// Kills it, and waits until it is gone.
     pub fn kill(self) {
-        self.process.signal(Signal::KILL);
-        self.process.wait(STOP);
+        self.running.end_by(Signal::KILL);
     }
 
     /// Stops it; gives what the program in the kernel did. Nothing may have gone wrong meanwhile.
     pub fn stop(self) -> Frames {
-        self.process.signal(Signal::TERM);
-        let Outcome { code, output } = self.process.wait(STOP);
-        assert_eq!(code, Some(0), "{output}");
-        assert!(!output.contains("ERROR") && !output.contains(PASSWORD), "{output}");
+        let output = self.running.stop();
+        assert!(!output.contains("ERROR"), "{output}");
         let line = output.lines().find(|line| line.contains("what the kernel's program did"));
         let counts = line.map(frames).unwrap_or_default();
         Frames { counts, log: output }
@@ -176,14 +165,14 @@ pub fn run(namespace: &Namespace, line: &str) -> String {
 
 /// The server's command line in a namespace.
 pub fn command(namespace: &Namespace, arguments: &[&str]) -> std::process::Command {
-    let mut command = namespace.command(&binary());
+    let mut command = server::without_options(namespace.command(&binary()));
     complete(&mut command, arguments);
     command
 }
 
 /// The same with only these capabilities, as `setpriv` writes them.
 pub fn command_with(namespace: &Namespace, capabilities: &str, arguments: &[&str]) -> std::process::Command {
-    let mut command = namespace.command(Path::new("setpriv"));
+    let mut command = server::without_options(namespace.command(Path::new("setpriv")));
     command.arg(format!("--bounding-set=-all,{capabilities}"));
     command.arg(format!("--inh-caps=-all,{capabilities}")).arg(binary());
     complete(&mut command, arguments);
@@ -191,9 +180,6 @@ pub fn command_with(namespace: &Namespace, capabilities: &str, arguments: &[&str
 }
 
 fn complete(command: &mut std::process::Command, arguments: &[&str]) {
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TURNPIKE_")) {
-        command.env_remove(name);
-    }
     command.args(ARGUMENTS).args(arguments);
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use turnpike_proto::wire::{attr, channel, method};
 
-use super::lab::{Lab, PEER_V4, PEER_V6};
-use super::talker::{Talker, UDP, peer_socket};
+use crate::lab::{Lab, PEER_V4, PEER_V6};
+use crate::talker::{Talker, UDP, peer_socket};
 
 /// How long a datagram may take.
 pub const ARRIVAL: Duration = Duration::from_secs(2);

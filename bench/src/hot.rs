@@ -11,7 +11,7 @@ use turnpike_proto::policy::PeerRules;
 use turnpike_proto::settings::{RelaySet, ServerConfig, Settings};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, channel, method};
-use turnpike_proto::{ClientPath, ClientSocket, Forward, Input, Now, Output, RelaySocket, Server};
+use turnpike_proto::{ClientPath, ClientSocket, Forward, Input, Now, Output, RelaySocket, Server, WorkerId};
 
 const REALM: &str = "bench.example";
 const USER: &str = "bench";
@@ -72,7 +72,7 @@ impl Core {
         let mut channel_data = channel::header(CHANNEL, PAYLOAD as u16).to_vec();
         channel_data.extend_from_slice(&payload);
         let mut core = Core {
-            server: Server::new(Arc::clone(&shared), 0, [7; 32]),
+            server: Server::new(Arc::clone(&shared), WorkerId(0), [7; 32]),
             shared,
             clients: Vec::new(),
             relays: Vec::new(),

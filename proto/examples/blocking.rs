@@ -16,7 +16,7 @@ use turnpike_proto::auth::Credentials;
 use turnpike_proto::settings::Settings;
 use turnpike_proto::shared::Shared;
 use turnpike_proto::{
-    ClientPath, ClientSocket, Egress, Forward, Input, Now, Output, PortError, RelaySocket, Server,
+    ClientPath, ClientSocket, Egress, Forward, Input, Now, Output, PortError, RelaySocket, Server, WorkerId,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -48,7 +48,7 @@ impl Relay {
         settings.peers.allow_loopback = true;
         settings.peers.listeners.push(listen);
         Ok(Relay {
-            server: Server::new(Shared::new(settings), 0, [2; 32]),
+            server: Server::new(Shared::new(settings), WorkerId(0), [2; 32]),
             listener,
             relays: HashMap::new(),
             started: Instant::now(),

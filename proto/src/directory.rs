@@ -12,6 +12,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use foldhash::fast::FixedState;
 
 use crate::addr::FiveTuple;
+use crate::io::WorkerId;
 
 /// Locks: strangers' datagrams on several workers rarely ask for the same one.
 const SHARDS: usize = 64;
@@ -27,7 +28,7 @@ pub(crate) struct Directory {
 struct Shard {
     /// Lets a miss in an empty shard go without the lock.
     len: AtomicUsize,
-    owners: RwLock<HashMap<FiveTuple, u16, FixedState>>,
+    owners: RwLock<HashMap<FiveTuple, WorkerId, FixedState>>,
 }
 
 impl Directory {
@@ -45,7 +46,7 @@ impl Directory {
     }
 
     /// Notes that `worker` has the 5-tuple's allocation; `false` if another one has.
-    pub(crate) fn claim(&self, five_tuple: &FiveTuple, worker: u16) -> bool {
+    pub(crate) fn claim(&self, five_tuple: &FiveTuple, worker: WorkerId) -> bool {
         let shard = self.shard(five_tuple);
         let mut owners = write(shard);
         let owner = *owners.entry(*five_tuple).or_insert(worker);
@@ -66,7 +67,7 @@ impl Directory {
     }
 
     /// The other worker that has the 5-tuple's allocation.
-    pub(crate) fn other_owner(&self, five_tuple: &FiveTuple, worker: u16) -> Option<u16> {
+    pub(crate) fn other_owner(&self, five_tuple: &FiveTuple, worker: WorkerId) -> Option<WorkerId> {
         if self.workers.load(Ordering::Relaxed) < 2 {
             return None;
         }
@@ -91,10 +92,10 @@ impl Directory {
 /// Maps up to this size are kept whatever they hold.
 const SMALL: usize = 8;
 
-fn read(shard: &Shard) -> RwLockReadGuard<'_, HashMap<FiveTuple, u16, FixedState>> {
+fn read(shard: &Shard) -> RwLockReadGuard<'_, HashMap<FiveTuple, WorkerId, FixedState>> {
     shard.owners.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write(shard: &Shard) -> RwLockWriteGuard<'_, HashMap<FiveTuple, u16, FixedState>> {
+fn write(shard: &Shard) -> RwLockWriteGuard<'_, HashMap<FiveTuple, WorkerId, FixedState>> {
     shard.owners.write().unwrap_or_else(PoisonError::into_inner)
 }

@@ -48,14 +48,14 @@ reasons! {
 /// Whether the kernel forwards an allocation's data, or a channel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffloadState {
-    /// It does.
+    /// The kernel program forwards it, or a part of its channels.
     Active {
         /// Channels that the kernel forwards.
         channels: u32,
         /// Channels that there are.
         of: u32,
     },
-    /// It does not.
+    /// Its data goes through the worker.
     Not(WhyNot),
 }
 
@@ -63,10 +63,10 @@ pub enum OffloadState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InspectCursor(pub(crate) u32);
 
-/// An allocation.
+/// An allocation, as lists show it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AllocationView {
-    /// Its number; the worker's number is in the upper 16 bits.
+    /// Its number; [`WorkerId::of_allocation`](crate::WorkerId::of_allocation) says whose it is.
     pub id: u64,
     /// The user's full name.
     pub user: Arc<str>,
@@ -99,7 +99,7 @@ pub struct AllocationView {
 /// An allocation with all that belongs to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AllocationDetail {
-    /// The allocation.
+    /// What lists show of it.
     pub view: AllocationView,
     /// Its permissions, by address.
     pub permissions: Vec<PermissionView>,
@@ -107,7 +107,7 @@ pub struct AllocationDetail {
     pub channels: Vec<ChannelView>,
 }
 
-/// A permission.
+/// A permission of an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PermissionView {
     /// The peers' address, as the client named it.
@@ -116,10 +116,10 @@ pub struct PermissionView {
     pub expires_ns: u64,
 }
 
-/// A channel.
+/// A channel binding of an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelView {
-    /// Its number.
+    /// The channel's number, as ChannelData carries it.
     pub number: u16,
     /// The peer, as the client sees it.
     pub peer: SocketAddr,

@@ -26,6 +26,30 @@ pub struct Now {
     pub unix_secs: u64,
 }
 
+/// A worker's number: from 0, each once, for all workers that share one [`Shared`](crate::shared::Shared).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WorkerId(pub u16);
+
+impl WorkerId {
+    /// Bits of an allocation's number below the worker's.
+    const SHIFT: u32 = 48;
+
+    /// The worker whose allocation has this number.
+    pub const fn of_allocation(allocation: u64) -> WorkerId {
+        WorkerId((allocation >> Self::SHIFT) as u16)
+    }
+
+    /// The number of the worker's first allocation; the others count on.
+    pub(crate) fn first_allocation(self) -> u64 {
+        u64::from(self.0) << Self::SHIFT | 1
+    }
+
+    /// The worker's place in a list of all.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// The driver's handle for where a client's bytes come from: a listener, or a stream's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientSocket(pub u32);
@@ -65,9 +89,9 @@ pub enum Egress {
 /// How to forward one data segment. `Copy`, and it borrows nothing: the driver owns the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Where it leaves.
+    /// The listener or relay socket that it leaves by.
     pub egress: Egress,
-    /// Where it goes.
+    /// The client or peer that it goes to.
     pub to: SocketAddr,
     /// ChannelData header to put in front of the payload, if any.
     pub header: Option<[u8; 4]>,
@@ -94,7 +118,7 @@ pub enum Forward {
     Drop(Verdict),
     /// Its 5-tuple's allocation is another worker's: hand it over, and ask that worker's server. Not counted
     /// here.
-    Elsewhere(u16),
+    Elsewhere(WorkerId),
 }
 
 /// What can happen to the core.
@@ -111,7 +135,7 @@ pub enum Input<'a> {
     },
     /// A datagram from a peer for which the data path said [`Forward::Slow`].
     FromPeer {
-        /// Where it arrived.
+        /// The relay socket that it arrived at.
         relay: RelaySocket,
         /// Who sent it.
         peer: PeerAddr,
@@ -211,9 +235,9 @@ pub struct ReservedPort {
 pub enum Output {
     /// Send a datagram.
     Transmit {
-        /// Where it leaves.
+        /// The listener or relay socket that it leaves by.
         egress: Egress,
-        /// Where it goes.
+        /// The client or peer that it goes to.
         to: SocketAddr,
         /// The whole payload.
         payload: Vec<u8>,

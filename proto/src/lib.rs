@@ -1,17 +1,4 @@
-//! Turnpike's core: a TURN server (RFC 8656 over RFC 8489) without any input or output of its own.
-//!
-//! Bytes and time go in, bytes and commands come out:
-//!
-//! ```text
-//!   forward_client / forward_peer ──► Route | Slow | Drop      data, nothing copied
-//!   handle_input(now, Input)      ──► poll_output() -> Output  control, unusual data
-//!   poll_timeout()                ──► when to come back, and why
-//! ```
-//!
-//! It decides who may allocate, which peers are reachable, where a datagram goes and when
-//! everything ends. It knows no socket, no clock, no thread and no source of randomness:
-//! time is the argument [`Now`], randomness a seed. What workers have in common (ports,
-//! quotas, reservations, users) is in [`shared`], touched by control messages only.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 pub mod addr;

@@ -39,9 +39,9 @@ pub struct SlotName {
 /// Slots that are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotsTaken {
-    /// Of allocations.
+    /// Slots of allocations.
     pub allocations: usize,
-    /// Of channel bindings.
+    /// Slots of channel bindings.
     pub bindings: usize,
 }
 

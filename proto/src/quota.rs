@@ -71,7 +71,7 @@ impl Quotas {
 /// A quota that is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaFull {
-    /// Which one.
+    /// Whether it is the user's own or everybody's.
     pub whose: QuotaOf,
     /// Allocations held.
     pub used: u32,

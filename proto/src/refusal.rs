@@ -102,7 +102,7 @@ impl RefusalReason {
 /// What there is to say about one refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Why.
+    /// Which check said no.
     pub reason: RefusalReason,
     /// How far it was off.
     pub detail: Option<Detail>,
@@ -135,7 +135,7 @@ pub enum Detail {
     },
     /// The process' limit on open files.
     OpenFiles {
-        /// The limit.
+        /// The process' limit on open files.
         limit: u32,
     },
     /// A channel's number.
@@ -147,13 +147,13 @@ pub enum Detail {
 /// A request that was refused, for log, metrics and API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRequest {
-    /// Who asked.
+    /// The address that the request came from.
     pub client: SocketAddr,
     /// The method's number (RFC 8656 s. 17).
     pub method: u16,
     /// The user as quotas count it: proven if the request was authentic, else what the client calls itself.
     pub user: Option<Arc<str>>,
-    /// Why.
+    /// The check that said no, and what more the operator should know.
     pub refusal: Refusal,
 }
 

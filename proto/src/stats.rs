@@ -33,7 +33,7 @@ pub struct TrafficByPath {
 }
 
 impl TrafficByPath {
-    /// Both together.
+    /// What workers and the kernel program forwarded, together.
     pub fn total(&self) -> Traffic {
         Traffic {
             packets: self.userspace.packets + self.kernel.packets,
@@ -54,12 +54,12 @@ impl Default for VerdictCounts {
 }
 
 impl VerdictCounts {
-    /// Counts one.
+    /// Counts one datagram.
     pub fn count(&mut self, verdict: Verdict) {
         self.0[verdict as usize] += 1;
     }
 
-    /// Counts several.
+    /// Counts `times` datagrams of one fate.
     pub fn add(&mut self, verdict: Verdict, times: u64) {
         self.0[verdict as usize] += times;
     }

@@ -16,7 +16,7 @@ use turnpike_driver::choose::{Backend, Choice};
 use turnpike_driver::clock;
 use turnpike_driver::sim::{Impairment, SimDriver, SimNetwork};
 use turnpike_offload::status::StatusCell;
-use turnpike_proto::Server;
+use turnpike_proto::{Server, WorkerId};
 
 use turnpike_testkit::http::{TOKEN, exchange};
 
@@ -40,7 +40,7 @@ impl Bench {
         for number in 0..count {
             let driver = network.driver(usize::from(number), &[]);
             let (handle, messages, status): (_, Receiver<Message>, _) = WorkerHandle::new(driver.waker());
-            let server = Server::new(Arc::clone(&shared), number, [8; 32]);
+            let server = Server::new(Arc::clone(&shared), WorkerId(number), [8; 32]);
             workers.push(Worker::new(driver, server, messages, status));
             handles.push(handle);
         }

@@ -24,7 +24,7 @@ use turnpike_driver::uring::{self, UringDriver};
 use turnpike_proto::limits::{RETRANSMISSION_SECS, SECOND_NS};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
-use turnpike_proto::{Now, Server, Verdict};
+use turnpike_proto::{Now, Server, Verdict, WorkerId};
 use turnpike_testkit::talker::{Answer, Talker, UDP};
 use turnpike_testkit::{PASSWORD, USER, in_own_namespace, skip};
 use zeroize::Zeroizing;
@@ -66,7 +66,7 @@ impl<D: Driver> Worker<D> {
         let relay = RelayAddress { local: RELAY.into(), public: RELAY.into() };
         let addresses = Addresses { listen: vec![address], relay: vec![relay], ..Addresses::default() };
         let shared = setup::shared(&config, &addresses, &[address], [7; 32], None).expect("a good user");
-        let server = Server::new(Arc::clone(&shared), 0, [9; 32]);
+        let server = Server::new(Arc::clone(&shared), WorkerId(0), [9; 32]);
         let (orders, receiver) = sync_channel(1);
         let driver = make(vec![listener], options);
         let inner = turnpike::worker::Worker::new(driver, server, receiver, Arc::new(Status::default()))

@@ -15,7 +15,7 @@ use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_proto::{
     AllocationView, ClientPath, ClientSocket, Egress, Forward, IcmpError, Input, Now, OffloadBinding, Output,
-    Plane, PortError, Reason, RefusedRequest, RelaySocket, Server, SlotName, Verdict,
+    Plane, PortError, Reason, RefusedRequest, RelaySocket, Server, SlotName, Verdict, WorkerId,
 };
 
 pub use crate::REALM;
@@ -219,7 +219,7 @@ impl Lab {
             ..Settings::new(setup.credentials(), [7; 32])
         });
         let workers = (0..setup.workers)
-            .map(|number| Server::new(Arc::clone(&shared), number, [number as u8 + 1; 32]))
+            .map(|number| Server::new(Arc::clone(&shared), WorkerId(number), [number as u8 + 1; 32]))
             .collect();
         Self {
             shared,
@@ -326,8 +326,8 @@ impl Lab {
             Forward::Slow => self.input(worker, Input::FromClient { path, bytes, tos }),
             Forward::Drop(_) => {}
             Forward::Elsewhere(owner) => {
-                assert_ne!(usize::from(owner), worker, "a worker's own clients are not elsewhere");
-                self.client_sends(owner.into(), path, bytes, tos);
+                assert_ne!(owner.index(), worker, "a worker's own clients are not elsewhere");
+                self.client_sends(owner.index(), path, bytes, tos);
             }
         }
     }

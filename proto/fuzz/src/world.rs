@@ -17,7 +17,7 @@ use turnpike_proto::shared::Shared;
 use turnpike_proto::wire::{Class, MessageBuilder, TransactionId, attr, method};
 use turnpike_proto::{
     Egress, Forward, IcmpError, Input, Now, OffloadBinding, Output, Plane, PortError, Reason, RelaySocket,
-    Route, Server, TableCounts,
+    Route, Server, TableCounts, WorkerId,
 };
 
 use super::expect::{ToClient, ToPeer};
@@ -175,7 +175,8 @@ impl World {
             plane: Some(Plane::new(Arc::<PlainMemory>::clone(&memory))),
             ..Settings::new(credentials, [7; 32])
         });
-        let workers = (0..2).map(|n| Server::new(Arc::clone(&shared), n, [n as u8 + 1; 32])).collect();
+        let workers =
+            (0..2).map(|n| Server::new(Arc::clone(&shared), WorkerId(n), [n as u8 + 1; 32])).collect();
         let mut world = Self {
             shared,
             host: Host::default(),
@@ -277,7 +278,7 @@ impl World {
         let mut at = if is_astray { 1 - worker } else { worker };
         let mut forward = self.workers[at].forward_client(self.now, &path.five_tuple, bytes, tos);
         if let Forward::Elsewhere(owner) = forward {
-            assert!(is_astray && usize::from(owner) == worker, "only its own worker has it");
+            assert!(is_astray && owner.index() == worker, "only its own worker has it");
             at = worker;
             forward = self.workers[at].forward_client(self.now, &path.five_tuple, bytes, tos);
         }

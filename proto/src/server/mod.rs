@@ -31,7 +31,7 @@ use turnpike_abi::Verdict;
 
 use crate::auth::{Identity, Rejection, claimed_user};
 use crate::error::ErrorCode;
-use crate::io::{ClientPath, Egress, Input, Now, Output, Reason};
+use crate::io::{ClientPath, Egress, Input, Now, Output, Reason, WorkerId};
 use crate::limiter::{StrangerBudget, StrangerWork};
 use crate::limits::{CHALLENGE_FACTOR, MAX_REQUEST};
 use crate::refusal::{Refusal, RefusalReason, RefusedRequest};
@@ -72,7 +72,7 @@ use sweep::Sweeps;
 pub struct Server {
     shared: Arc<Shared>,
     /// Its number among the workers.
-    worker: u16,
+    worker: WorkerId,
     table: Table,
     rng: ChaCha12Rng,
     outputs: VecDeque<Output>,
@@ -99,8 +99,8 @@ struct Request<'a> {
 }
 
 impl Server {
-    /// A server for worker number `worker`; `seed` is its only source of randomness and must be secret.
-    pub fn new(shared: Arc<Shared>, worker: u16, seed: [u8; 32]) -> Self {
+    /// One worker's server; `seed` is its only source of randomness and must be secret.
+    pub fn new(shared: Arc<Shared>, worker: WorkerId, seed: [u8; 32]) -> Self {
         let mut rng = ChaCha12Rng::from_seed(seed);
         let hash_seed = rng.next_u64();
         shared.directory.add_worker();
@@ -108,7 +108,7 @@ impl Server {
         Self {
             shared,
             worker,
-            table: Table::new(u64::from(worker) << 48 | 1, hash_seed),
+            table: Table::new(worker.first_allocation(), hash_seed),
             rng,
             outputs: VecDeque::new(),
             deletions: Recent::new(hash_seed),

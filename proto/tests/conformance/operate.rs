@@ -7,7 +7,7 @@ use turnpike_proto::settings::ServerConfig;
 use turnpike_proto::shared::UserLimits;
 use turnpike_proto::stats::EndReason;
 use turnpike_proto::wire::{Message, MessageBuilder, attr, method};
-use turnpike_proto::{ErrorCode, Input};
+use turnpike_proto::{ErrorCode, Input, WorkerId};
 
 use super::lab::*;
 
@@ -40,8 +40,12 @@ fn walk(lab: &mut Lab, max: usize, mut meanwhile: impl FnMut(&mut Lab)) -> Vec<u
 fn a_walk_meets_each_allocation_once_whatever_happens_meanwhile() {
     let mut lab = Lab::new();
     let mut all = clients(&mut lab, 600);
-    let ids: HashSet<u64> =
-        lab.created.iter().filter(|view| view.id >> 48 == 0).map(|view| view.id).collect();
+    let ids: HashSet<u64> = lab
+        .created
+        .iter()
+        .filter(|view| WorkerId::of_allocation(view.id) == WorkerId(0))
+        .map(|view| view.id)
+        .collect();
     assert_eq!(ids.len(), 300);
     let seen = walk(&mut lab, 1000, |_| {});
     assert_eq!((seen.len(), seen.into_iter().collect::<HashSet<_>>()), (300, ids.clone()));

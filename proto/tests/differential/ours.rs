@@ -10,7 +10,7 @@ use turnpike_proto::policy::PeerRules;
 use turnpike_proto::settings::{RelaySet, Settings};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::{
-    ClientPath, ClientSocket, Egress, Forward, Input, Now, Output, RelaySocket, Route, Server,
+    ClientPath, ClientSocket, Egress, Forward, Input, Now, Output, RelaySocket, Route, Server, WorkerId,
 };
 
 use super::{REALM, SERVER, USERS, addr};
@@ -40,7 +40,7 @@ impl Ours {
             ..Settings::new(credentials, [7; 32])
         });
         Self {
-            server: Server::new(Arc::clone(&shared), 0, [1; 32]),
+            server: Server::new(Arc::clone(&shared), WorkerId(0), [1; 32]),
             now: Now { mono_ns: 0, unix_secs: 1_700_000_000 },
             open: HashMap::new(),
             sent: Vec::new(),

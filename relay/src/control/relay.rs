@@ -9,7 +9,7 @@ use tracing::debug;
 use turnpike_admin::limits::MAX_BITS_PER_SEC;
 use turnpike_admin::model::{self, AllocationId, Event};
 use turnpike_admin::{Answer, Relay, RelayError};
-use turnpike_proto::AllocationDetail;
+use turnpike_proto::{AllocationDetail, WorkerId};
 
 use super::ask::{ask, ask_all};
 use super::command::{Question, WorkerHandle};
@@ -72,7 +72,7 @@ impl Control {
     }
 
     fn worker_of(&self, id: AllocationId) -> Result<&WorkerHandle, RelayError> {
-        self.workers.get((id.0 >> 48) as usize).ok_or(RelayError::NotFound("allocation"))
+        self.workers.get(WorkerId::of_allocation(id.0).index()).ok_or(RelayError::NotFound("allocation"))
     }
 
     async fn inspect(&self, id: AllocationId) -> Result<model::AllocationDetail, RelayError> {

@@ -21,8 +21,8 @@ use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners};
 use turnpike_driver::uring::UringDriver;
 use turnpike_driver::{clock, heap};
 use turnpike_offload::pinning;
-use turnpike_proto::Server;
 use turnpike_proto::auth::BadCredential;
+use turnpike_proto::{Server, WorkerId};
 
 use super::admin::Administration;
 use super::descriptors;
@@ -162,7 +162,7 @@ impl Relay {
         let handovers = Handover::between(sockets.len());
         let reserved = Arc::new(Reserved::default());
         for (number, (own, handover)) in sockets.into_iter().zip(handovers).enumerate() {
-            let server = Server::new(Arc::clone(&shared), number as u16, seed()?);
+            let server = Server::new(Arc::clone(&shared), WorkerId(number as u16), seed()?);
             let parts = WorkerParts {
                 number,
                 server,

@@ -14,8 +14,8 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 
-use turnpike_proto::ClientPath;
 use turnpike_proto::limits::MAX_FORWARDED;
+use turnpike_proto::{ClientPath, WorkerId};
 
 use turnpike_driver::Waker;
 
@@ -61,8 +61,8 @@ impl Handover {
     }
 
     /// Gives a datagram to another worker; `false` if that one's queue is full, or it is gone.
-    pub fn give(&mut self, worker: u16, handed: Handed) -> bool {
-        let worker = usize::from(worker);
+    pub fn give(&mut self, worker: WorkerId, handed: Handed) -> bool {
+        let worker = worker.index();
         let Some(inbox) = self.inboxes.get(worker).filter(|inbox| inbox.waker.get().is_some()) else {
             return false;
         };
@@ -123,13 +123,13 @@ mod tests {
     fn a_batch_wakes_its_worker_once_and_keeps_its_order() {
         let mut ends = Handover::between(2);
         let woken = Arc::new(Counter::default());
-        assert!(!ends[0].give(1, handed(0)), "nobody is there yet");
+        assert!(!ends[0].give(WorkerId(1), handed(0)), "nobody is there yet");
         ends[1].set_waker(Arc::<Counter>::clone(&woken));
         for number in 0..MAX_FORWARDED {
-            assert!(ends[0].give(1, handed(number)));
+            assert!(ends[0].give(WorkerId(1), handed(number)));
         }
-        assert!(!ends[0].give(1, handed(9999)), "the queue is bounded");
-        assert!(!ends[0].give(7, handed(9999)), "there is no such worker");
+        assert!(!ends[0].give(WorkerId(1), handed(9999)), "the queue is bounded");
+        assert!(!ends[0].give(WorkerId(7), handed(9999)), "there is no such worker");
         ends[0].wake();
         ends[0].wake();
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
@@ -144,7 +144,7 @@ mod tests {
         let mut ends = Handover::between(2);
         ends[1].set_waker(Arc::new(Counter::default()));
         ends.pop();
-        assert!(!ends[0].give(1, handed(0)));
+        assert!(!ends[0].give(WorkerId(1), handed(0)));
         ends[0].wake();
     }
 }

@@ -11,11 +11,11 @@ use turnpike::control::{Command, WorkerHandle};
 use turnpike::worker::handover::Handover;
 use turnpike_driver::Driver;
 use turnpike_driver::sim::{Impairment, SimDriver, SimEndpoint, SimNetwork};
-use turnpike_proto::Server;
 use turnpike_proto::auth::Credentials;
 use turnpike_proto::policy::PeerRules;
 use turnpike_proto::settings::{RelayAddress, RelaySet, ServerConfig, Settings};
 use turnpike_proto::shared::Shared;
+use turnpike_proto::{Server, WorkerId};
 
 use super::client::{Call, Client, Outcome, REALM, Received};
 use super::ledger::{Destination, Ledger, Via};
@@ -151,7 +151,7 @@ impl World {
         let handovers = Handover::between(setup.workers.into());
         let workers = (0..setup.workers).zip(handovers).map(|(number, handover)| {
             let driver = network.driver(number.into(), &[addr(SERVER_V4), addr(SERVER_V6)]);
-            let server = Server::new(Arc::clone(&shared), number, random.random());
+            let server = Server::new(Arc::clone(&shared), WorkerId(number), random.random());
             let (handle, commands, status) = WorkerHandle::new(driver.waker());
             let inner =
                 turnpike::worker::Worker::new(driver, server, commands, status).with_handover(handover);

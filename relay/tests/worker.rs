@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use turnpike::config::resolve::{Addresses, RelayAddress};
 use turnpike::config::{Config, Hidden, PortRange, Secret, User};
-use turnpike::control::{Command as Order, Message as ToWorker, Status};
 use turnpike::setup;
+use turnpike::worker::{Command as Order, Message as ToWorker, Status};
 use turnpike_driver::Driver;
 use turnpike_driver::clock;
 use turnpike_driver::epoll::EpollDriver;

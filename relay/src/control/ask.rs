@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use turnpike_admin::RelayError;
 
-use super::command::{Question, Reply, Unreachable, WorkerHandle};
+use crate::worker::{Question, Reply, Unreachable, WorkerHandle};
 
 /// How long a worker may take for an answer: far more than any turn.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);

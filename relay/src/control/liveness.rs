@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::command::WorkerHandle;
 use super::convert::Moment;
 use super::lock::lock;
+use crate::worker::WorkerHandle;
 
 /// How often somebody has to look.
 pub const LOOK_PERIOD: Duration = Duration::from_millis(200);

@@ -2,9 +2,9 @@
 
 use std::sync::Mutex;
 
-use super::command::WorkerHandle;
 use super::convert::Moment;
 use super::lock::lock;
+use crate::worker::WorkerHandle;
 
 /// How busy workers were lately, from two looks at their CPU time.
 #[derive(Debug, Default)]

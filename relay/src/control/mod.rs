@@ -11,12 +11,10 @@
 //! waits a bounded time.
 
 mod ask;
-mod command;
 mod convert;
 mod credentials;
 mod database;
 mod drops;
-mod events;
 mod follow;
 mod liveness;
 mod loads;
@@ -27,18 +25,10 @@ mod relay;
 mod reload;
 mod snapshots;
 mod state;
-mod status;
 mod totals;
 mod users;
-mod walk;
 
-pub(crate) use command::MAX_MESSAGES;
-pub use command::{Command, Message, Question, Reply, Unreachable, WorkerHandle};
 pub use database::Users;
-pub use events::{EventSink, EventSource, WorkerEvent, event_queue};
 pub use follow::{follow_addresses, follow_publics};
 pub use liveness::LOOK_PERIOD;
 pub use state::{Control, Parts};
-pub(crate) use status::Reporter;
-pub use status::{Load, Report, Status, TURN_BOUNDS_NS};
-pub(crate) use walk::Walk;

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use tracing::{info, warn};
 use turnpike_proto::addr::Family;
 
-use super::command::Command;
 use super::lock::lock;
 use super::state::Control;
 use crate::config::resolve::{Addresses, Awaited, Host, resolve};
 use crate::setup;
+use crate::worker::Command;
 
 impl Control {
     /// Looks at the host's addresses, and at what is known of public ones, and puts what follows from them in force:

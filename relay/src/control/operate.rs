@@ -7,10 +7,10 @@ use turnpike_admin::RelayError;
 use turnpike_admin::limits::MAX_DEADLINE_SECS;
 use turnpike_admin::model;
 
-use super::command::Command;
 use super::convert::Moment;
 use super::lock::lock;
 use super::state::{Control, Drain};
+use crate::worker::Command;
 
 impl Control {
     /// From now on the relay is on its way to the end: it drains, with this deadline at the latest, nobody

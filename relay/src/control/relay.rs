@@ -12,14 +12,14 @@ use turnpike_admin::{Answer, Relay, RelayError};
 use turnpike_proto::{AllocationDetail, WorkerId};
 
 use super::ask::{ask, ask_all};
-use super::command::{Question, WorkerHandle};
 use super::convert::{self, Moment};
 use super::drops;
-use super::events::{EventSource, WorkerEvent};
 use super::state::Control;
 use crate::config::resolve::RelayAddress;
 use crate::config::{Kind, OPTIONS, Shown};
 use crate::worker::refusals::{self, RecentRefusal};
+use crate::worker::{EventSource, WorkerEvent};
+use crate::worker::{Question, WorkerHandle};
 
 /// Refusals listed.
 const MAX_REFUSALS: usize = 512;

@@ -11,9 +11,9 @@ use turnpike_admin::model;
 use turnpike_proto::AllocationView;
 
 use super::ask::ask_all;
-use super::command::{Question, WorkerHandle};
 use super::convert::{self, Moment, Rates};
 use super::lock::lock;
+use crate::worker::{Question, WorkerHandle};
 
 /// A snapshot that is younger is not taken again, nanoseconds: a little less than the ticks that renew it.
 const FRESH_NS: u64 = 900_000_000;

@@ -12,7 +12,6 @@ use turnpike_proto::addr::Family;
 use turnpike_proto::shared::Shared;
 
 use super::ask::{PATIENCE, busy};
-use super::command::{Command, WorkerHandle};
 use super::convert::Moment;
 use super::database::Users;
 use super::liveness::Liveness;
@@ -22,6 +21,7 @@ use crate::banner::Ready;
 use crate::config::resolve::Addresses;
 use crate::config::{Config, Loader};
 use crate::network::Publics;
+use crate::worker::{Command, WorkerHandle};
 
 /// Events kept for a subscriber that lags; then it loses the oldest, and learns how many.
 const MAX_LAG: usize = 4096;

@@ -9,8 +9,8 @@ use turnpike_proto::{RefusalReason, Verdict};
 
 use super::convert::{self, Moment};
 use super::state::Control;
-use super::status::{Load, Report, Status, TURN_BOUNDS_NS};
 use crate::worker::notices::method_name;
+use crate::worker::{Load, Report, Status, TURN_BOUNDS_NS};
 
 impl Control {
     pub(super) fn sum_up(&self) -> model::Totals {

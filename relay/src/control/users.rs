@@ -10,12 +10,12 @@ use turnpike_admin::users::{StoreError, StoredUser, UserKeys, UserRecord};
 use turnpike_proto::auth::{BadCredential, StoredKeys, prepare_name};
 use turnpike_proto::shared::UserLimits;
 
-use super::command::WorkerHandle;
 use super::convert::Moment;
 use super::lock::lock;
 use super::state::Control;
 use crate::config::{self, Config};
 use crate::setup;
+use crate::worker::WorkerHandle;
 
 impl Control {
     /// Puts the users and secrets of a configuration and those of the database in force.

@@ -7,8 +7,9 @@ use tokio::runtime::{Builder, Runtime};
 use turnpike_admin::{Running, Settings, StartError, TlsFiles};
 
 use crate::config::Config;
-use crate::control::{Control, EventSource};
+use crate::control::Control;
 use crate::setup;
+use crate::worker::EventSource;
 
 /// The administration at work; it ends when dropped.
 pub struct Administration {

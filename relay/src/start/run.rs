@@ -32,15 +32,13 @@ use super::watch::Watch;
 use crate::banner::{self, DataPath, Ready};
 use crate::config::resolve::{Addresses, Host, resolve};
 use crate::config::{Config, Loader, Problems};
-use crate::control::{
-    Control, EventSink, Parts, Users, WorkerHandle, event_queue, follow_addresses, follow_publics,
-};
+use crate::control::{Control, Parts, Users, follow_addresses, follow_publics};
 use crate::kernel::KernelPath;
 use crate::network::{AddressNews, Publics};
 use crate::service_manager::{News, tell};
 use crate::setup;
-use crate::worker::Worker;
 use crate::worker::handover::Handover;
+use crate::worker::{EventSink, Worker, WorkerHandle, event_queue};
 
 /// How often a drain looks whether the last allocation has gone, and the main thread whether a worker has died.
 const GLANCE: Duration = Duration::from_millis(200);

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use tracing::error;
 
-use crate::control::{Command, WorkerHandle};
 use crate::kernel::KernelPath;
 use crate::patience::within;
+use crate::worker::{Command, WorkerHandle};
 
 /// How long a worker may do nothing at all on its way to the end. One that has much to do turns.
 const STANDSTILL: Duration = Duration::from_millis(700);

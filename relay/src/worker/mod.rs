@@ -10,10 +10,18 @@
 //! It decides nothing about TURN. What a worker owns, no other thread touches; what others want to know
 //! they read from [`Status`], what they want done or know comes as a [`Message`].
 
+mod events;
 pub mod handover;
 mod lag;
 pub(crate) mod notices;
+mod orders;
 pub(crate) mod refusals;
+mod status;
+mod walk;
+
+pub use events::{EventSink, EventSource, WorkerEvent, event_queue};
+pub use orders::{Command, Message, Question, Reply, Unreachable, WorkerHandle};
+pub use status::{Load, Report, Status, TURN_BOUNDS_NS};
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,12 +35,12 @@ use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
 use turnpike_proto::limits::MAX_FORWARDED;
 use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Route, Server, Verdict, WhyNot};
 
-use crate::control::{
-    Command, EventSink, MAX_MESSAGES, Message, Question, Reply, Reporter, Status, Walk, WorkerEvent,
-};
-use crate::worker::handover::{Handed, Handover};
-use crate::worker::lag::{Lag, is_data};
-use crate::worker::notices::Notices;
+use self::handover::{Handed, Handover};
+use self::lag::{Lag, is_data};
+use self::notices::Notices;
+use self::orders::MAX_MESSAGES;
+use self::status::Reporter;
+use self::walk::Walk;
 
 /// A worker's state; see the module's drawing.
 pub struct Worker<D> {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Once;
 use std::time::Duration;
 
-use turnpike::control::{Command, Question};
+use turnpike::worker::{Command, Question};
 use turnpike_proto::limits::MAX_ENDED;
 
 use super::client::{Call, Outcome, Received};

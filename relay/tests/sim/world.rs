@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use turnpike::control::{Command, WorkerHandle};
 use turnpike::worker::handover::Handover;
+use turnpike::worker::{Command, WorkerHandle};
 use turnpike_driver::Driver;
 use turnpike_driver::sim::{Impairment, SimDriver, SimEndpoint, SimNetwork};
 use turnpike_proto::auth::Credentials;

@@ -2,7 +2,7 @@
 
 use turnpike_proto::{AllocationView, InspectCursor, OffloadState, Server};
 
-use super::command::Reply;
+use super::orders::Reply;
 use super::status::Reporter;
 
 /// Allocations that are looked at in one turn: some ten microseconds' worth.

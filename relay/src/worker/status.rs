@@ -13,7 +13,7 @@ use turnpike_driver::clock;
 use turnpike_proto::stats::{AllocationRecord, ServerCounts, Traffic};
 use turnpike_proto::{Now, RefusedRequest, Server};
 
-use crate::worker::refusals::{RecentRefusal, RecentRefusals};
+use super::refusals::{RecentRefusal, RecentRefusals};
 
 /// Time between two reports of a worker that has something to say, nanoseconds.
 const REPORT_INTERVAL_NS: u64 = 250_000_000;

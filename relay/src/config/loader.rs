@@ -51,8 +51,7 @@ impl Loader {
         }
     }
 
-    /// For checking a file, never for running with it: only warns of the placeholders that the examples have for
-    /// passwords and secrets, and of addresses that are taken or not there.
+    /// For checking a file, never for running with it: warns of addresses that are taken or not there.
     #[must_use]
     pub fn only_to_check(mut self) -> Self {
         self.only_checks = true;
@@ -106,7 +105,6 @@ impl Loader {
         }
         check::check(&config, &settings, &mut report);
         look_further(&config, &settings, &mut report);
-        report.judge_placeholders(self.only_checks);
         let warnings = report.warnings.clone();
         match report.into_faults() {
             Some(problems) => Err(problems),

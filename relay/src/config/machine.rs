@@ -1,9 +1,10 @@
 //! What a configuration needs of this machine, beyond its text: looked at before every start, and by
 //! `check-config`, which so says ok to nothing that a start would refuse.
 
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 
 use rustix::fs::{Access, access};
@@ -31,44 +32,36 @@ pub(super) fn check(config: &Config, settings: &Settings, report: &mut Report) {
 /// Adds where a start would find an address that is in use or not there (yet). Not for a start itself, which
 /// finds out, and waits where that helps.
 pub(super) fn check_addresses(config: &Config, settings: &Settings, report: &mut Report) {
+    let mut look = |key, index, address: &dyn Display, bound: io::Result<()>| {
+        if let Err(error) = bound {
+            let message = format!("\"{address}\": {}", why_not(key, &error));
+            report.warn(Problem::new(settings.place(key, index), key, message));
+        }
+    };
     for (index, listen) in config.listen.iter().enumerate() {
-        let udp = UdpSocket::bind(listen).map(drop);
-        warn_of_address("listen", index, *listen, udp, settings, report);
+        look("listen", index, listen, UdpSocket::bind(listen).map(drop));
     }
     for (index, ip) in config.relay_address.iter().enumerate() {
-        let any_port = SocketAddr::new(*ip, 0);
-        warn_of_address(
-            "relay-address",
-            index,
-            any_port,
-            UdpSocket::bind(any_port).map(drop),
-            settings,
-            report,
-        );
+        look("relay-address", index, ip, UdpSocket::bind((*ip, 0)).map(drop));
     }
     if let Some(admin) = config.admin {
-        warn_of_address("admin", 0, admin, TcpListener::bind(admin).map(drop), settings, report);
+        look("admin", 0, &admin, TcpListener::bind(admin).map(drop));
     }
 }
 
-fn warn_of_address(
-    key: &'static str,
-    index: usize,
-    address: SocketAddr,
-    bound: io::Result<()>,
-    settings: &Settings,
-    report: &mut Report,
-) {
-    let Err(error) = bound else { return };
-    let why = match error.kind() {
+fn why_not(key: &str, error: &io::Error) -> String {
+    match error.kind() {
         ErrorKind::AddrInUse => {
             "is in use now: by this relay, if it runs already, or by another program".to_owned()
         }
-        ErrorKind::AddrNotAvailable => "is not an address of this host now".to_owned(),
+        ErrorKind::AddrNotAvailable => {
+            // The listener of the administration is opened at once, or the start has failed.
+            let then = if key == "admin" { "run can't start without it" } else { "run waits for it" };
+            format!("is not an address of this host now: {then}")
+        }
         ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE, or root".to_owned(),
         _ => format!("can't be used here now: {error}"),
-    };
-    report.warn(Problem::new(settings.place(key, index), key, format!("\"{address}\": {why}")));
+    }
 }
 
 fn check_certificate(config: &Config, settings: &Settings, report: &mut Report) {

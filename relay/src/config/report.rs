@@ -9,7 +9,7 @@ const MAX_QUOTED_CHARS: usize = 80;
 
 /// What is said of a placeholder for a secret.
 pub(super) const PLACEHOLDER: &str =
-    "is the placeholder of an example, which everybody knows: the relay won't run with it";
+    "is the placeholder of an example, which everybody knows: write a secret of your own";
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +89,6 @@ impl fmt::Display for Problems {
 pub(super) struct Report {
     pub(super) faults: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
-    placeholders: Vec<Problem>,
     /// The file couldn't be read in full: nobody knows what is missing.
     pub(super) incomplete: bool,
 }
@@ -114,15 +113,9 @@ impl Report {
         }
     }
 
-    /// A placeholder for a secret: a fault when running, a warning when checking an example.
+    /// A placeholder for a secret.
     pub(super) fn placeholder(&mut self, place: Place, key: &'static str) {
-        self.placeholders.push(Problem::new(place, key, PLACEHOLDER));
-    }
-
-    /// Decides about placeholders.
-    pub(super) fn judge_placeholders(&mut self, allowed: bool) {
-        let target = if allowed { &mut self.warnings } else { &mut self.faults };
-        target.append(&mut self.placeholders);
+        self.fault(Problem::new(place, key, PLACEHOLDER));
     }
 
     /// All faults in the order of the file, then those of other places; or nothing.

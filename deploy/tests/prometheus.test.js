@@ -55,6 +55,12 @@ test("the reasons of drops in rules and dashboard exist", () => {
   }
 });
 
+test("the Grafana dashboard says why calls fail, and how many", () => {
+  const { panels } = JSON.parse(readFileSync(GRAFANA, "utf8"));
+  const queries = panels.flatMap((panel) => panel.targets ?? []).map((target) => target.expr);
+  assert.ok(queries.some((query) => /by \(method, code, reason\).*turnpike_refusals_total/.test(query)));
+});
+
 test("the Grafana dashboard is whole: unique ids, queries in each panel, one data source", () => {
   const dashboard = JSON.parse(readFileSync(GRAFANA, "utf8"));
   const panels = dashboard.panels.filter((panel) => panel.type !== "row");

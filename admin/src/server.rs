@@ -15,11 +15,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tower::ServiceExt;
+use tracing::warn;
 
 use crate::api::router;
 use crate::history;
@@ -31,6 +33,8 @@ use crate::token::Tokens;
 
 /// Threads that work for HTTP: it must never take more of the machine than this.
 const THREADS: usize = 2;
+/// Connections that wait to be accepted, as the standard library has it.
+const BACKLOG: i32 = 128;
 /// Threads for what blocks: the users' database.
 const BLOCKING_THREADS: usize = 2;
 /// All headers of a request together.
@@ -103,6 +107,25 @@ pub enum StartError {
     Threads(io::Error),
 }
 
+/// A listener; on an address that this host doesn't have yet, it is bound ahead of it.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_reuse_address(true)?;
+            match address {
+                SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+                SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+            }
+            socket.bind(&address.into())?;
+            socket.listen(BACKLOG)?;
+            warn!(%address, "no interface has the administration's address yet: it is waited for");
+            Ok(socket.into())
+        }
+        outcome => outcome,
+    }
+}
+
 /// Serves until it is told to stop.
 ///
 /// # Errors
@@ -120,7 +143,7 @@ pub(crate) fn start_with(
         return Err(StartError::NoToken);
     }
     let fault = |why| StartError::Listen { address: settings.listen, why };
-    let listener = TcpListener::bind(settings.listen).map_err(fault)?;
+    let listener = listen(settings.listen).map_err(fault)?;
     listener.set_nonblocking(true).map_err(fault)?;
     let address = listener.local_addr().map_err(fault)?;
     let tls = settings.tls.map(Tls::load).transpose()?.map(Arc::new);

@@ -77,7 +77,7 @@ refusal_reasons! {
     TotalQuota = AllocationQuotaReached, "total-quota";
     /// The server takes no new allocations.
     Draining = InsufficientCapacity, "draining";
-    /// Every port that was tried is in use.
+    /// Every port that was tried is in use, or the relay address itself is awaited.
     NoPort = InsufficientCapacity, "no-port";
     /// A port could not be opened: no descriptor or memory is left, or the address is gone.
     NoDescriptor = InsufficientCapacity, "no-descriptor";

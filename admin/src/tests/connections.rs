@@ -245,3 +245,19 @@ fn streams_end_and_slow_clients_do_not_hold_up_a_stop() {
     // A stream that ends properly has a last chunk.
     assert!(read_all(&stream).ends_with("0\r\n\r\n"));
 }
+
+#[test]
+fn an_address_that_comes_later_is_waited_for() {
+    turnpike_testkit::in_own_namespace(|| {
+        let later = SocketAddr::from(([203, 0, 113, 9], 0));
+        let settings = Settings { listen: later, ..settings() };
+        let server = start(settings, Fake::new(3)).expect("it starts without its address");
+        assert!(TcpStream::connect(server.address()).is_err(), "nobody has it yet");
+        let arguments = ["address", "add", "203.0.113.9/32", "dev", "lo"];
+        let added = std::process::Command::new("ip").args(arguments).status().expect("iproute2 is installed");
+        assert!(added.success());
+        let answer = exchange(&server, &status_request());
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        server.stop();
+    });
+}

@@ -400,9 +400,14 @@ impl Server {
         }
     }
 
-    /// Every port that there is for a family is taken.
+    /// Every port that there is for a family is taken, or its relay address is awaited.
     fn no_port(&self, family: Family) -> Refusal {
         let [held, foreign, of] = self.shared.ports_of(family).map(|ports| ports as u32);
+        if of == 0 {
+            let words =
+                Detail::Words("no relay address of this family is there yet; /readyz says what it waits for");
+            return Refusal::with(RefusalReason::NoPort, words);
+        }
         Refusal::with(RefusalReason::NoPort, Detail::Ports { held, foreign, of })
     }
 

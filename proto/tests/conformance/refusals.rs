@@ -1,6 +1,8 @@
 //! The operator learns why a request was refused; the client and strangers learn nothing by it.
 
+use turnpike_proto::addr::Family;
 use turnpike_proto::auth::rest_password;
+use turnpike_proto::settings::RelaySet;
 use turnpike_proto::wire::{MessageBuilder, attr, method};
 use turnpike_proto::{ErrorCode, Input, RefusalReason, RefusedRequest};
 
@@ -122,6 +124,17 @@ fn a9_a_full_quota_says_whose_and_how_many() {
     bob(1).allocate(&mut lab);
     let told = refused(&mut lab, &mut bob(2), 486);
     assert_eq!(words(&told), ("total-quota", Some("bob"), "3 of 3".to_owned()));
+}
+
+// A wider port-range wouldn't help here, and isn't advised.
+#[test]
+fn the_relay_address_that_is_awaited_is_said_to_be() {
+    let mut lab = Lab::new();
+    let awaited = RelaySet { awaited: vec![Family::V4], ..RelaySet::default() };
+    lab.shared.set_network(&awaited, &Setup::default().peers());
+    let told = refused(&mut lab, &mut Client::new(CLIENT), 508);
+    let yet = "no relay address of this family is there yet; /readyz says what it waits for";
+    assert_eq!(words(&told), ("no-port", Some("alice"), yet.to_owned()));
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(super) fn check(config: &Config, settings: &Settings, report: &mut Report) {
 pub(super) fn check_addresses(config: &Config, settings: &Settings, report: &mut Report) {
     let mut look = |key, index, address: &dyn Display, bound: io::Result<()>| {
         if let Err(error) = bound {
-            let message = format!("\"{address}\": {}", why_not(key, &error));
+            let message = format!("\"{address}\": {}", why_not(&error));
             report.warn(Problem::new(settings.place(key, index), key, message));
         }
     };
@@ -49,16 +49,12 @@ pub(super) fn check_addresses(config: &Config, settings: &Settings, report: &mut
     }
 }
 
-fn why_not(key: &str, error: &io::Error) -> String {
+fn why_not(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::AddrInUse => {
             "is in use now: by this relay, if it runs already, or by another program".to_owned()
         }
-        ErrorKind::AddrNotAvailable => {
-            // The listener of the administration is opened at once, or the start has failed.
-            let then = if key == "admin" { "run can't start without it" } else { "run waits for it" };
-            format!("is not an address of this host now: {then}")
-        }
+        ErrorKind::AddrNotAvailable => "is not an address of this host now: run waits for it".to_owned(),
         ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE, or root".to_owned(),
         _ => format!("can't be used here now: {error}"),
     }

@@ -11,7 +11,7 @@ use crate::fault::Fault;
 use crate::results::Results;
 use crate::scenario::SCENARIOS;
 use crate::server::VARIANTS;
-use crate::{compare, hot, report};
+use crate::{compare, flood, hot, report};
 
 /// Exit status when there is no result.
 const EXIT_FAILED: u8 = 1;
@@ -34,6 +34,8 @@ struct Cli {
 enum Command {
     /// Measure all servers in namespaces of their own; needs root
     Compare(CompareArgs),
+    /// Flood servers with forged packets beside live calls, and print a table; needs root
+    Flood(FloodArgs),
     /// Make reports of an earlier run's JSON
     Report(ReportArgs),
     /// List scenarios and servers
@@ -76,6 +78,28 @@ struct CompareArgs {
 }
 
 #[derive(Debug, Args)]
+struct FloodArgs {
+    /// coturn's turnserver; default: the one on the path
+    #[arg(long, value_name = "PATH")]
+    turnserver: Option<PathBuf>,
+    /// Turnpike's binary; default: the one beside this program
+    #[arg(long, value_name = "PATH")]
+    turnpike: Option<PathBuf>,
+    /// Only this server (repeatable); see `list`
+    #[arg(long, value_name = "NAME")]
+    server: Vec<String>,
+    /// Threads that send forged packets
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    senders: u32,
+    /// Forged packets per second of all threads together at most; what was sent is in the table
+    #[arg(long, default_value_t = 250_000, value_parser = clap::value_parser!(u32).range(1000..=10_000_000))]
+    rate: u32,
+    /// Length of each flood, seconds
+    #[arg(long, default_value_t = 10, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+}
+
+#[derive(Debug, Args)]
 struct ReportArgs {
     /// What `compare --json` has written
     results: PathBuf,
@@ -107,6 +131,14 @@ struct HotArgs {
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let outcome = match Cli::parse_from(arguments).command {
         Command::Compare(args) => compare(&args),
+        Command::Flood(args) => flood::run(&flood::Options {
+            turnpike: args.turnpike,
+            turnserver: args.turnserver,
+            servers: args.server,
+            senders: args.senders,
+            rate: args.rate,
+            duration: Duration::from_secs(args.seconds),
+        }),
         Command::Report(args) => Results::read(&args.results).and_then(|results| {
             if args.pages.is_none() {
                 print!("{}", report::text::render(&results));

@@ -28,6 +28,9 @@ pub const RELAYED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 2, 2));
 /// Where peers are.
 pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 2, 10));
 
+/// First byte of the addresses that nobody has.
+pub const FORGED_NETWORK: u8 = 11;
+
 /// Programs that make a lab.
 const PROGRAMS: &[&str] = &["ip", "ethtool", "setpriv", "taskset", "sysctl"];
 
@@ -95,6 +98,17 @@ impl Lab {
             }
         }
         Ok(lab)
+    }
+
+    /// Makes forged sources in [`FORGED_NETWORK`] reachable for the relay: answers go to the client's namespace,
+    /// and nowhere from there.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn route_forged(&self) -> Result<(), Fault> {
+        let network = format!("{FORGED_NETWORK}.0.0.0/8");
+        self.relay.run(&["ip", "route", "add", &network, "via", &CLIENT.to_string()])?;
+        Ok(self.client.run(&["ip", "route", "add", "blackhole", &network])?)
     }
 
     /// Datagrams that the relay's kernel dropped because a socket's queue was full, since the lab was made.

@@ -6,6 +6,7 @@
 //!                                     │           ├── frames: the same in the kernel, for the fastest
 //!                                     │           └── cpu: the whole machine's time, and the server's
 //!                                     └── lab: namespaces, veth, offloads; server (relay ns)
+//!   flood:   the same lab, with forged packets beside live calls ─► a table
 //!   hot:     the core alone, for criterion and callgrind
 //! ```
 //! It knows the servers only from outside: their command lines, their UDP ports, their log, and what
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod compare;
 pub mod cpu;
 pub mod fault;
+pub mod flood;
 pub mod frames;
 pub mod generator;
 pub mod hot;

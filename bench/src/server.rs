@@ -17,7 +17,8 @@ use turnpike_testkit::process::find;
 pub const USER: &str = "bench";
 /// The password of [`USER`]; it opens nothing outside of the namespaces.
 pub const PASSWORD: &str = "bench";
-const REALM: &str = "bench.example";
+/// Everybody's realm.
+pub const REALM: &str = "bench.example";
 /// First and last relay port: enough for the scenario with most allocations.
 const RELAY_PORTS: (u16, u16) = (20_000, 65_535);
 
@@ -92,6 +93,8 @@ pub struct Programs {
     pub cpus: String,
     /// How many these are: each server gets as many threads for its clients.
     pub threads: usize,
+    /// Keep Turnpike's limits on strangers, which coturn doesn't have.
+    pub limits: bool,
 }
 
 impl Programs {
@@ -118,7 +121,7 @@ impl Programs {
                 "no turnserver to compare with: apt-get install coturn, or name it with --turnserver PATH"
             }
         })?;
-        Ok(Programs { turnpike, turnserver, cpus, threads })
+        Ok(Programs { turnpike, turnserver, cpus, threads, limits: false })
     }
 
     /// A program's version as it prints it, in one line.
@@ -154,7 +157,7 @@ impl Programs {
                 format!("--workers={}", self.threads),
                 "--allow-peer=10.77.0.0/16".to_owned(),
                 // All clients have one address, and coturn has no such limit by default.
-                "--unauthenticated-rate=0".to_owned(),
+                format!("--unauthenticated-rate={}", if self.limits { 100 } else { 0 }),
             ],
             Program::Coturn => vec![
                 "-n".to_owned(),

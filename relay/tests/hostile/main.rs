@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   testkit's lab and processes ─► server: the program, configured by file ─► talker | raw: who talks to it
-//!                                   flood, reflection, shapes, refusals, reload, records, clients, standstill: the tests
+//!                                   flood, reflection, shapes, pause, refusals, reload, records, clients, standstill: the tests
 //! ```
 //!
 //! Like the interoperability tests they need root and are ignored by a plain `cargo test`;
@@ -11,6 +11,7 @@
 mod addresses;
 mod clients;
 mod flood;
+mod pause;
 mod raw;
 mod records;
 mod reflection;

@@ -41,6 +41,18 @@ impl Server {
         self.running.signal(Signal::HUP);
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.running.signal(signal);
+    }
+
+    /// Whether all of its threads stand still after SIGSTOP.
+    pub fn is_stopped(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.running.id())).expect("it is running");
+        let status = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status"));
+        tasks.flatten().filter_map(|task| status(task).ok()).all(|text| text.contains("State:\tT"))
+    }
+
     /// Memory that it occupies, bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.running.id()));

@@ -156,7 +156,7 @@ fn a_report_has_date_command_and_verdict() {
     let verdict = report["verdict"]["text"].as_str().expect("a sentence");
     assert_eq!(verdict, "none of 20 packets was lost");
     for (what, text) in [("page", &page), ("table", &table)] {
-        for wanted in [started, verdict, "-c 2 -r 20", "-w ***"] {
+        for wanted in [started, verdict, "-c 2 -r 20", "-w '***'"] {
             assert!(text.contains(wanted), "{what} without {wanted}: {text}");
         }
     }

@@ -12,9 +12,9 @@ use turnpike_abi::Verdict;
 
 use crate::addr::{FiveTuple, PeerAddr, RelayedAddr};
 use crate::inspect::{AllocationView, WhyNot};
-use crate::plane::SlotName;
-use crate::ports::PortLease;
 use crate::refusal::RefusedRequest;
+use crate::shared::plane::SlotName;
+use crate::shared::ports::PortLease;
 use crate::stats::AllocationRecord;
 
 /// The time: always an argument, never asked for.

@@ -3,19 +3,12 @@
 
 pub mod addr;
 pub mod auth;
-mod directory;
 mod error;
 pub mod inspect;
 mod io;
-
-mod limiter;
 pub mod limits;
-pub mod plane;
 pub mod policy;
-mod ports;
-pub mod quota;
 mod refusal;
-mod relays;
 mod server;
 pub mod settings;
 pub mod shared;
@@ -28,9 +21,9 @@ pub use inspect::{
     AllocationDetail, AllocationView, ChannelView, InspectCursor, OffloadState, PermissionView, WhyNot,
 };
 pub use io::*;
-pub use plane::{Plane, PlaneMemory, SlotName};
 pub use refusal::{Detail, Refusal, RefusalCounts, RefusalReason, RefusedRequest};
 pub use server::Server;
+pub use shared::plane::{Plane, PlaneMemory, SlotName};
 pub use stats::TrafficByPath;
 pub use table::TableCounts;
 pub use turnpike_abi::Verdict;

@@ -16,7 +16,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use crate::relays::RelaySet;
+use crate::shared::addresses::RelaySet;
 
 /// What a rule says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::auth::Credentials;
 use crate::limits;
-use crate::plane::Plane;
 use crate::policy::PeerRules;
+use crate::shared::plane::Plane;
 
-pub use crate::relays::{RelayAddress, RelaySet};
+pub use crate::shared::addresses::{RelayAddress, RelaySet};
 
 /// What [`Shared`](crate::shared::Shared) is made from: who may come, what is relayed from, whom it may reach.
 pub struct Settings {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, Transport};
 use turnpike_proto::auth::{Credentials, Key};
-use turnpike_proto::plane::PlainMemory;
 use turnpike_proto::policy::PeerRules;
 use turnpike_proto::settings::{RelayAddress, RelaySet, ServerConfig, Settings};
 use turnpike_proto::shared::Shared;
+use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_proto::{

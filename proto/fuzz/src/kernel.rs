@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use turnpike_proto::plane::PlainMemory;
+use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::{Input, OffloadBinding, PlaneMemory, SlotName, WhyNot};
 
 /// How much earlier than a thing ends its lease does, nanoseconds.

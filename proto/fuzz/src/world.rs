@@ -10,10 +10,10 @@ use std::sync::Arc;
 use turnpike_proto::addr::{Family, FiveTuple, PeerAddr, RelayedAddr, Transport};
 use turnpike_proto::auth::{Credentials, Key};
 use turnpike_proto::limits::{RESERVATION_LIFETIME_SECS, SECOND_NS};
-use turnpike_proto::plane::PlainMemory;
 use turnpike_proto::policy::PeerRules;
 use turnpike_proto::settings::{DefaultFamily, RelayAddress, RelaySet, ServerConfig, Settings};
 use turnpike_proto::shared::Shared;
+use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::wire::{Class, MessageBuilder, TransactionId, attr, method};
 use turnpike_proto::{
     Egress, Forward, IcmpError, Input, Now, OffloadBinding, Output, Plane, PortError, Reason, RelaySocket,

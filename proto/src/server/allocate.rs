@@ -17,12 +17,12 @@ use crate::limits::{
     DEFAULT_LIFETIME_SECS, FOREIGN_PORT_SECS, MAX_ALLOCATIONS, MAX_PORT_ATTEMPTS, RESERVATION_LIFETIME_SECS,
     RETRANSMISSION_SECS, SECOND_NS,
 };
-use crate::ports::{Parity, PortLease};
-use crate::quota::{QuotaFull, QuotaOf};
 use crate::refusal::{Detail, Refusal, RefusalReason};
-use crate::relays::PortWish;
 use crate::settings::DefaultFamily;
 use crate::shared::Reservation;
+use crate::shared::addresses::PortWish;
+use crate::shared::ports::{Parity, PortLease};
+use crate::shared::quota::{QuotaFull, QuotaOf};
 use crate::stats::EndReason;
 use crate::table::{AllocateState, AllocationId, NewAllocation, Timed};
 use crate::wire::{Message, MessageBuilder, attr};

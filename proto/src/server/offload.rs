@@ -7,7 +7,7 @@ use super::Server;
 use crate::addr::{PeerAddr, Transport};
 use crate::inspect::WhyNot;
 use crate::io::{OffloadBinding, Output};
-use crate::plane::SlotName;
+use crate::shared::plane::SlotName;
 use crate::table::{Allocation, AllocationId};
 
 impl Server {

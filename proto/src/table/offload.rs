@@ -20,7 +20,7 @@ use super::{Allocation, AllocationId, Table};
 use crate::addr::Family;
 use crate::inspect::WhyNot;
 use crate::io::{OffloadBinding, RelaySocket};
-use crate::plane::{AllocationSlot, BindingSlot, Plane, SlotName};
+use crate::shared::plane::{AllocationSlot, BindingSlot, Plane, SlotName};
 use crate::stats::{AllocationRecord, Traffic};
 
 /// A channel number of an allocation.

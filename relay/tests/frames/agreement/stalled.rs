@@ -15,7 +15,7 @@ use std::time::Duration;
 use turnpike_abi::{Allocation, Binding, Config, NextHop, Route, RouteKey, Verdict};
 use turnpike_ebpf::{Action, Maps, handle};
 use turnpike_fixtures::{Datagram, MAC, ROUTER_MAC, Scene, UdpChecksum, World};
-use turnpike_proto::plane::PlainMemory;
+use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::{OffloadBinding, PlaneMemory};
 
 use super::history::routes;

@@ -4,6 +4,13 @@
 //! Touched by control messages only, never by data. Each part can be used from any worker;
 //! what is taken from it comes back by dropping the lease.
 
+pub(crate) mod addresses;
+mod directory;
+pub(crate) mod limiter;
+pub mod plane;
+pub(crate) mod ports;
+pub mod quota;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -11,17 +18,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use self::addresses::{PortWish, RelaySet, Relays, TakenPort};
+use self::directory::Directory;
+use self::limiter::Limiter;
+use self::plane::Plane;
+use self::ports::PortLease;
+use self::quota::Quotas;
 use crate::addr::{Family, PeerAddr, RelayedAddr};
 use crate::auth::Authenticator;
-use crate::directory::Directory;
 use crate::io::ReservedPort;
-use crate::limiter::Limiter;
 use crate::limits::{MAX_RESERVATIONS, MAX_RESERVATIONS_PER_USER};
-use crate::plane::Plane;
 use crate::policy::{PeerPolicy, PeerRules, Refused};
-use crate::ports::PortLease;
-use crate::quota::Quotas;
-use crate::relays::{PortWish, RelaySet, Relays, TakenPort};
 use crate::settings::{ServerConfig, Settings};
 
 /// What the operator allows one user, other than everybody.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::addr::{Family, PeerAddr};
-use crate::ports::{Parity, PortLease, PortPool};
+use crate::shared::ports::{Parity, PortLease, PortPool};
 
 /// An address that is relayed from, and how clients and peers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

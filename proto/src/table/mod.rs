@@ -32,9 +32,9 @@ use crate::auth::Identity;
 use crate::error::ErrorCode;
 use crate::io::{ClientPath, RelaySocket};
 use crate::limits::{CHANNEL_LIFETIME_SECS, PERMISSION_LIFETIME_SECS, SECOND_NS};
-use crate::plane::{AllocationSlot, SlotName};
-use crate::ports::PortLease;
-use crate::quota::QuotaSlot;
+use crate::shared::plane::{AllocationSlot, SlotName};
+use crate::shared::ports::PortLease;
+use crate::shared::quota::QuotaSlot;
 use crate::stats::Traffic;
 use crate::wire::ReplyTo;
 

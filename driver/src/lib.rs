@@ -25,6 +25,8 @@ mod eventfd;
 pub mod heap;
 pub mod interfaces;
 mod kernel;
+mod limits;
+mod mechanism;
 pub mod reserved;
 mod send;
 #[cfg(feature = "sim")]

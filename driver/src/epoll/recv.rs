@@ -1,30 +1,14 @@
 //! Receiving in batches: recvmmsg.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use super::BATCH;
 use crate::buffers::BufferPool;
 use crate::kernel::cmsg::{CONTROL_BYTES, Control, RawAddr};
-use crate::kernel::{Ancillary, empty_header};
-use crate::{Event, Ingress};
-
-/// A datagram, or a run of them, as it was received.
-pub(super) struct Received {
-    pub(super) from: SocketAddr,
-    pub(super) len: u32,
-    pub(super) truncated: bool,
-    /// What the kernel said about it.
-    pub(super) ancillary: Ancillary,
-}
-
-impl Received {
-    pub(super) fn event(&self, now_ns: u64, ingress: Ingress, buffer: usize) -> Event {
-        Event::Datagram(self.ancillary.datagram(now_ns, ingress, self.from, self.truncated, buffer, self.len))
-    }
-}
+use crate::kernel::empty_header;
+use crate::kernel::received::{Ancillary, Received};
 
 /// The kernel's structures for one batch.
 ///

@@ -45,6 +45,14 @@ impl Sender {
     pub fn relay(relay: RelaySocket) -> Sender {
         Sender::Relay { index: relay.index, generation: relay.generation }
     }
+
+    /// The relay socket, if it is one.
+    pub fn as_relay(self) -> Option<RelaySocket> {
+        match self {
+            Sender::Listener(_) => None,
+            Sender::Relay { index, generation } => Some(RelaySocket { index, generation }),
+        }
+    }
 }
 
 /// What datagrams of one message have in common, besides their size.

@@ -10,15 +10,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::time::Instant;
 
-use socket2::Socket;
-use turnpike_proto::{Egress, RelaySocket, Route};
+use turnpike_proto::{Egress, Route};
 
 use crate::buffers::BufferPool;
 use crate::kernel::cmsg::{CONTROL_BYTES, Control, ControlWriter, RawAddr};
-use crate::kernel::{empty_header, relay_of};
+use crate::kernel::empty_header;
+use crate::kernel::table::Sockets;
 use crate::send::batch::{Batch, Envelope, MAX_QUEUED, Message, Part, Payload, Sender};
 use crate::send::refusals::Refusals;
-use crate::sockets::{self, ListenerSocket};
+use crate::sockets;
 use crate::{Datagram, DriverCounters};
 
 /// Messages per system call. More gains nothing: the call's own cost is spread thin by then.
@@ -26,32 +26,29 @@ const MESSAGES_PER_CALL: usize = 64;
 /// A socket that is gone leaves nothing to say about its datagrams but this.
 const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
-/// Where the sockets are that send.
-pub(crate) trait Senders {
-    /// The listener of that number.
-    fn listener(&self, index: u32) -> Option<&ListenerSocket>;
+/// The socket that sends, unless it was closed.
+pub(crate) fn socket_of(sockets: &Sockets, sender: Sender) -> Option<BorrowedFd<'_>> {
+    match sender {
+        Sender::Listener(index) => sockets.listener(index).map(AsFd::as_fd),
+        Sender::Relay { .. } => sockets.relay(sender.as_relay()?).map(AsFd::as_fd),
+    }
+}
 
-    /// A relay socket, unless it was closed.
-    fn relay(&self, relay: RelaySocket) -> Option<&Socket>;
-
-    /// The socket, unless it was closed.
-    fn socket(&self, sender: Sender) -> Option<BorrowedFd<'_>> {
-        match sender {
-            Sender::Listener(index) => self.listener(index).map(AsFd::as_fd),
-            Sender::Relay { index, generation } => self.relay(relay_of(index, generation)).map(AsFd::as_fd),
+/// What a datagram that leaves by `egress` has in common with others; `None` if that socket was closed.
+pub(crate) fn envelope(
+    sockets: &Sockets,
+    egress: Egress,
+    to: SocketAddr,
+    tos: u8,
+    dont_fragment: bool,
+) -> Option<Envelope> {
+    let (sender, source) = match egress {
+        Egress::Client { socket, source } => {
+            (Sender::Listener(socket.0), source_of(sockets.listener(socket.0)?.is_wildcard(), source))
         }
-    }
-
-    /// What a datagram that leaves by `egress` has in common with others; `None` if that socket was closed.
-    fn envelope(&self, egress: Egress, to: SocketAddr, tos: u8, dont_fragment: bool) -> Option<Envelope> {
-        let (sender, source) = match egress {
-            Egress::Client { socket, source } => {
-                (Sender::Listener(socket.0), source_of(self.listener(socket.0)?.is_wildcard(), source))
-            }
-            Egress::Relay(relay) => self.relay(relay).map(|_| (Sender::relay(relay), None))?,
-        };
-        Some(Envelope { sender, to, source, tos, dont_fragment })
-    }
+        Egress::Relay(relay) => sockets.relay(relay).map(|_| (Sender::relay(relay), None))?,
+    };
+    Some(Envelope { sender, to, source, tos, dont_fragment })
 }
 
 /// Where the bytes of a route are in the pool; those of the datagram begin at `start`.
@@ -105,19 +102,14 @@ impl SendQueue {
 
     /// Sends everything, socket by socket, and forgets it. Datagrams of one flow leave in the order in
     /// which they were queued.
-    pub(crate) fn send_all(
-        &mut self,
-        pool: &BufferPool,
-        sockets: &impl Senders,
-        counters: &mut DriverCounters,
-    ) {
+    pub(crate) fn send_all(&mut self, pool: &BufferPool, sockets: &Sockets, counters: &mut DriverCounters) {
         self.assemble(pool);
         let mut next = 0;
         while next < self.batch.count() {
             let run = self.batch.run_from(next);
             next = run.end;
             let Envelope { sender, to, dont_fragment, .. } = self.batch.message(run.start).envelope;
-            let Some(socket) = sockets.socket(sender) else {
+            let Some(socket) = socket_of(sockets, sender) else {
                 // Closed since it was queued.
                 run.for_each(|place| self.count_failure(place, counters));
                 continue;

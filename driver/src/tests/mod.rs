@@ -14,31 +14,28 @@ use turnpike_proto::{ClientSocket, Verdict};
 use super::epoll::EpollDriver;
 use super::uring::UringDriver;
 use super::*;
+use crate::mechanism::Mechanism;
 use crate::sockets::{ListenerSocket, SocketOptions, bind_listener, bind_listeners};
 
 /// A driver under test.
-trait Rig: Driver + Send + Sized + 'static {
+trait Rig: Mechanism + Send + Sized + 'static {
     fn make(listeners: Vec<ListenerSocket>, options: SocketOptions) -> io::Result<Self>;
-    fn relay_socket(&self, relay: RelaySocket) -> Option<&Socket>;
+
+    /// An open relay socket itself.
+    fn relay_socket(&self, relay: RelaySocket) -> Option<&Socket> {
+        self.base().sockets.relay(relay)
+    }
 }
 
 impl Rig for EpollDriver {
     fn make(listeners: Vec<ListenerSocket>, options: SocketOptions) -> io::Result<Self> {
         EpollDriver::new(listeners, options)
     }
-
-    fn relay_socket(&self, relay: RelaySocket) -> Option<&Socket> {
-        EpollDriver::relay_socket(self, relay)
-    }
 }
 
 impl Rig for UringDriver {
     fn make(listeners: Vec<ListenerSocket>, options: SocketOptions) -> io::Result<Self> {
         UringDriver::new(listeners, options)
-    }
-
-    fn relay_socket(&self, relay: RelaySocket) -> Option<&Socket> {
-        UringDriver::relay_socket(self, relay)
     }
 }
 
@@ -574,7 +571,7 @@ fn a_driver_may_be_made_in_one_thread_and_used_in_another<D: Rig>() {
 fn too_many_listeners_are_refused<D: Rig>() {
     let options = SocketOptions::default();
     let listeners =
-        (0..=kernel::MAX_LISTENERS).map(|_| bind_listener(addr(V4), &options).expect("a free port"));
+        (0..=limits::MAX_LISTENERS).map(|_| bind_listener(addr(V4), &options).expect("a free port"));
     let error = D::make(listeners.collect(), options).err().expect("there is a limit");
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
 }

@@ -1,0 +1,306 @@
+//! The driver of real sockets, but for what epoll and io_uring do each in its own way: that is a [`Mechanism`].
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::Socket;
+use turnpike_proto::addr::RelayedAddr;
+use turnpike_proto::{ClientSocket, Egress, RelaySocket, Route};
+
+use crate::buffers::BufferPool;
+use crate::coalesce::Coalescer;
+use crate::eventfd::EventFd;
+use crate::kernel::received::Received;
+use crate::kernel::table::Sockets;
+use crate::kernel::{not_reserved, opened};
+use crate::limits::{MAX_LISTENERS, MAX_RELAY_SOCKETS};
+use crate::reserved::Reserved;
+use crate::send::batch::{Envelope, Payload};
+use crate::send::queue::{SendQueue, envelope, routed};
+use crate::sockets::{ListenerSocket, SocketOptions};
+use crate::{Datagram, Driver, DriverCounters, Event, Ingress, Waker, clock, heap};
+
+/// With nothing to do for this long, the memory behind the buffers goes back to the system.
+const IDLE_BEFORE_RELEASE: Duration = Duration::from_secs(10);
+
+/// A way to wait, to receive and to send.
+pub trait Mechanism {
+    /// Bytes that the kernel puts in front of each payload in its buffer.
+    const PREFIX_BYTES: usize;
+
+    /// What all mechanisms keep.
+    fn base(&self) -> &Base;
+
+    /// The same, to change it.
+    fn base_mut(&mut self) -> &mut Base;
+
+    /// [`Driver::wait`]; leaves the turn's events in [`Base::events`].
+    fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Begins to receive from a relay socket, which is in the table afterwards.
+    fn start(&mut self, relay: RelaySocket, socket: &Socket) -> io::Result<()>;
+
+    /// Closes a relay socket, now or as soon as the kernel lets go of it; see [`Base::close`].
+    fn close(&mut self, relay: RelaySocket);
+
+    /// Sends a queue that isn't empty.
+    fn send(&mut self);
+
+    /// Whether what is queued could be sent.
+    fn can_send(&self) -> bool {
+        true
+    }
+}
+
+/// What the drivers of real sockets keep.
+pub struct Base {
+    pub(crate) options: SocketOptions,
+    pub(crate) sockets: Sockets,
+    pub(crate) pool: BufferPool,
+    pub(crate) queue: SendQueue,
+    pub(crate) waker: Arc<EventFd>,
+    pub(crate) reserved: Arc<Reserved>,
+    pub(crate) coalescer: Coalescer,
+    pub(crate) events: Vec<Event>,
+    /// Answers to commands, for the next turn.
+    pub(crate) answers: Vec<Event>,
+    pub(crate) counters: DriverCounters,
+    /// The system's clock when this turn's waiting was over, nanoseconds.
+    pub(crate) woken_ns: u64,
+    /// Buffers were used, or a deadline came, since memory was given back.
+    has_worked: bool,
+}
+
+impl Base {
+    /// For these listeners, with so many buffers of so many bytes.
+    ///
+    /// # Errors
+    /// If there are more than [`MAX_LISTENERS`], or the system has no descriptors left.
+    pub(crate) fn new(
+        listeners: Vec<ListenerSocket>,
+        options: SocketOptions,
+        buffers: usize,
+        buffer_bytes: usize,
+    ) -> io::Result<Base> {
+        if listeners.len() > MAX_LISTENERS {
+            let text = format!("{} listen addresses: at most {MAX_LISTENERS} are possible", listeners.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        Ok(Base {
+            sockets: Sockets::new(listeners),
+            pool: BufferPool::new(buffers, buffer_bytes),
+            queue: SendQueue::new(),
+            waker: Arc::new(EventFd::new()?),
+            reserved: Arc::default(),
+            coalescer: Coalescer::new(options.coalesce),
+            options,
+            events: Vec::new(),
+            answers: Vec::new(),
+            counters: DriverCounters::default(),
+            woken_ns: 0,
+            has_worked: false,
+        })
+    }
+
+    // A turn
+
+    /// Begins a turn's events with the answers to what was asked meanwhile.
+    pub(crate) fn begin_events(&mut self) {
+        self.events.clear();
+        self.events.append(&mut self.answers);
+    }
+
+    /// Whether to pause before waiting, and so long: nothing may be due by then.
+    pub(crate) fn pause(&mut self, timeout: Option<Duration>) -> Option<Duration> {
+        if timeout.is_some_and(|timeout| timeout <= self.options.coalesce) {
+            return None;
+        }
+        let pause = self.coalescer.pause(clock::monotonic_ns())?;
+        wait_precisely();
+        Some(pause)
+    }
+
+    /// How long to wait at the most: until memory is given back, if there is any.
+    pub(crate) fn longest_wait(&self, timeout: Option<Duration>) -> Option<Duration> {
+        if !self.has_worked {
+            return timeout;
+        }
+        Some(timeout.map_or(IDLE_BEFORE_RELEASE, |timeout| timeout.min(IDLE_BEFORE_RELEASE)))
+    }
+
+    /// Whether memory is to be given back after a wait for [`Base::longest_wait`].
+    pub(crate) fn is_idle_after(&mut self, waited: Option<Duration>, has_something: bool) -> bool {
+        if !self.has_worked {
+            // At a deadline the core may free what a crowd has left.
+            self.has_worked = !has_something;
+            return false;
+        }
+        !has_something && waited == Some(IDLE_BEFORE_RELEASE)
+    }
+
+    /// Gives memory back to the system.
+    pub(crate) fn release_memory(&mut self) {
+        self.pool.release_memory();
+        (self.events, self.answers) = (Vec::new(), Vec::new());
+        heap::release();
+        self.has_worked = false;
+    }
+
+    /// A turn has brought so many datagrams, if any.
+    pub(crate) fn observe(&mut self, datagrams: usize) {
+        if datagrams > 0 {
+            self.has_worked = true;
+            self.coalescer.observe(clock::monotonic_ns(), datagrams);
+        }
+    }
+
+    /// A listener has received something into a buffer.
+    pub(crate) fn received_by_listener(&mut self, index: u32, received: &Received, buffer: usize) {
+        let Some(listener) = self.sockets.listeners.get_mut(index as usize) else { return };
+        self.counters.socket_overflow += listener.losses.news(received.ancillary.overflow);
+        let local = listener.socket.local_addr();
+        // Without the address it was sent to, nobody could answer it.
+        let asked = if listener.socket.is_wildcard() { received.ancillary.server } else { Some(local) };
+        if let Some(server) = asked {
+            let ingress = Ingress::Client { socket: ClientSocket(index), server };
+            self.events.push(received.event(self.woken_ns, ingress, buffer));
+        }
+    }
+
+    /// A relay socket has received something into a buffer.
+    pub(crate) fn received_by_relay(&mut self, relay: RelaySocket, received: &Received, buffer: usize) {
+        let Some(open) = self.sockets.held(relay) else { return };
+        self.counters.socket_overflow += open.losses.news(received.ancillary.overflow);
+        self.events.push(received.event(self.woken_ns, Ingress::Relay(relay), buffer));
+    }
+
+    // Commands
+
+    /// Closes a relay socket that the kernel has let go of: now its port is free.
+    pub(crate) fn close(&mut self, relay: RelaySocket) {
+        if let Some(lost) = self.sockets.close(relay) {
+            self.counters.socket_overflow += lost;
+            self.answers.push(Event::PortClosed(relay));
+        }
+    }
+}
+
+impl<M: Mechanism> Driver for M {
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        self.turn(timeout)?;
+        Ok(self.base().events.len())
+    }
+
+    fn event(&self, index: usize) -> Event {
+        self.base().events[index]
+    }
+
+    fn bytes(&self, datagram: &Datagram) -> &[u8] {
+        let start = bytes_start(self, datagram);
+        let bytes = self.base().pool.slice(start..start + datagram.len as usize);
+        bytes.expect("the datagram was described by this driver in this turn")
+    }
+
+    fn forward(&mut self, datagram: &Datagram, segment_start: usize, route: &Route) {
+        let payload = routed(datagram, segment_start, route, bytes_start(self, datagram));
+        let sockets = &self.base().sockets;
+        let envelope = envelope(sockets, route.egress, route.to, route.tos, route.dont_fragment);
+        enqueue(self, envelope, route.header, payload);
+    }
+
+    fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool) {
+        let envelope = envelope(&self.base().sockets, egress, to, tos, dont_fragment);
+        enqueue(self, envelope, None, Payload::Owned(payload));
+    }
+
+    fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr) {
+        let outcome = try_open(self, relay, address);
+        self.base_mut().answers.push(opened(relay, outcome));
+    }
+
+    fn open_pair(&mut self, relay: RelaySocket, address: RelayedAddr, reserve: RelayedAddr) {
+        let base = self.base_mut();
+        match base.reserved.bind(reserve.0, &base.options) {
+            Ok(()) => self.open_port(relay, address),
+            Err(error) => base.answers.push(not_reserved(relay, &error)),
+        }
+    }
+
+    fn release_port(&mut self, address: RelayedAddr) {
+        self.base().reserved.release(address.0);
+    }
+
+    fn close_port(&mut self, relay: RelaySocket) {
+        // What was queued before the end still belongs to the allocation.
+        self.flush();
+        self.close(relay);
+    }
+
+    fn flush(&mut self) {
+        if !self.base().queue.batch.is_empty() {
+            self.send();
+        }
+    }
+
+    fn waker(&self) -> Arc<dyn Waker> {
+        self.base().waker.clone()
+    }
+
+    fn open_ports(&self) -> usize {
+        self.base().sockets.open
+    }
+
+    fn counters(&self) -> DriverCounters {
+        self.base().counters
+    }
+}
+
+/// Where a datagram's bytes begin in the pool.
+fn bytes_start<M: Mechanism + ?Sized>(driver: &M, datagram: &Datagram) -> usize {
+    driver.base().pool.payload_offset(datagram.buffer as usize) + M::PREFIX_BYTES
+}
+
+/// Queues a datagram; `envelope` is `None` if the socket was closed.
+fn enqueue<M: Mechanism>(
+    driver: &mut M,
+    envelope: Option<Envelope>,
+    header: Option<[u8; 4]>,
+    payload: Payload,
+) {
+    if driver.base().queue.batch.is_full() {
+        driver.flush();
+    }
+    let can_send = driver.can_send();
+    let base = driver.base_mut();
+    match envelope {
+        Some(envelope) if can_send => base.queue.push(envelope, header, payload),
+        _ => base.counters.send_failed += 1,
+    }
+}
+
+fn try_open<M: Mechanism>(driver: &mut M, relay: RelaySocket, address: RelayedAddr) -> io::Result<()> {
+    let base = driver.base_mut();
+    // Taken first, so that nothing is kept of what fails.
+    let socket = base.reserved.take_or_bind(address.0, &base.options)?;
+    if relay.index as usize >= MAX_RELAY_SOCKETS || base.sockets.is_taken(relay) {
+        return Err(io::ErrorKind::QuotaExceeded.into());
+    }
+    driver.start(relay, &socket)?;
+    driver.base_mut().sockets.insert(relay, socket);
+    Ok(())
+}
+
+/// Makes this thread's short waits end in time: by default the kernel lets each end 50 µs late.
+fn wait_precisely() {
+    const SLACK_NS: libc::c_ulong = 1;
+    thread_local! {
+        static IS_SET: Cell<bool> = const { Cell::new(false) };
+    }
+    if !IS_SET.replace(true) {
+        // SAFETY: no pointers; it concerns this thread's timers. An error leaves them as they were.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, SLACK_NS) };
+    }
+}

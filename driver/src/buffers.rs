@@ -15,12 +15,10 @@ use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::slice;
 
+use crate::limits::MAX_DATAGRAM;
+
 /// Free bytes in front of each payload: room to put a header there without a copy.
 pub const HEADROOM: usize = 64;
-
-/// Largest payload that a buffer has to hold, bytes: the IPv6 maximum without jumbograms
-/// (RFC 8200 s. 4.5) is 65,527; the IPv4 one is smaller.
-pub const MAX_DATAGRAM: usize = 65_535;
 
 /// Bytes of a buffer beyond the largest payload: what the kernel may put in front of it.
 pub const MAX_PREFIX: usize = 256;

@@ -25,7 +25,7 @@ mod eventfd;
 pub mod heap;
 pub mod interfaces;
 mod kernel;
-mod limits;
+pub mod limits;
 mod mechanism;
 pub mod reserved;
 mod send;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::buffers::MAX_DATAGRAM;
+use crate::limits::MAX_DATAGRAM;
 
 /// Sizes of a worker's sockets and buffers, and how they are used. Those of socket buffers are as asked of the kernel,
 /// which doubles them for its own overhead.

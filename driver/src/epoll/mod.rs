@@ -24,19 +24,13 @@ use turnpike_proto::RelaySocket;
 use self::poller::Poller;
 use self::recv::Receiver;
 use crate::kernel::errors::drain_errors;
+use crate::limits::{MAX_READY, RECEIVED_PER_CALL, RELAY_DATAGRAMS};
 use crate::mechanism::{Base, Mechanism};
 use crate::reserved::Reserved;
 use crate::sockets::{ListenerSocket, SocketOptions};
 use crate::{Driver, Event, clock};
 
-/// Datagrams per system call, and per listener and turn. More gains nothing: the call's own
-/// cost is spread thin by then.
-const BATCH: usize = 64;
-/// Datagrams from all relay sockets in one turn: what stays in the processor's cache.
-const RELAY_DATAGRAMS: usize = 256;
-/// Descriptors looked at in one turn. Not above [`RELAY_DATAGRAMS`], so that each gets a buffer;
-/// the kernel reports those left out first the next time.
-const READY: usize = 256;
+/// The waker's token.
 const WAKER_TOKEN: u64 = u64::MAX;
 /// Listener `i` has this token less `i`. Relay sockets have their generation in the upper half and
 /// an index below [`MAX_RELAY_SOCKETS`](crate::limits::MAX_RELAY_SOCKETS) in the lower one, so they never come near.
@@ -69,8 +63,13 @@ impl EpollDriver {
     /// If there are more than 64 listeners, or the system has no descriptors left.
     pub fn new(listeners: Vec<ListenerSocket>, options: SocketOptions) -> io::Result<EpollDriver> {
         let count = listeners.len();
-        let base = Base::new(listeners, options, count * BATCH + RELAY_DATAGRAMS, options.datagram_bytes)?;
-        let poller = Poller::new(READY)?;
+        let base = Base::new(
+            listeners,
+            options,
+            count * RECEIVED_PER_CALL + RELAY_DATAGRAMS,
+            options.datagram_bytes,
+        )?;
+        let poller = Poller::new(MAX_READY)?;
         poller.add(base.waker.as_fd(), WAKER_TOKEN)?;
         for (listener, index) in base.sockets.listeners.iter().zip(0..) {
             poller.add(listener.socket.as_fd(), LISTENER_TOKEN - index)?;
@@ -81,7 +80,7 @@ impl EpollDriver {
             next_buffer: 0,
             receiver: Receiver::new(),
             ready_listeners: vec![false; count],
-            ready_relays: Vec::with_capacity(READY),
+            ready_relays: Vec::with_capacity(MAX_READY),
         })
     }
 
@@ -120,7 +119,7 @@ impl EpollDriver {
         let listener = &self.base.sockets.listeners[index].socket;
         let port = listener.local_addr().port();
         let first = self.next_buffer;
-        let count = self.receiver.receive(listener.as_fd(), &mut self.base.pool, first, BATCH);
+        let count = self.receiver.receive(listener.as_fd(), &mut self.base.pool, first, RECEIVED_PER_CALL);
         for offset in 0..count {
             if let Some(received) = self.receiver.received(offset, port) {
                 self.base.received_by_listener(index as u32, &received, first + offset);
@@ -138,7 +137,7 @@ impl EpollDriver {
                 self.receive_errors(ready.relay);
             }
             if ready.has_data {
-                let share = (budget / (self.ready_relays.len() - place)).clamp(1, BATCH);
+                let share = (budget / (self.ready_relays.len() - place)).clamp(1, RECEIVED_PER_CALL);
                 budget -= self.receive_from_relay(ready.relay, share.min(budget));
             }
         }

@@ -4,20 +4,20 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use super::BATCH;
 use crate::buffers::BufferPool;
 use crate::kernel::cmsg::{CONTROL_BYTES, Control, RawAddr};
 use crate::kernel::empty_header;
 use crate::kernel::received::{Ancillary, Received};
+use crate::limits::RECEIVED_PER_CALL;
 
 /// The kernel's structures for one batch.
 ///
 /// Pointers are set anew before each call and not used after it.
 pub(super) struct Receiver {
-    headers: Box<[libc::mmsghdr; BATCH]>,
-    vectors: Box<[libc::iovec; BATCH]>,
-    names: Box<[RawAddr; BATCH]>,
-    controls: Box<[Control<CONTROL_BYTES>; BATCH]>,
+    headers: Box<[libc::mmsghdr; RECEIVED_PER_CALL]>,
+    vectors: Box<[libc::iovec; RECEIVED_PER_CALL]>,
+    names: Box<[RawAddr; RECEIVED_PER_CALL]>,
+    controls: Box<[Control<CONTROL_BYTES>; RECEIVED_PER_CALL]>,
 }
 
 // SAFETY: the pointers within are written before each system call, point to what the same
@@ -29,14 +29,14 @@ impl Receiver {
     pub(super) fn new() -> Receiver {
         let vector = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
         Receiver {
-            headers: Box::new([empty_header(); BATCH]),
-            vectors: Box::new([vector; BATCH]),
-            names: Box::new([RawAddr::EMPTY; BATCH]),
-            controls: Box::new([Control([0; CONTROL_BYTES]); BATCH]),
+            headers: Box::new([empty_header(); RECEIVED_PER_CALL]),
+            vectors: Box::new([vector; RECEIVED_PER_CALL]),
+            names: Box::new([RawAddr::EMPTY; RECEIVED_PER_CALL]),
+            controls: Box::new([Control([0; CONTROL_BYTES]); RECEIVED_PER_CALL]),
         }
     }
 
-    /// Receives what is there, at most `count` datagrams (at most [`BATCH`]), into the pool's
+    /// Receives what is there, at most `count` datagrams (at most [`RECEIVED_PER_CALL`]), into the pool's
     /// buffers from `first` on. Returns how many: 0 if none was there, or none could be had.
     pub(super) fn receive(
         &mut self,
@@ -45,7 +45,7 @@ impl Receiver {
         first: usize,
         count: usize,
     ) -> usize {
-        let count = count.min(BATCH).min(pool.count().saturating_sub(first));
+        let count = count.min(RECEIVED_PER_CALL).min(pool.count().saturating_sub(first));
         if count == 0 {
             return 0;
         }
@@ -84,7 +84,7 @@ impl Receiver {
         let controls = self.controls.as_mut_ptr();
         for (index, header) in self.headers[..count].iter_mut().enumerate() {
             let message = &mut header.msg_hdr;
-            // SAFETY: index < BATCH, the length of all three arrays.
+            // SAFETY: index < RECEIVED_PER_CALL, the length of all three arrays.
             unsafe {
                 message.msg_iov = vectors.add(index);
                 message.msg_name = names.add(index).cast();

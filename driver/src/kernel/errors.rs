@@ -8,9 +8,7 @@ use turnpike_proto::RelaySocket;
 use super::cmsg::{self, Control, ERROR_CONTROL_BYTES, RawAddr};
 use super::empty_header;
 use crate::Event;
-
-/// ICMP errors taken from one relay socket in a turn: the rest waits, so a flood cannot hold the worker.
-const ERRORS_PER_SOCKET: usize = 16;
+use crate::limits::ERRORS_PER_SOCKET;
 
 /// Takes errors from a relay socket's queue and reports them, a bounded number. Whether that was all.
 pub(crate) fn drain_errors(socket: &socket2::Socket, relay: RelaySocket, events: &mut Vec<Event>) -> bool {

@@ -17,12 +17,7 @@ use std::ops::Range;
 use foldhash::fast::RandomState;
 use turnpike_proto::RelaySocket;
 
-/// Datagrams in one message. The kernel takes 64 on every version that has UDP_SEGMENT, newer ones 128.
-pub const MAX_SEGMENTS: u32 = 64;
-/// Bytes of one message: the largest UDP payload over IPv4 (RFC 768: 65,535 less IP and UDP headers).
-pub const MAX_MESSAGE_BYTES: usize = 65_507;
-/// Datagrams queued before a flush is forced: bounds the memory of a turn that answers a lot.
-pub const MAX_QUEUED: usize = 1024;
+use crate::limits::{MAX_MESSAGE_BYTES, MAX_QUEUED, MAX_SEGMENTS};
 
 const END: u32 = u32::MAX;
 

@@ -16,13 +16,12 @@ use crate::buffers::BufferPool;
 use crate::kernel::cmsg::{CONTROL_BYTES, Control, ControlWriter, RawAddr};
 use crate::kernel::empty_header;
 use crate::kernel::table::Sockets;
-use crate::send::batch::{Batch, Envelope, MAX_QUEUED, Message, Part, Payload, Sender};
+use crate::limits::{MAX_QUEUED, MESSAGES_PER_CALL};
+use crate::send::batch::{Batch, Envelope, Message, Part, Payload, Sender};
 use crate::send::refusals::Refusals;
 use crate::sockets;
 use crate::{Datagram, DriverCounters};
 
-/// Messages per system call. More gains nothing: the call's own cost is spread thin by then.
-const MESSAGES_PER_CALL: usize = 64;
 /// A socket that is gone leaves nothing to say about its datagrams but this.
 const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Destinations remembered. When more are refused all are forgotten: a wrong guess costs one failed call.
-const MAX_DESTINATIONS: usize = 1024;
+use crate::limits::MAX_REFUSING;
+
 /// Routes and MTUs change: after this time it is tried again.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
@@ -39,7 +39,7 @@ impl Refusals {
 
     /// A message of datagrams this long was refused with `errno`.
     pub fn remember(&mut self, to: IpAddr, segment_bytes: usize, errno: i32, now: Instant) {
-        if self.longest.len() >= MAX_DESTINATIONS {
+        if self.longest.len() >= MAX_REFUSING {
             self.longest.clear();
         }
         if self.longest.is_empty() {
@@ -94,10 +94,10 @@ mod tests {
     fn memory_is_bounded() {
         let now = Instant::now();
         let mut refusals = Refusals::new(now);
-        for number in 0..10 * MAX_DESTINATIONS as u32 {
+        for number in 0..10 * MAX_REFUSING as u32 {
             refusals.remember(IpAddr::from(number.to_be_bytes()), 100, libc::EIO, now);
         }
-        assert!(refusals.longest.len() <= MAX_DESTINATIONS);
+        assert!(refusals.longest.len() <= MAX_REFUSING);
     }
 
     #[test]

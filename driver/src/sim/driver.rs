@@ -11,10 +11,8 @@ use turnpike_proto::{Egress, RelaySocket, Route};
 
 use super::SimNetwork;
 use super::network::Delivery;
+use crate::limits::SIM_EVENTS;
 use crate::{Datagram, Driver, DriverCounters, Event, Waker};
-
-/// Events of one turn, as many as a real driver gives.
-const MAX_EVENTS: usize = 256;
 
 /// The simulated driver of one worker; its sockets are gone when it is dropped.
 pub struct SimDriver {
@@ -112,7 +110,7 @@ impl Driver for SimDriver {
         if network.take_woken(self.driver) {
             self.events.push(Event::Woken);
         }
-        while self.events.len() < MAX_EVENTS {
+        while self.events.len() < SIM_EVENTS {
             let Some(delivery) = network.take_for_driver(self.driver) else { break };
             self.accept(network.now().mono_ns, delivery);
         }

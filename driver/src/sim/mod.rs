@@ -29,12 +29,6 @@ use turnpike_proto::Now;
 pub use self::driver::SimDriver;
 use self::network::{Network, Owner};
 
-/// Datagrams that wait for one worker or endpoint before more are dropped (and counted), as a
-/// socket's receive buffer would.
-pub const MAX_INBOX: usize = 65_536;
-/// Entries kept by [`SimNetwork::trace`]; the oldest go first.
-pub const MAX_TRACE: usize = 1 << 20;
-
 /// What happens to datagrams between hosts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Impairment {
@@ -224,7 +218,7 @@ impl SimNetwork {
         self.lock().counters()
     }
 
-    /// All datagrams sent, oldest first, at most [`MAX_TRACE`].
+    /// All datagrams sent, oldest first, at most [`SIM_TRACE`](crate::limits::SIM_TRACE).
     pub fn trace(&self) -> Vec<TraceEntry> {
         self.lock().trace()
     }

@@ -11,7 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use turnpike_proto::limits::SECOND_NS;
 use turnpike_proto::{ClientSocket, Now, PortError, RelaySocket};
 
-use super::{Fate, Impairment, MAX_INBOX, MAX_TRACE, SimCounters, TraceEntry, saturating_nanos};
+use super::{Fate, Impairment, SimCounters, TraceEntry, saturating_nanos};
+use crate::limits::{SIM_INBOX, SIM_TRACE};
 use crate::{Event, Ingress};
 
 /// The first moment: the monotonic clock is not 0, as it never is on a real machine either.
@@ -314,7 +315,7 @@ impl Network {
         self.counters.sent += 1;
         let fate = self.draw_fate(from, to);
         let len = bytes.len();
-        if self.trace.len() == MAX_TRACE {
+        if self.trace.len() == SIM_TRACE {
             self.trace.pop_front();
         }
         self.trace.push_back(TraceEntry { sent_ns: self.mono_ns, from, to, len, tos, dont_fragment, fate });
@@ -387,7 +388,7 @@ impl Network {
             self.deliver(datagram);
         }
         // Flows whose last datagram has arrived hold up nobody any more.
-        if self.flows.len() > MAX_INBOX {
+        if self.flows.len() > SIM_INBOX {
             let now_ns = self.mono_ns;
             self.flows.retain(|_, last_ns| *last_ns > now_ns);
         }
@@ -398,7 +399,7 @@ impl Network {
         let arrival = Arrival { from, bytes, tos, at_ns: self.mono_ns };
         if let Some((driver, ingress)) = self.ingress(from, to) {
             let inbox = &mut self.drivers[driver].inbox;
-            if inbox.len() < MAX_INBOX {
+            if inbox.len() < SIM_INBOX {
                 inbox.push_back(Delivery::Datagram { ingress, arrival });
                 self.counters.delivered += 1;
             } else {
@@ -407,7 +408,7 @@ impl Network {
             return;
         }
         match self.owners.get_mut(&to) {
-            Some(Owner::Endpoint(inbox)) if inbox.len() < MAX_INBOX => {
+            Some(Owner::Endpoint(inbox)) if inbox.len() < SIM_INBOX => {
                 inbox.push_back(arrival);
                 self.ready.insert(to);
                 self.counters.delivered += 1;
@@ -438,7 +439,7 @@ impl Network {
     fn answer_unreachable(&mut self, from: SocketAddr, to: SocketAddr) {
         self.counters.unreachable += 1;
         let Some(&Owner::Relay { driver, relay }) = self.owners.get(&from) else { return };
-        if !self.answers_unreachable || self.drivers[driver].inbox.len() >= MAX_INBOX {
+        if !self.answers_unreachable || self.drivers[driver].inbox.len() >= SIM_INBOX {
             return;
         }
         let (icmp_type, icmp_code) = if to.is_ipv4() { (3, 3) } else { (1, 4) };

@@ -489,7 +489,7 @@ fn more_than_the_queue_holds_is_sent_all_the_same<D: Rig>() {
     let peer = bind_listener(addr(V4), &SocketOptions::default()).expect("a large receive buffer");
     let to = peer.local_addr();
     let mut sink = D::make(vec![peer], SocketOptions::default()).expect("a driver");
-    let count = send::batch::MAX_QUEUED + 100;
+    let count = limits::MAX_QUEUED + 100;
     for _ in 0..count {
         driver.transmit(Egress::Relay(relay(0)), to, vec![0; 100], 0, false);
     }

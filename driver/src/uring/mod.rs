@@ -37,7 +37,7 @@ use crate::kernel::cmsg::{CONTROL_BYTES, RawAddr};
 use crate::kernel::empty_header;
 use crate::kernel::errors::drain_errors;
 use crate::kernel::received::{Ancillary, Received};
-use crate::limits::FIXED_RELAYS;
+use crate::limits::{FIXED_RELAYS, LISTENER_BUFFERS, RELAY_BUFFERS, RING_COMPLETIONS, RING_REQUESTS};
 use crate::mechanism::{Base, Mechanism};
 use crate::reserved::Reserved;
 use crate::send::queue::socket_of;
@@ -58,9 +58,13 @@ pub struct RingSizes {
 }
 
 impl Default for RingSizes {
-    /// Buffers are offered as bursts need them; more than these would only fall out of the processor's cache.
     fn default() -> Self {
-        RingSizes { requests: 512, completions: 4096, listener_buffers: 256, relay_buffers: 512 }
+        RingSizes {
+            requests: RING_REQUESTS,
+            completions: RING_COMPLETIONS,
+            listener_buffers: LISTENER_BUFFERS,
+            relay_buffers: RELAY_BUFFERS,
+        }
     }
 }
 

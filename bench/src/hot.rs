@@ -106,11 +106,13 @@ impl Core {
         let five_tuple = self.clients[client];
         match path {
             HotPath::ClientToPeer => {
-                let forward = self.server.forward_client(NOW, &five_tuple, &self.channel_data, 0);
+                let path = path_of(five_tuple);
+                let forward = self.server.forward_client(NOW, &path, &self.channel_data, 0);
                 matches!(forward, Forward::Route(_))
             }
             HotPath::SendToPeer => {
-                let forward = self.server.forward_client(NOW, &five_tuple, &self.send_indication, 0);
+                let path = path_of(five_tuple);
+                let forward = self.server.forward_client(NOW, &path, &self.send_indication, 0);
                 matches!(forward, Forward::Route(_))
             }
             HotPath::PeerToClient => {
@@ -276,7 +278,7 @@ fn five_tuple(number: u32) -> FiveTuple {
 }
 
 fn path_of(five_tuple: FiveTuple) -> ClientPath {
-    ClientPath { five_tuple, socket: ClientSocket(0) }
+    ClientPath { five_tuple, socket: ClientSocket::listener(0) }
 }
 
 fn send_indication(payload: &[u8]) -> Vec<u8> {

@@ -165,7 +165,7 @@ impl Base {
         // Without the address it was sent to, nobody could answer it.
         let asked = if listener.socket.is_wildcard() { received.ancillary.server } else { Some(local) };
         if let Some(server) = asked {
-            let ingress = Ingress::Client { socket: ClientSocket(index), server };
+            let ingress = Ingress::Client { socket: ClientSocket::listener(index), server };
             self.events.push(received.event(self.woken_ns, ingress, buffer));
         }
     }

@@ -66,8 +66,8 @@ impl Relay {
         if let Ok((len, client)) = self.listener.recv_from(&mut buffer) {
             let (now, bytes, server) = (self.now(), &buffer[..len], self.listener.local_addr()?);
             let five_tuple = FiveTuple { client: ClientAddr(client), server, transport: Transport::Udp };
-            let path = ClientPath { five_tuple, socket: ClientSocket(0) };
-            match self.server.forward_client(now, &five_tuple, bytes, 0) {
+            let path = ClientPath { five_tuple, socket: ClientSocket::listener(0) };
+            match self.server.forward_client(now, &path, bytes, 0) {
                 Forward::Slow => self.server.handle_input(now, Input::FromClient { path, bytes, tos: 0 }),
                 forward => self.send(forward, bytes),
             }

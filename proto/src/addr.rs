@@ -12,8 +12,10 @@ use std::net::{IpAddr, SocketAddr};
 pub enum Transport {
     /// One datagram, one message.
     Udp,
-    /// A stream, framed by `wire::Framer` outside the core.
+    /// A stream, cut into messages by [`Framer`](crate::wire::framer) outside the core.
     Tcp,
+    /// A stream as TCP's, within TLS.
+    Tls,
 }
 
 impl Transport {
@@ -22,7 +24,14 @@ impl Transport {
         match self {
             Transport::Udp => "udp",
             Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
         }
+    }
+
+    /// Bytes without borders between messages: framed, reliable, and over with their connection.
+    #[inline]
+    pub const fn is_stream(self) -> bool {
+        !matches!(self, Transport::Udp)
     }
 }
 

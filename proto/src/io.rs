@@ -50,9 +50,28 @@ impl WorkerId {
     }
 }
 
-/// The driver's handle for where a client's bytes come from: a listener, or a stream's connection.
+/// The driver's handle for where a client's bytes come from: a listener, or a stream's connection. The generation
+/// makes sure that what is meant for a connection that is closed never reaches the one that has its index now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ClientSocket(pub u32);
+pub struct ClientSocket {
+    /// Dense index: usable as an index into the driver's table of listeners, or into that of connections.
+    pub index: u32,
+    /// 0 for listeners. Connections begin with 1, and have another one each time an index is used again.
+    pub generation: u32,
+}
+
+impl ClientSocket {
+    /// A listener of datagrams, which stays.
+    pub const fn listener(index: u32) -> Self {
+        Self { index, generation: 0 }
+    }
+
+    /// Whether it is a listener of datagrams, not a stream's connection.
+    #[inline]
+    pub const fn is_listener(self) -> bool {
+        self.generation == 0
+    }
+}
 
 /// A client's 5-tuple and the socket that reaches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +80,15 @@ pub struct ClientPath {
     pub five_tuple: FiveTuple,
     /// Where answers leave.
     pub socket: ClientSocket,
+}
+
+impl ClientPath {
+    /// Whether what comes by `other` is about what was begun by this path: over UDP the 5-tuple says it, whichever
+    /// listener a datagram came by; a stream's is over with its connection, and the next one may have the same.
+    #[inline]
+    pub(crate) fn is_continued_by(&self, other: &ClientPath) -> bool {
+        !other.five_tuple.transport.is_stream() || self.socket == other.socket
+    }
 }
 
 /// Names a relay socket; the generation makes sure that an old name never means a new socket.
@@ -99,7 +127,10 @@ pub struct Route {
     pub payload_start: u32,
     /// Length of the payload, bytes.
     pub payload_len: u32,
-    /// DSCP and ECN, copied from the segment (RFC 8656 s. 14).
+    /// Bytes of zeros that follow the payload: over a stream, ChannelData is padded to a multiple of four
+    /// (RFC 8656 s. 12.5). 0 for datagrams.
+    pub padding_len: u8,
+    /// DSCP and ECN, copied from the segment (RFC 8656 s. 14); 0 from and to streams (s. 15 and 16).
     pub tos: u8,
     /// Set DF (only Send with DONT-FRAGMENT does).
     pub dont_fragment: bool,
@@ -144,6 +175,9 @@ pub enum Input<'a> {
         /// Its DSCP and ECN.
         tos: u8,
     },
+    /// A stream's connection is closed, from either side: what its client has ends at once. Nothing comes from it
+    /// after this.
+    ClientGone(ClientPath),
     /// An ICMP error came back for something a relay socket had sent (RFC 8656 s. 11.5).
     PeerIcmp(IcmpError),
     /// [`Output::OpenPort`] was done.

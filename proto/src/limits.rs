@@ -106,6 +106,8 @@ pub const MAX_UNKNOWN_ATTRIBUTES: usize = 8;
 pub const MAX_ATTRIBUTES: usize = 256;
 /// Longest SOFTWARE, bytes (RFC 8489 s. 14.14).
 pub const MAX_SOFTWARE: usize = 763;
+/// Largest STUN message, bytes: a header, and the highest multiple of four that its length field holds.
+pub const MAX_STUN_MESSAGE: usize = 20 + 65_532;
 /// Largest UDP payload over IPv4, bytes: 65,535 less IP and UDP headers.
 pub const MAX_UDP_PAYLOAD: usize = 65_507;
 /// Largest UDP payload over IPv6, bytes: 65,535 less the UDP header.

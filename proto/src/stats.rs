@@ -223,6 +223,8 @@ pub enum EndReason {
     Disconnected,
     /// The operator removed its user.
     UserRemoved,
+    /// The TCP or TLS connection of its client was closed.
+    ConnectionClosed,
 }
 
 impl EndReason {
@@ -234,6 +236,7 @@ impl EndReason {
             EndReason::Shutdown => "shutdown",
             EndReason::Disconnected => "disconnected",
             EndReason::UserRemoved => "user_removed",
+            EndReason::ConnectionClosed => "connection_closed",
         }
     }
 }

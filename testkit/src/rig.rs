@@ -315,7 +315,7 @@ impl Lab {
 
     /// A datagram from a client on its 5-tuple.
     pub fn client_sends(&mut self, worker: usize, path: ClientPath, bytes: &[u8], tos: u8) {
-        match self.workers[worker].forward_client(self.now, &path.five_tuple, bytes, tos) {
+        match self.workers[worker].forward_client(self.now, &path, bytes, tos) {
             Forward::Route(route) => {
                 let start = route.payload_start as usize;
                 let mut payload = route.header.map(|h| h.to_vec()).unwrap_or_default();
@@ -340,6 +340,7 @@ impl Lab {
             Forward::Route(route) => {
                 let mut payload = route.header.map(|h| h.to_vec()).unwrap_or_default();
                 payload.extend_from_slice(bytes);
+                payload.extend(std::iter::repeat_n(0, route.padding_len.into()));
                 let (egress, to, tos) = (route.egress, route.to, route.tos);
                 self.sent.push(Sent { egress, to, payload, tos, dont_fragment: route.dont_fragment });
             }
@@ -516,6 +517,8 @@ pub struct Client {
     pub nonce: Vec<u8>,
     /// By what it reaches the server.
     pub transport: Transport,
+    /// The socket at the server's end.
+    pub socket: ClientSocket,
     next_transaction: u64,
 }
 
@@ -612,6 +615,7 @@ impl Client {
             realm: REALM.into(),
             nonce: Vec::new(),
             transport: Transport::Udp,
+            socket: ClientSocket::listener(0),
             next_transaction: u64::from(addr(address).port()) << 32,
         }
     }
@@ -622,9 +626,14 @@ impl Client {
         self
     }
 
-    /// It is connected by TCP.
-    pub fn over_tcp(mut self) -> Self {
-        self.transport = Transport::Tcp;
+    /// It is connected by TCP, as the server's first connection.
+    pub fn over_tcp(self) -> Self {
+        self.over_stream(Transport::Tcp, ClientSocket { index: 0, generation: 1 })
+    }
+
+    /// It is connected by TCP or TLS.
+    pub fn over_stream(mut self, transport: Transport, socket: ClientSocket) -> Self {
+        (self.transport, self.socket) = (transport, socket);
         self
     }
 
@@ -632,7 +641,7 @@ impl Client {
     pub fn path(&self) -> ClientPath {
         let server = addr(if self.address.is_ipv4() { SERVER_V4 } else { SERVER_V6 });
         let five_tuple = FiveTuple { client: ClientAddr(self.address), server, transport: self.transport };
-        ClientPath { five_tuple, socket: ClientSocket(0) }
+        ClientPath { five_tuple, socket: self.socket }
     }
 
     /// The key of its long-term credentials.

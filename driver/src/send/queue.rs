@@ -43,7 +43,7 @@ pub(crate) fn envelope(
 ) -> Option<Envelope> {
     let (sender, source) = match egress {
         Egress::Client { socket, source } => {
-            (Sender::Listener(socket.0), source_of(sockets.listener(socket.0)?.is_wildcard(), source))
+            (Sender::Listener(socket.index), source_of(sockets.listener(socket.index)?.is_wildcard(), source))
         }
         Egress::Relay(relay) => sockets.relay(relay).map(|_| (Sender::relay(relay), None))?,
     };

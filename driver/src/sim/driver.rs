@@ -52,7 +52,7 @@ impl SimDriver {
     fn source(&self, egress: Egress) -> Option<SocketAddr> {
         match egress {
             Egress::Client { socket, source } => {
-                let listener = *self.listeners.get(socket.0 as usize)?;
+                let listener = *self.listeners.get(socket.index as usize)?;
                 Some(if listener.ip().is_unspecified() { source } else { listener })
             }
             Egress::Relay(relay) => self.network.lock().relay_address(self.driver, relay),

@@ -199,7 +199,7 @@ impl Network {
                 group.iter().all(|other| other.worker != worker),
                 "worker {worker} listens there already"
             );
-            group.push(Listener { worker, driver, socket: ClientSocket(index) });
+            group.push(Listener { worker, driver, socket: ClientSocket::listener(index) });
             group.sort_by_key(|listener| listener.worker);
         }
         driver

@@ -142,7 +142,7 @@ fn workers_share_a_listener_and_each_client_stays_on_one() {
             for event in events(driver) {
                 let Event::Datagram(datagram) = event else { panic!("{event:?}") };
                 let server = addr(SERVER);
-                assert_eq!(datagram.ingress, Ingress::Client { socket: ClientSocket(0), server });
+                assert_eq!(datagram.ingress, Ingress::Client { socket: ClientSocket::listener(0), server });
                 assert_eq!(driver.bytes(&datagram), b"hi");
                 assert_eq!(datagram.tos, 0xb8);
                 senders.push(datagram.from);
@@ -180,11 +180,12 @@ fn a_route_is_sent_with_its_header_and_tos() {
     let Some(Event::Datagram(datagram)) = events(&mut driver).first().copied() else { panic!("no datagram") };
     assert_eq!(datagram.ingress, Ingress::Relay(relay(0)));
     let route = Route {
-        egress: Egress::Client { socket: ClientSocket(0), source: addr(SERVER) },
+        egress: Egress::Client { socket: ClientSocket::listener(0), source: addr(SERVER) },
         to: client.address(),
         header: Some([0x40, 0, 0, 4]),
         payload_start: 1,
         payload_len: 4,
+        padding_len: 0,
         tos: 0x2e,
         dont_fragment: true,
         verdict: Verdict::ChannelToClient,
@@ -299,10 +300,10 @@ fn a_waker_reaches_the_next_turn_once() {
 fn what_no_socket_could_send_is_counted() {
     let network = SimNetwork::new(14, Impairment::NONE);
     let mut driver = network.driver(0, &[addr(SERVER)]);
-    let egress = Egress::Client { socket: ClientSocket(0), source: addr(SERVER) };
+    let egress = Egress::Client { socket: ClientSocket::listener(0), source: addr(SERVER) };
     driver.transmit(egress, addr("198.51.100.1:1000"), vec![0; 65_508], 0, false);
     driver.transmit(egress, addr("[2001:db8::9]:9"), vec![0; 10], 0, false);
-    let unknown = Egress::Client { socket: ClientSocket(5), source: addr(SERVER) };
+    let unknown = Egress::Client { socket: ClientSocket::listener(5), source: addr(SERVER) };
     driver.transmit(unknown, addr("198.51.100.1:1000"), vec![0; 10], 0, false);
     driver.flush();
     assert_eq!(driver.counters().send_too_large, 1);

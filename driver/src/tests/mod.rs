@@ -176,6 +176,7 @@ fn echo_route(datagram: &Datagram) -> Route {
         header: None,
         payload_start: 0,
         payload_len: datagram.len,
+        padding_len: 0,
         tos: datagram.tos,
         dont_fragment: false,
         verdict: Verdict::ChannelToPeer,
@@ -268,7 +269,7 @@ fn a_wildcard_listener_answers_from_the_address_that_was_asked<D: Rig>() {
     let asked = SocketAddr::new(addr("127.0.0.2:0").ip(), wildcard.port());
     client_v4.send_to(b"x", asked).expect("sent");
     let datagram = await_datagram(&mut v4);
-    assert_eq!(datagram.ingress, Ingress::Client { socket: ClientSocket(0), server: asked });
+    assert_eq!(datagram.ingress, Ingress::Client { socket: ClientSocket::listener(0), server: asked });
     // With a TOS, so that both control messages travel together.
     v4.forward(&datagram, 0, &Route { tos: 0xb9, ..echo_route(&datagram) });
     v4.flush();
@@ -279,7 +280,7 @@ fn a_wildcard_listener_answers_from_the_address_that_was_asked<D: Rig>() {
     let asked = SocketAddr::new(addr("[::1]:0").ip(), wildcard.port());
     client_v6.send_to(b"x", asked).expect("sent");
     let datagram = await_datagram(&mut v6);
-    assert_eq!(datagram.ingress, Ingress::Client { socket: ClientSocket(0), server: asked });
+    assert_eq!(datagram.ingress, Ingress::Client { socket: ClientSocket::listener(0), server: asked });
     v6.forward(&datagram, 0, &Route { tos: 0xb9, ..echo_route(&datagram) });
     v6.flush();
     assert_eq!(client_v6.recv_from(&mut [0; 10]).expect("an answer").1, asked);

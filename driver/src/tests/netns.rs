@@ -154,7 +154,7 @@ fn link_local_addresses_keep_their_zone<D: Rig>() {
         }
         let Some(&Event::Datagram(datagram)) = events.first() else { panic!("{events:?}") };
         assert_eq!(datagram.from, local(&client));
-        assert_eq!(datagram.ingress, Ingress::Client { socket: ClientSocket(0), server: asked });
+        assert_eq!(datagram.ingress, Ingress::Client { socket: ClientSocket::listener(0), server: asked });
         driver.forward(&datagram, 0, &echo_route(&datagram));
         driver.flush();
         assert_eq!(client.recv_from(&mut [0; 10]).expect("an answer").1, asked);

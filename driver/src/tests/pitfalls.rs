@@ -114,7 +114,7 @@ fn joined_datagrams_over_the_mtu_arrive_all_the_same<D: Rig>() {
         let (mut driver, server) = driver::<D>(V4);
         open(&mut driver, relay(0), V4);
         let client = client(V4);
-        let egress = Egress::Client { socket: ClientSocket(0), source: server };
+        let egress = Egress::Client { socket: ClientSocket::listener(0), source: server };
         let header = Some([0x40, 0, 0, 0]);
         // With the header of ChannelData 1473 to 1476 bytes, over an MTU of 1500 with its 28 of headers.
         for payload in [1468usize, 1469, 1470, 1471, 1472, 1468] {

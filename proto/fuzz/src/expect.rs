@@ -26,8 +26,8 @@ pub struct ToPeer<'a> {
 /// A message due to a client.
 #[derive(Debug)]
 pub enum ToClient<'a> {
-    /// ChannelData with number and payload.
-    Channel(u16, &'a [u8], u8),
+    /// ChannelData with number, payload and bytes of padding.
+    Channel(u16, &'a [u8], usize, u8),
     /// A Data indication with peer and payload.
     Data(SocketAddr, &'a [u8], u8),
     /// A Data indication with peer and the ICMP attribute's value.
@@ -105,10 +105,16 @@ impl World {
     ) -> Option<ToClient<'a>> {
         let allocation = self.shadow.get(client)?;
         allocation.half(Family::of(&peer.ip()))?;
-        let room = max_payload(self.five_tuple(client).client.ip());
+        let five_tuple = self.five_tuple(client);
+        // RFC 8656 s. 16: neither DSCP nor ECN; no datagram that would have to hold it.
+        let (tos, room) = match five_tuple.transport.is_stream() {
+            true => (0, 20 + 65_532),
+            false => (tos, max_payload(five_tuple.client.ip())),
+        };
         if let Some(number) = allocation.channel_to(peer) {
             self.is_channel_open(peer).then_some(())?;
-            return (4 + bytes.len() <= room).then_some(ToClient::Channel(number, bytes, tos));
+            let padding = if five_tuple.transport.is_stream() { bytes.len().wrapping_neg() % 4 } else { 0 };
+            return (4 + bytes.len() <= room).then_some(ToClient::Channel(number, bytes, padding, tos));
         }
         let public = self.to_public(peer);
         let len = 20 + 4 + if public.is_ipv4() { 8 } else { 20 } + 4 + bytes.len().next_multiple_of(4);
@@ -150,10 +156,11 @@ impl ToClient<'_> {
     /// The datagram says this and nothing else.
     pub fn check(&self, sent: &[u8]) {
         let (peer, content) = match *self {
-            ToClient::Channel(number, data, _) => {
+            ToClient::Channel(number, data, padding, _) => {
                 let [n0, n1] = number.to_be_bytes();
                 let [l0, l1] = (data.len() as u16).to_be_bytes();
-                assert_eq!((&sent[..4], &sent[4..]), (&[n0, n1, l0, l1][..], data));
+                assert_eq!((&sent[..4], &sent[4..][..data.len()]), (&[n0, n1, l0, l1][..], data));
+                assert_eq!(&sent[4 + data.len()..], &[0; 3][..padding]);
                 return;
             }
             ToClient::Data(peer, data, _) => (peer, (attr::DATA, data)),

@@ -185,6 +185,7 @@ fn operate(world: &mut World, client: usize, input: &mut Input<'_>) {
         11 => world.disconnect(client),
         12 => world.limit(client, u64::from(input.u16()) * 100),
         13 => world.astray = input.u8() & 1 == 1,
+        14 => world.hang_up(client),
         _ => world.check_counts(),
     }
 }

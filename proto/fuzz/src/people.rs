@@ -59,7 +59,8 @@ pub(super) fn clients(rest: bool) -> Vec<Client> {
         let server = if client.is_ipv4() { "192.0.2.1:3478" } else { "[2001:db8::1]:3478" };
         let server = server.parse().expect("an address");
         let five_tuple = FiveTuple { client: ClientAddr(client), server, transport };
-        let path = ClientPath { five_tuple, socket: ClientSocket(number as u32) };
+        let socket = ClientSocket { index: number as u32, generation: transport.is_stream().into() };
+        let path = ClientPath { five_tuple, socket };
         Client { path, worker, user, nonce: Vec::new(), transactions: 0, last: Vec::new() }
     })
     .collect()

@@ -274,13 +274,15 @@ impl World {
         self.asked = bytes.to_vec();
         self.opens = false;
         let expected = self.expected_to_peer(client, bytes, message.as_ref(), tos);
-        let is_astray = self.astray && self.shadow.get(client).is_some();
+        // A stream's connection is one worker's.
+        let is_datagram = !path.five_tuple.transport.is_stream();
+        let is_astray = self.astray && is_datagram && self.shadow.get(client).is_some();
         let mut at = if is_astray { 1 - worker } else { worker };
-        let mut forward = self.workers[at].forward_client(self.now, &path.five_tuple, bytes, tos);
+        let mut forward = self.workers[at].forward_client(self.now, &path, bytes, tos);
         if let Forward::Elsewhere(owner) = forward {
             assert!(is_astray && owner.index() == worker, "only its own worker has it");
             at = worker;
-            forward = self.workers[at].forward_client(self.now, &path.five_tuple, bytes, tos);
+            forward = self.workers[at].forward_client(self.now, &path, bytes, tos);
         }
         match forward {
             Forward::Route(route) => self.send_route(&route, bytes),
@@ -386,6 +388,17 @@ impl World {
         self.check_kernel();
     }
 
+    /// A client over a stream goes away, and comes back by another connection from the same port.
+    pub fn hang_up(&mut self, client: usize) {
+        let (path, worker) = (self.clients[client].path, self.clients[client].worker);
+        if path.five_tuple.transport.is_stream() {
+            self.input(worker, Input::ClientGone(path));
+            self.shadow.remove(client);
+            self.clients[client].path.socket.generation += 1;
+            self.check_kernel();
+        }
+    }
+
     /// The operator changes a client's bandwidth limit, if there are limits at all.
     pub fn limit(&mut self, client: usize, bits_per_sec: u64) {
         let (five_tuple, worker) = (self.five_tuple(client), self.clients[client].worker);
@@ -472,7 +485,9 @@ impl World {
         }
         assert_eq!(self.shared.quotas.used() as usize, self.shadow.iter().count());
         assert_eq!(self.shared.ports_taken(), self.sockets.len() + self.shared.reservations());
-        assert_eq!(self.shared.directory_len(), self.shadow.iter().count());
+        let is_datagram = |client: usize| !self.five_tuple(client).transport.is_stream();
+        let by_datagrams = self.shadow.iter().filter(|(client, _)| is_datagram(*client)).count();
+        assert_eq!(self.shared.directory_len(), by_datagrams);
         let taken = self.shared.plane().expect("there is one").taken();
         assert_eq!(taken.bindings, self.kernel.told().len());
         self.check_kernel();
@@ -651,6 +666,7 @@ impl World {
     fn send_route(&mut self, route: &Route, bytes: &[u8]) {
         let mut payload = route.header.map(|header| header.to_vec()).unwrap_or_default();
         payload.extend(&bytes[route.payload_start as usize..][..route.payload_len as usize]);
+        payload.extend(std::iter::repeat_n(0, route.padding_len.into()));
         let Route { egress, to, tos, dont_fragment, .. } = *route;
         self.sent.push(Sent { egress, to, payload, tos, dont_fragment });
     }
@@ -668,9 +684,10 @@ impl World {
 
     fn client_of(&self, sent: &Sent) -> usize {
         let Egress::Client { socket, source } = sent.egress else { panic!("to a peer: {sent:?}") };
-        let client = socket.0 as usize;
+        let client = socket.index as usize;
         let five_tuple = self.five_tuple(client);
         assert_eq!((sent.to, source), (five_tuple.client.0, five_tuple.server));
+        assert_eq!(socket, self.clients[client].path.socket, "its connection, not an earlier one");
         client
     }
 

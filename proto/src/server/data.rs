@@ -14,7 +14,7 @@ use turnpike_abi::Verdict;
 use super::Server;
 use crate::addr::{Family, FiveTuple, PeerAddr};
 use crate::io::{ClientPath, Egress, Forward, IcmpError, Now, Output, RelaySocket, Route};
-use crate::limits::{MAX_UDP_PAYLOAD, MAX_UDP_PAYLOAD_V6};
+use crate::limits::{MAX_STUN_MESSAGE, MAX_UDP_PAYLOAD, MAX_UDP_PAYLOAD_V6};
 use crate::table::{AllocationId, Channel};
 use crate::wire::{Class, HEADER_LEN, Message, MessageBuilder, TransactionId, attr, channel, method};
 
@@ -23,28 +23,31 @@ const SEND_INDICATION: [u8; 2] = [0x00, 0x16];
 
 impl Server {
     /// What to do with a datagram (or frame) from a client.
-    pub fn forward_client(&mut self, now: Now, five_tuple: &FiveTuple, bytes: &[u8], tos: u8) -> Forward {
+    ///
+    /// A stream's frames have no DSCP and no ECN of their own (RFC 8656 s. 15): their `tos` is 0.
+    pub fn forward_client(&mut self, now: Now, path: &ClientPath, bytes: &[u8], tos: u8) -> Forward {
         let outcome = match bytes {
             // RFC 7983 s. 7: 0-3 is STUN, 64-79 a TURN channel; RFC 5766 had channels up to 127.
-            [0x40..=0x7f, ..] => self.forward_channel_data(now, five_tuple, bytes, tos),
+            [0x40..=0x7f, ..] => self.forward_channel_data(now, path, bytes, tos),
             [first, second, ..] if [*first, *second] == SEND_INDICATION => {
-                self.forward_send(now, five_tuple, bytes, tos)
+                self.forward_send(now, path, bytes, tos)
             }
             // Anybody may answer a Binding; everything else is its allocation's worker's.
             [0, 1 | 0x11, ..] => return Forward::Slow,
-            [0..=3, ..] => return self.elsewhere(five_tuple).unwrap_or(Forward::Slow),
+            [0..=3, ..] => return self.elsewhere(path).unwrap_or(Forward::Slow),
             _ => Err(Verdict::DropNotTurn),
         };
         match outcome {
             Err(Verdict::DropNoAllocation) => {
-                self.elsewhere(five_tuple).unwrap_or_else(|| self.count_forward(outcome))
+                self.elsewhere(path).unwrap_or_else(|| self.count_forward(outcome))
             }
             outcome => self.count_forward(outcome),
         }
     }
 
     /// Another worker has this 5-tuple's allocation.
-    fn elsewhere(&self, five_tuple: &FiveTuple) -> Option<Forward> {
+    fn elsewhere(&self, path: &ClientPath) -> Option<Forward> {
+        let five_tuple = &path.five_tuple;
         if self.table.find(five_tuple).is_some() {
             return None;
         }
@@ -101,7 +104,7 @@ impl Server {
     fn forward_channel_data(
         &mut self,
         now: Now,
-        five_tuple: &FiveTuple,
+        path: &ClientPath,
         bytes: &[u8],
         tos: u8,
     ) -> Result<Route, Verdict> {
@@ -109,7 +112,7 @@ impl Server {
         if !self.channel_range().contains(&number) {
             return Err(Verdict::DropNotTurn);
         }
-        let id = self.table.find(five_tuple).ok_or(Verdict::DropNoAllocation)?;
+        let id = self.table.find(&path.five_tuple).ok_or(Verdict::DropNoAllocation)?;
         let channel = *self.table.channel(id, number, now.mono_ns).ok_or(Verdict::DropUnboundChannel)?;
         // Padding behind the data is allowed over UDP and is not relayed (RFC 8656 s. 12.5).
         if channel::HEADER_LEN + usize::from(length) > bytes.len() {
@@ -122,6 +125,9 @@ impl Server {
             return Err(Verdict::DropPeerDenied);
         }
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
+        if !allocation.path.is_continued_by(path) {
+            return Err(Verdict::DropStale);
+        }
         if !allocation.half(Family::of(&channel.peer.ip())).is_some_and(|half| half.lives(now.mono_ns)) {
             return Err(Verdict::DropStale);
         }
@@ -134,6 +140,7 @@ impl Server {
             header: None,
             payload_start: channel::HEADER_LEN as u32,
             payload_len: u32::from(length),
+            padding_len: 0,
             tos,
             dont_fragment: false,
             verdict: Verdict::ChannelToPeer,
@@ -148,13 +155,7 @@ impl Server {
     }
 
     // RFC 8656 s. 11.2: whatever is wrong with a Send indication, it is discarded silently.
-    fn forward_send(
-        &mut self,
-        now: Now,
-        five_tuple: &FiveTuple,
-        bytes: &[u8],
-        tos: u8,
-    ) -> Result<Route, Verdict> {
+    fn forward_send(&mut self, now: Now, path: &ClientPath, bytes: &[u8], tos: u8) -> Result<Route, Verdict> {
         let message = Message::parse(bytes)?;
         if (message.class(), message.method()) != (Class::Indication, method::SEND) {
             return Err(Verdict::DropUnsupported);
@@ -162,17 +163,22 @@ impl Server {
         if !message.unknown_required(super::KNOWN_ATTRIBUTES).is_empty() {
             return Err(Verdict::DropUnknownAttribute);
         }
-        let id = self.table.find(five_tuple).ok_or(Verdict::DropNoAllocation)?;
+        let id = self.table.find(&path.five_tuple).ok_or(Verdict::DropNoAllocation)?;
         let Some(Ok(peer)) = message.xor_address(attr::XOR_PEER_ADDRESS) else {
             return Err(Verdict::DropBadSend);
         };
         let data = message.data().ok_or(Verdict::DropBadSend)?;
         let peer = self.shared.to_local(peer);
-        // Between the families DONT-FRAGMENT is ignored: there is no DF in IPv6 (RFC 8656 s. 13).
-        let dont_fragment =
-            message.has(attr::DONT_FRAGMENT) && peer.ip().is_ipv4() == five_tuple.client.ip().is_ipv4();
+        // Between the families DONT-FRAGMENT is ignored: there is no DF in IPv6 (RFC 8656 s. 13). A stream's data is
+        // not translated, whatever family its packets are of (s. 15).
+        let five_tuple = &path.five_tuple;
+        let is_of_one_family = match five_tuple.transport.is_stream() {
+            true => peer.ip().is_ipv4(),
+            false => peer.ip().is_ipv4() == five_tuple.client.ip().is_ipv4(),
+        };
+        let dont_fragment = is_of_one_family && message.has(attr::DONT_FRAGMENT);
         let (start, len) = (offset_within(bytes, data), data.len());
-        let relay = self.check_send(now, id, peer)?;
+        let relay = self.check_send(now, id, path, peer)?;
         if len > max_payload(peer.ip()) {
             return Err(Verdict::DropTooLarge);
         }
@@ -186,6 +192,7 @@ impl Server {
             header: None,
             payload_start: start as u32,
             payload_len: len as u32,
+            padding_len: 0,
             tos,
             dont_fragment,
             verdict: Verdict::SendToPeer,
@@ -194,8 +201,17 @@ impl Server {
 
     /// Permission and policy: the policy is asked again for each destination (conformance Q1), since a
     /// permission holds for every port of an address.
-    fn check_send(&self, now: Now, id: AllocationId, peer: PeerAddr) -> Result<RelaySocket, Verdict> {
+    fn check_send(
+        &self,
+        now: Now,
+        id: AllocationId,
+        path: &ClientPath,
+        peer: PeerAddr,
+    ) -> Result<RelaySocket, Verdict> {
         let allocation = self.table.get(id).ok_or(Verdict::DropStale)?;
+        if !allocation.path.is_continued_by(path) {
+            return Err(Verdict::DropStale);
+        }
         let half = allocation.half(Family::of(&peer.ip())).ok_or(Verdict::DropBadSend)?;
         if !half.lives(now.mono_ns) {
             return Err(Verdict::DropStale);
@@ -220,9 +236,14 @@ impl Server {
     ) -> Result<Route, Verdict> {
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
         let path = allocation.path;
-        if channel::HEADER_LEN + len > max_payload(path.five_tuple.client.ip()) {
+        if channel::HEADER_LEN + len > max_to_client(&path.five_tuple) {
             return Err(Verdict::DropTooLarge);
         }
+        let (tos, padding_len) = match path.five_tuple.transport.is_stream() {
+            // RFC 8656 s. 16: DSCP and ECN are not handed on.
+            true => (0, channel::padding(len)),
+            false => (tos, 0),
+        };
         if !allocation.admit_to_client(now.mono_ns, len) {
             return Err(Verdict::DropRateToClient);
         }
@@ -232,6 +253,7 @@ impl Server {
             header: Some(channel::header(number, len as u16)),
             payload_start: 0,
             payload_len: len as u32,
+            padding_len,
             tos,
             dont_fragment: false,
             verdict: Verdict::ChannelToClient,
@@ -257,6 +279,7 @@ impl Server {
         match outcome {
             Ok((path, payload)) => {
                 self.counts.count_forwarded(Verdict::DataToClient, bytes.len() as u64);
+                let tos = if path.five_tuple.transport.is_stream() { 0 } else { tos };
                 self.send_to_client(&path, payload, tos);
             }
             Err(verdict) => self.discard(verdict),
@@ -278,7 +301,7 @@ impl Server {
         let public = self.shared.to_public(peer);
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
         let path = allocation.path;
-        if data_indication_len(public, bytes.len()) > max_payload(path.five_tuple.client.ip()) {
+        if data_indication_len(public, bytes.len()) > max_to_client(&path.five_tuple) {
             return Err(Verdict::DropTooLarge);
         }
         if !allocation.admit_to_client(now.mono_ns, bytes.len()) {
@@ -292,7 +315,7 @@ impl Server {
 
     /// A Send indication that came through `handle_input`: the same as on the data path.
     pub(super) fn transmit_send(&mut self, now: Now, path: &ClientPath, bytes: &[u8], tos: u8) {
-        let outcome = self.forward_send(now, &path.five_tuple, bytes, tos);
+        let outcome = self.forward_send(now, path, bytes, tos);
         if let Forward::Route(route) = self.count_forward(outcome) {
             let start = route.payload_start as usize;
             let payload = bytes[start..start + route.payload_len as usize].to_vec();
@@ -347,6 +370,15 @@ fn max_payload(to: IpAddr) -> usize {
     match to {
         IpAddr::V4(_) => MAX_UDP_PAYLOAD,
         IpAddr::V6(_) => MAX_UDP_PAYLOAD_V6,
+    }
+}
+
+/// The largest message towards a client. What fits into a peer's datagram fits into a stream's ChannelData, but not
+/// always into a STUN message, whose length is a multiple of four.
+fn max_to_client(five_tuple: &FiveTuple) -> usize {
+    match five_tuple.transport.is_stream() {
+        true => MAX_STUN_MESSAGE,
+        false => max_payload(five_tuple.client.ip()),
     }
 }
 

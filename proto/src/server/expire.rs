@@ -2,8 +2,8 @@
 
 use super::Server;
 use super::sweep::Budget;
-use crate::addr::{Family, FiveTuple};
-use crate::io::{Now, Output};
+use crate::addr::Family;
+use crate::io::{ClientPath, Now, Output};
 use crate::limits::{RETRANSMISSION_SECS, SECOND_NS};
 use crate::shared::Reservation;
 use crate::stats::{AllocationRecord, EndReason, TrafficByPath};
@@ -51,9 +51,22 @@ impl Server {
         }
     }
 
+    /// A connection is closed: what was begun by it ends.
+    pub(super) fn handle_client_gone(&mut self, now: Now, path: &ClientPath) {
+        let Some(id) = self.table.find(&path.five_tuple) else { return };
+        if self.table.get(id).is_some_and(|allocation| allocation.path == *path) {
+            self.end_allocation(now, id, EndReason::ConnectionClosed);
+        }
+    }
+
     /// The 5-tuple's allocation as it is now: what of it has come to its end goes, though its tick is late.
-    pub(super) fn find_settled(&mut self, now: Now, five_tuple: &FiveTuple) -> Option<AllocationId> {
-        let id = self.table.find(five_tuple)?;
+    pub(super) fn find_settled(&mut self, now: Now, path: &ClientPath) -> Option<AllocationId> {
+        let id = self.table.find(&path.five_tuple)?;
+        if !self.table.get(id)?.path.is_continued_by(path) {
+            // There is another connection now, so the one before is closed, though nobody has said so yet.
+            self.end_allocation(now, id, EndReason::ConnectionClosed);
+            return None;
+        }
         if self.table.timers.next().is_none_or(|(due_ns, _)| due_ns > now.mono_ns) {
             return Some(id);
         }
@@ -77,7 +90,9 @@ impl Server {
         }
         let Some(mut allocation) = self.remove_allocation(id) else { return };
         let Some(since_ns) = allocation.live_since_ns else { return };
-        if now.mono_ns < since_ns + u64::from(RETRANSMISSION_SECS) * SECOND_NS {
+        // A new connection from the same port repeats nothing.
+        let is_repeatable = reason != EndReason::ConnectionClosed;
+        if is_repeatable && now.mono_ns < since_ns + u64::from(RETRANSMISSION_SECS) * SECOND_NS {
             let (path, request) = (&allocation.path, &allocation.request);
             self.ended_allocates.insert(now, path.five_tuple, request.reply_to.transaction());
         }

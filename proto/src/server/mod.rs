@@ -126,6 +126,7 @@ impl Server {
         match input {
             Input::FromClient { path, bytes, tos } => self.handle_client(now, path, bytes, tos),
             Input::FromPeer { relay, peer, bytes, tos } => self.handle_peer(now, relay, peer, bytes, tos),
+            Input::ClientGone(path) => self.handle_client_gone(now, &path),
             Input::PeerIcmp(error) => self.handle_icmp(now, &error),
             Input::PortOpened(relay) => self.handle_port_opened(now, relay),
             Input::PortFailed(relay, error) => self.handle_port_failed(now, relay, error),
@@ -241,7 +242,7 @@ impl Server {
     }
 
     fn handle_request(&mut self, now: Now, path: ClientPath, message: &Message<'_>) {
-        let allocation = self.find_settled(now, &path.five_tuple);
+        let allocation = self.find_settled(now, &path);
         if allocation.is_none() && !message.has_integrity() && !is_first_request(message) {
             return self.discard(Verdict::DropNoCredentials);
         }

@@ -1,6 +1,7 @@
 //! Which worker has the allocation of a 5-tuple, for datagrams that the kernel brings to another one.
 //!
-//! It does so when the set of sockets that share a listener's address has changed, or the hash it goes by.
+//! It does so when the set of sockets that share a listener's address has changed, or the hash it goes by. A stream's
+//! connection, and all that comes by it, is one worker's from the beginning: there is nothing to note.
 //! Touched when an allocation begins or ends, and by a worker that does not know a 5-tuple itself; never by
 //! data that arrives where it should.
 
@@ -47,6 +48,9 @@ impl Directory {
 
     /// Notes that `worker` has the 5-tuple's allocation; `false` if another one has.
     pub(crate) fn claim(&self, five_tuple: &FiveTuple, worker: WorkerId) -> bool {
+        if five_tuple.transport.is_stream() {
+            return true;
+        }
         let shard = self.shard(five_tuple);
         let mut owners = write(shard);
         let owner = *owners.entry(*five_tuple).or_insert(worker);
@@ -56,6 +60,9 @@ impl Directory {
 
     /// The 5-tuple has no allocation any more.
     pub(crate) fn release(&self, five_tuple: &FiveTuple) {
+        if five_tuple.transport.is_stream() {
+            return;
+        }
         let shard = self.shard(five_tuple);
         let mut owners = write(shard);
         owners.remove(five_tuple);
@@ -68,7 +75,7 @@ impl Directory {
 
     /// The other worker that has the 5-tuple's allocation.
     pub(crate) fn other_owner(&self, five_tuple: &FiveTuple, worker: WorkerId) -> Option<WorkerId> {
-        if self.workers.load(Ordering::Relaxed) < 2 {
+        if five_tuple.transport.is_stream() || self.workers.load(Ordering::Relaxed) < 2 {
             return None;
         }
         let shard = self.shard(five_tuple);

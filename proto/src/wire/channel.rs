@@ -25,6 +25,12 @@ pub fn header(number: u16, len: u16) -> [u8; HEADER_LEN] {
     [n0, n1, l0, l1]
 }
 
+/// Bytes of zeros that follow a payload of `len` bytes over a stream (RFC 8656 s. 12.5).
+#[inline]
+pub const fn padding(len: usize) -> u8 {
+    (len.wrapping_neg() % 4) as u8
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,6 +40,12 @@ mod tests {
     fn c6_header_is_number_then_length_in_network_order() {
         assert_eq!(header(0x4001, 0x0203), [0x40, 0x01, 0x02, 0x03]);
         assert_eq!(parse_header(&[0x40, 0x01, 0x02, 0x03, 0xFF]), Some((0x4001, 0x0203)));
+    }
+
+    // RFC 8656 s. 12.5
+    #[test]
+    fn c6_padding_fills_up_to_a_multiple_of_four() {
+        assert_eq!([0, 1, 2, 3, 4, 5, 65_533, 65_535].map(padding), [0, 3, 2, 1, 0, 3, 3, 1]);
     }
 
     #[test]

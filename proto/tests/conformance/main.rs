@@ -19,6 +19,7 @@ mod refresh;
 mod refusals;
 mod reservation;
 mod security;
+mod streams;
 mod stun;
 
 use turnpike_testkit::rig as lab;

@@ -58,8 +58,8 @@ impl Ours {
     pub fn client_sends(&mut self, client: SocketAddr, bytes: &[u8]) -> Vec<Sent> {
         let five_tuple =
             FiveTuple { client: ClientAddr(client), server: addr(SERVER), transport: Transport::Udp };
-        let path = ClientPath { five_tuple, socket: ClientSocket(0) };
-        match self.server.forward_client(self.now, &five_tuple, bytes, 0) {
+        let path = ClientPath { five_tuple, socket: ClientSocket::listener(0) };
+        match self.server.forward_client(self.now, &path, bytes, 0) {
             Forward::Route(route) => self.follow(&route, bytes),
             Forward::Slow => self.input(Input::FromClient { path, bytes, tos: 0 }),
             Forward::Drop(_) | Forward::Elsewhere(_) => {}

@@ -62,6 +62,7 @@ pub(super) fn transport(transport: Transport) -> model::Transport {
     match transport {
         Transport::Udp => model::Transport::Udp,
         Transport::Tcp => model::Transport::Tcp,
+        Transport::Tls => model::Transport::Tls,
     }
 }
 

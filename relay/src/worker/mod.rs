@@ -250,7 +250,7 @@ impl<D: Driver> Worker<D> {
     ) {
         let start = segment.start;
         let bytes = &self.driver.bytes(datagram)[segment];
-        match self.server.forward_client(now, &path.five_tuple, bytes, datagram.tos) {
+        match self.server.forward_client(now, &path, bytes, datagram.tos) {
             Forward::Route(route) => self.driver.forward(datagram, start, &route),
             Forward::Drop(_) => {}
             Forward::Elsewhere(worker) => {
@@ -272,7 +272,7 @@ impl<D: Driver> Worker<D> {
             let Some(Handed { path, bytes, tos }) = self.handover.as_mut().and_then(Handover::take) else {
                 return;
             };
-            match self.server.forward_client(now, &path.five_tuple, &bytes, tos) {
+            match self.server.forward_client(now, &path, &bytes, tos) {
                 Forward::Route(route) => {
                     let start = route.payload_start as usize;
                     let data = &bytes[start..start + route.payload_len as usize];

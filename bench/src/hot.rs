@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
 use turnpike_proto::auth::{Credentials, Key};
 use turnpike_proto::policy::PeerRules;
-use turnpike_proto::settings::{RelaySet, ServerConfig, Settings};
+use turnpike_proto::settings::{RelayIps, ServerConfig, Settings};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_proto::{ClientPath, ClientSocket, Forward, Input, Now, Output, RelaySocket, Server, WorkerId};
@@ -262,7 +262,7 @@ fn shared() -> Arc<Shared> {
     Shared::new(Settings {
         // The challenge is measured, not the limit on challenges.
         config: ServerConfig { unauthenticated_per_sec: 0, ..ServerConfig::default() },
-        relays: RelaySet { general: relays, ..RelaySet::default() },
+        relays: RelayIps { general: relays, ..RelayIps::default() },
         relay_ports: 1024..=65_535,
         peers: PeerRules { listeners: vec![SERVER], ..PeerRules::default() },
         ..Settings::new(credentials, [5; 32])

@@ -16,7 +16,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use crate::shared::addresses::RelaySet;
+use crate::shared::addresses::RelayIps;
 
 /// What a rule says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +116,7 @@ const DEFAULT_DENY: &[&str] = &[
 
 impl PeerPolicy {
     /// The policy of a server that relays from these addresses and ports.
-    pub(crate) fn of(peers: &PeerRules, relays: &RelaySet, relay_ports: &RangeInclusive<u16>) -> PeerPolicy {
+    pub(crate) fn of(peers: &PeerRules, relays: &RelayIps, relay_ports: &RangeInclusive<u16>) -> PeerPolicy {
         let relays = relays.general.iter().chain(&relays.near);
         let own = OwnAddresses {
             relay_ips: relays.flat_map(|relay| iter::once(relay.local).chain(relay.external)).collect(),

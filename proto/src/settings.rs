@@ -8,7 +8,7 @@ use crate::limits;
 use crate::policy::PeerRules;
 use crate::shared::plane::Plane;
 
-pub use crate::shared::addresses::{RelayAddress, RelaySet};
+pub use crate::shared::addresses::{RelayIp, RelayIps};
 
 /// What [`Shared`](crate::shared::Shared) is made from: who may come, what is relayed from, whom it may reach.
 pub struct Settings {
@@ -19,7 +19,7 @@ pub struct Settings {
     /// A REST credential's expiry ends its allocations too, else only new ones are refused.
     pub strict_credential_expiry: bool,
     /// The addresses that are relayed from.
-    pub relays: RelaySet,
+    pub relays: RelayIps,
     /// The ports of relayed transport addresses, the same on each address.
     pub relay_ports: RangeInclusive<u16>,
     /// Which peers may be reached.
@@ -42,7 +42,7 @@ impl Settings {
             config: ServerConfig::default(),
             credentials,
             strict_credential_expiry: false,
-            relays: RelaySet::default(),
+            relays: RelayIps::default(),
             relay_ports: 49_152..=65_535,
             peers: PeerRules::default(),
             user_quota: 0,

@@ -9,9 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use turnpike_driver::choose::Choice;
+use turnpike_proto::settings::RelayIp;
 use zeroize::Zeroizing;
 
-use crate::config::resolve::RelayAddress;
 use crate::config::{Config, PortRange};
 use crate::{credentials, patience};
 
@@ -24,7 +24,7 @@ pub struct Ready {
     /// Where it listens, with the ports that the kernel chose.
     pub listen: Vec<SocketAddr>,
     /// Where it relays from.
-    pub relay: Vec<RelayAddress>,
+    pub relay: Vec<RelayIp>,
     /// The ports of relayed addresses.
     pub port_range: PortRange,
     /// Worker threads.
@@ -57,7 +57,7 @@ impl Ready {
     pub fn new(
         config: &Config,
         listen: Vec<SocketAddr>,
-        relay: Vec<RelayAddress>,
+        relay: Vec<RelayIp>,
         io: Choice,
         data_path: DataPath,
     ) -> Self {
@@ -176,14 +176,16 @@ fn trial_credentials(config: &Config, now_unix_secs: u64) -> (String, Zeroizing<
 /// address of its family, which other hosts see too.
 fn endpoints(ready: &Ready) -> Vec<SocketAddr> {
     let reachable = |listener: &SocketAddr| {
-        let same_family = |relay: &&RelayAddress| relay.local.is_ipv4() == listener.is_ipv4();
+        let same_family = |relay: &&RelayIp| relay.local.is_ipv4() == listener.is_ipv4();
         let ip = match listener.ip() {
             ip if !ip.is_unspecified() => ip,
             // An IPv6 listener without an address beyond this host isn't worth an URL.
-            IpAddr::V6(_) => ready.relay.iter().find(same_family)?.public,
-            IpAddr::V4(_) => {
-                ready.relay.iter().find(same_family).map_or(Ipv4Addr::LOCALHOST.into(), |relay| relay.public)
-            }
+            IpAddr::V6(_) => ready.relay.iter().find(same_family)?.public(),
+            IpAddr::V4(_) => ready
+                .relay
+                .iter()
+                .find(same_family)
+                .map_or(Ipv4Addr::LOCALHOST.into(), |relay| relay.public()),
         };
         Some(SocketAddr::new(ip, listener.port()))
     };
@@ -235,9 +237,9 @@ mod tests {
         let listen = listen.iter().map(|text| text.parse().unwrap()).collect();
         let relay = relay
             .iter()
-            .map(|(local, public)| RelayAddress {
+            .map(|(local, public)| RelayIp {
                 local: local.parse().unwrap(),
-                public: public.parse().unwrap(),
+                external: Some(public).filter(|public| *public != local).map(|ip| ip.parse().unwrap()),
             })
             .collect();
         let config = Config { workers: 2.try_into().unwrap(), ..Config::default() };

@@ -9,10 +9,10 @@ use turnpike_admin::{Scope, Tokens};
 use turnpike_proto::Plane;
 use turnpike_proto::auth::{BadCredential, Credentials};
 use turnpike_proto::policy::PeerRules;
-use turnpike_proto::settings::{DefaultFamily, RelayAddress, RelaySet, ServerConfig, Settings};
+use turnpike_proto::settings::{DefaultFamily, RelayIps, ServerConfig, Settings};
 use turnpike_proto::shared::Shared;
 
-use crate::config::resolve::{self, Addresses};
+use crate::config::resolve::Addresses;
 use crate::config::{self, AdminScope, AdminToken, Config};
 
 /// 32 bytes from the operating system's generator.
@@ -41,7 +41,7 @@ pub fn shared(
     let shared = Shared::new(Settings {
         config: server_config(config),
         strict_credential_expiry: config.strict_credential_expiry,
-        relays: relay_set(addresses),
+        relays: relay_ips(addresses),
         relay_ports: config.port_range.first..=config.port_range.last,
         peers: peer_rules(config, addresses, listeners),
         user_quota,
@@ -69,14 +69,10 @@ pub fn credentials(config: &Config) -> Result<Credentials, BadCredential> {
 }
 
 /// What is relayed from.
-pub fn relay_set(addresses: &Addresses) -> RelaySet {
-    let core = |relay: &resolve::RelayAddress| RelayAddress {
-        local: relay.local,
-        external: Some(relay.public).filter(|public| *public != relay.local),
-    };
-    RelaySet {
-        general: addresses.relay.iter().map(core).collect(),
-        near: addresses.near.iter().map(core).collect(),
+pub fn relay_ips(addresses: &Addresses) -> RelayIps {
+    RelayIps {
+        general: addresses.relay.clone(),
+        near: addresses.near.clone(),
         awaited: addresses.awaited_families(),
     }
 }

@@ -6,13 +6,13 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashSet;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use turnpike::config::resolve::{Addresses, RelayAddress};
+use turnpike::config::resolve::Addresses;
 use turnpike::config::{Config, Hidden, PortRange, Secret, User};
 use turnpike::setup;
 use turnpike::worker::{Command as Order, Message as ToWorker, Status};
@@ -63,7 +63,7 @@ impl<D: Driver> Worker<D> {
             unauthenticated_rate: None,
             ..Config::default()
         };
-        let relay = RelayAddress { local: RELAY.into(), public: RELAY.into() };
+        let relay = IpAddr::from(RELAY).into();
         let addresses = Addresses { listen: vec![address], relay: vec![relay], ..Addresses::default() };
         let shared = setup::shared(&config, &addresses, &[address], [7; 32], None).expect("a good user");
         let server = Server::new(Arc::clone(&shared), WorkerId(0), [9; 32]);

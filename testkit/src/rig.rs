@@ -8,7 +8,7 @@ use std::sync::Arc;
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, Transport};
 use turnpike_proto::auth::{Credentials, Key};
 use turnpike_proto::policy::PeerRules;
-use turnpike_proto::settings::{RelayAddress, RelaySet, ServerConfig, Settings};
+use turnpike_proto::settings::{RelayIp, RelayIps, ServerConfig, Settings};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::stats::AllocationRecord;
@@ -43,7 +43,7 @@ pub struct Setup {
     /// What the core takes as it is.
     pub config: ServerConfig,
     /// Addresses to relay with.
-    pub relays: Vec<RelayAddress>,
+    pub relays: Vec<RelayIp>,
     /// First and last relayed port.
     pub ports: (u16, u16),
     /// Names and passwords.
@@ -70,7 +70,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let relay = |ip: &str| RelayAddress { local: ip.parse().expect("an IP"), external: None };
+        let relay = |ip: &str| RelayIp { local: ip.parse().expect("an IP"), external: None };
         Self {
             config: ServerConfig::default(),
             relays: vec![relay("192.0.2.1"), relay("2001:db8::1")],
@@ -104,13 +104,13 @@ impl Setup {
     }
 
     /// The addresses to relay from that this means.
-    pub fn relay_set(&self) -> RelaySet {
-        RelaySet { general: self.relays.clone(), ..RelaySet::default() }
+    pub fn relay_ips(&self) -> RelayIps {
+        RelayIps { general: self.relays.clone(), ..RelayIps::default() }
     }
 
     /// Puts these relay addresses and peer rules in force on a running server.
     pub fn enforce(&self, shared: &Shared) {
-        shared.set_network(&self.relay_set(), &self.peers());
+        shared.set_network(&self.relay_ips(), &self.peers());
     }
 
     /// The credentials that this means.
@@ -210,7 +210,7 @@ impl Lab {
         let shared = Shared::new(Settings {
             config: setup.config.clone(),
             strict_credential_expiry: setup.strict_expiry,
-            relays: setup.relay_set(),
+            relays: setup.relay_ips(),
             relay_ports: setup.ports.0..=setup.ports.1,
             peers: setup.peers(),
             user_quota: setup.user_quota,

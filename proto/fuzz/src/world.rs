@@ -11,7 +11,7 @@ use turnpike_proto::addr::{Family, FiveTuple, PeerAddr, RelayedAddr, Transport};
 use turnpike_proto::auth::{Credentials, Key};
 use turnpike_proto::limits::{RESERVATION_LIFETIME_SECS, SECOND_NS};
 use turnpike_proto::policy::PeerRules;
-use turnpike_proto::settings::{DefaultFamily, RelayAddress, RelaySet, ServerConfig, Settings};
+use turnpike_proto::settings::{DefaultFamily, RelayIp, RelayIps, ServerConfig, Settings};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::wire::{Class, MessageBuilder, TransactionId, attr, method};
@@ -110,7 +110,7 @@ pub struct World {
     pub astray: bool,
     /// What the clients hold.
     pub shadow: Shadow,
-    relays: Vec<RelayAddress>,
+    relays: Vec<RelayIp>,
     workers: Vec<Server>,
     users: Vec<User>,
     clients: Vec<Client>,
@@ -140,11 +140,11 @@ impl World {
         let (limited, quotas) = (bit(0), bit(1));
         let ip = |text: &str| text.parse::<IpAddr>().expect("an IP");
         let mut relays = vec![
-            RelayAddress { local: ip("192.0.2.1"), external: None },
-            RelayAddress { local: ip("2001:db8::1"), external: None },
+            RelayIp { local: ip("192.0.2.1"), external: None },
+            RelayIp { local: ip("2001:db8::1"), external: None },
         ];
         if bit(2) {
-            relays[0] = RelayAddress { local: ip("10.9.9.9"), external: Some(ip("192.0.2.1")) };
+            relays[0] = RelayIp { local: ip("10.9.9.9"), external: Some(ip("192.0.2.1")) };
         }
         if bit(3) {
             relays.pop();
@@ -167,7 +167,7 @@ impl World {
         let shared = Shared::new(Settings {
             config,
             strict_credential_expiry: bit(7),
-            relays: relay_set(&relays),
+            relays: relay_ips(&relays),
             relay_ports: PORTS,
             peers: peers(false),
             user_quota,
@@ -358,7 +358,7 @@ impl World {
     /// The operator changes the policy.
     pub fn change_policy(&mut self, strict: bool) {
         self.shadow.expire(self.now.mono_ns);
-        self.shared.set_network(&relay_set(&self.relays), &peers(strict));
+        self.shared.set_network(&relay_ips(&self.relays), &peers(strict));
         (0..self.workers.len()).for_each(|worker| self.input(worker, Input::PolicyChanged));
         self.shadow.revoke(&self.shared);
     }
@@ -538,8 +538,8 @@ impl World {
     fn translate(
         &self,
         address: SocketAddr,
-        from: impl Fn(&RelayAddress) -> Option<IpAddr>,
-        to: impl Fn(&RelayAddress) -> Option<IpAddr>,
+        from: impl Fn(&RelayIp) -> Option<IpAddr>,
+        to: impl Fn(&RelayIp) -> Option<IpAddr>,
     ) -> SocketAddr {
         let relay = self.relays.iter().find(|relay| from(relay) == Some(address.ip()));
         match relay.and_then(to) {
@@ -829,8 +829,8 @@ impl World {
     }
 }
 
-fn relay_set(relays: &[RelayAddress]) -> RelaySet {
-    RelaySet { general: relays.to_vec(), ..RelaySet::default() }
+fn relay_ips(relays: &[RelayIp]) -> RelayIps {
+    RelayIps { general: relays.to_vec(), ..RelayIps::default() }
 }
 
 fn peers(strict: bool) -> PeerRules {

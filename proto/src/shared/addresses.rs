@@ -3,6 +3,7 @@
 //! An address keeps its ports for as long as any is held, also while it is gone: an allocation is never moved, and
 //! a port never given away twice. Read on the data path, replaced by the operator's side of the relay.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -12,29 +13,47 @@ use arc_swap::ArcSwap;
 use crate::addr::{Family, PeerAddr};
 use crate::shared::ports::{Parity, PortLease, PortPool};
 
-/// An address that is relayed from, and how clients and peers see it.
+/// An IP address that is relayed from, and how clients and peers see it. With a port of it, it makes a relayed
+/// transport address ([`RelayedAddr`](crate::addr::RelayedAddr)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RelayAddress {
+pub struct RelayIp {
     /// The address that sockets are bound to.
     pub local: IpAddr,
     /// The address that clients are told, if another one (a NAT is in front of us).
     pub external: Option<IpAddr>,
 }
 
-impl From<IpAddr> for RelayAddress {
+impl RelayIp {
+    /// The address that clients are told.
+    pub fn public(&self) -> IpAddr {
+        self.external.unwrap_or(self.local)
+    }
+}
+
+impl fmt::Display for RelayIp {
+    /// `LOCAL`, or `EXTERNAL=LOCAL`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.external {
+            None => self.local.fmt(f),
+            Some(external) => write!(f, "{external}={}", self.local),
+        }
+    }
+}
+
+impl From<IpAddr> for RelayIp {
     /// An address that clients can reach as it is.
     fn from(local: IpAddr) -> Self {
         Self { local, external: None }
     }
 }
 
-/// What may be relayed from at a time.
+/// The IP addresses that are relayed from at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RelaySet {
+pub struct RelayIps {
     /// For every client: the one that the client talks to first, else a random one.
-    pub general: Vec<RelayAddress>,
+    pub general: Vec<RelayIp>,
     /// Only for clients that talk to this very address: those of a host's other networks.
-    pub near: Vec<RelayAddress>,
+    pub near: Vec<RelayIp>,
     /// Families that are meant to be offered although no address of theirs may be there: their clients are told
     /// to come again (508), not that there is no such thing (440).
     pub awaited: Vec<Family>,
@@ -50,16 +69,17 @@ enum Serves {
     Nobody,
 }
 
+/// One of the addresses with its ports.
 #[derive(Clone, Debug)]
-struct Relay {
-    address: RelayAddress,
+struct IpPorts {
+    ip: RelayIp,
     ports: Arc<PortPool>,
     serves: Serves,
 }
 
 #[derive(Debug, Default)]
 struct Current {
-    relays: Vec<Relay>,
+    ips: Vec<IpPorts>,
     awaited: Vec<Family>,
 }
 
@@ -83,53 +103,53 @@ pub(crate) struct TakenPort {
     pub(crate) sibling: Option<PortLease>,
 }
 
-/// The relay addresses with their ports.
+/// The ports of all addresses that are relayed from.
 #[derive(Debug)]
-pub(crate) struct Relays {
+pub(crate) struct RelayPorts {
     current: ArcSwap<Current>,
     ports: RangeInclusive<u16>,
 }
 
-impl Relays {
+impl RelayPorts {
     /// All addresses have all ports of `ports`.
-    pub(crate) fn new(set: &RelaySet, ports: RangeInclusive<u16>) -> Self {
-        let relays = Self { current: ArcSwap::default(), ports };
-        relays.replace(set);
-        relays
+    pub(crate) fn new(set: &RelayIps, ports: RangeInclusive<u16>) -> Self {
+        let all = Self { current: ArcSwap::default(), ports };
+        all.replace(set);
+        all
     }
 
     /// Puts other addresses in force. One that was there before, or comes back, goes on with its ports.
-    pub(crate) fn replace(&self, set: &RelaySet) {
+    pub(crate) fn replace(&self, set: &RelayIps) {
         let old = self.current.load_full();
-        let wanted = (set.general.iter().map(|address| (address, Serves::Everybody)))
-            .chain(set.near.iter().map(|address| (address, Serves::Near)));
-        let mut relays: Vec<Relay> = Vec::new();
-        for (&address, serves) in wanted {
-            if relays.iter().any(|relay| relay.address.local == address.local) {
+        let wanted = (set.general.iter().map(|ip| (ip, Serves::Everybody)))
+            .chain(set.near.iter().map(|ip| (ip, Serves::Near)));
+        let mut ips: Vec<IpPorts> = Vec::new();
+        for (&ip, serves) in wanted {
+            if ips.iter().any(|entry| entry.ip.local == ip.local) {
                 continue;
             }
-            let before = old.relays.iter().find(|relay| relay.address.local == address.local);
+            let before = old.ips.iter().find(|entry| entry.ip.local == ip.local);
             let ports =
-                before.map_or_else(|| PortPool::new(self.ports.clone()), |relay| Arc::clone(&relay.ports));
-            relays.push(Relay { address, ports, serves });
+                before.map_or_else(|| PortPool::new(self.ports.clone()), |entry| Arc::clone(&entry.ports));
+            ips.push(IpPorts { ip, ports, serves });
         }
-        for relay in &old.relays {
-            let is_back = relays.iter().any(|new| new.address.local == relay.address.local);
+        for entry in &old.ips {
+            let is_back = ips.iter().any(|new| new.ip.local == entry.ip.local);
             // A worker may be taking a port at this moment: an address is forgotten at the change after the next.
-            let is_held = relay.serves != Serves::Nobody || relay.ports.taken() > 0;
+            let is_held = entry.serves != Serves::Nobody || entry.ports.taken() > 0;
             if !is_back && is_held {
-                relays.push(Relay { serves: Serves::Nobody, ..relay.clone() });
+                ips.push(IpPorts { serves: Serves::Nobody, ..entry.clone() });
             }
         }
-        self.current.store(Arc::new(Current { relays, awaited: set.awaited.clone() }));
+        self.current.store(Arc::new(Current { ips, awaited: set.awaited.clone() }));
     }
 
     /// Whether addresses of this family are relayed from, or will be.
     pub(crate) fn offers(&self, family: Family) -> bool {
         let current = self.current.load();
         let has_one =
-            |relay: &Relay| relay.serves != Serves::Nobody && Family::of(&relay.address.local) == family;
-        current.awaited.contains(&family) || current.relays.iter().any(has_one)
+            |entry: &IpPorts| entry.serves != Serves::Nobody && Family::of(&entry.ip.local) == family;
+        current.awaited.contains(&family) || current.ips.iter().any(has_one)
     }
 
     /// Takes a port: on the address the client talks to if that is a relay address, else on a random one
@@ -137,12 +157,12 @@ impl Relays {
     /// Ports that other programs were found to have count as taken, until `now_ns` is late enough to try again.
     pub(crate) fn take_port(&self, wanted: PortWish, random: [u32; 2], now_ns: u64) -> Option<TakenPort> {
         let current = self.current.load();
-        let count = current.relays.len();
+        let count = current.ips.len();
         let offset = random[0] as usize % count.max(1);
         let by_preference = |same_address: bool| {
-            (0..count).map(move |i| (i + offset) % count).map(|i| &current.relays[i]).filter(move |relay| {
-                let local = relay.address.local;
-                let serves = match relay.serves {
+            (0..count).map(move |i| (i + offset) % count).map(|i| &current.ips[i]).filter(move |entry| {
+                let local = entry.ip.local;
+                let serves = match entry.serves {
                     Serves::Everybody => true,
                     Serves::Near => same_address,
                     Serves::Nobody => false,
@@ -150,14 +170,14 @@ impl Relays {
                 serves && Family::of(&local) == wanted.family && (local == wanted.near) == same_address
             })
         };
-        by_preference(true).chain(by_preference(false)).find_map(|relay| {
-            let local = relay.address.local;
-            relay.ports.retry_foreign(now_ns);
+        by_preference(true).chain(by_preference(false)).find_map(|entry| {
+            let local = entry.ip.local;
+            entry.ports.retry_foreign(now_ns);
             if wanted.pair {
-                let (lease, sibling) = relay.ports.take_pair(random[1])?;
+                let (lease, sibling) = entry.ports.take_pair(random[1])?;
                 return Some(TakenPort { relay: local, lease, sibling: Some(sibling) });
             }
-            let lease = relay.ports.take(wanted.parity, random[1])?;
+            let lease = entry.ports.take(wanted.parity, random[1])?;
             Some(TakenPort { relay: local, lease, sibling: None })
         })
     }
@@ -165,39 +185,39 @@ impl Relays {
     /// Whether an address and port, as sockets see it, may be a relayed transport address.
     pub(crate) fn is_relayed(&self, peer: PeerAddr) -> bool {
         self.ports.contains(&peer.port())
-            && self.current.load().relays.iter().any(|relay| relay.address.local == peer.ip())
+            && self.current.load().ips.iter().any(|entry| entry.ip.local == peer.ip())
     }
 
     /// Whether it is one at this moment: a socket of ours is bound to it. Other programs' ports in the same range,
     /// and ports that are only reserved, are none.
     pub(crate) fn is_open(&self, ip: IpAddr, port: u16) -> bool {
         let current = self.current.load();
-        let mut relays = current.relays.iter();
-        relays.any(|relay| relay.has(ip) && relay.ports.is_open(port))
+        let mut ips = current.ips.iter();
+        ips.any(|entry| entry.has(ip) && entry.ports.is_open(port))
     }
 
     /// The local address that an address of ours stands for: itself, or the one that a NAT maps it to.
     pub(crate) fn local_of(&self, ip: IpAddr) -> Option<IpAddr> {
         let current = self.current.load();
-        let public = current.relays.iter().find(|relay| relay.address.external == Some(ip));
-        let own = public.or_else(|| current.relays.iter().find(|relay| relay.address.local == ip));
-        own.map(|relay| relay.address.local)
+        let public = current.ips.iter().find(|entry| entry.ip.external == Some(ip));
+        let own = public.or_else(|| current.ips.iter().find(|entry| entry.ip.local == ip));
+        own.map(|entry| entry.ip.local)
     }
 
     /// The public address in front of a local one, if there is another one.
     pub(crate) fn public_of(&self, ip: IpAddr) -> Option<IpAddr> {
         let current = self.current.load();
-        current.relays.iter().find(|relay| relay.address.local == ip)?.address.external
+        current.ips.iter().find(|entry| entry.ip.local == ip)?.ip.external
     }
 
     /// What has become of the ports of a family's addresses that are relayed from: held by us, by other programs,
     /// and all of them.
     pub(crate) fn ports_of(&self, family: Family) -> [usize; 3] {
         let current = self.current.load();
-        let serving = current.relays.iter().filter(|relay| relay.serves != Serves::Nobody);
-        let of_family = serving.filter(|relay| Family::of(&relay.address.local) == family);
-        of_family.fold([0; 3], |[held, foreign, all], relay| {
-            let ports = &relay.ports;
+        let serving = current.ips.iter().filter(|entry| entry.serves != Serves::Nobody);
+        let of_family = serving.filter(|entry| Family::of(&entry.ip.local) == family);
+        of_family.fold([0; 3], |[held, foreign, all], entry| {
+            let ports = &entry.ports;
             [held + ports.taken(), foreign + ports.foreign(), all + ports.capacity()]
         })
     }
@@ -205,7 +225,7 @@ impl Relays {
     /// Ports taken on each address, in its local form.
     pub(crate) fn ports_used(&self) -> Vec<(IpAddr, usize)> {
         let current = self.current.load();
-        current.relays.iter().map(|relay| (relay.address.local, relay.ports.taken())).collect()
+        current.ips.iter().map(|entry| (entry.ip.local, entry.ports.taken())).collect()
     }
 
     /// A peer's address as our own sockets see it. Our public addresses become local ones, whatever the port:
@@ -220,9 +240,9 @@ impl Relays {
     }
 }
 
-impl Relay {
+impl IpPorts {
     fn has(&self, ip: IpAddr) -> bool {
-        self.address.local == ip || self.address.external == Some(ip)
+        self.ip.local == ip || self.ip.external == Some(ip)
     }
 }
 
@@ -236,23 +256,23 @@ mod tests {
         text.parse().expect("an IP")
     }
 
-    fn relay(local: &str) -> RelayAddress {
-        RelayAddress { local: ip(local), external: None }
+    fn relay(local: &str) -> RelayIp {
+        RelayIp { local: ip(local), external: None }
     }
 
-    fn set(general: &[&str], near: &[&str]) -> RelaySet {
+    fn set(general: &[&str], near: &[&str]) -> RelayIps {
         let all = |list: &[&str]| list.iter().map(|local| relay(local)).collect();
-        RelaySet { general: all(general), near: all(near), awaited: vec![] }
+        RelayIps { general: all(general), near: all(near), awaited: vec![] }
     }
 
-    fn take(relays: &Relays, near: &str) -> Option<TakenPort> {
+    fn take(relays: &RelayPorts, near: &str) -> Option<TakenPort> {
         let wish = PortWish { family: Family::V4, parity: Parity::Any, pair: false, near: ip(near) };
         relays.take_port(wish, [7, 9], 0)
     }
 
     #[test]
     fn an_address_that_comes_back_has_the_ports_that_are_still_held() {
-        let relays = Relays::new(&set(&["192.0.2.1"], &[]), PORTS);
+        let relays = RelayPorts::new(&set(&["192.0.2.1"], &[]), PORTS);
         let held = take(&relays, "192.0.2.1").expect("free");
         relays.replace(&set(&["192.0.2.2"], &[]));
         assert_eq!(take(&relays, "192.0.2.1").expect("free").relay, ip("192.0.2.2"), "the other one is gone");
@@ -268,7 +288,7 @@ mod tests {
 
     #[test]
     fn an_address_without_ports_is_forgotten_after_it_has_gone() {
-        let relays = Relays::new(&set(&["192.0.2.1"], &[]), PORTS);
+        let relays = RelayPorts::new(&set(&["192.0.2.1"], &[]), PORTS);
         for day in 2..200 {
             relays.replace(&set(&[&format!("192.0.2.{day}")], &[]));
         }
@@ -277,16 +297,17 @@ mod tests {
 
     #[test]
     fn an_awaited_family_is_offered_without_an_address() {
-        let relays = Relays::new(&RelaySet { awaited: vec![Family::V6], ..set(&["192.0.2.1"], &[]) }, PORTS);
+        let relays =
+            RelayPorts::new(&RelayIps { awaited: vec![Family::V6], ..set(&["192.0.2.1"], &[]) }, PORTS);
         assert!(relays.offers(Family::V6) && relays.offers(Family::V4));
-        relays.replace(&RelaySet::default());
+        relays.replace(&RelayIps::default());
         assert!(!relays.offers(Family::V6) && !relays.offers(Family::V4));
         assert!(take(&relays, "192.0.2.1").is_none());
     }
 
     #[test]
     fn addresses_of_other_networks_are_for_those_who_talk_to_them() {
-        let relays = Relays::new(&set(&["192.0.2.1"], &["198.51.100.1"]), PORTS);
+        let relays = RelayPorts::new(&set(&["192.0.2.1"], &["198.51.100.1"]), PORTS);
         for _ in 0..4 {
             assert_eq!(take(&relays, "203.0.113.1").map(|taken| taken.relay), Some(ip("192.0.2.1")));
             assert_eq!(take(&relays, "198.51.100.1").map(|taken| taken.relay), Some(ip("198.51.100.1")));
@@ -295,7 +316,7 @@ mod tests {
 
     #[test]
     fn only_a_bound_port_is_open() {
-        let relays = Relays::new(&set(&["192.0.2.1"], &[]), PORTS);
+        let relays = RelayPorts::new(&set(&["192.0.2.1"], &[]), PORTS);
         let taken = take(&relays, "192.0.2.1").expect("free");
         let port = taken.lease.port();
         assert!(!relays.is_open(taken.relay, port), "reserved only");

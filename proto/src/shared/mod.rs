@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use self::addresses::{PortWish, RelaySet, Relays, TakenPort};
+use self::addresses::{PortWish, RelayIps, RelayPorts, TakenPort};
 use self::directory::Directory;
 use self::limiter::Limiter;
 use self::plane::Plane;
@@ -55,7 +55,7 @@ pub struct Shared {
     /// Users, secrets, nonces.
     pub auth: Authenticator,
     policy: ArcSwap<PeerPolicy>,
-    relays: Relays,
+    relays: RelayPorts,
     relay_ports: RangeInclusive<u16>,
     /// Allocations per user and in total.
     pub quotas: Arc<Quotas>,
@@ -80,7 +80,7 @@ impl Shared {
             config,
             auth,
             policy: ArcSwap::from_pointee(policy),
-            relays: Relays::new(&settings.relays, relay_ports.clone()),
+            relays: RelayPorts::new(&settings.relays, relay_ports.clone()),
             relay_ports,
             quotas: Quotas::new(settings.user_quota, settings.total_quota),
             limiter,
@@ -132,7 +132,7 @@ impl Shared {
     /// Relays from these addresses, to the peers that these rules allow, from now on; each worker has to be told by
     /// `Input::PolicyChanged`. What lives on other addresses goes on there until it ends, and comes to life again
     /// with them.
-    pub fn set_network(&self, relays: &RelaySet, peers: &PeerRules) {
+    pub fn set_network(&self, relays: &RelayIps, peers: &PeerRules) {
         // First the policy: it closes what is new.
         self.policy.store(Arc::new(PeerPolicy::of(peers, relays, &self.relay_ports)));
         self.relays.replace(relays);
@@ -234,12 +234,12 @@ impl Shared {
         self.relays.offers(family)
     }
 
-    /// Takes a port; see [`Relays::take_port`].
+    /// Takes a port; see [`RelayPorts::take_port`].
     pub(crate) fn take_port(&self, wanted: PortWish, random: [u32; 2], now_ns: u64) -> Option<TakenPort> {
         self.relays.take_port(wanted, random, now_ns)
     }
 
-    /// See [`Relays::ports_of`].
+    /// See [`RelayPorts::ports_of`].
     pub(crate) fn ports_of(&self, family: Family) -> [usize; 3] {
         self.relays.ports_of(family)
     }

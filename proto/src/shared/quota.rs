@@ -1,6 +1,6 @@
 //! How many allocations a user, and everybody together, may hold.
 //!
-//! Counted exactly across workers; a [`QuotaSlot`] is given back by dropping it.
+//! Counted exactly across workers; a [`QuotaGuard`] is given back by dropping it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -36,7 +36,7 @@ impl Quotas {
     ///
     /// # Errors
     /// If the user or everybody together has no more.
-    pub fn take(self: &Arc<Self>, user: &Arc<str>, own: Option<u32>) -> Result<QuotaSlot, QuotaFull> {
+    pub fn take(self: &Arc<Self>, user: &Arc<str>, own: Option<u32>) -> Result<QuotaGuard, QuotaFull> {
         let per_user = own.unwrap_or_else(|| self.per_user.load(Ordering::Relaxed));
         let total = self.total.load(Ordering::Relaxed);
         let mut used = self.lock();
@@ -49,7 +49,7 @@ impl Quotas {
         }
         used.total += 1;
         used.by_user.insert(Arc::clone(user), mine + 1);
-        Ok(QuotaSlot { quotas: Arc::clone(self), user: Arc::clone(user) })
+        Ok(QuotaGuard { quotas: Arc::clone(self), user: Arc::clone(user) })
     }
 
     /// Allocations held by everybody together.
@@ -90,12 +90,12 @@ pub enum QuotaOf {
 
 /// One allocation's place in the quotas.
 #[derive(Debug)]
-pub struct QuotaSlot {
+pub struct QuotaGuard {
     quotas: Arc<Quotas>,
     user: Arc<str>,
 }
 
-impl Drop for QuotaSlot {
+impl Drop for QuotaGuard {
     fn drop(&mut self) {
         let mut used = self.quotas.lock();
         used.total -= 1;

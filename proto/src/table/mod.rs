@@ -34,7 +34,7 @@ use crate::io::{ClientPath, RelaySocket};
 use crate::limits::{CHANNEL_LIFETIME_SECS, PERMISSION_LIFETIME_SECS, SECOND_NS};
 use crate::shared::plane::{AllocationSlot, SlotName};
 use crate::shared::ports::PortLease;
-use crate::shared::quota::QuotaSlot;
+use crate::shared::quota::QuotaGuard;
 use crate::stats::Traffic;
 use crate::wire::ReplyTo;
 
@@ -142,7 +142,7 @@ pub(crate) struct Allocation {
     pub(crate) to_peer: Direction,
     pub(crate) to_client: Direction,
     /// Given back when the allocation goes.
-    _quota: QuotaSlot,
+    _quota: QuotaGuard,
     permitted: Vec<IpAddr>,
     bound: Vec<Bound>,
     /// Its slot in the kernel plane.
@@ -222,7 +222,7 @@ impl Allocation {
 pub(crate) struct NewAllocation {
     pub(crate) path: ClientPath,
     pub(crate) identity: Arc<Identity>,
-    pub(crate) quota: QuotaSlot,
+    pub(crate) quota: QuotaGuard,
     pub(crate) request: AllocateState,
     pub(crate) rate: Rate,
     pub(crate) bitrate_bits: u64,

@@ -185,7 +185,7 @@ fn a6_the_family_is_ipv4_unless_another_one_is_asked_for() {
 #[test]
 fn a6_a_family_that_is_not_offered_is_440() {
     let relay = |ip: &str| {
-        vec![turnpike_proto::settings::RelayAddress { local: ip.parse().expect("an IP"), external: None }]
+        vec![turnpike_proto::settings::RelayIp { local: ip.parse().expect("an IP"), external: None }]
     };
     let mut lab = Lab::with(Setup { relays: relay("192.0.2.1"), ..Setup::default() });
     let mut client = Client::new("203.0.113.5:1000");

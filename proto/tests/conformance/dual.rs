@@ -1,6 +1,6 @@
 //! ADDITIONAL-ADDRESS-FAMILY (RFC 8656 s. 7.2 step 9): one allocation with two relayed addresses.
 
-use turnpike_proto::settings::RelayAddress;
+use turnpike_proto::settings::RelayIp;
 use turnpike_proto::wire::{attr, method};
 
 use crate::lab::*;
@@ -26,8 +26,8 @@ fn refresh_half(lab: &mut Lab, client: &mut Client, family: u8, lifetime: u32) -
     })
 }
 
-fn relay(ip: &str) -> RelayAddress {
-    RelayAddress { local: ip.parse().expect("an IP"), external: None }
+fn relay(ip: &str) -> RelayIp {
+    RelayIp { local: ip.parse().expect("an IP"), external: None }
 }
 
 // RFC 8656 s. 7.2 step 9

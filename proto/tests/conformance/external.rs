@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use turnpike_proto::settings::RelayAddress;
+use turnpike_proto::settings::RelayIp;
 use turnpike_proto::wire::attr;
 
 use crate::lab::*;
@@ -10,9 +10,9 @@ use crate::lab::*;
 const PUBLIC: &str = "192.0.2.200";
 const PUBLIC_V6: &str = "2001:db8:200::1";
 
-fn mapped(local: &str, external: &str) -> RelayAddress {
+fn mapped(local: &str, external: &str) -> RelayIp {
     let ip = |text: &str| text.parse().expect("an IP");
-    RelayAddress { local: ip(local), external: Some(ip(external)) }
+    RelayIp { local: ip(local), external: Some(ip(external)) }
 }
 
 fn behind_nat() -> Lab {
@@ -145,7 +145,7 @@ fn q3_a_service_of_this_host_is_refused_in_both_forms() {
 }
 
 fn several() -> Lab {
-    let relay = |ip: &str| RelayAddress { local: ip.parse().expect("an IP"), external: None };
+    let relay = |ip: &str| RelayIp { local: ip.parse().expect("an IP"), external: None };
     let relays = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(relay).to_vec();
     Lab::with(Setup { relays, ports: (50_000, 50_001), ..Setup::default() })
 }
@@ -184,7 +184,7 @@ fn a7_a_pair_lies_on_one_of_several_addresses() {
 // Data leaves from the allocation's own address, and one address's data isn't another's
 #[test]
 fn equal_ports_on_several_addresses_are_kept_apart() {
-    let relay = |ip: &str| RelayAddress { local: ip.parse().expect("an IP"), external: None };
+    let relay = |ip: &str| RelayIp { local: ip.parse().expect("an IP"), external: None };
     let relays = ["192.0.2.1", "192.0.2.2"].map(relay).to_vec();
     let mut lab = Lab::with(Setup { relays, ports: (50_000, 50_000), ..Setup::default() });
     let mut first = Client::new("203.0.113.5:1000");

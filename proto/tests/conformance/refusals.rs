@@ -2,7 +2,7 @@
 
 use turnpike_proto::addr::Family;
 use turnpike_proto::auth::rest_password;
-use turnpike_proto::settings::RelaySet;
+use turnpike_proto::settings::RelayIps;
 use turnpike_proto::wire::{MessageBuilder, attr, method};
 use turnpike_proto::{ErrorCode, Input, RefusalReason, RefusedRequest};
 
@@ -130,7 +130,7 @@ fn a9_a_full_quota_says_whose_and_how_many() {
 #[test]
 fn the_relay_address_that_is_awaited_is_said_to_be() {
     let mut lab = Lab::new();
-    let awaited = RelaySet { awaited: vec![Family::V4], ..RelaySet::default() };
+    let awaited = RelayIps { awaited: vec![Family::V4], ..RelayIps::default() };
     lab.shared.set_network(&awaited, &Setup::default().peers());
     let told = refused(&mut lab, &mut Client::new(CLIENT), 508);
     let yet = "no relay address of this family is there yet; /readyz says what it waits for";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
 use turnpike_proto::auth::Credentials;
 use turnpike_proto::policy::PeerRules;
-use turnpike_proto::settings::{RelaySet, Settings};
+use turnpike_proto::settings::{RelayIps, Settings};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::{
     ClientPath, ClientSocket, Egress, Forward, Input, Now, Output, RelaySocket, Route, Server, WorkerId,
@@ -35,7 +35,7 @@ impl Ours {
         let relay_ips: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().expect("an IP")).into();
         let relays = relay_ips.into_iter().map(Into::into).collect();
         let shared = Shared::new(Settings {
-            relays: RelaySet { general: relays, ..RelaySet::default() },
+            relays: RelayIps { general: relays, ..RelayIps::default() },
             peers: PeerRules { listeners: vec![addr(SERVER)], ..PeerRules::default() },
             ..Settings::new(credentials, [7; 32])
         });

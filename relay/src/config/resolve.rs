@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use turnpike_proto::addr::Family;
+use turnpike_proto::settings::RelayIp;
 
 pub use super::host::Host;
 use super::host::is_private;
@@ -18,24 +19,15 @@ use super::types::{DEFAULT_PORT, DefaultFamily, ExternalAddress, PublicAddress};
 /// Addresses of a host's other networks that are relayed from, too: the kernel's program has room for few.
 const MAX_NEAR: usize = 8;
 
-/// A relay address and what clients are told instead of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RelayAddress {
-    /// What relay sockets are bound to.
-    pub local: IpAddr,
-    /// What XOR-RELAYED-ADDRESS says: the same unless `external-address` maps it.
-    pub public: IpAddr,
-}
-
 /// The addresses to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
     /// Where to relay from now, for every client.
-    pub relay: Vec<RelayAddress>,
+    pub relay: Vec<RelayIp>,
     /// Where to relay from for clients that talk to that very address: those of the host's other networks.
-    pub near: Vec<RelayAddress>,
+    pub near: Vec<RelayIp>,
     /// What is not there yet, or not there any more.
     pub awaited: Vec<Awaited>,
     /// Every address of this host.
@@ -63,7 +55,7 @@ pub enum Awaited {
 
 impl Addresses {
     /// All that is relayed from now.
-    pub fn relays(&self) -> impl Iterator<Item = &RelayAddress> {
+    pub fn relays(&self) -> impl Iterator<Item = &RelayIp> {
         self.relay.iter().chain(&self.near)
     }
 
@@ -79,16 +71,6 @@ impl Addresses {
             })
         };
         both.into_iter().filter(is_awaited).collect()
-    }
-}
-
-impl fmt::Display for RelayAddress {
-    /// Written like an `external-address`: `PUBLIC=LOCAL`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.public == self.local {
-            true => self.local.fmt(f),
-            false => write!(f, "{}={}", self.public, self.local),
-        }
     }
 }
 
@@ -185,17 +167,12 @@ pub fn resolve(config: &Config, host: &Host) -> Addresses {
 
 impl Addresses {
     /// What a relay address is to clients, or what it lacks.
-    fn relay_address(
-        &mut self,
-        config: &Config,
-        host: &Host,
-        local: IpAddr,
-    ) -> Result<RelayAddress, Awaited> {
+    fn relay_address(&mut self, config: &Config, host: &Host, local: IpAddr) -> Result<RelayIp, Awaited> {
         if !host.can_bind(local) {
             return Err(Awaited::Relay(local));
         }
         let public = match external_of(config, local).map(|external| &external.public) {
-            None => local,
+            None => return Ok(RelayIp::from(local)),
             Some(PublicAddress::Ip(public)) => *public,
             Some(source) => {
                 let question = (source.clone(), local);
@@ -204,7 +181,7 @@ impl Addresses {
                 known.ok_or(Awaited::Public(question.0, local))?
             }
         };
-        Ok(RelayAddress { local, public })
+        Ok(RelayIp { local, external: Some(public).filter(|public| *public != local) })
     }
 }
 
@@ -279,18 +256,19 @@ fn external_of(config: &Config, local: IpAddr) -> Option<&ExternalAddress> {
 }
 
 /// What `check` couldn't see: configured relay addresses are judged there.
-fn warnings(config: &Config, relay: &[RelayAddress]) -> Vec<Problem> {
+fn warnings(config: &Config, relay: &[RelayIp]) -> Vec<Problem> {
     let mut warnings = Vec::new();
     let derived = config.relay_address.is_empty();
-    for (index, RelayAddress { local, public }) in relay.iter().enumerate() {
-        if let Some(message) = reach_warning(config, *local).filter(|_| derived) {
+    for (index, ip) in relay.iter().enumerate() {
+        let public = ip.public();
+        if let Some(message) = reach_warning(config, ip.local).filter(|_| derived) {
             warnings.push(at_start("relay-address", message));
         }
-        if let Some(other) = relay[..index].iter().find(|other| other.public == *public) {
+        if let Some(other) = relay[..index].iter().find(|other| other.public() == public) {
             let message = format!(
-                "{public} stands for both {} and {local}: what arrives there goes to only one of them; \
+                "{public} stands for both {} and {}: what arrives there goes to only one of them; \
                  write PUBLIC=LOCAL",
-                other.local
+                other.local, ip.local
             );
             warnings.push(at_start("external-address", message));
         }

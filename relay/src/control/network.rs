@@ -41,7 +41,7 @@ impl Control {
         let (config, addresses) = (self.config.load(), self.addresses.load());
         note_families(&mut lock(&self.had), &addresses);
         let peers = setup::peer_rules(&config, &addresses, &self.ready.listen);
-        self.shared.set_network(&setup::relay_set(&addresses), &peers);
+        self.shared.set_network(&setup::relay_ips(&addresses), &peers);
         let told = self.tell(Command::PolicyChanged).is_ok();
         self.all_told.store(told, Ordering::Release);
         told

@@ -9,13 +9,13 @@ use tracing::debug;
 use turnpike_admin::limits::MAX_BITS_PER_SEC;
 use turnpike_admin::model::{self, AllocationId, Event};
 use turnpike_admin::{Answer, Relay, RelayError};
+use turnpike_proto::settings::RelayIp;
 use turnpike_proto::{AllocationDetail, WorkerId};
 
 use super::ask::{ask, ask_all};
 use super::convert::{self, Moment};
 use super::drops;
 use super::state::Control;
-use crate::config::resolve::RelayAddress;
 use crate::config::{Kind, OPTIONS, Shown};
 use crate::worker::refusals::{self, RecentRefusal};
 use crate::worker::{EventSource, WorkerEvent};
@@ -149,9 +149,9 @@ impl Control {
     fn describe(&self) -> model::Status {
         let (now, ready) = (Moment::now(), &self.ready);
         let listener = |address| model::Listener { address, transport: model::Transport::Udp };
-        let relay = |address: &RelayAddress| model::RelayAddress {
+        let relay = |address: &RelayIp| model::RelayAddress {
             address: address.local,
-            external: Some(address.public).filter(|public| *public != address.local),
+            external: address.external,
             first_port: ready.port_range.first,
             last_port: ready.port_range.last,
         };

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use turnpike_proto::settings::RelayAddress;
+use turnpike_proto::settings::RelayIp;
 use turnpike_proto::wire::attr;
 
 use super::client::{Call, Outcome, Received};
@@ -79,7 +79,7 @@ fn the_family_asked_for_is_relayed_and_ipv4_by_default() {
 #[test]
 fn external_addresses_are_all_that_clients_see_and_reach_each_other() {
     let (local, external): (IpAddr, IpAddr) = (addr("10.0.0.5:0").ip(), addr("192.0.2.50:0").ip());
-    let relays = vec![RelayAddress { local, external: Some(external) }];
+    let relays = vec![RelayIp { local, external: Some(external) }];
     for_each_seed(&[53], |seed| {
         let setup = Setup { relays: relays.clone(), impairment: rough(), ..Setup::default() };
         let mut world = World::with(seed, setup);
@@ -110,7 +110,7 @@ fn external_addresses_are_all_that_clients_see_and_reach_each_other() {
 #[test]
 fn behind_an_external_address_peers_are_reached_from_the_local_one() {
     let (local, external): (IpAddr, IpAddr) = (addr("10.0.0.5:0").ip(), addr("192.0.2.50:0").ip());
-    let relays = vec![RelayAddress { local, external: Some(external) }];
+    let relays = vec![RelayIp { local, external: Some(external) }];
     let mut world = World::with(54, Setup { relays, ..Setup::default() });
     let peer = world.peers(1)[0];
     let client = world.allocated();

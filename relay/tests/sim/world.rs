@@ -13,7 +13,7 @@ use turnpike_driver::Driver;
 use turnpike_driver::sim::{Impairment, SimDriver, SimEndpoint, SimNetwork};
 use turnpike_proto::auth::Credentials;
 use turnpike_proto::policy::PeerRules;
-use turnpike_proto::settings::{RelayAddress, RelaySet, ServerConfig, Settings};
+use turnpike_proto::settings::{RelayIp, RelayIps, ServerConfig, Settings};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::{Server, WorkerId};
 
@@ -41,7 +41,7 @@ pub struct Setup {
     pub workers: u16,
     pub impairment: Impairment,
     pub config: ServerConfig,
-    pub relays: Vec<RelayAddress>,
+    pub relays: Vec<RelayIp>,
     pub ports: (u16, u16),
     pub users: Vec<String>,
     pub user_quota: u32,
@@ -50,7 +50,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let relay = |ip: &str| RelayAddress { local: ip.parse().expect("an IP"), external: None };
+        let relay = |ip: &str| RelayIp { local: ip.parse().expect("an IP"), external: None };
         Self {
             workers: 2,
             impairment: Impairment::NONE,
@@ -74,13 +74,13 @@ impl Setup {
         }
     }
 
-    fn relay_set(&self) -> RelaySet {
-        RelaySet { general: self.relays.clone(), ..RelaySet::default() }
+    fn relay_ips(&self) -> RelayIps {
+        RelayIps { general: self.relays.clone(), ..RelayIps::default() }
     }
 
     /// Denies these networks on a running server.
     pub fn deny(&self, shared: &Shared, denied: &[&str]) {
-        shared.set_network(&self.relay_set(), &self.peers(denied));
+        shared.set_network(&self.relay_ips(), &self.peers(denied));
     }
 
     fn shared(&self, seed: [u8; 32]) -> Arc<Shared> {
@@ -90,7 +90,7 @@ impl Setup {
         }
         Shared::new(Settings {
             config: self.config.clone(),
-            relays: self.relay_set(),
+            relays: self.relay_ips(),
             relay_ports: self.ports.0..=self.ports.1,
             peers: self.peers(&[]),
             user_quota: self.user_quota,

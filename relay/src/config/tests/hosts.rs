@@ -8,7 +8,7 @@ use turnpike_proto::addr::Family;
 use crate::config::layers::from_flags;
 use crate::config::options::assign;
 use crate::config::report::{Place, Report};
-use crate::config::resolve::{Awaited, Host, RelayAddress, resolve};
+use crate::config::resolve::{Awaited, Host, resolve};
 use crate::config::settings::Settings;
 use crate::config::*;
 
@@ -203,7 +203,7 @@ fn external_addresses_map_exactly_before_they_map_generally() {
     };
     let host = Host { bindable: config.relay_address.clone(), ..laptop() };
     let addresses = resolve(&config, &host);
-    let public = |index: usize| addresses.relay[index].public.to_string();
+    let public = |index: usize| addresses.relay[index].public().to_string();
     assert_eq!((public(0), public(1), public(2)), ("192.0.2.1".into(), "192.0.2.2".into(), "fd00::1".into()));
     let config = Config { external_address: vec![external("192.0.2.1", None)], ..config };
     let warnings = resolve(&config, &host).warnings;
@@ -217,8 +217,8 @@ fn derived_relay_addresses_are_judged_at_the_start() {
         resolve(&Config::default(), &laptop()).warnings.iter().map(ToString::to_string).collect();
     assert_eq!(texts.len(), 1, "{texts:?}");
     assert!(texts[0].starts_with("relay-address: \"192.168.1.5\": is private"), "{texts:?}");
-    let mapped: RelayAddress = resolve(&Config::default(), &laptop()).relay[0];
-    assert_eq!(mapped.local, mapped.public);
+    let mapped = resolve(&Config::default(), &laptop()).relay[0];
+    assert_eq!(mapped.external, None);
 }
 
 fn trial(host: &Host, flags: &[&str]) -> Config {

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 pub enum Transport {
     /// One datagram, one message.
     Udp,
-    /// A stream, cut into messages by [`Framer`](crate::wire::framer) outside the core.
+    /// A stream, cut into messages by [`framer`](crate::wire::framer).
     Tcp,
     /// A stream as TCP's, within TLS.
     Tls,

@@ -11,6 +11,7 @@
 
 mod builder;
 pub mod channel;
+pub mod framer;
 pub(crate) mod integrity;
 mod message;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! One worker: a driver, a server, and the loop between them.
 //!
 //! ```text
-//!   driver.wait ─► events ─► server.forward_* ─► driver.forward     data: one question, one answer
+//!   driver.wait ─► events ─► server.forward_* ─► driver.forward     data.rs: one question, one answer
 //!                       └──► server.handle_input ─► outputs ─► driver / log
 //!   commands, questions (bounded queue, one wake) ┘     a snapshot is gathered over several turns
 //!   other workers' datagrams for this one (bounded queue) ─► the same way as its own
@@ -10,6 +10,7 @@
 //! It decides nothing about TURN. What a worker owns, no other thread touches; what others want to know
 //! they read from [`Status`], what they want done or know comes as a [`Message`].
 
+mod data;
 mod events;
 pub mod handover;
 mod lag;
@@ -24,19 +25,17 @@ pub use orders::{Command, Message, Question, Reply, Unreachable, WorkerHandle};
 pub use status::{Load, Report, Status, TURN_BOUNDS_NS};
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use turnpike_driver::{Datagram, Driver, DriverCounters, Event, Ingress};
+use turnpike_driver::{Driver, DriverCounters, Event};
 use turnpike_offload::{Answer, Outbox};
-use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
-use turnpike_proto::limits::MAX_FORWARDED;
-use turnpike_proto::{ClientPath, Forward, IcmpError, Input, Now, Output, Route, Server, Verdict, WhyNot};
+use turnpike_proto::addr::PeerAddr;
+use turnpike_proto::{IcmpError, Input, Now, Output, Server, Verdict, WhyNot};
 
-use self::handover::{Handed, Handover};
-use self::lag::{Lag, is_data};
+use self::handover::Handover;
+use self::lag::Lag;
 use self::notices::Notices;
 use self::orders::MAX_MESSAGES;
 use self::status::Reporter;
@@ -192,105 +191,6 @@ impl<D: Driver> Worker<D> {
         &self.server
     }
 
-    fn handle_datagram(&mut self, now: Now, datagram: &Datagram) {
-        if datagram.truncated {
-            return self.server.count(Verdict::DropTruncated, 1);
-        }
-        let len = datagram.len as usize;
-        let segment_size = (datagram.segment_size as usize).max(1);
-        let is_late = self.lag.is_late(datagram.waited_us);
-        if matches!(datagram.ingress, Ingress::Client { .. }) {
-            self.lag.note(datagram.waited_us);
-        }
-        // An empty datagram is one segment, too.
-        for start in (0..len.max(1)).step_by(segment_size) {
-            let end = (start + segment_size).min(len);
-            if is_late && self.is_data(datagram, start..end) {
-                self.server.count(Verdict::DropLate, 1);
-                continue;
-            }
-            match datagram.ingress {
-                Ingress::Client { socket, server } => {
-                    let client = ClientAddr(datagram.from);
-                    let five_tuple = FiveTuple { client, server, transport: Transport::Udp };
-                    self.handle_from_client(now, datagram, ClientPath { five_tuple, socket }, start..end);
-                }
-                Ingress::Relay(relay) => {
-                    let bytes = &self.driver.bytes(datagram)[start..end];
-                    let peer = PeerAddr(without_scope(datagram.from));
-                    match self.server.forward_peer(now, relay, peer, bytes, datagram.tos) {
-                        Forward::Route(route) => self.driver.forward(datagram, start, &route),
-                        // A peer's datagram is never another worker's: the relay socket is ours.
-                        Forward::Drop(_) | Forward::Elsewhere(_) => {}
-                        Forward::Slow => {
-                            let input = Input::FromPeer { relay, peer, bytes, tos: datagram.tos };
-                            self.server.handle_input(now, input);
-                            self.carry_out(now);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether a segment is something to relay.
-    fn is_data(&self, datagram: &Datagram, segment: std::ops::Range<usize>) -> bool {
-        match datagram.ingress {
-            Ingress::Client { .. } => is_data(&self.driver.bytes(datagram)[segment]),
-            Ingress::Relay(_) => true,
-        }
-    }
-
-    fn handle_from_client(
-        &mut self,
-        now: Now,
-        datagram: &Datagram,
-        path: ClientPath,
-        segment: std::ops::Range<usize>,
-    ) {
-        let start = segment.start;
-        let bytes = &self.driver.bytes(datagram)[segment];
-        match self.server.forward_client(now, &path, bytes, datagram.tos) {
-            Forward::Route(route) => self.driver.forward(datagram, start, &route),
-            Forward::Drop(_) => {}
-            Forward::Elsewhere(worker) => {
-                let handed = Handed { path, bytes: bytes.to_vec(), tos: datagram.tos };
-                if !self.handover.as_mut().is_some_and(|handover| handover.give(worker, handed)) {
-                    self.server.count(Verdict::DropForwardQueue, 1);
-                }
-            }
-            Forward::Slow => {
-                self.server.handle_input(now, Input::FromClient { path, bytes, tos: datagram.tos });
-                self.carry_out(now);
-            }
-        }
-    }
-
-    /// What other workers have received for this one's clients.
-    fn handle_handed(&mut self, now: Now) {
-        for _ in 0..MAX_FORWARDED {
-            let Some(Handed { path, bytes, tos }) = self.handover.as_mut().and_then(Handover::take) else {
-                return;
-            };
-            match self.server.forward_client(now, &path, &bytes, tos) {
-                Forward::Route(route) => {
-                    let start = route.payload_start as usize;
-                    let data = &bytes[start..start + route.payload_len as usize];
-                    let payload = route.header.iter().flatten().chain(data).copied().collect();
-                    let Route { egress, to, tos, dont_fragment, .. } = route;
-                    self.driver.transmit(egress, to, payload, tos, dont_fragment);
-                }
-                Forward::Drop(_) => {}
-                // Its allocation has ended since, and there is a new one on another worker already.
-                Forward::Elsewhere(_) => self.server.count(Verdict::DropStale, 1),
-                Forward::Slow => self.handle(now, Input::FromClient { path, bytes: &bytes, tos }),
-            }
-        }
-        if let Some(handover) = &mut self.handover {
-            handover.wake_self();
-        }
-    }
-
     fn handle(&mut self, now: Now, input: Input<'_>) {
         self.server.handle_input(now, input);
         self.carry_out(now);
@@ -440,9 +340,4 @@ impl<D: Driver> Worker<D> {
         self.counted = counters;
         overflowed
     }
-}
-
-/// A peer's address as the core compares it: without the interface and flow that a link-local one carries.
-fn without_scope(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip(), address.port())
 }

@@ -1,0 +1,140 @@
+//! A datagram's way through a worker: one question to the core, and what is done with its answer.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use turnpike_driver::{Datagram, Driver, Ingress};
+use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
+use turnpike_proto::limits::MAX_FORWARDED;
+use turnpike_proto::{ClientPath, Forward, Input, Now, RelaySocket, Route, Verdict, WorkerId};
+
+use super::Worker;
+use super::handover::{Handed, Handover};
+use super::lag::is_data;
+
+/// Who sent a datagram, and what it came to.
+#[derive(Clone, Copy)]
+enum Origin {
+    Client(ClientPath),
+    Peer { relay: RelaySocket, peer: PeerAddr },
+}
+
+/// Where a datagram's bytes are.
+enum Place<'a> {
+    /// In a buffer of the driver.
+    Buffer { datagram: &'a Datagram, segment: Range<usize> },
+    /// Here: another worker has received them.
+    Handed(&'a [u8]),
+}
+
+impl<D: Driver> Worker<D> {
+    /// A datagram, or each one of a run, of the driver's.
+    pub(super) fn handle_datagram(&mut self, now: Now, datagram: &Datagram) {
+        if datagram.truncated {
+            return self.server.count(Verdict::DropTruncated, 1);
+        }
+        let len = datagram.len as usize;
+        let segment_size = (datagram.segment_size as usize).max(1);
+        let is_late = self.lag.is_late(datagram.waited_us);
+        let origin = match datagram.ingress {
+            Ingress::Client { socket, server } => {
+                self.lag.note(datagram.waited_us);
+                let client = ClientAddr(datagram.from);
+                let five_tuple = FiveTuple { client, server, transport: Transport::Udp };
+                Origin::Client(ClientPath { five_tuple, socket })
+            }
+            Ingress::Relay(relay) => Origin::Peer { relay, peer: PeerAddr(without_scope(datagram.from)) },
+        };
+        // An empty datagram is one segment, too.
+        for start in (0..len.max(1)).step_by(segment_size) {
+            let segment = start..(start + segment_size).min(len);
+            if is_late && self.is_data(datagram, segment.clone()) {
+                self.server.count(Verdict::DropLate, 1);
+                continue;
+            }
+            self.relay(now, origin, Place::Buffer { datagram, segment }, datagram.tos);
+        }
+    }
+
+    /// What other workers have received for this one's clients.
+    pub(super) fn handle_handed(&mut self, now: Now) {
+        for _ in 0..MAX_FORWARDED {
+            let Some(Handed { path, bytes, tos }) = self.handover.as_mut().and_then(Handover::take) else {
+                return;
+            };
+            self.relay(now, Origin::Client(path), Place::Handed(&bytes), tos);
+        }
+        if let Some(handover) = &mut self.handover {
+            handover.wake_self();
+        }
+    }
+
+    /// Whether a segment is something to relay.
+    fn is_data(&self, datagram: &Datagram, segment: Range<usize>) -> bool {
+        match datagram.ingress {
+            Ingress::Client { .. } => is_data(&self.driver.bytes(datagram)[segment]),
+            Ingress::Relay(_) => true,
+        }
+    }
+
+    /// Asks the core about a datagram, and does what it says.
+    fn relay(&mut self, now: Now, origin: Origin, place: Place<'_>, tos: u8) {
+        let bytes = match &place {
+            Place::Buffer { datagram, segment } => &self.driver.bytes(datagram)[segment.clone()],
+            Place::Handed(bytes) => *bytes,
+        };
+        let forward = match &origin {
+            Origin::Client(path) => self.server.forward_client(now, path, bytes, tos),
+            Origin::Peer { relay, peer } => self.server.forward_peer(now, *relay, *peer, bytes, tos),
+        };
+        match forward {
+            Forward::Route(route) => self.send(&place, &route),
+            // The core has counted it.
+            Forward::Drop(_) => {}
+            Forward::Elsewhere(worker) => self.give(worker, origin, &place, tos),
+            Forward::Slow => {
+                let input = match origin {
+                    Origin::Client(path) => Input::FromClient { path, bytes, tos },
+                    Origin::Peer { relay, peer } => Input::FromPeer { relay, peer, bytes, tos },
+                };
+                self.server.handle_input(now, input);
+                self.carry_out(now);
+            }
+        }
+    }
+
+    fn send(&mut self, place: &Place<'_>, route: &Route) {
+        match place {
+            Place::Buffer { datagram, segment } => self.driver.forward(datagram, segment.start, route),
+            Place::Handed(bytes) => {
+                let start = route.payload_start as usize;
+                let data = &bytes[start..start + route.payload_len as usize];
+                let payload = route.header.iter().flatten().chain(data).copied().collect();
+                self.driver.transmit(route.egress, route.to, payload, route.tos, route.dont_fragment);
+            }
+        }
+    }
+
+    /// Gives another worker what is for one of its clients.
+    fn give(&mut self, worker: WorkerId, origin: Origin, place: &Place<'_>, tos: u8) {
+        let verdict = match (origin, place) {
+            (Origin::Client(path), Place::Buffer { datagram, segment }) => {
+                let bytes = self.driver.bytes(datagram)[segment.clone()].to_vec();
+                let handed = Handed { path, bytes, tos };
+                if self.handover.as_mut().is_some_and(|handover| handover.give(worker, handed)) {
+                    return;
+                }
+                Verdict::DropForwardQueue
+            }
+            // Its allocation has ended since it was handed over, and there is a new one on another worker already. A
+            // peer's datagram is never another worker's: the relay socket is ours.
+            _ => Verdict::DropStale,
+        };
+        self.server.count(verdict, 1);
+    }
+}
+
+/// A peer's address as the core compares it: without the interface and flow that a link-local one carries.
+fn without_scope(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
+}

@@ -310,17 +310,22 @@ fn open_client(number: u16, config: &Arc<SessionConfig>) -> Result<Client, Fault
         socket.set_read_timeout(Some(ANSWER))?;
         Ok::<_, std::io::Error>(socket)
     };
-    let socket = open().map_err(|error| format!("{address}: {error}"))?;
+    let mut socket = open().map_err(|error| format!("{address}: {error}"))?;
     let mut session = Session::new(Arc::clone(config));
     session.start(mono_ns(), &mut rng, None, None);
-    drive(&socket, &mut session, &State::Allocated, &mut rng)?;
+    drive(&mut socket, &mut session, &State::Allocated, &mut rng)?;
     session.bind(mono_ns(), &mut rng, SocketAddr::new(PEER, FIRST_PORT + number));
-    drive(&socket, &mut session, &State::Ready, &mut rng)?;
+    drive(&mut socket, &mut session, &State::Ready, &mut rng)?;
     Ok((socket, session))
 }
 
 /// Exchanges messages until a state is reached.
-fn drive(socket: &UdpSocket, session: &mut Session, goal: &State, rng: &mut ChaCha8Rng) -> Result<(), Fault> {
+fn drive(
+    socket: &mut UdpSocket,
+    session: &mut Session,
+    goal: &State,
+    rng: &mut ChaCha8Rng,
+) -> Result<(), Fault> {
     let driven = Exchanged::default().drive(socket, session, goal, rng);
     driven.map_err(|error| format!("a client's request failed: {error}").into())
 }

@@ -9,6 +9,7 @@ use turnpike_loadtest::engine::payload::{Fill, MIN_PAYLOAD};
 use turnpike_loadtest::engine::{FlowSpec, Framing, Group, PeerChoice, Plan};
 use turnpike_loadtest::session::SessionConfig;
 use turnpike_loadtest::stun_client::{AllocateOptions, Family};
+use turnpike_loadtest::transport::Transport;
 
 use crate::lab::{CLIENT, Link, PEER};
 use crate::server::{PASSWORD, USER};
@@ -305,6 +306,8 @@ impl Traffic {
         });
         Plan {
             server,
+            transport: Transport::Udp,
+            tls: None,
             local: Some(CLIENT),
             device: None,
             groups: vec![group],
@@ -335,6 +338,7 @@ pub fn idle_traffic(clients: usize) -> Traffic {
 /// What each client asks the server for.
 pub fn session(framing: Framing) -> SessionConfig {
     SessionConfig {
+        transport: Transport::Udp,
         credentials: Some(Credentials::new(USER, PASSWORD)),
         allocate: AllocateOptions {
             lifetime_secs: 600,

@@ -4,7 +4,7 @@
 //!   cli ─► modes (loss, ndr, allocate, stun), scenario, uclient ─► engine ─► server
 //!                 └► report (table, JSON, HTML) ◄─ stats ◄───────────┘
 //! ```
-//! It knows the server only from outside: any TURN server over UDP will do. `session` and
+//! It knows the server only from outside: any TURN server over UDP, TCP or TLS will do. `session` and
 //! `stun_client` are pure (bytes and time in, bytes out); only `engine`, and `blocking` for
 //! clients one by one, have sockets, and only `engine::mmsg` and `engine::receive` unsafe code.
 pub mod arguments;
@@ -20,4 +20,5 @@ pub mod scenario;
 pub mod session;
 pub mod stats;
 pub mod stun_client;
+pub mod transport;
 pub mod uclient;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Deserialize;
 
-use crate::arguments::{resolve_server, secs};
+use crate::arguments::secs;
 use crate::modes::loss::{fixed_load, trial_duration};
 use crate::modes::{Common, Fault, GroupSpec, Mode, run};
 use crate::report::Report;
@@ -102,13 +102,13 @@ fn parse(text: &str, name: &str) -> Result<Scenario, Fault> {
 /// Runs it.
 pub fn execute(args: &RunArgs) -> Result<ExitCode, Fault> {
     let scenario = load(&args.file)?;
-    let server = resolve_server(&args.server)?;
+    let server = args.common.server(&args.server)?;
     let duration = trial_duration(args.duration.unwrap_or(scenario.duration_secs))?;
     if !args.scale.is_finite() || args.scale <= 0.0 {
         return Err("--scale is above 0".into());
     }
     let groups: Vec<GroupSpec> = scenario.group.iter().map(|group| group.spec(args.scale)).collect();
-    let plan = args.common.plan(server, &groups)?;
+    let plan = args.common.plan(&server, &groups)?;
     let mut report = Report::new("run", scenario.title.clone(), args.server.clone());
     if !scenario.description.is_empty() {
         report.notes.push(scenario.description.clone());

@@ -16,12 +16,16 @@ use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
 
 use crate::credentials::Credentials;
+use crate::engine::stream::LinkError;
 use crate::stun_client::{AllocateOptions, Authentication, Outcome, Request, parse_response};
+use crate::transport::Transport;
 
 /// First retransmission timeout (RFC 8489 section 6.2.1), ns.
 const RTO_NS: u64 = 500_000_000;
 /// Transmissions of one request before it counts as unanswered: Rc of RFC 8489 section 6.2.1.
 const MAX_TRANSMISSIONS: u32 = 7;
+/// How long a request waits for its answer where nothing gets lost: Ti of RFC 8489 section 6.2.2, ns.
+const RELIABLE_PATIENCE_NS: u64 = 39_500_000_000;
 /// New nonces accepted in a row for one request; a server that always says 438 is broken.
 const MAX_STALE_NONCES: u32 = 4;
 /// Channel numbers a client may choose (RFC 8656 section 12).
@@ -34,6 +38,8 @@ const MAX_EXTRA_REQUESTS: u16 = 24;
 /// What all sessions of a group have in common.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
+    /// Between client and server: requests in a stream are never repeated.
+    pub transport: Transport,
     /// Long-term credentials; without them a challenge is an error.
     pub credentials: Option<Credentials>,
     /// The Allocate's attributes; EVEN-PORT and the token are set per session.
@@ -56,11 +62,14 @@ pub struct SessionConfig {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
     /// Nothing came back.
-    #[error("no answer to {0}: is the server running and reachable over UDP?")]
-    NoAnswer(&'static str),
+    #[error("no answer to {0}: is the server running and reachable over {1}?")]
+    NoAnswer(&'static str, Transport),
     /// The server's machine answered that nothing listens there.
-    #[error("connection refused: nothing listens on the server's UDP port")]
-    Refused,
+    #[error("connection refused: nothing listens on the server's {port} port", port = port_of(*.0))]
+    Refused(Transport),
+    /// The connection to the server ended, or never began.
+    #[error("the connection to the server: {0}")]
+    Connection(LinkError),
     /// The server wants credentials and there are none.
     #[error("the server wants credentials: give a user and password, or a REST secret")]
     NeedCredentials,
@@ -98,6 +107,11 @@ pub enum SetupError {
     /// A local socket could not be made.
     #[error("cannot open a socket: {0}")]
     Socket(String),
+}
+
+/// TLS goes over TCP.
+fn port_of(transport: Transport) -> &'static str {
+    if transport.is_stream() { "TCP" } else { "UDP" }
 }
 
 /// How an operator allows a peer.
@@ -331,7 +345,13 @@ impl Session {
         self.state = State::Failed(reason);
     }
 
-    /// The next datagram to send, if any.
+    /// The connection is over: what the server held for it can neither be used nor deleted by anybody.
+    pub fn disconnect(&mut self, reason: SetupError) {
+        self.allocation = Allocation::None;
+        self.fail(reason);
+    }
+
+    /// The next message to send, if any.
     pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
         self.outgoing.pop_front()
     }
@@ -361,8 +381,11 @@ impl Session {
             Some(transaction) => {
                 let name = transaction.request.name();
                 let wrong_integrity = self.wrong_integrity > 0;
-                let reason =
-                    if wrong_integrity { SetupError::WrongIntegrity } else { SetupError::NoAnswer(name) };
+                let reason = if wrong_integrity {
+                    SetupError::WrongIntegrity
+                } else {
+                    SetupError::NoAnswer(name, self.config.transport)
+                };
                 self.refuse(reason, now_ns, rng);
             }
         }
@@ -520,9 +543,14 @@ impl Session {
             self.allocation = Allocation::Unknown;
         }
         self.outgoing.push_back(bytes.clone());
-        let deadline_ns = now_ns + RTO_NS;
-        self.current =
-            Some(Transaction { id, request, bytes, deadline_ns, rto_ns: RTO_NS, transmissions: 1 });
+        // RFC 8489 section 6.2.2: over reliable transports nothing is repeated.
+        let (rto_ns, transmissions) = if self.config.transport.is_stream() {
+            (RELIABLE_PATIENCE_NS, MAX_TRANSMISSIONS)
+        } else {
+            (RTO_NS, 1)
+        };
+        let deadline_ns = now_ns + rto_ns;
+        self.current = Some(Transaction { id, request, bytes, deadline_ns, rto_ns, transmissions });
     }
 
     fn settle(&mut self, now_ns: u64) {
@@ -560,7 +588,12 @@ mod tests {
 
     impl Pair {
         fn started() -> Self {
+            Self::started_over(Transport::Udp)
+        }
+
+        fn started_over(transport: Transport) -> Self {
             let config = SessionConfig {
+                transport,
                 credentials: Some(Credentials::new("u", "p")),
                 allocate: AllocateOptions { lifetime_secs: 600, ..AllocateOptions::default() },
                 channel: true,
@@ -667,7 +700,18 @@ mod tests {
             }
         }
         assert_eq!(times, [500, 1500, 3500, 7500, 15_500, 31_500]);
-        assert_eq!(*pair.session.state(), State::Failed(SetupError::NoAnswer("Allocate")));
+        assert_eq!(*pair.session.state(), State::Failed(SetupError::NoAnswer("Allocate", Transport::Udp)));
+    }
+
+    // RFC 8489 section 6.2.2.
+    #[test]
+    fn in_a_stream_no_request_is_repeated() {
+        let mut pair = Pair::started_over(Transport::Tcp);
+        pair.sent();
+        assert_eq!(pair.session.poll_timeout(), 39_500 * SECOND / 1000);
+        pair.session.handle_timeout(39_500 * SECOND / 1000, &mut pair.rng);
+        assert_eq!(pair.session.poll_transmit(), None);
+        assert!(matches!(pair.session.state(), State::Failed(SetupError::NoAnswer(..))));
     }
 
     #[test]
@@ -730,7 +774,7 @@ mod tests {
     fn a_server_that_never_answered_is_not_asked_to_release() {
         let mut pair = Pair::started();
         pair.sent();
-        pair.session.fail(SetupError::Refused);
+        pair.session.fail(SetupError::Refused(Transport::Udp));
         pair.session.release(0, &mut pair.rng);
         assert_eq!(*pair.session.state(), State::Released);
         assert_eq!(pair.session.poll_transmit(), None);

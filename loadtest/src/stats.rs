@@ -242,6 +242,9 @@ pub struct GroupStats {
     pub skipped: u64,
     /// Refused by the generator's own socket (full send buffer, ICMP error).
     pub send_dropped: u64,
+    /// Of those sent, never handed to the kernel: the client's connection was full, since the server or the
+    /// way took too little, or it had ended.
+    pub stalled: u64,
     /// Distinct packets received.
     pub received: u64,
     /// Received again.
@@ -283,6 +286,7 @@ impl GroupStats {
         self.sent += other.sent;
         self.skipped += other.skipped;
         self.send_dropped += other.send_dropped;
+        self.stalled += other.stalled;
         self.received += other.received;
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;

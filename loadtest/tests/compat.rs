@@ -1,24 +1,15 @@
 //! The drop-in programs: names, lines, exit status, and the same counts as coturn's own client.
 
+mod coturn;
 mod support;
 
 use std::net::UdpSocket;
 use std::os::unix::fs::symlink;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use coturn::{Coturn, Running, coturn_is_missing, free_port};
 use support::{PASSWORD, Spoil, Stub, USER, loadtest};
-
-/// A command that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -44,10 +35,6 @@ fn counts(stdout: &str) -> Vec<String> {
         .filter(|body| wanted.iter().any(|start| body.starts_with(start)))
         .map(str::to_owned)
         .collect()
-}
-
-fn free_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
 }
 
 #[test]
@@ -128,69 +115,18 @@ fn the_peer_echoes_any_size_on_both_ports() {
     }
 }
 
-/// Both programs, or the test is skipped.
-fn coturn_is_missing() -> bool {
-    let missing: Vec<_> = ["turnserver", "turnutils_uclient"]
-        .into_iter()
-        .filter(|name| {
-            Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()
-        })
-        .collect();
-    if missing.is_empty() {
-        return false;
-    }
-    turnpike_testkit::skip("compat", &format!("{missing:?} is not installed (apt-get install coturn)"));
-    true
-}
-
-fn start_turnserver(port: u16, folder: &std::path::Path) -> Running {
-    let pidfile = folder.join("pid").display().to_string();
-    let port = port.to_string();
-    let child = Command::new("turnserver")
-        .args(["-n", "--no-cli", "--no-tls", "--no-dtls", "-L", "127.0.0.1", "-E", "127.0.0.1", "-p", &port])
-        .args(["--allow-loopback-peers", "--lt-cred-mech", "-u", "alice:opensesame", "-r", "realm"])
-        .args(["--log-file", "stdout", "--pidfile", &pidfile])
-        .current_dir(folder)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("turnserver starts");
-    let server = Running(child);
-    let start = Instant::now();
-    while loadtest(&[
-        "stun",
-        &format!("127.0.0.1:{port}"),
-        "-c",
-        "1",
-        "-r",
-        "20",
-        "-d",
-        "0.1",
-        "--drain",
-        "100",
-    ])
-    .status
-    .code()
-        != Some(0)
-    {
-        assert!(start.elapsed() < Duration::from_secs(20), "turnserver doesn't answer");
-    }
-    server
-}
-
 #[test]
 fn same_server_same_flags_same_counts_as_turnutils_uclient() {
     if coturn_is_missing() {
         return;
     }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let port = free_port();
-    let _server = start_turnserver(port, folder.path());
-    let port = port.to_string();
+    let server = Coturn::start("127.0.0.1");
+    let port = server.address.port().to_string();
     for flags in [
         &["-y", "-c", "-m", "6", "-n", "100", "-z", "5"][..],
         &["-ycs", "-m2", "-n50", "-l200"],
         &["-y", "-m3", "-n20"],
+        &["-t", "-y", "-c", "-m", "6", "-n", "100", "-z", "5", "-l", "101"],
     ] {
         let mut all = flags.to_vec();
         all.extend(["-u", USER, "-w", PASSWORD, "-p", &port, "127.0.0.1"]);
@@ -201,4 +137,52 @@ fn same_server_same_flags_same_counts_as_turnutils_uclient() {
         let (ours, theirs) = (counts(&text(&ours)), counts(&text(&theirs)));
         assert_eq!(ours[ours.len() - 3..], theirs[theirs.len() - 3..], "{flags:?}");
     }
+}
+
+/// coturn's own client reports false losses over TLS, so it is no judge there.
+#[test]
+fn over_tls_uclient_loses_nothing_and_takes_a_certificate_to_check() {
+    if coturn_is_missing() {
+        return;
+    }
+    let server = Coturn::start("127.0.0.1");
+    let (port, certificate) = (server.tls.port().to_string(), server.certificate().display().to_string());
+    let output = loadtest(&[
+        "uclient",
+        "-t",
+        "-S",
+        "-y",
+        "-m3",
+        "-n20",
+        "-E",
+        &certificate,
+        "-u",
+        USER,
+        "-w",
+        PASSWORD,
+        "-p",
+        &port,
+        "127.0.0.1",
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let counts = counts(&text(&output));
+    let wanted = "Total lost packets 0 (0.000000%), total send dropped 0 (0.000000%)";
+    assert_eq!(counts[counts.len() - 3], "start_mclient: tot_send_msgs=80, tot_recv_msgs=80");
+    assert_eq!(counts[counts.len() - 1], wanted);
+    let output = loadtest(&[
+        "uclient",
+        "-Y",
+        "alloc",
+        "-n",
+        "3",
+        "-tS",
+        "-u",
+        USER,
+        "-w",
+        PASSWORD,
+        "-p",
+        &port,
+        "127.0.0.1",
+    ]);
+    assert!(text(&output).contains("total_allocations=3"), "{}", text(&output));
 }

@@ -4,15 +4,28 @@ use std::net::UdpSocket;
 
 use super::PeerChoice;
 use super::schedule::Pace;
+use super::stream::StreamLink;
 use crate::session::{Session, State};
 use crate::stats::Tracker;
+
+/// A client's way to the server.
+pub(super) enum Link {
+    /// Datagrams.
+    Udp(UdpSocket),
+    /// A connection.
+    Stream(Box<StreamLink>),
+}
+
+/// Bytes that wait in a client's connection from which on its packets wait, too: more than TCP itself takes
+/// at once, less than a second of video.
+const FULL_QUEUE_BYTES: usize = 64 << 10;
 
 /// One client of a worker.
 pub(super) struct Flow {
     pub id: u32,
     pub expected_sender: u32,
     pub group: usize,
-    pub socket: Option<UdpSocket>,
+    pub link: Option<Link>,
     pub session: Session,
     pub peer: PeerChoice,
     pub prefix: Vec<u8>,
@@ -35,11 +48,38 @@ pub(super) struct Flow {
 pub(super) struct Measured {
     pub allocated: bool,
     pub ready: bool,
+    pub connected: bool,
 }
 
 impl Flow {
+    /// Being set up; a client without an allocation is idle until it is connected.
     pub fn is_busy(&self) -> bool {
-        matches!(self.session.state(), State::Allocating | State::Binding)
+        match self.session.state() {
+            State::Allocating | State::Binding => true,
+            State::Idle => self.link.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Its UDP socket, if it has one.
+    pub fn socket(&self) -> Option<&UdpSocket> {
+        match &self.link {
+            Some(Link::Udp(socket)) => Some(socket),
+            _ => None,
+        }
+    }
+
+    /// Its connection, if it has one.
+    pub fn stream(&mut self) -> Option<&mut StreamLink> {
+        match &mut self.link {
+            Some(Link::Stream(link)) => Some(link),
+            _ => None,
+        }
+    }
+
+    /// Whether its connection doesn't take more: the server reads too slowly, or the way is too narrow.
+    pub fn is_blocked(&self) -> bool {
+        matches!(&self.link, Some(Link::Stream(link)) if link.queued() >= FULL_QUEUE_BYTES)
     }
 
     pub fn is_settled(&self, first_byte: bool) -> bool {

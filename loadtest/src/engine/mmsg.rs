@@ -150,13 +150,20 @@ impl SendBatch {
 
     /// The bytes of datagram `index`, copied.
     pub fn datagram(&self, index: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.copy_to(index, &mut out);
+        out
+    }
+
+    /// Appends the bytes of datagram `index`.
+    pub fn copy_to(&self, index: usize, out: &mut Vec<u8>) {
+        assert!(index < self.len, "there is such a datagram");
         let parts = &self.parts[index * PARTS..][..PARTS];
-        let mut out = Vec::with_capacity(parts.iter().map(|part| part.iov_len).sum());
+        out.reserve(parts.iter().map(|part| part.iov_len).sum());
         for part in parts {
             // SAFETY: `push` set each part to a live head of this batch or to static bytes, with its length.
             out.extend_from_slice(unsafe { std::slice::from_raw_parts(part.iov_base.cast(), part.iov_len) });
         }
-        out
     }
 
     /// Sends all that waits on a connected socket and empties the batch. Returns how many datagrams
@@ -263,15 +270,24 @@ impl Poller {
 
     /// Watches a socket for reading; closing it removes it.
     pub fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: key };
+        self.control(libc::EPOLL_CTL_ADD, fd, key, libc::EPOLLIN)
+    }
+
+    /// Watches a socket that was added for room to write, too, or no longer.
+    pub fn set_writing(&self, fd: BorrowedFd<'_>, key: u64, writing: bool) -> io::Result<()> {
+        let events = if writing { libc::EPOLLIN | libc::EPOLLOUT } else { libc::EPOLLIN };
+        self.control(libc::EPOLL_CTL_MOD, fd, key, events)
+    }
+
+    fn control(&self, operation: libc::c_int, fd: BorrowedFd<'_>, key: u64, events: i32) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: events as u32, u64: key };
         // SAFETY: both descriptors are open; `event` is valid for the call.
-        let status = unsafe {
-            libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event)
-        };
+        let status =
+            unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd.as_raw_fd(), &mut event) };
         if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Waits at most `timeout_ns` and appends the numbers of the readable sockets to `ready`.
+    /// Waits at most `timeout_ns` and appends the numbers of the sockets that are ready to `ready`.
     pub fn wait(&mut self, timeout_ns: u64, ready: &mut Vec<u64>) {
         let timeout = libc::timespec {
             tv_sec: (timeout_ns / 1_000_000_000) as libc::time_t,

@@ -2,8 +2,9 @@
 //! release everything, and an optional built-in peer.
 //!
 //! ```text
-//!   main ──Command──► worker: flows (socket + Session + Pace + Tracker) ──► server
+//!   main ──Command──► worker: flows (link + Session + Pace + Tracker) ──► server
 //!        ◄──Reply───         epoll, sendmmsg, recvmmsg                  ◄──
+//!                     (over TCP and TLS: `stream`)
 //!                     peer thread: echoes, stamps and counts            ◄──► server's relay ports
 //! ```
 //! Sending is an open loop: due times are fixed in advance (`schedule`), and nothing that the server
@@ -14,6 +15,7 @@ pub mod payload;
 pub mod peer;
 pub mod receive;
 pub mod schedule;
+pub mod stream;
 pub mod worker;
 
 mod flow;
@@ -33,8 +35,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::session::{SessionConfig, SetupError};
 use crate::stats::{Delays, GroupStats};
+use crate::transport::Transport;
 use payload::{Fill, MAX_FLOWS};
 use peer::PeerHost;
+use stream::tls::TlsClient;
 
 /// Worker threads at most.
 pub const MAX_THREADS: usize = 64;
@@ -84,7 +88,7 @@ pub struct Group {
     pub run: u32,
     /// Fill of the payload.
     pub fill: Fill,
-    /// Pad ChannelData to 4 bytes over UDP too.
+    /// Pad ChannelData to 4 bytes over UDP too; in streams it always is.
     pub pad_channel_data: bool,
     /// DONT-FRAGMENT in Send indications.
     pub dont_fragment: bool,
@@ -110,6 +114,10 @@ pub struct FlowSpec {
 pub struct Plan {
     /// The server.
     pub server: SocketAddr,
+    /// Between clients and server.
+    pub transport: Transport,
+    /// What [`Transport::Tls`] needs.
+    pub tls: Option<TlsClient>,
     /// Local address of the clients.
     pub local: Option<IpAddr>,
     /// SO_BINDTODEVICE of the clients.
@@ -144,7 +152,7 @@ pub struct Plan {
     pub no_setup: bool,
     /// Where the built-in peer binds; default: the address that reaches the server.
     pub peer_bind: Option<IpAddr>,
-    /// Receive buffer of each client socket, bytes.
+    /// Receive buffer of each client's UDP socket, bytes; connections have what the kernel thinks best.
     pub socket_buffer_bytes: usize,
 }
 
@@ -202,7 +210,9 @@ pub struct SetupReport {
     pub wanted: usize,
     /// Failures by reason: how many.
     pub failures: Vec<(SetupError, usize)>,
-    /// From the first Allocate to its success, ns.
+    /// From the first step of a connection to its being open, TLS included, ns; empty over UDP.
+    pub connect: Delays,
+    /// From the first Allocate, or the beginning of the connection, to its success, ns.
     pub allocate: Delays,
     /// From the first Allocate to the last answer of the set-up, ns.
     pub ready_delay: Delays,
@@ -221,6 +231,8 @@ pub struct ReleaseReport {
     pub held: usize,
     /// Refresh 0 confirmed by the server.
     pub confirmed: usize,
+    /// Connections that had ended before, outside of trials: their allocations may be gone with them.
+    pub connections_lost: u64,
     /// Wall time.
     pub elapsed: Duration,
 }
@@ -229,6 +241,12 @@ impl ReleaseReport {
     /// What to say about allocations that are not known to be gone.
     pub fn left(&self) -> Option<String> {
         let left = self.held - self.confirmed;
+        if self.connections_lost > 0 {
+            let lost = self.connections_lost;
+            return Some(format!(
+                "{lost} connections ended by themselves; {left} allocations were not confirmed gone"
+            ));
+        }
         (left > 0).then(|| format!("{left} allocations were not confirmed gone; they expire by themselves"))
     }
 }
@@ -248,6 +266,8 @@ pub struct TrialReport {
     pub interrupted: bool,
     /// Renewals of allocations, permissions or channels that failed.
     pub renewal_failures: u64,
+    /// Connections that ended during the trial.
+    pub connections_lost: u64,
 }
 
 impl TrialReport {
@@ -339,6 +359,7 @@ impl Engine {
         self.collect(started_ns, progress, |reply| {
             let Reply::Setup(part) = reply else { return };
             report.ready += part.ready;
+            report.connect.merge(&part.connect);
             report.allocate.merge(&part.allocate);
             report.ready_delay.merge(&part.ready_delay);
             report.first_byte.merge(&part.first_byte);
@@ -382,6 +403,7 @@ impl Engine {
             report.cpu_secs += part.cpu_secs;
             report.interrupted |= part.interrupted;
             report.renewal_failures += part.renewal_failures;
+            report.connections_lost += part.connections_lost;
         });
         if let Some(peer) = &self.peer {
             let counts = peer.finish();
@@ -401,6 +423,7 @@ impl Engine {
             let Reply::Release(part) = reply else { return };
             report.held += part.held;
             report.confirmed += part.confirmed;
+            report.connections_lost += part.connections_lost;
         });
         report.elapsed = Duration::from_nanos(mmsg::mono_ns() - started_ns);
         self.join_workers();

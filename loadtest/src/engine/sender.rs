@@ -9,9 +9,10 @@ use stun_types::message::{Message, MessageClass, MessageType, MessageWrite, Mess
 use turn_types::attribute::{DontFragment, XorPeerAddress};
 use turn_types::message::SEND;
 
-use super::flow::Flow;
+use super::flow::{Flow, Link};
 use super::mmsg::{BATCH, SendBatch, mono_ns};
 use super::payload::{Header, MIN_PAYLOAD, STAMPED_PAYLOAD, tag};
+use super::stream::StreamLink;
 use super::{Framing, Group};
 use crate::stats::GroupStats;
 
@@ -31,6 +32,7 @@ pub(super) struct Visit {
     pub max_lag_ns: Option<u64>,
     pub gso: bool,
     pub disrupt: bool,
+    pub over_streams: bool,
 }
 
 /// The bytes in front of the payload, the same for each packet of a flow.
@@ -79,11 +81,28 @@ pub(super) fn send_due(
 ) -> u64 {
     if let Some(max_lag) = visit.max_lag_ns.filter(|_| !flow.pace.is_flood()) {
         let skipped = flow.pace.skip_before(visit.now_ns.saturating_sub(max_lag));
-        stats.skipped += skipped;
         stats.scheduled += skipped;
+        if visit.over_streams && (flow.is_blocked() || flow.link.is_none()) {
+            // It was not the generator that was too late: an application would have had to drop these.
+            stats.sent += skipped;
+            stats.stalled += skipped;
+        } else {
+            stats.skipped += skipped;
+        }
+    }
+    if flow.is_blocked() {
+        return 0;
     }
     let (first, count) = flow.pace.take_due(visit.now_ns, BATCH as u64);
-    let Some(socket) = flow.socket.as_ref().filter(|_| count > 0) else { return 0 };
+    if count == 0 {
+        return 0;
+    }
+    let Some(link) = &mut flow.link else {
+        stats.scheduled += count;
+        stats.sent += count;
+        stats.stalled += count;
+        return count;
+    };
     let sent_ns = mono_ns();
     for number in first..first + count {
         push_packet(
@@ -97,12 +116,11 @@ pub(super) fn send_due(
             stats.send_lag.record(sent_ns.saturating_sub(flow.pace.due_of(number)));
         }
     }
-    let sent = if visit.disrupt {
-        send_disrupted(socket, batch, rng)
-    } else if visit.gso {
-        batch.send_gso(socket.as_fd()).0 as u64
-    } else {
-        batch.send(socket.as_fd()).0 as u64
+    let sent = match link {
+        Link::Stream(link) => send_stream(link, batch),
+        Link::Udp(socket) if visit.disrupt => send_disrupted(socket, batch, rng),
+        Link::Udp(socket) if visit.gso => batch.send_gso(socket.as_fd()).0 as u64,
+        Link::Udp(socket) => batch.send(socket.as_fd()).0 as u64,
     };
     stats.scheduled += count;
     stats.sent += sent;
@@ -110,11 +128,27 @@ pub(super) fn send_due(
     count
 }
 
-/// Sends one packet outside any timetable.
-pub(super) fn send_single(flow: &Flow, group: &Group, batch: &mut SendBatch, header: Header) {
-    let Some(socket) = &flow.socket else { return };
+/// Sends one packet outside any timetable; over a stream the caller flushes.
+pub(super) fn send_single(flow: &mut Flow, group: &Group, batch: &mut SendBatch, header: Header) {
+    let Some(link) = &mut flow.link else { return };
     push_packet(batch, flow.id, &flow.prefix, group, header);
-    batch.send(socket.as_fd());
+    match link {
+        Link::Udp(socket) => drop(batch.send(socket.as_fd())),
+        Link::Stream(link) => drop(send_stream(link, batch)),
+    }
+}
+
+/// Queues the batch's messages; the caller flushes.
+fn send_stream(link: &mut StreamLink, batch: &mut SendBatch) -> u64 {
+    let mut message = Vec::new();
+    for index in 0..batch.len() {
+        message.clear();
+        batch.copy_to(index, &mut message);
+        link.send(&message);
+    }
+    let count = batch.len() as u64;
+    batch.clear();
+    count
 }
 
 fn push_packet(batch: &mut SendBatch, flow: u32, prefix: &[u8], group: &Group, header: Header) {

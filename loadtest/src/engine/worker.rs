@@ -13,25 +13,29 @@ use std::time::Duration;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::flow::{Flow, Measured};
+use super::flow::{Flow, Link, Measured};
 use super::mmsg::{Poller, SendBatch, mono_ns, receive_drops, set_precise_timers, thread_cpu_ns};
 use super::payload::{Header, tag};
 use super::receive::RecvBatch;
 use super::receiver::{Clock, Received, accept_header, accept_payload, classify};
 use super::schedule::Pace;
 use super::sender::{Visit, disrupt, framing_prefix, send_due, send_single};
+use super::stream::{Dial, Inbox, LinkError, StreamLink};
 use super::{
     Command, Framing, Live, PeerChoice, Plan, ReleaseReport, Reply, SetupReport, Trial, TrialReport,
     add_failure, any_address, open_socket,
 };
 use crate::session::{Session, SetupError, State};
 use crate::stats::{GroupStats, Tracker};
+use crate::transport::Transport;
 
 /// Longest wait between looks at commands and the stop flag, ns.
 const TURN_NS: u64 = 5_000_000;
 /// Packets and flows served before the sockets are looked at again, so that sending can't starve
 /// receiving.
 const PACKETS_PER_TURN: u64 = 256;
+/// Between looks at a connection that takes no more, ns.
+const BLOCKED_NS: u64 = 500_000;
 const VISITS_PER_TURN: usize = 64;
 /// Datagrams taken from one socket before the next one's turn; the last batch may exceed it.
 const RECEIVES_PER_TURN: usize = 512;
@@ -92,6 +96,7 @@ struct Worker {
     flows: Vec<Flow>,
     poller: Poller,
     recv: Option<Box<RecvBatch>>,
+    inbox: Option<Box<Inbox>>,
     send: SendBatch,
     timers: BinaryHeap<Reverse<(u64, u32)>>,
     due: BinaryHeap<Reverse<(u64, u32)>>,
@@ -100,6 +105,7 @@ struct Worker {
     stats: Vec<GroupStats>,
     trial: u32,
     sessions_done: u64,
+    connections_lost: u64,
 }
 
 impl Worker {
@@ -112,6 +118,7 @@ impl Worker {
         let largest = plan.groups.iter().map(|group| group.payload_bytes).max().unwrap_or(0);
         Self {
             recv: Some(Box::new(RecvBatch::connected((largest + FRAMING_ROOM).next_multiple_of(64)))),
+            inbox: plan.transport.is_stream().then(Box::default),
             stats: vec![GroupStats::default(); plan.groups.len()],
             plan,
             live,
@@ -127,6 +134,7 @@ impl Worker {
             rng: ChaCha8Rng::from_os_rng(),
             trial: SETUP_TRIAL,
             sessions_done: 0,
+            connections_lost: 0,
         }
     }
 
@@ -161,17 +169,25 @@ impl Worker {
     fn settle(&mut self, index: usize) {
         let flow = &mut self.flows[index];
         let mut refused = false;
-        while let Some(mut datagram) = flow.session.poll_transmit() {
+        while let Some(mut message) = flow.session.poll_transmit() {
             if self.plan.disrupt {
-                disrupt(&mut datagram, &mut self.rng);
+                disrupt(&mut message, &mut self.rng);
             }
-            let Some(socket) = &flow.socket else { continue };
-            // Any other error is a lost datagram, which the session's retransmission makes good.
-            refused |= socket.send(&datagram).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+            match &mut flow.link {
+                // Any other error is a lost datagram, which the session's retransmission makes good.
+                Some(Link::Udp(socket)) => {
+                    refused |=
+                        socket.send(&message).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+                }
+                Some(Link::Stream(link)) => link.send(&message),
+                None => {}
+            }
         }
         if refused && matches!(flow.session.state(), State::Allocating) {
-            flow.session.fail(SetupError::Refused);
+            flow.session.fail(SetupError::Refused(Transport::Udp));
         }
+        self.flush(index);
+        let flow = &mut self.flows[index];
         let wanted_ns = flow.session.poll_timeout();
         if wanted_ns < flow.armed_ns {
             flow.armed_ns = wanted_ns;
@@ -179,7 +195,57 @@ impl Worker {
         }
     }
 
+    /// Writes what a connection has queued, and waits for room if there is none.
+    fn flush(&mut self, index: usize) {
+        let Some(link) = self.flows[index].stream() else { return };
+        let flushed = link.flush();
+        let wanted = link.wants_write();
+        if wanted != link.watched_for_writing {
+            link.watched_for_writing = wanted;
+            // It was added, so it can be changed.
+            let _ = self.poller.set_writing(link.fd(), index as u64, wanted);
+        }
+        if let Err(error) = flushed {
+            self.lose(index, error);
+        }
+    }
+
+    /// A connection is over, and its allocation with it.
+    fn lose(&mut self, index: usize, error: LinkError) {
+        let flow = &mut self.flows[index];
+        flow.link = None;
+        match flow.session.state() {
+            State::Failed(_) | State::Released => return,
+            State::Ready | State::Releasing => self.connections_lost += 1,
+            _ => {}
+        }
+        flow.session.disconnect(match error {
+            LinkError::Refused => SetupError::Refused(self.plan.transport),
+            error => SetupError::Connection(error),
+        });
+    }
+
+    fn receive_stream(&mut self, index: usize, inbox: &mut Inbox) {
+        let Some(link) = self.flows[index].stream() else { return };
+        let outcome = link.receive(inbox);
+        let now_ns = mono_ns();
+        let mut control = false;
+        for message in 0..inbox.len() {
+            control |= self.take_datagram(index, Some(inbox.message(message)), now_ns);
+        }
+        match outcome {
+            Err(error) => self.lose(index, error),
+            Ok(()) if control => self.settle(index),
+            Ok(()) => self.flush(index),
+        }
+    }
+
     fn receive(&mut self, index: usize) {
+        if let Some(mut inbox) = self.inbox.take() {
+            self.receive_stream(index, &mut inbox);
+            self.inbox = Some(inbox);
+            return;
+        }
         let Some(mut recv) = self.recv.take() else { return };
         let mut taken = 0;
         while taken < RECEIVES_PER_TURN
@@ -192,7 +258,7 @@ impl Worker {
 
     /// Returns how many datagrams it took, if more may wait.
     fn receive_batch(&mut self, index: usize, recv: &mut RecvBatch) -> Option<usize> {
-        let count = self.flows[index].socket.as_ref().map(|socket| recv.recv(socket.as_fd()));
+        let count = self.flows[index].socket().map(|socket| recv.recv(socket.as_fd()));
         let now_ns = mono_ns();
         let mut control = false;
         let mut more = None;
@@ -206,7 +272,7 @@ impl Worker {
             Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 let session = &mut self.flows[index].session;
                 if matches!(session.state(), State::Allocating) {
-                    session.fail(SetupError::Refused);
+                    session.fail(SetupError::Refused(Transport::Udp));
                 }
             }
             _ => {}
@@ -299,36 +365,61 @@ impl Worker {
                 _ => token = giver.reservation_token(),
             }
         }
-        let plan = &self.plan;
-        let server = plan.server;
-        let local = plan.local.map_or_else(|| any_address(server), |ip| SocketAddr::new(ip, 0));
-        let socket = open_socket(local, plan.device.as_deref(), plan.socket_buffer_bytes)
-            .and_then(|socket| socket.connect(server).map(|()| socket))
-            .and_then(|socket| self.poller.add(socket.as_fd(), index as u64).map(|()| socket));
+        let link =
+            if self.plan.transport.is_stream() { self.open_stream(index) } else { self.open_udp(index) };
         let flow = &mut self.flows[index];
         if flow.attempts == 0 {
             flow.started_ns = now_ns;
         }
         flow.attempts += 1;
-        match socket {
-            Ok(socket) => flow.socket = Some(socket),
+        match link {
+            Ok(link) => flow.link = Some(link),
             Err(error) => {
-                flow.session.fail(SetupError::Socket(error.to_string()));
+                flow.session.fail(error);
                 return true;
             }
         }
-        if plan.no_setup {
-            flow.session.skip_setup();
-        } else {
-            flow.session.start(now_ns, &mut self.rng, flow.even_port, token);
+        match (self.plan.no_setup, self.plan.transport) {
+            (true, Transport::Udp) => flow.session.skip_setup(),
+            // It is ready when it is connected.
+            (true, _) => {}
+            (false, _) => flow.session.start(now_ns, &mut self.rng, flow.even_port, token),
         }
         self.settle(index);
         true
     }
 
+    fn open_udp(&self, index: usize) -> Result<Link, SetupError> {
+        let plan = &self.plan;
+        let local = plan.local.map_or_else(|| any_address(plan.server), |ip| SocketAddr::new(ip, 0));
+        open_socket(local, plan.device.as_deref(), plan.socket_buffer_bytes)
+            .and_then(|socket| socket.connect(plan.server).map(|()| socket))
+            .and_then(|socket| self.poller.add(socket.as_fd(), index as u64).map(|()| Link::Udp(socket)))
+            .map_err(|error| SetupError::Socket(error.to_string()))
+    }
+
+    fn open_stream(&self, index: usize) -> Result<Link, SetupError> {
+        let plan = &self.plan;
+        let dial = Dial {
+            local: plan.local,
+            device: plan.device.as_deref(),
+            receive_buffer_bytes: None,
+            tls: plan.tls.as_ref(),
+        };
+        let link = StreamLink::connect(plan.server, &dial).map_err(|error| match error {
+            LinkError::Refused => SetupError::Refused(plan.transport),
+            error => SetupError::Connection(error),
+        })?;
+        self.poller
+            .add(link.fd(), index as u64)
+            .map(|()| Link::Stream(Box::new(link)))
+            .map_err(|error| SetupError::Socket(error.to_string()))
+    }
+
     fn advance_all(&mut self, report: &mut SetupReport) {
         let now_ns = mono_ns();
         for index in 0..self.flows.len() {
+            self.note_connected(index, report);
             match self.flows[index].session.state() {
                 State::Allocated => self.bind(index, now_ns, report),
                 State::Ready => self.note_ready(index, now_ns, report),
@@ -344,6 +435,20 @@ impl Worker {
             }
         }
         self.live.sessions.store(self.sessions_done, Ordering::Relaxed);
+    }
+
+    /// A connection has been opened: with nothing to allocate, that is all.
+    fn note_connected(&mut self, index: usize, report: &mut SetupReport) {
+        let flow = &mut self.flows[index];
+        if flow.measured.connected {
+            return;
+        }
+        let Some(after_ns) = flow.stream().and_then(|link| link.opened_after_ns()) else { return };
+        flow.measured.connected = true;
+        report.connect.record(after_ns);
+        if self.plan.no_setup {
+            flow.session.skip_setup();
+        }
     }
 
     fn bind(&mut self, index: usize, now_ns: u64, report: &mut SetupReport) {
@@ -389,6 +494,7 @@ impl Worker {
             flow.first_sent_ns = now_ns;
             let header = Header { number: 0, tag: tag(SETUP_TRIAL, flow.id), sent_ns: now_ns };
             send_single(flow, group, &mut self.send, header);
+            self.flush(index);
         }
     }
 
@@ -397,7 +503,9 @@ impl Worker {
             match flow.session.state() {
                 State::Ready => report.ready += 1,
                 State::Failed(_) => {}
-                State::Allocating if timed_out => flow.session.fail(SetupError::NoAnswer("Allocate")),
+                State::Allocating if timed_out => {
+                    flow.session.fail(SetupError::NoAnswer("Allocate", self.plan.transport));
+                }
                 _ if timed_out => flow.session.fail(SetupError::Deadline),
                 _ => {}
             }
@@ -459,7 +567,7 @@ impl Worker {
             flow.pace = Pace::new(start_ns + offset_ns, rate, run, total);
             flow.tracker = Tracker::new((rate.min(1e6) * WINDOW_SECS) as u64);
             flow.nominal_gap_ns = (run == 1 && interval_ns > 0.0).then_some(interval_ns as u64);
-            flow.drops_base = flow.socket.as_ref().map_or(0, |socket| receive_drops(socket.as_fd()));
+            flow.drops_base = flow.socket().map_or(0, |socket| receive_drops(socket.as_fd()));
             if let Some(due_ns) = flow.pace.due_ns() {
                 self.due.push(Reverse((due_ns.next_multiple_of(self.plan.tick_ns.max(1)), index as u32)));
             }
@@ -474,6 +582,7 @@ impl Worker {
             max_lag_ns: self.plan.max_lag_ns,
             gso: self.plan.gso,
             disrupt: self.plan.disrupt,
+            over_streams: self.plan.transport.is_stream(),
         };
         let mut packets = 0;
         for _ in 0..VISITS_PER_TURN {
@@ -493,8 +602,10 @@ impl Worker {
                 let at_ns = next_ns.next_multiple_of(self.plan.tick_ns.max(1));
                 // A flow without a clock takes turns with the others.
                 let at_ns = if flow.pace.is_flood() { now_ns + 1 } else { at_ns };
+                let at_ns = if flow.is_blocked() { now_ns + BLOCKED_NS } else { at_ns };
                 self.due.push(Reverse((at_ns, index)));
             }
+            self.flush(index as usize);
         }
         true
     }
@@ -516,7 +627,7 @@ impl Worker {
                 stats.add_jitter(flow.tracker.jitter_ns);
             }
             renewal_failures += flow.session.renewal_failures();
-            if let Some(socket) = &flow.socket {
+            if let Some(socket) = flow.socket() {
                 stats.own_drops += receive_drops(socket.as_fd()).saturating_sub(flow.drops_base);
             }
         }
@@ -528,6 +639,7 @@ impl Worker {
             series: Vec::new(),
             interrupted,
             renewal_failures,
+            connections_lost: std::mem::take(&mut self.connections_lost),
         }
     }
 
@@ -555,7 +667,8 @@ impl Worker {
         }
         let left = self.flows.iter().filter(|flow| flow.session.has_allocation()).count();
         let confirmed = self.deleted();
-        ReleaseReport { held: left + confirmed, confirmed, elapsed: Duration::ZERO }
+        let connections_lost = self.connections_lost;
+        ReleaseReport { held: left + confirmed, confirmed, connections_lost, elapsed: Duration::ZERO }
     }
 
     fn deleted(&self) -> usize {
@@ -574,7 +687,7 @@ fn new_flow(plan: &Plan, global: usize, local: &dyn Fn(usize) -> usize) -> Flow 
         id,
         expected_sender,
         group: spec.group,
-        socket: None,
+        link: None,
         session: Session::new(plan.groups[spec.group].session.clone()),
         peer,
         prefix: Vec::new(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Common, Fault, GroupSpec, Mode, run};
-use crate::arguments::{duration, resolve_server};
+use crate::arguments::duration;
 use crate::report::Report;
 
 /// Options of `allocate`.
@@ -33,7 +33,7 @@ pub struct AllocateArgs {
 
 /// Runs it.
 pub fn execute(args: &AllocateArgs) -> Result<ExitCode, Fault> {
-    let server = resolve_server(&args.server)?;
+    let server = args.common.server(&args.server)?;
     let group = GroupSpec {
         name: "allocations".into(),
         clients: args.clients,
@@ -42,7 +42,7 @@ pub fn execute(args: &AllocateArgs) -> Result<ExitCode, Fault> {
         packets_per_sec: 1.0,
         run: 1,
     };
-    let mut plan = args.common.plan(server, &[group])?;
+    let mut plan = args.common.plan(&server, &[group])?;
     plan.first_byte = !args.only;
     plan.keep_going = true;
     if let Some(rate) = args.rate {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Common, Fault, GroupSpec, Mode, Run, offered_pps, run, trial_progress};
-use crate::arguments::{resolve_server, secs};
+use crate::arguments::secs;
 use crate::engine::Trial;
 use crate::report::{Report, TrialSummary};
 
@@ -43,7 +43,7 @@ pub struct LossArgs {
 
 /// Runs it.
 pub fn execute(args: &LossArgs) -> Result<ExitCode, Fault> {
-    let server = resolve_server(&args.server)?;
+    let server = args.common.server(&args.server)?;
     let duration = trial_duration(args.duration)?;
     let first = *args.rate.first().ok_or("give a packet rate")?;
     let group = GroupSpec {
@@ -57,7 +57,7 @@ pub fn execute(args: &LossArgs) -> Result<ExitCode, Fault> {
     if args.rate.iter().any(|rate| !rate.is_finite() || *rate <= 0.0) || args.rate.len() > MAX_TRIALS {
         return Err(format!("packet rates are above 0, and at most {MAX_TRIALS}"));
     }
-    let plan = args.common.plan(server, &[group])?;
+    let plan = args.common.plan(&server, &[group])?;
     let factors: Vec<f64> = args.rate.iter().map(|rate| rate / first).collect();
     let title = format!("loss, {} clients, {} B", plan.flows.len(), args.payload);
     let report = Report::new("loss", title, args.server.clone());

@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
-use crate::arguments::{duration, millis};
+use crate::arguments::{Server, duration, millis, resolve_server};
 use crate::credentials::Credentials;
 use crate::engine::payload::{Fill, MAX_PAYLOAD, MIN_PAYLOAD};
 use crate::engine::{Engine, FlowSpec, Framing, Group, PeerChoice, Plan, Snapshot};
@@ -28,6 +28,7 @@ use crate::report::{Report, table, unix_secs};
 use crate::session::{SessionConfig, SetupError};
 use crate::stats::GroupStats;
 use crate::stun_client::{AllocateOptions, Family};
+use crate::transport::{Transport, TransportArgs};
 
 /// LIFETIME asked for, seconds: the default of RFC 8656 section 3.2.
 const LIFETIME_SECS: u32 = 600;
@@ -105,10 +106,10 @@ pub struct Common {
     /// A packet that could not be sent this long after its time is skipped and counted
     #[arg(long, default_value = "50", value_name = "MS|1s", value_parser = millis)]
     pub max_lag: u64,
-    /// Receive and send buffer of each client socket, KiB
+    /// Receive and send buffer of each client's UDP socket, KiB
     #[arg(long, default_value_t = 1024, value_name = "KIB")]
     pub socket_buffer: usize,
-    /// Send runs as one GSO datagram: cheaper for the generator, and flatters servers with GRO
+    /// Over UDP, send runs as one GSO datagram: cheaper for the generator, and flatters servers with GRO
     #[arg(long)]
     pub gso: bool,
     /// Write the report as JSON
@@ -120,6 +121,9 @@ pub struct Common {
     /// Exit with status 1 if more than this percentage of the packets is lost
     #[arg(long, value_name = "PERCENT")]
     pub fail_above_loss: Option<f64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub transport: TransportArgs,
 }
 
 /// Clients with the same traffic.
@@ -156,11 +160,21 @@ impl Common {
         }
     }
 
+    /// The server that a command line names.
+    pub fn server(&self, text: &str) -> Result<Server, Fault> {
+        resolve_server(text, self.transport.transport)
+    }
+
     /// The plan for groups of clients against a server.
-    pub fn plan(&self, server: SocketAddr, groups: &[GroupSpec]) -> Result<Plan, Fault> {
+    pub fn plan(&self, server: &Server, groups: &[GroupSpec]) -> Result<Plan, Fault> {
         let credentials = self.credentials()?;
+        if self.gso && server.transport.is_stream() {
+            return Err("--gso is for UDP: a stream has no datagrams".into());
+        }
         let mut plan = Plan {
-            server,
+            server: server.address,
+            transport: server.transport,
+            tls: self.transport.tls(server.transport, &server.host)?,
             local: self.local,
             device: self.device.clone(),
             groups: Vec::new(),
@@ -185,14 +199,14 @@ impl Common {
                 return Err("Binding requests can't be mixed with other modes in one run".into());
             }
             check_group(group)?;
-            plan.groups.push(self.group(group, credentials.as_ref()));
+            plan.groups.push(self.group(group, server.transport, credentials.as_ref()));
             self.add_flows(&mut plan, index, group);
         }
         plan.threads = plan.threads.min(plan.flows.len());
         Ok(plan)
     }
 
-    fn group(&self, spec: &GroupSpec, credentials: Option<&Credentials>) -> Group {
+    fn group(&self, spec: &GroupSpec, transport: Transport, credentials: Option<&Credentials>) -> Group {
         let family = match self.relay_family.as_deref() {
             Some("4") => Family::V4,
             Some("6") => Family::V6,
@@ -204,6 +218,7 @@ impl Common {
             Mode::Binding => Framing::Binding,
         };
         let session = SessionConfig {
+            transport,
             credentials: credentials.cloned(),
             allocate: AllocateOptions { lifetime_secs: LIFETIME_SECS, family, ..AllocateOptions::default() },
             channel: framing == Framing::Channel,

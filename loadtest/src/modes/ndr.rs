@@ -8,8 +8,9 @@ use clap::Args;
 
 use super::loss::{MAX_TRIALS, trial, trial_duration};
 use super::{Common, Fault, GroupSpec, Mode, Run, offered_pps, run};
-use crate::arguments::{resolve_server, secs};
+use crate::arguments::secs;
 use crate::report::{Report, SearchResult, SearchSummary, TrialSummary};
+use crate::transport::Transport;
 
 /// Options of `ndr`.
 #[derive(Debug, Clone, Args)]
@@ -53,7 +54,7 @@ pub struct NdrArgs {
 
 /// Runs it.
 pub fn execute(args: &NdrArgs) -> Result<ExitCode, Fault> {
-    let server = resolve_server(&args.server)?;
+    let server = args.common.server(&args.server)?;
     let duration = trial_duration(args.duration)?;
     let sane = |value: f64| value.is_finite() && value > 0.0;
     if !sane(args.min_rate) || !sane(args.max_rate) || args.min_rate > args.max_rate || !sane(args.resolution)
@@ -68,7 +69,7 @@ pub fn execute(args: &NdrArgs) -> Result<ExitCode, Fault> {
         packets_per_sec: 1.0,
         run: args.run,
     };
-    let plan = args.common.plan(server, &[group])?;
+    let plan = args.common.plan(&server, &[group])?;
     let title = format!("highest rate, {} clients, {} B", plan.flows.len(), args.payload);
     let report = Report::new("ndr", title, args.server.clone());
     run(&args.common, plan, report, |run| {
@@ -163,15 +164,17 @@ impl Search<'_, '_> {
         let number = self.run.report.trials.len() as u32 + 1;
         let label = format!("trial {number}, {rate:.0} packets/s");
         let summary = trial(self.run, number, factor, self.duration, &label, &self.args.common);
-        let seen = judge(rate, &summary);
+        let seen = judge(rate, &summary, self.run.engine.plan().transport);
         self.run.report.trials.push(summary);
         seen
     }
 }
 
-fn judge(rate: f64, trial: &TrialSummary) -> Seen {
+/// What nothing loses comes late instead: over a stream late packets count as lost.
+fn judge(rate: f64, trial: &TrialSummary, transport: Transport) -> Seen {
     let total = &trial.total;
-    let lost_elsewhere = total.lost - total.lost_in_generator;
+    let late = if transport.is_stream() { total.late } else { 0 };
+    let lost_elsewhere = total.lost - total.lost_in_generator + late;
     Seen {
         rate,
         loss: crate::stats::percent(lost_elsewhere, total.sent),

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::loss::{fixed_load, trial_duration};
 use super::{Common, Fault, GroupSpec, Mode, run};
-use crate::arguments::{resolve_server, secs};
+use crate::arguments::secs;
 use crate::engine::payload::MIN_PAYLOAD;
 use crate::report::Report;
 
@@ -31,7 +31,7 @@ pub struct StunArgs {
 
 /// Runs it.
 pub fn execute(args: &StunArgs) -> Result<ExitCode, Fault> {
-    let server = resolve_server(&args.server)?;
+    let server = args.common.server(&args.server)?;
     let duration = trial_duration(args.duration)?;
     let group = GroupSpec {
         name: "binding".into(),
@@ -41,7 +41,7 @@ pub fn execute(args: &StunArgs) -> Result<ExitCode, Fault> {
         packets_per_sec: args.rate / args.clients.max(1) as f64,
         run: 1,
     };
-    let plan = args.common.plan(server, &[group])?;
+    let plan = args.common.plan(&server, &[group])?;
     let title = format!("STUN Binding, {} sockets", args.clients);
     let report = Report::new("stun", title, args.server.clone());
     run(&args.common, plan, report, |run| {

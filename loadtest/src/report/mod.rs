@@ -121,7 +121,9 @@ pub struct SetupSummary {
     pub seconds: f64,
     /// Sessions ready per second.
     pub per_second: f64,
-    /// First Allocate sent to Allocate success.
+    /// First step of a connection to its being open, TLS included; none over UDP.
+    pub connect: Option<DelaySummary>,
+    /// First Allocate sent, or connection begun, to Allocate success.
     pub allocate: Option<DelaySummary>,
     /// First Allocate sent to session ready (permission, channel).
     pub ready_delay: Option<DelaySummary>,
@@ -148,6 +150,7 @@ impl From<&SetupReport> for SetupSummary {
             ready: from.ready,
             seconds,
             per_second: if seconds > 0.0 { from.ready as f64 / seconds } else { 0.0 },
+            connect: from.connect.summary(),
             allocate: from.allocate.summary(),
             ready_delay: from.ready_delay.summary(),
             first_byte: from.first_byte.summary(),
@@ -200,6 +203,8 @@ pub struct TrialSummary {
     pub interrupted: bool,
     /// Renewals that failed during the trial.
     pub renewal_failures: u64,
+    /// Connections that ended during the trial.
+    pub connections_lost: u64,
 }
 
 /// How well the generator did.
@@ -246,6 +251,8 @@ pub struct GroupSummary {
     pub skipped: u64,
     /// Refused by the generator's own sockets.
     pub send_dropped: u64,
+    /// Of those lost, never handed to the kernel since the client's connection took no more.
+    pub stalled: u64,
     /// Received again.
     pub duplicated: u64,
     /// Received out of order (RFC 4737).
@@ -289,6 +296,7 @@ impl GroupSummary {
             loss_percent: stats.loss_percent(),
             skipped: stats.skipped,
             send_dropped: stats.send_dropped,
+            stalled: stats.stalled,
             duplicated: stats.duplicated,
             reordered: stats.reordered,
             late: stats.late,
@@ -341,6 +349,7 @@ impl TrialSummary {
             series: report.series.clone(),
             interrupted: report.interrupted,
             renewal_failures: report.renewal_failures,
+            connections_lost: report.connections_lost,
         }
     }
 }

@@ -75,8 +75,12 @@ fn render_setup(out: &mut String, setup: &SetupSummary) {
     for failure in &setup.failures {
         line(out, format_args!("  {} failed: {}", failure.count, failure.reason));
     }
-    let delays =
-        [("allocate", &setup.allocate), ("ready", &setup.ready_delay), ("first byte", &setup.first_byte)];
+    let delays = [
+        ("connect", &setup.connect),
+        ("allocate", &setup.allocate),
+        ("ready", &setup.ready_delay),
+        ("first byte", &setup.first_byte),
+    ];
     render_delays(out, &delays);
 }
 
@@ -103,6 +107,9 @@ fn render_trial(out: &mut String, trial: &TrialSummary) {
     for fault in &generator.faults {
         line(out, format_args!("  WARNING: {fault}"));
     }
+    if trial.connections_lost > 0 {
+        line(out, format_args!("  WARNING: {} connections ended during the trial", trial.connections_lost));
+    }
     if trial.renewal_failures > 0 {
         line(out, format_args!("  WARNING: {} renewals failed during the trial", trial.renewal_failures));
     }
@@ -118,6 +125,9 @@ fn render_group(out: &mut String, group: &GroupSummary) {
     if let (Some(to_peer), Some(from_peer)) = (group.lost_to_peer, group.lost_from_peer) {
         count(out, "  to peer", to_peer);
         count(out, "  from peer", from_peer);
+    }
+    if group.stalled > 0 {
+        count(out, "  not taken", group.stalled);
     }
     count(out, "duplicated", group.duplicated);
     count(out, "reordered", group.reordered);

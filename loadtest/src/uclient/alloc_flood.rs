@@ -11,9 +11,11 @@ use rand_chacha::ChaCha8Rng;
 
 use super::flags::Flags;
 use super::output::{Output, rates};
-use crate::blocking::Exchanged;
+use crate::blocking::{Carrier, Connection, Exchanged};
 use crate::engine::any_address;
 use crate::engine::mmsg::mono_ns;
+use crate::engine::stream::Dial;
+use crate::engine::stream::tls::TlsClient;
 use crate::session::{Session, SessionConfig, SetupError, State};
 
 /// Peers of the synthetic permissions: the benchmarking range (RFC 2544), and documentation's for IPv6.
@@ -25,10 +27,18 @@ const FIRST_PORT: u16 = 49_152;
 /// Longest wait for one datagram.
 const WAIT: Duration = Duration::from_millis(20);
 
+/// The server, and how it is reached.
+pub struct Way {
+    /// Its address.
+    pub server: SocketAddr,
+    /// For TLS.
+    pub tls: Option<TlsClient>,
+}
+
 struct Flood<'a> {
     flags: &'a Flags,
     out: Output,
-    server: SocketAddr,
+    way: &'a Way,
     config: Arc<SessionConfig>,
     stop: Arc<AtomicBool>,
     rng: ChaCha8Rng,
@@ -42,7 +52,7 @@ struct Flood<'a> {
 pub fn run(
     flags: &Flags,
     out: Output,
-    server: SocketAddr,
+    way: &Way,
     config: Arc<SessionConfig>,
     stop: Arc<AtomicBool>,
 ) -> Result<bool, SetupError> {
@@ -50,7 +60,7 @@ pub fn run(
     let mut flood = Flood {
         flags,
         out,
-        server,
+        way,
         config,
         stop,
         rng: ChaCha8Rng::from_os_rng(),
@@ -77,26 +87,40 @@ impl Flood<'_> {
     }
 
     fn one(&mut self) -> Result<(), SetupError> {
-        let socket = self.open().map_err(|error| SetupError::Socket(error.to_string()))?;
+        let mut carrier = self.open()?;
         let mut session = Session::new(self.config.clone());
         session.start(mono_ns(), &mut self.rng, None, None);
-        let mut bound = self.exchanged.drive(&socket, &mut session, &State::Allocated, &mut self.rng);
+        let mut bound = self.exchanged.drive(&mut *carrier, &mut session, &State::Allocated, &mut self.rng);
         if bound.is_ok() {
             let peer = self.peer();
             session.bind(mono_ns(), &mut self.rng, peer);
-            bound = self.exchanged.drive(&socket, &mut session, &State::Ready, &mut self.rng);
+            bound = self.exchanged.drive(&mut *carrier, &mut session, &State::Ready, &mut self.rng);
         }
         // Whatever became of it, the allocation must not be left behind.
         session.release(mono_ns(), &mut self.rng);
-        let released = self.exchanged.drive(&socket, &mut session, &State::Released, &mut self.rng);
+        let released = self.exchanged.drive(&mut *carrier, &mut session, &State::Released, &mut self.rng);
         bound?;
         released?;
         self.allocations += 1;
         Ok(())
     }
 
-    fn open(&mut self) -> io::Result<UdpSocket> {
-        let local = self.flags.local.unwrap_or_else(|| any_address(self.server).ip());
+    fn open(&mut self) -> Result<Box<dyn Carrier>, SetupError> {
+        if !self.flags.transport.is_stream() {
+            let socket = self.open_udp().map_err(|error| SetupError::Socket(error.to_string()))?;
+            return Ok(Box::new(socket));
+        }
+        let dial = Dial {
+            local: self.flags.local,
+            device: self.flags.device.as_deref(),
+            receive_buffer_bytes: None,
+            tls: self.way.tls.as_ref(),
+        };
+        Ok(Box::new(Connection::open(self.way.server, &dial, WAIT)?))
+    }
+
+    fn open_udp(&mut self) -> io::Result<UdpSocket> {
+        let local = self.flags.local.unwrap_or_else(|| any_address(self.way.server).ip());
         let mut attempts = u16::MAX - FIRST_PORT;
         let socket = loop {
             let port = self.next_port;
@@ -106,7 +130,7 @@ impl Flood<'_> {
                 bound => break bound?,
             }
         };
-        socket.connect(self.server)?;
+        socket.connect(self.way.server)?;
         socket.set_read_timeout(Some(WAIT))?;
         Ok(socket)
     }

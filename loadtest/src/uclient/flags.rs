@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::output::Style;
+use crate::transport::Transport;
 
 /// Flags without a value, and options with one.
 const PLAIN: &str = "tbTPSUvsyhcxXgDNROMIGBZJ";
@@ -23,17 +24,12 @@ const LONG: [(&str, bool); 10] = [
     ("help", false),
 ];
 /// Flags whose transport or method this program doesn't have.
-const UNSUPPORTED: [(char, &str); 12] = [
-    ('t', "TCP to the server"),
+const UNSUPPORTED: [(char, &str); 7] = [
     ('b', "SCTP to the server"),
     ('T', "RFC 6062 TCP relay"),
     ('P', "RFC 6062 TCP relay, passive"),
-    ('S', "TLS or DTLS to the server"),
     ('U', "TLS with a NULL cipher"),
     ('J', "OAuth"),
-    ('i', "client certificates"),
-    ('k', "client certificates"),
-    ('E', "server certificate checks"),
     ('F', "cipher suites"),
     ('?', "this flag"),
 ];
@@ -58,8 +54,16 @@ pub enum LoadMode {
 pub struct Flags {
     /// Server address, as given.
     pub server: String,
-    /// `-p`.
+    /// `-p`, or what the transport has by default.
     pub port: u16,
+    /// `-t`, `-S`.
+    pub transport: Transport,
+    /// `-E`.
+    pub ca_file: Option<PathBuf>,
+    /// `-i`.
+    pub certificate: Option<PathBuf>,
+    /// `-k`.
+    pub key: Option<PathBuf>,
     /// `-y`.
     pub client_to_client: bool,
     /// `-e`.
@@ -148,7 +152,11 @@ impl Default for Flags {
     fn default() -> Self {
         Self {
             server: String::new(),
-            port: 3478,
+            port: Transport::Udp.default_port(),
+            transport: Transport::Udp,
+            ca_file: None,
+            certificate: None,
+            key: None,
             client_to_client: false,
             peer: None,
             peer_port: 3480,
@@ -239,6 +247,9 @@ struct Given {
     interval: bool,
     payload: bool,
     no_rtcp: bool,
+    port: bool,
+    tcp: bool,
+    secure: bool,
 }
 
 fn parse_short(
@@ -271,6 +282,8 @@ fn parse_short(
 
 fn set_plain(flags: &mut Flags, given: &mut Given, letter: char) {
     match letter {
+        't' => given.tcp = true,
+        'S' => given.secure = true,
         'v' => flags.verbose = true,
         's' => flags.indications = true,
         'y' => flags.client_to_client = true,
@@ -313,7 +326,13 @@ fn set_value(flags: &mut Flags, given: &mut Given, letter: char, value: &str) ->
             flags.payload_bytes = number(letter, value)?;
             given.payload = true;
         }
-        'p' => flags.port = number(letter, value)?,
+        'p' => {
+            flags.port = number(letter, value)?;
+            given.port = true;
+        }
+        'i' => flags.certificate = Some(value.into()),
+        'k' => flags.key = Some(value.into()),
+        'E' => flags.ca_file = Some(value.into()),
         'n' => flags.messages = Some(number(letter, value)?),
         'd' => flags.device = Some(value.to_owned()),
         'L' => flags.local = Some(address("-L", value)?),
@@ -405,6 +424,7 @@ fn finish(mut flags: Flags, given: &Given, positional: Vec<String>) -> Result<Fl
         flags.messages = flags.messages.or(Some(5));
     }
     flags.no_rtcp |= flags.dual;
+    set_transport(&mut flags, given)?;
     let needs_peer = !matches!(flags.load_mode, Some(LoadMode::Alloc | LoadMode::Invalid));
     if needs_peer && flags.peer.is_none() && !flags.client_to_client {
         return Err(missing("Either -e peer_address or -y must be specified"));
@@ -425,6 +445,28 @@ fn finish(mut flags: Flags, given: &Given, positional: Vec<String>) -> Result<Fl
     Ok(flags)
 }
 
+fn set_transport(flags: &mut Flags, given: &Given) -> Result<(), Refusal> {
+    flags.transport = match (given.tcp, given.secure) {
+        (false, false) => Transport::Udp,
+        (true, false) => Transport::Tcp,
+        (true, true) => Transport::Tls,
+        (false, true) => return Err(refuse("-S without -t: DTLS to the server is not supported yet")),
+    };
+    if !given.port {
+        flags.port = flags.transport.default_port();
+    }
+    if flags.certificate.is_some() != flags.key.is_some() {
+        return Err(refuse("-i and -k go together: a certificate and its key"));
+    }
+    if flags.transport.is_stream() && flags.disrupt {
+        return Err(refuse("-R: a spoilt length would end the stream"));
+    }
+    if flags.transport.is_stream() && flags.load_mode == Some(LoadMode::Invalid) {
+        return Err(refuse("-Y invalid: what is no message would end the stream"));
+    }
+    Ok(())
+}
+
 impl Flags {
     /// Legs of the run: `-m` rounded up to whole clients and pairs.
     pub fn legs(&self) -> usize {
@@ -441,6 +483,8 @@ impl Flags {
 pub const USAGE: &str = "\
 Usage: uclient [flags] [options] turn-server-ip-address
 Flags:
+\t-t\tTCP to the server (default: UDP).
+\t-S\tWith -t: TLS to the server.
 \t-v\tVerbose: percentiles and more at the end.
 \t-s\tUse Send and Data indications.
 \t-y\tUse client-to-client connections.
@@ -460,7 +504,9 @@ Flags:
 \t-B\tDrop the sockets after a few packets.
 Options:
 \t-l\tMessage length (default: 100 bytes).
-\t-p\tTURN server port (default: 3478).
+\t-p\tTURN server port (default: 3478, with -S 5349).
+\t-E\tCA file to check the server's certificate with (default: it isn't checked).
+\t-i, -k\tClient certificate and its key.
 \t-n\tNumber of messages to send (default: 5).
 \t-d\tLocal interface device.
 \t-L\tLocal address.
@@ -482,7 +528,7 @@ Options:
 \t--fail-above-loss PERCENT\tExit with 1 if more is lost.
 \t--output-style 4.6|4.17\tPrefix of the lines (default: 4.6).
 \t--json FILE, --html FILE\tWrite a report.
-Not supported yet: -t -b -T -P -S -U -J -i -k -E -F.
+Not supported yet: -b -T -P -U -J -F, -S without -t.
 ";
 
 #[cfg(test)]
@@ -535,11 +581,24 @@ mod tests {
     }
 
     #[test]
+    fn the_transport_decides_the_port() {
+        let of = |line: &str| parsed(line).map(|flags| (flags.transport, flags.port));
+        assert_eq!(of("-y -t s"), Ok((Transport::Tcp, 3478)));
+        assert_eq!(of("-ytS s"), Ok((Transport::Tls, 5349)));
+        assert_eq!(of("-y -p 443 -S -t s"), Ok((Transport::Tls, 443)));
+        let flags = parsed("-y -t -S -i c.pem -k k.pem -E ca.pem s").expect("all known");
+        assert_eq!(flags.ca_file, Some("ca.pem".into()));
+        for line in ["-y -t -S -i c.pem s", "-y -t -R s", "-t -Y invalid s"] {
+            assert_eq!(parsed(line).unwrap_err().status, 1, "{line}");
+        }
+    }
+
+    #[test]
     fn refusals_have_coturns_status() {
         assert_eq!(parsed("-y -Q s").unwrap_err().status, 1, "unknown flag");
         assert_eq!(parsed("-n 5 s").unwrap_err().status, 255, "neither -e nor -y");
         assert_eq!(parsed("-y").unwrap_err().status, 255, "no server");
-        for flag in ["-t", "-T", "-S", "-b", "-U", "-P", "-J"] {
+        for flag in ["-T", "-S", "-b", "-U", "-P", "-J", "-F"] {
             let refusal = parsed(&format!("-y {flag} s")).unwrap_err();
             assert!(refusal.message.contains("not supported yet"), "{flag}: {}", refusal.message);
             assert_eq!(refusal.status, 1);

@@ -11,6 +11,7 @@ use super::output::{Output, Style, progress, rates, summary};
 use crate::arguments::resolve_server;
 use crate::credentials::Credentials;
 use crate::engine::payload::Fill;
+use crate::engine::stream::tls::{Identity, TlsClient};
 use crate::engine::{
     Engine, FlowSpec, Framing, Group, PeerChoice, Plan, SetupReport, Snapshot, Trial, TrialReport,
 };
@@ -21,6 +22,7 @@ use crate::report::{Report, TrialSummary, table, unix_secs};
 use crate::session::{SessionConfig, SetupError};
 use crate::stats::GroupStats;
 use crate::stun_client::{AllocateOptions, Family};
+use crate::transport::Transport;
 
 /// LIFETIME asked for, seconds; with `-O` and without.
 const QUICK_LIFETIME_SECS: u32 = 259;
@@ -69,17 +71,19 @@ pub fn main(arguments: &[String]) -> ExitCode {
 }
 
 fn execute(flags: &Flags, out: Output) -> Result<ExitCode, String> {
-    let mut server = resolve_server(&flags.server)?;
-    server.set_port(flags.port);
+    let mut server = resolve_server(&flags.server, Some(flags.transport))?;
+    server.address.set_port(flags.port);
+    let tls = tls(flags, &server.host)?;
     let outputs = Outputs::open(flags.json.as_deref(), flags.html.as_deref())?;
     let stop = stop_flag();
     let session = Arc::new(session_config(flags)?);
     if flags.load_mode == Some(LoadMode::Alloc) {
         let finished =
-            alloc_flood::run(flags, out, server, session, stop).map_err(|error| describe(&error))?;
+            alloc_flood::run(flags, out, &alloc_flood::Way { server: server.address, tls }, session, stop)
+                .map_err(|error| describe(&error))?;
         return Ok(if finished { ExitCode::SUCCESS } else { ExitCode::from(crate::modes::EXIT_INTERRUPTED) });
     }
-    let plan = plan(flags, server, session);
+    let plan = plan(flags, server.address, tls, session);
     announce_threads(flags, out, plan.threads);
     let started = Instant::now();
     let mut engine = Engine::start(plan, stop.clone()).map_err(|error| error.to_string())?;
@@ -105,6 +109,19 @@ fn execute(flags: &Flags, out: Output) -> Result<ExitCode, String> {
     finish(flags, out, engine, outputs, &setup, &result)
 }
 
+fn tls(flags: &Flags, host: &str) -> Result<Option<TlsClient>, String> {
+    if flags.transport != Transport::Tls {
+        return Ok(None);
+    }
+    let identity = match (&flags.certificate, &flags.key) {
+        (Some(certificate), Some(key)) => {
+            Identity::Files { certificate: certificate.clone(), key: key.clone() }
+        }
+        _ => Identity::None,
+    };
+    TlsClient::new(host, flags.ca_file.as_deref(), identity, None).map(Some)
+}
+
 fn session_config(flags: &Flags) -> Result<SessionConfig, String> {
     let credentials = match (&flags.rest_secret, &flags.user, &flags.password) {
         (Some(secret), user, _) => {
@@ -122,6 +139,7 @@ fn session_config(flags: &Flags) -> Result<SessionConfig, String> {
     };
     let alloc = flags.load_mode == Some(LoadMode::Alloc);
     Ok(SessionConfig {
+        transport: flags.transport,
         credentials,
         allocate: AllocateOptions {
             lifetime_secs: if flags.quick_exit { QUICK_LIFETIME_SECS } else { LIFETIME_SECS },
@@ -142,7 +160,12 @@ fn session_config(flags: &Flags) -> Result<SessionConfig, String> {
     })
 }
 
-fn plan(flags: &Flags, server: std::net::SocketAddr, session: Arc<SessionConfig>) -> Plan {
+fn plan(
+    flags: &Flags,
+    server: std::net::SocketAddr,
+    tls: Option<TlsClient>,
+    session: Arc<SessionConfig>,
+) -> Plan {
     let invalid = flags.load_mode == Some(LoadMode::Invalid);
     let per_leg = match (flags.interval_ms, flags.load_mode) {
         (0, Some(_)) => f64::INFINITY,
@@ -167,6 +190,8 @@ fn plan(flags: &Flags, server: std::net::SocketAddr, session: Arc<SessionConfig>
     let legs = flags.legs();
     Plan {
         server,
+        transport: flags.transport,
+        tls,
         local: flags.local,
         device: flags.device.clone(),
         groups: vec![group],

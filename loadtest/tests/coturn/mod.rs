@@ -1,0 +1,98 @@
+//! coturn's server over UDP, TCP and TLS, for tests that compare with it or need streams.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::support::{PASSWORD, USER};
+
+/// A command that ends with the test.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A port that neither UDP nor TCP uses.
+pub fn free_port() -> u16 {
+    loop {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let address = socket.local_addr().expect("bound");
+        if TcpListener::bind(address).is_ok() {
+            return address.port();
+        }
+    }
+}
+
+/// Says so if coturn's programs are missing.
+pub fn coturn_is_missing() -> bool {
+    let runs = |name: &str| {
+        Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+    };
+    let missing: Vec<_> =
+        ["turnserver", "turnutils_uclient"].into_iter().filter(|name| !runs(name)).collect();
+    if missing.is_empty() {
+        return false;
+    }
+    turnpike_testkit::skip("coturn", &format!("{missing:?} is not installed (apt-get install coturn)"));
+    true
+}
+
+/// A running coturn.
+pub struct Coturn {
+    /// UDP and TCP.
+    pub address: SocketAddr,
+    /// TLS.
+    pub tls: SocketAddr,
+    server: Running,
+    folder: TempDir,
+}
+
+impl Coturn {
+    pub fn start(ip: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), ip.to_owned()])
+            .expect("a certificate");
+        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("written");
+        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("written");
+        let (port, tls_port) = (free_port(), free_port());
+        let child = Command::new("turnserver")
+            .args(["-n", "--no-cli", "--no-dtls", "-L", ip, "-E", ip, "-p", &port.to_string()])
+            .args(["--tls-listening-port", &tls_port.to_string(), "--cert", "cert.pem", "--pkey", "key.pem"])
+            .args(["--allow-loopback-peers", "--lt-cred-mech", "-u", &format!("{USER}:{PASSWORD}")])
+            .args(["-r", "realm", "--log-file", "stdout", "--pidfile", "pid"])
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("turnserver starts");
+        let ip = ip.parse().expect("an address");
+        let address = SocketAddr::new(ip, port);
+        let server = Self { address, tls: SocketAddr::new(ip, tls_port), server: Running(child), folder };
+        let begun = Instant::now();
+        while TcpStream::connect(server.address).is_err() || TcpStream::connect(server.tls).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "turnserver doesn't answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// Its certificate.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("cert.pem")
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        self.server.0.kill().expect("it runs");
+        self.server.0.wait().expect("it ends");
+    }
+}

@@ -1,0 +1,173 @@
+//! Clients over TCP and TLS, against coturn.
+
+mod coturn;
+mod support;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use coturn::{Coturn, coturn_is_missing};
+use support::{PASSWORD, USER, loadtest, measured};
+
+fn count(report: &serde_json::Value, name: &str) -> u64 {
+    report["trials"][0]["total"][name].as_u64().unwrap_or_else(|| panic!("{name} is a number: {report}"))
+}
+
+fn ways(server: &Coturn) -> [(&'static str, SocketAddr); 2] {
+    [("tcp", server.address), ("tls", server.tls)]
+}
+
+#[test]
+fn every_path_of_data_works_over_tcp_and_tls() {
+    if coturn_is_missing() {
+        return;
+    }
+    let server = Coturn::start("127.0.0.1");
+    for (transport, address) in ways(&server) {
+        let address = address.to_string();
+        for mode in ["channel", "indication", "relay-to-relay", "binding"] {
+            // 161 bytes: ChannelData that has to be padded (RFC 8656 section 12.5).
+            let (status, report, output) = measured(&[
+                "loss",
+                &address,
+                "--transport",
+                transport,
+                "-m",
+                mode,
+                "-c",
+                "4",
+                "-r",
+                "50",
+                "-d",
+                "1",
+                "-l",
+                "161",
+                "--max-lag",
+                "5s",
+                "--drain",
+                "10s",
+            ]);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!((status, count(&report, "lost")), (Some(0), 0), "{transport} {mode}: {text}");
+            assert_eq!(count(&report, "received"), 200, "{transport} {mode}");
+            for other in ["duplicated", "reordered", "corrupted", "stray"] {
+                assert_eq!(count(&report, other), 0, "{transport} {mode}: {other}");
+            }
+        }
+    }
+}
+
+#[test]
+fn allocations_are_made_and_released_over_ipv6() {
+    if coturn_is_missing() {
+        return;
+    }
+    let server = Coturn::start("::1");
+    for (transport, address) in ways(&server) {
+        let (status, report, output) = measured(&[
+            "allocate",
+            &address.to_string(),
+            "--transport",
+            transport,
+            "-c",
+            "20",
+            "--relay-family",
+            "6",
+        ]);
+        assert_eq!(status, Some(0), "{transport}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(report["setup"]["ready"], 20);
+        assert_eq!(report["setup"]["connect"]["count"], 20);
+        assert_eq!(report["release"]["confirmed"], 20);
+    }
+}
+
+#[test]
+fn the_url_names_the_transport() {
+    if coturn_is_missing() {
+        return;
+    }
+    let server = Coturn::start("127.0.0.1");
+    for url in [format!("turn:{}?transport=tcp", server.address), format!("turns:{}", server.tls)] {
+        let (status, report, _) = measured(&["allocate", &url, "-c", "2", "--only"]);
+        assert_eq!((status, report["setup"]["connect"]["count"].as_u64()), (Some(0), Some(2)), "{url}");
+    }
+}
+
+#[test]
+fn a_certificate_is_checked_where_authorities_are_named() {
+    if coturn_is_missing() {
+        return;
+    }
+    let server = Coturn::start("127.0.0.1");
+    let address = server.tls.to_string();
+    let certificate = server.certificate().display().to_string();
+    let other = tempfile::NamedTempFile::new().expect("a file");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    std::fs::write(other.path(), made.cert.pem()).expect("written");
+    let with = |ca: &str, name: &str| {
+        let output = loadtest(&[
+            "allocate",
+            &address,
+            "--transport",
+            "tls",
+            "-c",
+            "1",
+            "--only",
+            "--ca-file",
+            ca,
+            "--server-name",
+            name,
+            "-u",
+            USER,
+            "-w",
+            PASSWORD,
+        ]);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (status, fault) = with(&certificate, "localhost");
+    assert_eq!(status, Some(0), "{fault}");
+    let (status, fault) = with(&certificate, "elsewhere.example");
+    assert!(status == Some(2) && fault.contains("not valid for name"), "{fault}");
+    let (status, fault) = with(&other.path().display().to_string(), "localhost");
+    assert!(status == Some(2) && fault.contains("invalid peer certificate"), "{fault}");
+}
+
+#[test]
+fn a_connection_that_ends_is_named_and_its_packets_are_lost() {
+    if coturn_is_missing() {
+        return;
+    }
+    let mut server = Coturn::start("127.0.0.1");
+    let address = server.address.to_string();
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let place = peer.local_addr().expect("bound").to_string();
+    let load = std::thread::spawn(move || {
+        let way = ["loss", &address, "--transport", "tcp", "--peer", &place];
+        measured(&[&way[..], &["-c", "2", "-r", "50", "-d", "5", "--drain", "100"]].concat())
+    });
+    // Packets have gone all the way: the trial is under way.
+    peer.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+    let mut buffer = [0; 512];
+    for _ in 0..20 {
+        let (length, from) = peer.recv_from(&mut buffer).expect("a packet");
+        peer.send_to(&buffer[..length], from).expect("sent back");
+    }
+    server.kill();
+    let (_, report, output) = load.join().expect("it ends");
+    assert_eq!(report["trials"][0]["connections_lost"], 2, "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(count(&report, "lost") > 0 && count(&report, "received") > 0, "{report}");
+    let started = std::time::Instant::now();
+    let output = loadtest(&[
+        "allocate",
+        &server.address.to_string(),
+        "--transport",
+        "tcp",
+        "-u",
+        USER,
+        "-w",
+        PASSWORD,
+    ]);
+    let fault = String::from_utf8_lossy(&output.stderr);
+    assert!(fault.contains("nothing listens on the server's TCP port"), "{fault}");
+    assert!(started.elapsed() < Duration::from_secs(20), "at once");
+}

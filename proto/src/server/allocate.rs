@@ -24,7 +24,7 @@ use crate::shared::addresses::PortWish;
 use crate::shared::ports::{Parity, PortLease};
 use crate::shared::quota::{QuotaFull, QuotaOf};
 use crate::stats::EndReason;
-use crate::table::{AllocateState, AllocationId, NewAllocation, Timed};
+use crate::table::{AllocateState, AllocationId, NewAllocation};
 use crate::wire::{Message, MessageBuilder, attr};
 
 /// The IP protocol number of UDP, the only transport relayed.
@@ -125,9 +125,9 @@ impl Server {
     /// RFC 8656 s. 7.2 step 2: a second Allocate is refused, but the same one again gets the same answer.
     fn repeat_allocate(&mut self, now: Now, request: &Request<'_>, id: AllocationId) -> Result<(), Refusal> {
         let allocation = self.table.get(id).ok_or(RefusalReason::AllocationExists)?;
-        let same = allocation.request.reply_to.transaction() == request.message.transaction_id()
-            && allocation.identity.user == request.identity.user;
-        match allocation.live_since_ns {
+        let same = allocation.request().reply_to.transaction() == request.message.transaction_id()
+            && allocation.identity().user == request.identity.user;
+        match allocation.live_since_ns() {
             None if same => {
                 self.discard(Verdict::DropRetransmission);
                 Ok(())
@@ -267,7 +267,7 @@ impl Server {
         if !self.shared.reservations.hold(token, reservation) {
             return None;
         }
-        self.table.timers.add(expires_ns, Timed::Reservation(token));
+        self.table.watch_reservation(token, expires_ns);
         Some((Found { relay: taken.relay, lease: taken.lease, pair: true }, token))
     }
 
@@ -301,9 +301,13 @@ impl Server {
 
     fn open_half(&mut self, id: AllocationId, Found { relay, lease, pair }: Found) {
         if let Some(half) = self.table.add_half(id, relay, lease) {
-            let above = || RelayedAddr(SocketAddr::new(relay, half.relayed.port() + 1));
+            let above = || RelayedAddr(SocketAddr::new(relay, half.relayed().port() + 1));
             let reserve = pair.then(above);
-            self.outputs.push_back(Output::OpenPort { relay: half.socket, address: half.relayed, reserve });
+            self.outputs.push_back(Output::OpenPort {
+                relay: half.socket(),
+                address: half.relayed(),
+                reserve,
+            });
         }
     }
 
@@ -323,11 +327,14 @@ impl Server {
             return self.table.relay_closed(relay);
         };
         self.counts.ports_failed += 1;
-        if error == PortError::InUse
-            && let Some(lease) = lease
-        {
-            leave_to_others(now, lease);
-        }
+        // Else held until another one is found, which is not to be this one again.
+        let _held = match error {
+            PortError::InUse => {
+                leave_to_others(now, lease);
+                None
+            }
+            _ => Some(lease),
+        };
         match self.find_replacement(now, id, family, error) {
             Some(found) => self.open_half(id, found),
             None => self.fail_half(now, id, family, error),
@@ -342,24 +349,22 @@ impl Server {
         family: Family,
         error: PortError,
     ) -> Option<Found> {
-        let allocation = self.table.get_mut(id)?;
-        let near = allocation.path.five_tuple.server.ip();
-        let user = Arc::clone(&allocation.identity.quota_user);
-        let state = &mut allocation.request;
-        state.attempts += 1;
+        let (tried, token) = self.table.try_again(id)?;
+        let allocation = self.table.get(id)?;
+        let near = allocation.path().five_tuple.server.ip();
+        let user = Arc::clone(&allocation.identity().quota_user);
+        let parity = if allocation.request().even { Parity::Even } else { Parity::Any };
         let is_in_use = matches!(error, PortError::InUse | PortError::ReserveInUse);
-        let retry = is_in_use && state.attempts <= MAX_PORT_ATTEMPTS;
-        let parity = if state.even { Parity::Even } else { Parity::Any };
-        let pair = state.token.take();
-        if let Some(token) = pair {
+        let retry = is_in_use && tried < MAX_PORT_ATTEMPTS;
+        if let Some(token) = token {
             self.give_up_reservation(now, token, error);
         }
         if !retry {
             return None;
         }
-        if pair.is_some() {
+        if token.is_some() {
             let (found, token) = self.reserve_pair(now, family, near, &user)?;
-            self.table.get_mut(id)?.request.token = Some(token);
+            self.table.set_token(id, token);
             return Some(found);
         }
         let random = [self.rng.next_u32(), self.rng.next_u32()];
@@ -371,7 +376,7 @@ impl Server {
     /// The odd port of a pair is of no use without its even one.
     fn give_up_reservation(&mut self, now: Now, token: [u8; 8], error: PortError) {
         let Some(reservation) = self.shared.reservations.take(token) else { return };
-        self.table.timers.remove(reservation.expires_ns, Timed::Reservation(token));
+        self.table.forget_reservation(token, reservation.expires_ns);
         match error {
             PortError::ReserveInUse => leave_to_others(now, reservation.lease),
             _ => self.outputs.push_back(Output::ReleasePort(reservation.into_port())),
@@ -380,9 +385,9 @@ impl Server {
 
     /// A half can't be had: the other one alone, or none and 508 (conformance A8, A14).
     fn fail_half(&mut self, now: Now, id: AllocationId, family: Family, error: PortError) {
-        let Some(allocation) = self.table.get_mut(id) else { return };
+        let Some(allocation) = self.table.get(id) else { return };
         if allocation.halves().next().is_some() {
-            allocation.request.refused_family = Some((family, ErrorCode::InsufficientCapacity));
+            self.table.refuse_half(id, family, ErrorCode::InsufficientCapacity);
             return self.answer_when_open(now, id);
         }
         if let Some(allocation) = self.remove_allocation(id) {
@@ -396,7 +401,7 @@ impl Server {
                     Refusal::with(RefusalReason::NoDescriptor, words)
                 }
             };
-            self.refuse(&allocation.path, &allocation.identity, allocation.request.reply_to, refusal);
+            self.refuse(allocation.path(), allocation.identity(), allocation.request().reply_to, refusal);
         }
     }
 
@@ -425,21 +430,22 @@ impl Server {
     /// The success answer, made from the allocation, so that a repetition is the same (RFC 8489 s. 6.3.1).
     fn answer_allocate(&mut self, id: AllocationId) {
         let Some(allocation) = self.table.get(id) else { return };
-        let state = &allocation.request;
+        let state = allocation.request();
         let mut reply = MessageBuilder::success_to(state.reply_to);
         for half in allocation.halves() {
-            reply = reply.xor_address(attr::XOR_RELAYED_ADDRESS, self.shared.relayed_to_public(half.relayed));
+            reply =
+                reply.xor_address(attr::XOR_RELAYED_ADDRESS, self.shared.relayed_to_public(half.relayed()));
         }
         reply = reply
             .lifetime(state.lifetime_secs)
-            .xor_address(attr::XOR_MAPPED_ADDRESS, allocation.path.five_tuple.client.0);
+            .xor_address(attr::XOR_MAPPED_ADDRESS, allocation.path().five_tuple.client.0);
         if let Some(token) = state.token {
             reply = reply.attribute(attr::RESERVATION_TOKEN, &token);
         }
         if let Some((family, code)) = state.refused_family {
             reply = reply.address_error(family, code);
         }
-        let (path, identity) = (allocation.path, Arc::clone(&allocation.identity));
+        let (path, identity) = (*allocation.path(), Arc::clone(allocation.identity()));
         self.succeed(&path, &identity, reply);
     }
 }

@@ -61,7 +61,7 @@ impl Server {
         let by_peer = self.table.channel_of(id, peer, now.mono_ns);
         match (by_number, by_peer) {
             (None, None) => Ok(false),
-            (Some(bound), Some(_)) if bound.peer == peer => Ok(true),
+            (Some(bound), Some(_)) if bound.peer() == peer => Ok(true),
             _ => Err(Refusal::with(RefusalReason::ChannelConflict, Detail::Channel(number))),
         }
     }
@@ -70,7 +70,7 @@ impl Server {
     fn check_peer(&self, id: AllocationId, peer: PeerAddr) -> Result<RelaySocket, Refusal> {
         let allocation = self.table.get(id).ok_or(RefusalReason::NoAllocation)?;
         let half = allocation.half(Family::of(&peer.ip())).ok_or(RefusalReason::FamilyMismatch)?;
-        let relay = half.socket;
+        let relay = half.socket();
         let checked = self.shared.check_peer(peer);
         checked.map_err(|refused| Refusal::of_peer(peer.ip(), refused))?;
         Ok(relay)

@@ -72,7 +72,7 @@ impl Server {
             }
             return self.count_forward(Err(Verdict::DropNoPermissionFromPeer));
         };
-        let (number, is_closed) = (channel.number, self.is_closed(channel));
+        let (number, is_closed) = (channel.number(), self.is_closed(channel));
         if is_closed {
             return self.count_forward(Err(Verdict::DropPeerDenied));
         }
@@ -118,25 +118,25 @@ impl Server {
         if channel::HEADER_LEN + usize::from(length) > bytes.len() {
             return Err(Verdict::DropChannelLength);
         }
-        if usize::from(length) > max_payload(channel.peer.ip()) {
+        if usize::from(length) > max_payload(channel.peer().ip()) {
             return Err(Verdict::DropTooLarge);
         }
         if self.is_closed(&channel) {
             return Err(Verdict::DropPeerDenied);
         }
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
-        if !allocation.path.is_continued_by(path) {
+        if !allocation.path().is_continued_by(path) {
             return Err(Verdict::DropStale);
         }
-        if !allocation.half(Family::of(&channel.peer.ip())).is_some_and(|half| half.lives(now.mono_ns)) {
+        if !allocation.half(Family::of(&channel.peer().ip())).is_some_and(|half| half.lives(now.mono_ns)) {
             return Err(Verdict::DropStale);
         }
         if !allocation.admit_to_peer(now.mono_ns, usize::from(length)) {
             return Err(Verdict::DropRateToPeer);
         }
         Ok(Route {
-            egress: Egress::Relay(channel.relay),
-            to: channel.peer.0,
+            egress: Egress::Relay(channel.relay()),
+            to: channel.peer().0,
             header: None,
             payload_start: channel::HEADER_LEN as u32,
             payload_len: u32::from(length),
@@ -151,7 +151,7 @@ impl Server {
     /// whose allocation may have ended, so that another program may have the port by now; and while a change of the
     /// policy is on its way through the table.
     fn is_closed(&self, channel: &Channel) -> bool {
-        (channel.internal || self.sweeps.is_rechecking()) && !self.shared.permits(channel.peer)
+        (channel.is_internal() || self.sweeps.is_rechecking()) && !self.shared.permits(channel.peer())
     }
 
     // RFC 8656 s. 11.2: whatever is wrong with a Send indication, it is discarded silently.
@@ -209,7 +209,7 @@ impl Server {
         peer: PeerAddr,
     ) -> Result<RelaySocket, Verdict> {
         let allocation = self.table.get(id).ok_or(Verdict::DropStale)?;
-        if !allocation.path.is_continued_by(path) {
+        if !allocation.path().is_continued_by(path) {
             return Err(Verdict::DropStale);
         }
         let half = allocation.half(Family::of(&peer.ip())).ok_or(Verdict::DropBadSend)?;
@@ -220,7 +220,7 @@ impl Server {
             return Err(Verdict::DropNoPermissionToPeer);
         }
         match self.shared.permits(peer) {
-            true => Ok(half.socket),
+            true => Ok(half.socket()),
             false => Err(Verdict::DropPeerDenied),
         }
     }
@@ -235,7 +235,7 @@ impl Server {
         tos: u8,
     ) -> Result<Route, Verdict> {
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
-        let path = allocation.path;
+        let path = *allocation.path();
         if channel::HEADER_LEN + len > max_to_client(&path.five_tuple) {
             return Err(Verdict::DropTooLarge);
         }
@@ -300,7 +300,7 @@ impl Server {
         let transaction = self.transaction_id();
         let public = self.shared.to_public(peer);
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
-        let path = allocation.path;
+        let path = *allocation.path();
         if data_indication_len(public, bytes.len()) > max_to_client(&path.five_tuple) {
             return Err(Verdict::DropTooLarge);
         }
@@ -338,7 +338,7 @@ impl Server {
             return self.discard(Verdict::DropNoPermissionFromPeer);
         }
         let Some(allocation) = self.table.get(id) else { return };
-        let path = allocation.path;
+        let path = *allocation.path();
         let mut value = [0; 8];
         value[2..4]
             .copy_from_slice(&(u16::from(error.icmp_type) << 9 | u16::from(error.icmp_code)).to_be_bytes());

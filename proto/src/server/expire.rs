@@ -6,8 +6,8 @@ use crate::addr::Family;
 use crate::io::{ClientPath, Now, Output};
 use crate::limits::{RETRANSMISSION_SECS, SECOND_NS};
 use crate::shared::Reservation;
-use crate::stats::{AllocationRecord, EndReason, TrafficByPath};
-use crate::table::{Allocation, AllocationId, Timed};
+use crate::stats::{AllocationRecord, EndReason};
+use crate::table::{Allocation, AllocationId, Due};
 
 impl Server {
     /// One tick's part of what is due: of what has come to its end, and of what concerns many allocations.
@@ -24,26 +24,15 @@ impl Server {
         self.deletions.expire(now);
         self.ended_allocates.expire(now);
         while !budget.is_spent() {
-            let Some(what) = self.table.timers.pop_due(now.mono_ns) else { return };
+            let Some(due) = self.table.pop_due(now.mono_ns) else { return };
             budget.spend_entries(1);
-            match what {
-                Timed::Relay(id, family) => {
-                    if self.table.half_due(id, family, now.mono_ns) {
-                        budget.spend_allocation(self.table.get(id).map_or(0, Allocation::entries));
-                        self.end_half(now, id, family, EndReason::Expired);
-                    }
+            match due {
+                Due::Settled => {}
+                Due::Half(id, family) => {
+                    budget.spend_allocation(self.table.get(id).map_or(0, Allocation::entries));
+                    self.end_half(now, id, family, EndReason::Expired);
                 }
-                Timed::Permission(id, ip) => {
-                    if self.table.permission_due(id, ip, now.mono_ns) {
-                        self.table.revoke(id, ip);
-                    }
-                }
-                Timed::Channel(id, number) => {
-                    if self.table.channel_due(id, number, now.mono_ns) {
-                        self.table.unbind(id, number);
-                    }
-                }
-                Timed::Reservation(token) => {
+                Due::Reservation(token) => {
                     let port = self.shared.reservations.take(token).map(Reservation::into_port);
                     self.outputs.extend(port.map(Output::ReleasePort));
                 }
@@ -54,7 +43,7 @@ impl Server {
     /// A connection is closed: what was begun by it ends.
     pub(super) fn handle_client_gone(&mut self, now: Now, path: &ClientPath) {
         let Some(id) = self.table.find(&path.five_tuple) else { return };
-        if self.table.get(id).is_some_and(|allocation| allocation.path == *path) {
+        if self.table.get(id).is_some_and(|allocation| *allocation.path() == *path) {
             self.end_allocation(now, id, EndReason::ConnectionClosed);
         }
     }
@@ -62,12 +51,12 @@ impl Server {
     /// The 5-tuple's allocation as it is now: what of it has come to its end goes, though its tick is late.
     pub(super) fn find_settled(&mut self, now: Now, path: &ClientPath) -> Option<AllocationId> {
         let id = self.table.find(&path.five_tuple)?;
-        if !self.table.get(id)?.path.is_continued_by(path) {
+        if !self.table.get(id)?.path().is_continued_by(path) {
             // There is another connection now, so the one before is closed, though nobody has said so yet.
             self.end_allocation(now, id, EndReason::ConnectionClosed);
             return None;
         }
-        if self.table.timers.next().is_none_or(|(due_ns, _)| due_ns > now.mono_ns) {
+        if self.table.next_deadline().is_none_or(|(due_ns, _)| due_ns > now.mono_ns) {
             return Some(id);
         }
         for family in [Family::V4, Family::V6] {
@@ -88,33 +77,34 @@ impl Server {
         if self.table.get(id).is_some_and(|allocation| allocation.halves().next().is_some()) {
             return;
         }
-        let Some(mut allocation) = self.remove_allocation(id) else { return };
-        let Some(since_ns) = allocation.live_since_ns else { return };
+        let Some(allocation) = self.remove_allocation(id) else { return };
+        let Some(since_ns) = allocation.live_since_ns() else { return };
         // A new connection from the same port repeats nothing.
         let is_repeatable = reason != EndReason::ConnectionClosed;
         if is_repeatable && now.mono_ns < since_ns + u64::from(RETRANSMISSION_SECS) * SECOND_NS {
-            let (path, request) = (&allocation.path, &allocation.request);
+            let (path, request) = (allocation.path(), allocation.request());
             self.ended_allocates.insert(now, path.five_tuple, request.reply_to.transaction());
         }
         self.counts.allocations_ended += 1;
+        let [to_peer, to_client] = allocation.traffic();
         let record = Box::new(AllocationRecord {
-            id: allocation.number,
-            user: allocation.identity.user.clone(),
-            quota_user: allocation.identity.quota_user.clone(),
-            five_tuple: allocation.path.five_tuple,
+            id: allocation.number(),
+            user: allocation.identity().user.clone(),
+            quota_user: allocation.identity().quota_user.clone(),
+            five_tuple: allocation.path().five_tuple,
             relayed_public: allocation
-                .relayed
+                .relayed()
                 .iter()
                 .map(|own| self.shared.relayed_to_public(*own))
                 .collect(),
-            relayed: std::mem::take(&mut allocation.relayed),
-            bitrate_bits: allocation.bitrate_bits,
+            relayed: allocation.relayed().to_vec(),
+            bitrate_bits: allocation.bitrate_bits(),
             duration_ns: now.mono_ns.saturating_sub(since_ns),
-            to_peer: TrafficByPath { userspace: allocation.to_peer.traffic, ..TrafficByPath::default() },
-            to_client: TrafficByPath { userspace: allocation.to_client.traffic, ..TrafficByPath::default() },
+            to_peer,
+            to_client,
             reason,
         });
-        let record = self.table.finish(id, &mut allocation, record);
+        let record = self.table.finish(id, allocation, record);
         self.outputs.extend(record.map(Output::Ended));
     }
 }

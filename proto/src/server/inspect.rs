@@ -9,7 +9,6 @@ use crate::inspect::{
 };
 use crate::io::Now;
 use crate::limits::{MAX_INSPECTED, MAX_PLACES_WALKED, MAX_VIEWED_PEERS};
-use crate::stats::TrafficByPath;
 use crate::table::{Allocation, AllocationId};
 
 impl Server {
@@ -55,10 +54,10 @@ impl Server {
             .channels()
             .iter()
             .filter_map(|bound| {
-                let channel = self.table.channel(id, bound.number, now.mono_ns)?;
+                let channel = self.table.channel(id, bound.number(), now.mono_ns)?;
                 Some(ChannelView {
-                    number: bound.number,
-                    peer: self.shared.to_public(PeerAddr(channel.peer.0)),
+                    number: bound.number(),
+                    peer: self.shared.to_public(PeerAddr(channel.peer().0)),
                     expires_ns: channel.ends_ns(),
                     offload: match self.table.why_not(bound) {
                         None => OffloadState::Active { channels: 1, of: 1 },
@@ -73,20 +72,20 @@ impl Server {
 
     /// An allocation that has been answered.
     pub(super) fn view(&self, allocation: &Allocation) -> Option<AllocationView> {
-        let created_ns = allocation.live_since_ns?;
-        let [to_peer, to_client] = allocation.kernel_traffic();
+        let created_ns = allocation.live_since_ns()?;
+        let [to_peer, to_client] = allocation.traffic();
         let halves = allocation.halves();
         Some(AllocationView {
-            id: allocation.number,
-            user: allocation.identity.user.clone(),
-            quota_user: allocation.identity.quota_user.clone(),
-            five_tuple: allocation.path.five_tuple,
-            relayed: halves.map(|half| self.shared.relayed_to_public(half.relayed)).collect(),
+            id: allocation.number(),
+            user: allocation.identity().user.clone(),
+            quota_user: allocation.identity().quota_user.clone(),
+            five_tuple: allocation.path().five_tuple,
+            relayed: halves.map(|half| self.shared.relayed_to_public(half.relayed())).collect(),
             created_ns,
             expires_ns: allocation.ends_ns(),
-            to_peer: TrafficByPath { userspace: allocation.to_peer.traffic, kernel: to_peer },
-            to_client: TrafficByPath { userspace: allocation.to_client.traffic, kernel: to_client },
-            bitrate_bits: allocation.bitrate_bits,
+            to_peer,
+            to_client,
+            bitrate_bits: allocation.bitrate_bits(),
             channels: allocation.channels().len() as u32,
             permissions: allocation.permitted().len() as u32,
             peers: self.peers(allocation),

@@ -152,7 +152,7 @@ impl Server {
     /// Takes an allocation without halves away, for this worker and for the others.
     fn remove_allocation(&mut self, id: AllocationId) -> Option<Box<Allocation>> {
         let allocation = self.table.remove(id)?;
-        self.shared.directory.release(&allocation.path.five_tuple);
+        self.shared.directory.release(&allocation.path().five_tuple);
         Some(allocation)
     }
 
@@ -171,7 +171,7 @@ impl Server {
             [&self.deletions, &self.ended_allocates].map(Recent::ends_ns).into_iter().flatten().max();
         let recent = recent_ns.map(|due_ns| (due_ns, Reason::Transaction));
         // None of them is urgent: both go at once.
-        self.table.timers.next().into_iter().chain(recent).min_by_key(|(due_ns, _)| *due_ns)
+        self.table.next_deadline().into_iter().chain(recent).min_by_key(|(due_ns, _)| *due_ns)
     }
 
     /// How many of each thing there are.
@@ -253,7 +253,7 @@ impl Server {
         {
             return self.discard(Verdict::DropStrangerBudget);
         }
-        let held = allocation.and_then(|id| self.table.get(id)).map(|a| Arc::clone(&a.identity));
+        let held = allocation.and_then(|id| self.table.get(id)).map(|a| Arc::clone(a.identity()));
         let identity = match self.shared.auth.authenticate(now, &path.five_tuple, message, held.as_ref()) {
             Ok(identity) => identity,
             Err(rejection) => {
@@ -292,10 +292,10 @@ impl Server {
     fn owned_allocation(&self, request: &Request<'_>) -> Result<AllocationId, RefusalReason> {
         let id = request.allocation.ok_or(RefusalReason::NoAllocation)?;
         let allocation = self.table.get(id).ok_or(RefusalReason::NoAllocation)?;
-        if allocation.identity.user != request.identity.user {
+        if allocation.identity().user != request.identity.user {
             return Err(RefusalReason::WrongUser);
         }
-        match allocation.live_since_ns {
+        match allocation.live_since_ns() {
             Some(_) => Ok(id),
             None => Err(RefusalReason::NoAllocation),
         }

@@ -14,7 +14,7 @@ impl Server {
     /// An allocation goes live: if it may ever be forwarded by the kernel, it takes a slot.
     pub(super) fn take_slot(&mut self, id: AllocationId) {
         let Some(plane) = self.shared.plane() else { return };
-        if self.table.get(id).is_some_and(|a| a.path.five_tuple.transport == Transport::Udp) {
+        if self.table.get(id).is_some_and(|a| a.path().five_tuple.transport == Transport::Udp) {
             self.table.take_slot(id, plane);
         }
     }
@@ -23,7 +23,7 @@ impl Server {
     pub(super) fn offload_channel(&mut self, id: AllocationId, number: u16) {
         let Some(plane) = self.shared.plane().cloned() else { return };
         let Some(allocation) = self.table.get(id) else { return };
-        if !allocation.has_slot() && allocation.path.five_tuple.transport == Transport::Udp {
+        if !allocation.has_slot() && allocation.path().five_tuple.transport == Transport::Udp {
             // None was free when it went live; perhaps one is now.
             self.table.take_slot(id, &plane);
         }
@@ -45,7 +45,7 @@ impl Server {
     pub(super) fn why_not_allocation(&self, allocation: &Allocation) -> Option<WhyNot> {
         if self.shared.plane().is_none() {
             Some(WhyNot::Off)
-        } else if allocation.path.five_tuple.transport != Transport::Udp {
+        } else if allocation.path().five_tuple.transport != Transport::Udp {
             Some(WhyNot::Stream)
         } else if !allocation.has_slot() {
             Some(WhyNot::NoSlot)

@@ -153,7 +153,7 @@ impl Server {
     /// The next allocations that a sweep concerns, with how much they have, and where it goes on.
     fn part_of(&self, sweep: &Sweep, max: usize) -> (Vec<(AllocationId, usize)>, Option<u32>) {
         let (found, next) = self.table.walk(sweep.place, MAX_PLACES_WALKED);
-        let mut found = found.filter(|(_, allocation)| allocation.number < sweep.below);
+        let mut found = found.filter(|(_, allocation)| allocation.number() < sweep.below);
         let part = found.by_ref().take(max).map(|(id, allocation)| (id, allocation.entries())).collect();
         (part, found.next().map(|(id, _)| id.place()).or(next))
     }
@@ -163,15 +163,15 @@ impl Server {
         let Some(allocation) = self.table.get(id) else { return };
         match task {
             Task::EndAll => self.end_allocation(now, id, EndReason::Shutdown),
-            Task::Recheck if !self.shared.auth.knows(&allocation.identity) => {
+            Task::Recheck if !self.shared.auth.knows(allocation.identity()) => {
                 self.end_allocation(now, id, EndReason::UserRemoved);
             }
             Task::Recheck => {
                 let policy = self.shared.policy();
                 self.table.retain_permissions(id, |ip, _| policy.check_ip(ip).is_ok());
                 self.table.retain_channels(id, |channel| {
-                    channel.internal == self.shared.is_relayed(channel.peer)
-                        && self.shared.may_be_peer(channel.peer)
+                    channel.is_internal() == self.shared.is_relayed(channel.peer())
+                        && self.shared.may_be_peer(channel.peer())
                 });
             }
             Task::EndUser { user, .. } if is_of(allocation, user) => {
@@ -202,5 +202,5 @@ impl Server {
 
 /// By the full name, or the part that quotas go by.
 fn is_of(allocation: &Allocation, user: &str) -> bool {
-    *allocation.identity.user == *user || *allocation.identity.quota_user == *user
+    *allocation.identity().user == *user || *allocation.identity().quota_user == *user
 }

@@ -6,15 +6,22 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::id::AllocationId;
+use super::{AllocationId, Table};
 use crate::addr::Family;
 use crate::io::Reason;
 
+/// When something ends, and where its deadline stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expiry {
+    pub(super) ends_ns: u64,
+    pub(super) timer_ns: u64,
+}
+
 /// What a deadline belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Timed {
+pub(super) enum Timed {
     /// A relayed transport address of an allocation (a dual allocation has two).
-    Relay(AllocationId, Family),
+    Half(AllocationId, Family),
     /// A permission.
     Permission(AllocationId, IpAddr),
     /// A channel binding.
@@ -26,7 +33,7 @@ pub(crate) enum Timed {
 impl Timed {
     fn reason(self) -> Reason {
         match self {
-            Timed::Relay(..) => Reason::Allocation,
+            Timed::Half(..) => Reason::Allocation,
             Timed::Permission(..) => Reason::Permission,
             Timed::Channel(..) => Reason::Channel,
             Timed::Reservation(..) => Reason::Reservation,
@@ -36,26 +43,74 @@ impl Timed {
 
 /// The deadlines of one worker.
 #[derive(Debug, Default)]
-pub(crate) struct Timers {
+pub(super) struct Timers {
     entries: BTreeSet<(u64, Timed)>,
 }
 
+/// What has come to its end.
+pub(crate) enum Due {
+    /// A relayed transport address of an allocation: still there, to be taken away.
+    Half(AllocationId, Family),
+    /// A reservation: its port is to be given back.
+    Reservation([u8; 8]),
+    /// Nothing is left to be done: a permission or channel has gone, or something lives longer by now.
+    Settled,
+}
+
+impl Expiry {
+    /// Of what has not begun to live.
+    pub(super) const NEVER: Self = Self::at(u64::MAX);
+
+    pub(super) const fn at(ends_ns: u64) -> Self {
+        Self { ends_ns, timer_ns: ends_ns }
+    }
+
+    #[inline]
+    pub(super) fn lives(&self, now_ns: u64) -> bool {
+        self.ends_ns > now_ns
+    }
+
+    /// Another end. Only if it is earlier than the deadline is the latter moved.
+    pub(super) fn move_to(&mut self, ends_ns: u64, what: Timed, timers: &mut Timers) {
+        self.ends_ns = ends_ns;
+        if ends_ns < self.timer_ns {
+            timers.remove(self.timer_ns, what);
+            self.rearm(what, timers);
+        }
+    }
+
+    /// Called when its deadline has been taken out: `true` if the end has come, else the deadline goes back to
+    /// where the end is now.
+    pub(super) fn is_due(&mut self, now_ns: u64, what: Timed, timers: &mut Timers) -> bool {
+        let is_due = !self.lives(now_ns);
+        if !is_due {
+            self.rearm(what, timers);
+        }
+        is_due
+    }
+
+    fn rearm(&mut self, what: Timed, timers: &mut Timers) {
+        self.timer_ns = self.ends_ns;
+        timers.add(self.timer_ns, what);
+    }
+}
+
 impl Timers {
-    pub(crate) fn add(&mut self, deadline_ns: u64, what: Timed) {
+    pub(super) fn add(&mut self, deadline_ns: u64, what: Timed) {
         self.entries.insert((deadline_ns, what));
     }
 
-    pub(crate) fn remove(&mut self, deadline_ns: u64, what: Timed) {
+    pub(super) fn remove(&mut self, deadline_ns: u64, what: Timed) {
         self.entries.remove(&(deadline_ns, what));
     }
 
     /// The next deadline and what it is about.
-    pub(crate) fn next(&self) -> Option<(u64, Reason)> {
+    pub(super) fn next(&self) -> Option<(u64, Reason)> {
         self.entries.first().map(|&(deadline_ns, what)| (deadline_ns, what.reason()))
     }
 
     /// Takes one entry that is due.
-    pub(crate) fn pop_due(&mut self, now_ns: u64) -> Option<Timed> {
+    fn pop_due(&mut self, now_ns: u64) -> Option<Timed> {
         match self.entries.first() {
             Some(&(deadline_ns, _)) if deadline_ns <= now_ns => {
                 self.entries.pop_first().map(|(_, what)| what)
@@ -64,7 +119,41 @@ impl Timers {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+}
+
+impl Table {
+    /// The next deadline and what it is about.
+    pub(crate) fn next_deadline(&self) -> Option<(u64, Reason)> {
+        self.timers.next()
+    }
+
+    /// Takes one deadline that has come. What of it concerns the table alone is done.
+    pub(crate) fn pop_due(&mut self, now_ns: u64) -> Option<Due> {
+        Some(match self.timers.pop_due(now_ns)? {
+            Timed::Half(id, family) if self.half_due(id, family, now_ns) => Due::Half(id, family),
+            Timed::Half(..) => Due::Settled,
+            Timed::Permission(id, ip) => {
+                self.permission_due(id, ip, now_ns);
+                Due::Settled
+            }
+            Timed::Channel(id, number) => {
+                self.channel_due(id, number, now_ns);
+                Due::Settled
+            }
+            Timed::Reservation(token) => Due::Reservation(token),
+        })
+    }
+
+    /// One of this worker's clients has reserved a port until then.
+    pub(crate) fn watch_reservation(&mut self, token: [u8; 8], ends_ns: u64) {
+        self.timers.add(ends_ns, Timed::Reservation(token));
+    }
+
+    /// A reservation that was to be watched until then has ended before.
+    pub(crate) fn forget_reservation(&mut self, token: [u8; 8], ends_ns: u64) {
+        self.timers.remove(ends_ns, Timed::Reservation(token));
     }
 }

@@ -75,6 +75,8 @@ pub const MAX_PORT_ATTEMPTS: u32 = 1 << 16;
 /// For so long a port that another program was found to have is not tried again, seconds: a search over a whole
 /// range costs as much as opening so many sockets.
 pub const FOREIGN_PORT_SECS: u32 = 60;
+/// The same while no other port is left: its owner may have freed it.
+pub const FOREIGN_PORT_EXHAUSTED_SECS: u32 = 1;
 /// Transactions of each kind kept per worker, so that their repetition doesn't take effect twice (S26, R3): every
 /// port there is on one address four times, or 6500 per second. At most 10 MB, none without any.
 pub const MAX_RECENT_TRANSACTIONS: usize = 1 << 18;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::addr::{Family, PeerAddr};
+use crate::limits::{FOREIGN_PORT_EXHAUSTED_SECS, FOREIGN_PORT_SECS, SECOND_NS};
 use crate::shared::ports::{Parity, PortLease, PortPool};
 
 /// An IP address that is relayed from, and how clients and peers see it. With a port of it, it makes a relayed
@@ -154,7 +155,8 @@ impl RelayPorts {
 
     /// Takes a port: on the address the client talks to if that is a relay address, else on a random one
     /// of the family, and on the others when that one has none left.
-    /// Ports that other programs were found to have count as taken, until `now_ns` is late enough to try again.
+    /// Ports that other programs were found to have count as taken, until `now_ns` is late enough to try again; that
+    /// is earlier when there are no others.
     pub(crate) fn take_port(&self, wanted: PortWish, random: [u32; 2], now_ns: u64) -> Option<TakenPort> {
         let current = self.current.load();
         let count = current.ips.len();
@@ -170,7 +172,7 @@ impl RelayPorts {
                 serves && Family::of(&local) == wanted.family && (local == wanted.near) == same_address
             })
         };
-        by_preference(true).chain(by_preference(false)).find_map(|entry| {
+        let take = |entry: &IpPorts, now_ns| {
             let local = entry.ip.local;
             entry.ports.retry_foreign(now_ns);
             if wanted.pair {
@@ -179,7 +181,12 @@ impl RelayPorts {
             }
             let lease = entry.ports.take(wanted.parity, random[1])?;
             Some(TakenPort { relay: local, lease, sibling: None })
-        })
+        };
+        let all = || by_preference(true).chain(by_preference(false));
+        let sooner_ns = u64::from(FOREIGN_PORT_SECS - FOREIGN_PORT_EXHAUSTED_SECS) * SECOND_NS;
+        all()
+            .find_map(|entry| take(entry, now_ns))
+            .or_else(|| all().find_map(|entry| take(entry, now_ns + sooner_ns)))
     }
 
     /// Whether an address and port, as sockets see it, may be a relayed transport address.
@@ -284,6 +291,22 @@ mod tests {
         let rest: Vec<_> = std::iter::from_fn(|| take(&relays, "192.0.2.1")).collect();
         assert_eq!(rest.len(), 3, "the fourth port is still held");
         assert!(rest.iter().all(|taken| taken.lease.port() != held.lease.port()));
+    }
+
+    #[test]
+    fn a_port_of_others_is_tried_sooner_when_no_other_is_left() {
+        let relays = RelayPorts::new(&set(&["192.0.2.1"], &[]), PORTS);
+        let until_ns = u64::from(FOREIGN_PORT_SECS) * SECOND_NS;
+        let foreign = take(&relays, "192.0.2.1").expect("free").lease;
+        let port = foreign.port();
+        foreign.leave_to_others(until_ns);
+        let wish = PortWish { family: Family::V4, parity: Parity::Any, pair: false, near: ip("192.0.2.1") };
+        let take_at = |now_ns| relays.take_port(wish, [7, 9], now_ns).map(|taken| taken.lease);
+        let others: Vec<_> = (0..3).filter_map(|_| take_at(until_ns - 1)).collect();
+        assert!(others.len() == 3 && others.iter().all(|lease| lease.port() != port));
+        let sooner_ns = u64::from(FOREIGN_PORT_EXHAUSTED_SECS) * SECOND_NS;
+        assert!(take_at(sooner_ns - 1).is_none());
+        assert_eq!(take_at(sooner_ns).expect("tried again").port(), port);
     }
 
     #[test]

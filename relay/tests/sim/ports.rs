@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
-use turnpike_proto::limits::{FOREIGN_PORT_SECS, RESERVATION_LIFETIME_SECS, SECOND_NS};
+use turnpike_proto::limits::{FOREIGN_PORT_EXHAUSTED_SECS, RESERVATION_LIFETIME_SECS, SECOND_NS};
 use turnpike_proto::wire::attr;
 
 use super::client::{Call, Outcome};
@@ -88,8 +88,9 @@ fn every_port_occupied_is_508_and_leaves_nothing() {
     assert_eq!(world.call(client, Call::allocate().with(attr::EVEN_PORT, PAIR)), Outcome::Error(508));
     world.assert_nothing_left();
     occupied.iter().for_each(|address| world.network.release(*address));
-    // What others have is remembered for a while, so that not every request tries all of it.
-    world.run_for(Duration::from_secs(FOREIGN_PORT_SECS.into()));
+    // What others have is remembered for a while, so that not every request tries all of it: not for long, since
+    // there is nothing else.
+    world.run_for(Duration::from_secs(FOREIGN_PORT_EXHAUSTED_SECS.into()));
     assert_eq!(world.call(client, Call::allocate()), Outcome::Success);
 }
 

@@ -31,13 +31,13 @@ use turnpike_proto::RelaySocket;
 use self::group::BufferGroup;
 pub use self::probe::probe;
 use self::ring::{Completion, Ring, Waiting};
-use self::slots::{Target, slot, target};
+use self::slots::{Slots, Target};
 use crate::buffers::BufferPool;
 use crate::kernel::cmsg::{CONTROL_BYTES, RawAddr};
 use crate::kernel::empty_header;
 use crate::kernel::errors::drain_errors;
 use crate::kernel::received::{Ancillary, Received};
-use crate::limits::{FIXED_RELAYS, LISTENER_BUFFERS, RELAY_BUFFERS, RING_COMPLETIONS, RING_REQUESTS};
+use crate::limits::{LISTENER_BUFFERS, RELAY_BUFFERS, RING_COMPLETIONS, RING_REQUESTS};
 use crate::mechanism::{Base, Mechanism};
 use crate::reserved::Reserved;
 use crate::send::queue::socket_of;
@@ -123,6 +123,7 @@ enum Ended {
 pub struct UringDriver {
     // Dropped first: while it lives the kernel may use what follows.
     ring: Ring,
+    slots: Slots,
     listener_group: BufferGroup,
     relay_group: BufferGroup,
     base: Base,
@@ -171,7 +172,8 @@ impl UringDriver {
         let buffers = usize::from(near) + usize::from(far);
         let mut base = Base::new(listeners, options, buffers, PREFIX_BYTES + options.datagram_bytes)?;
         let ring = Ring::new(sizes.requests, sizes.completions)?;
-        ring.reserve_files(count + FIXED_RELAYS)?;
+        let slots = Slots::for_listeners(count);
+        ring.reserve_files(slots.count)?;
         for (listener, slot) in base.sockets.listeners.iter().zip(0..) {
             ring.set_file(slot, listener.socket.as_fd().as_raw_fd())?;
         }
@@ -184,6 +186,7 @@ impl UringDriver {
         ended.push(Ended::Waker);
         Ok(UringDriver {
             ring,
+            slots,
             listener_group,
             relay_group,
             base,
@@ -209,7 +212,7 @@ impl UringDriver {
         }
         queue.assemble(pool);
         for place in 0..queue.batch.count() {
-            let Some(target) = target(sockets, queue.batch.message(place).envelope.sender) else {
+            let Some(target) = self.slots.target(sockets, queue.batch.message(place).envelope.sender) else {
                 // Closed since it was queued.
                 queue.count_failure(place, counters);
                 continue;
@@ -274,7 +277,7 @@ impl UringDriver {
                 .build()
                 .user_data(Kind::Listener.tag(u64::from(index))),
             Ended::Relay(relay) => {
-                let slot = slot(&self.base.sockets, relay.index);
+                let slot = self.slots.of_relay(relay.index);
                 let held = self.base.sockets.held(relay);
                 let Some(open) = held.filter(|open| !open.closing) else { return Ok(()) };
                 open.armed = true;
@@ -410,7 +413,7 @@ impl UringDriver {
 
     /// Lets go of a relay socket that no request uses any more: only then its port becomes free.
     fn finish_close(&mut self, relay: RelaySocket) {
-        if let Some(slot) = slot(&self.base.sockets, relay.index) {
+        if let Some(slot) = self.slots.of_relay(relay.index) {
             // It can't fail: the slot exists, and emptying it needs no memory.
             let _ = self.ring.set_file(slot, -1);
         }
@@ -457,7 +460,7 @@ impl Mechanism for UringDriver {
     }
 
     fn start(&mut self, relay: RelaySocket, socket: &Socket) -> io::Result<()> {
-        if let Some(slot) = slot(&self.base.sockets, relay.index) {
+        if let Some(slot) = self.slots.of_relay(relay.index) {
             self.ring.set_file(slot, socket.as_raw_fd())?;
         }
         self.ended.push(Ended::Relay(relay));

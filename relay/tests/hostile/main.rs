@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   testkit's lab and processes ─► server: the program, configured by file ─► talker | raw: who talks to it
-//!                                   flood, reflection, shapes, pause, refusals, reload, records, clients, standstill: the tests
+//!                                   flood, reflection, shapes, pause, refusals, reload, records, clients, standstill, addresses, descriptors: the tests
 //! ```
 //!
 //! Like the interoperability tests they need root and are ignored by a plain `cargo test`;
@@ -10,6 +10,7 @@
 
 mod addresses;
 mod clients;
+mod descriptors;
 mod flood;
 mod pause;
 mod raw;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -28,9 +29,20 @@ pub struct Server {
 impl Server {
     /// Starts it with the usual user, and whatever `lines` add to its configuration.
     pub fn start(lab: &Lab, lines: &str) -> Server {
+        Server::start_by(lab.relay.command(&binary()), lines)
+    }
+
+    /// The same with so many descriptors at the most.
+    pub fn start_with_descriptors(lab: &Lab, limit: usize, lines: &str) -> Server {
+        let mut command = lab.relay.command(Path::new("prlimit"));
+        command.arg(format!("--nofile={limit}:{limit}")).arg(binary());
+        Server::start_by(command, lines)
+    }
+
+    fn start_by(command: Command, lines: &str) -> Server {
         let folder = tempfile::tempdir().expect("there is a folder for temporary files");
         write_config(folder.path(), lines);
-        let mut command = server::without_options(lab.relay.command(&binary()));
+        let mut command = server::without_options(command);
         command.arg("run").arg("--config").arg(folder.path().join("turnpike.toml"));
         Server { running: server::Server::start(command), folder }
     }
@@ -51,6 +63,11 @@ impl Server {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.running.id())).expect("it is running");
         let status = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status"));
         tasks.flatten().filter_map(|task| status(task).ok()).all(|text| text.contains("State:\tT"))
+    }
+
+    /// Descriptors that it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.running.id())).expect("it is running").count()
     }
 
     /// Memory that it occupies, bytes.
@@ -97,6 +114,12 @@ pub fn within_a_second(mut done: impl FnMut() -> bool) -> Result<Duration, ()> {
         std::thread::sleep(Duration::from_millis(20));
     }
     Err(())
+}
+
+/// How long a test is to last, if the environment says so, seconds.
+pub fn secs_of(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number of seconds")))
 }
 
 fn write_config(folder: &Path, lines: &str) {

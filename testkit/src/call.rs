@@ -6,7 +6,7 @@ use std::time::Duration;
 use turnpike_proto::wire::{attr, channel, method};
 
 use crate::lab::{Lab, PEER_V4, PEER_V6};
-use crate::talker::{Talker, UDP, peer_socket};
+use crate::talker::{Answer, Talker, UDP, peer_socket};
 
 /// How long a datagram may take.
 pub const ARRIVAL: Duration = Duration::from_secs(2);
@@ -80,13 +80,19 @@ impl Call {
     }
 }
 
+/// Asks for a relayed address of a family; gives the answer, whatever it is.
+#[track_caller]
+pub fn try_allocate(talker: &mut Talker, v6: bool) -> Answer {
+    let family = if v6 { FAMILY_V6 } else { FAMILY_V4 };
+    talker.request(method::ALLOCATE, |builder| {
+        builder.attribute(attr::REQUESTED_TRANSPORT, &UDP).attribute(attr::REQUESTED_ADDRESS_FAMILY, &family)
+    })
+}
+
 /// Allocates a relayed address of a family.
 #[track_caller]
 pub fn allocate(talker: &mut Talker, v6: bool) -> SocketAddr {
-    let family = if v6 { FAMILY_V6 } else { FAMILY_V4 };
-    let answer = talker.request(method::ALLOCATE, |builder| {
-        builder.attribute(attr::REQUESTED_TRANSPORT, &UDP).attribute(attr::REQUESTED_ADDRESS_FAMILY, &family)
-    });
+    let answer = try_allocate(talker, v6);
     assert_eq!(answer.code, None, "{answer:?}");
     answer.message().xor_address(attr::XOR_RELAYED_ADDRESS).expect("present").expect("well-formed")
 }

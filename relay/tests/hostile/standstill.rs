@@ -4,7 +4,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ use turnpike_testkit::{full_pipe, skip};
 
 use super::lab::{self, Lab, RELAYED_V4};
 use super::process::{Process, find};
-use super::server::{ALLOW_PEERS, PASSWORD, REALM, SERVER, USER, binary};
+use super::server::{ALLOW_PEERS, PASSWORD, REALM, SERVER, USER, binary, secs_of};
 use super::talker::Talker;
 
 const CALLS: usize = 20;
@@ -148,8 +148,8 @@ impl Silent<'_> {
 }
 
 /// A client with a channel to a peer, none of which waits for anything.
-fn call(lab: &Lab) -> Call {
-    let call = Call::new(lab, SERVER, false);
+pub fn call(lab: &Lab, server: SocketAddr, peer_v6: bool) -> Call {
+    let call = Call::new(lab, server, peer_v6);
     call.talker.socket.set_nonblocking(true).expect("sockets can");
     call.peer.set_nonblocking(true).expect("sockets can");
     call
@@ -172,7 +172,7 @@ fn hear(call: &Call) -> u64 {
 }
 
 /// Talks on all calls until it is told that it is `over`; gives what was sent and what was heard.
-fn talk(calls: &[Call], over: &AtomicBool) -> (u64, u64) {
+pub fn talk(calls: &[Call], over: &AtomicBool) -> (u64, u64) {
     let (mut sent, mut heard) = (0, 0);
     let start = Instant::now();
     let mut round = 0;
@@ -236,14 +236,13 @@ fn go_on(silent: &Silent<'_>, lab: &Lab) {
 }
 
 fn everything_at_once(lab: &Lab, lines: &str, path: &str) {
-    let secs = std::env::var("TURNPIKE_STANDSTILL_SECS").ok().and_then(|secs| secs.parse().ok());
-    let time = Duration::from_secs(secs.unwrap_or(USUAL_SECS));
+    let time = Duration::from_secs(secs_of("TURNPIKE_STANDSTILL_SECS").unwrap_or(USUAL_SECS));
     let silent = Silent::start(lab, lines);
     assert_eq!(silent.write_user("bob"), 201, "the database works");
     let unread = silent.watch_without_reading();
     fill_the_log(&silent, lab);
     silent.configure_a_fifo();
-    let calls: Vec<Call> = (0..CALLS).map(|_| call(lab)).collect();
+    let calls: Vec<Call> = (0..CALLS).map(|_| call(lab, SERVER, false)).collect();
     let over = AtomicBool::new(false);
     let (sent, heard) = std::thread::scope(|scope| {
         let talking = scope.spawn(|| talk(&calls, &over));
@@ -291,7 +290,7 @@ fn everything_stands_still_and_calls_in_the_kernel_lose_nothing() {
 }
 
 /// As on a wire: the frames that the program sees have their checksums.
-fn checksums_by_the_sender(namespace: &lab::Namespace, ethtool: &Path) {
+pub fn checksums_by_the_sender(namespace: &lab::Namespace, ethtool: &Path) {
     let status =
         namespace.command(ethtool).args(["-K", "relay0", "tx", "off"]).stdout(Stdio::null()).status();
     assert!(status.expect("it starts").success());

@@ -111,7 +111,7 @@ export const feed = {
       } catch (error) {
         if (generation !== session.generation) return;
         if (error.status === 401) return handleFailure(error);
-        showConnection("offline", "Not answering");
+        showConnection("connecting", "Reconnecting");
       }
     } while (generation === session.generation && Date.now() < until);
   },
@@ -170,8 +170,14 @@ function pointBetween(before, after) {
 export const sumOf = (map) => [...map.values()].reduce((sum, value) => sum + value, 0);
 export const total = (way) => way.kernel + way.userspace;
 
-export function showConnection(state, text) {
-  if ($("connection").dataset.state === state) return;
+let connection = ["connecting", "Connecting"];
+
+/** How the feed comes; whether the relay answers at all, the session alone decides. */
+export function showConnection(...shown) {
+  connection = shown;
+  const [state, text] = session.stale ? ["offline", "Not answering"] : connection;
   $("connection").dataset.state = state;
   setText($("connection-text"), text);
 }
+
+export const showSilence = () => showConnection(...connection);

@@ -14,7 +14,7 @@ import { detail } from "./detail.js";
 import { submitConfirmation } from "./dialog.js";
 import { $ } from "./dom.js";
 import { clearEvents, filterEvents, showEvents, takeEvent } from "./events.js";
-import { feed, onFeed, showConnection } from "./feed.js";
+import { feed, onFeed, showSilence } from "./feed.js";
 import { bits, packetRate } from "./format.js";
 import { clearPanels, learnCauses, refreshTalkers, showDrops, showStale, showStatus, showTiles } from "./panels.js";
 import { clearRefusals, refreshRefusals } from "./refusals.js";
@@ -106,7 +106,7 @@ function listenToSession() {
   on("close", close);
   on("stale", showStale);
   on("stale", updateCharts);
-  on("stale", (stale) => { if (stale) showConnection("offline", "Not answering"); });
+  on("stale", showSilence);
   onFeed("points", updateCharts);
   onFeed("totals", showTiles);
   onFeed("totals", showDrops);

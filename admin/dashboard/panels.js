@@ -113,11 +113,8 @@ export function showStatus(status) {
   showPath(status);
 }
 
-/** Nobody knows whether a relay that doesn't answer is ready. */
 export function showStale(stale) {
-  if (!stale) return;
-  $("readiness").hidden = true;
-  showTitle("Not answering");
+  if (stale) showTitle("Not answering");
 }
 
 function showTitle(state) {

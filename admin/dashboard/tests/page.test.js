@@ -20,6 +20,18 @@ async function loggedIn(t, setup = {}) {
   return all;
 }
 
+/** Runs in the page: notes each moment in which the bar says that nothing is known, and yet that all is well. */
+function watchForContradictions() {
+  window.contradictions = [];
+  const look = () => {
+    const isSilent = document.querySelector("#connection-text").textContent === "Not answering";
+    const isReady = document.querySelector("#readiness").checkVisibility();
+    const isTold = document.querySelector("#silence").checkVisibility();
+    if (isSilent && (isReady || !isTold)) window.contradictions.push(`ready: ${isReady}, told: ${isTold}`);
+  };
+  new MutationObserver(look).observe(document.querySelector("#app"), { subtree: true, childList: true, attributes: true, characterData: true });
+}
+
 // Most of the time each test waits: several at once.
 describe("the page", { concurrency: 4 }, () => {
   test("a wrong token is refused, a right one opens the page, and logging out forgets it", async (t) => {
@@ -187,6 +199,7 @@ describe("the page", { concurrency: 4 }, () => {
     await until("live", async () => await page.locator("#connection-text").textContent() === "Live");
     await until("a rate", async () => /bit\/s/.test(await page.locator("#tile-to-peer").textContent()));
     assert.equal(await stale(), false);
+    await page.evaluate(watchForContradictions);
 
     // It hangs: connections are taken, and nothing is answered.
     relay.program.child.kill("SIGSTOP");
@@ -209,6 +222,7 @@ describe("the page", { concurrency: 4 }, () => {
     await until("live again", async () => await page.locator("#connection-text").textContent() === "Live", 20_000);
     await page.locator("#silence").waitFor({ state: "hidden" });
     await until("its title, too", async () => /^\d+ · Turnpike$/.test(await page.title()));
+    assert.deepEqual(await page.evaluate(() => window.contradictions), []);
   });
 
   test("the charts begin with what the relay remembers", async (t) => {

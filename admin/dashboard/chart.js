@@ -145,10 +145,15 @@ function scaleOf(values, height) {
 function timeLabels(shownMs, width, height) {
   const most = Math.max(2, Math.min(6, (width - AXIS_WIDTH) / LABEL_WIDTH));
   const stepSecs = [10, 15, 30, 60, 120, 180, 300].find((step) => shownMs / 1000 / step <= most) ?? 600;
-  const labels = [svg("text", { x: width, y: height - 3, "text-anchor": "end" }, session.stale ? "last seen" : "now")];
+  const last = session.stale ? "last seen" : "now";
+  const labels = [svg("text", { x: width, y: height - 3, "text-anchor": "end" }, last)];
+  // The last label, and half of another one, with any font.
+  const taken = LABEL_WIDTH / 2 + 7 * last.length;
   for (let secs = stepSecs; secs * 1000 < shownMs - 2_000; secs += stepSecs) {
     const text = secs % 60 === 0 ? `\u2212${secs / 60} min` : `\u2212${secs} s`;
-    labels.push(svg("text", { x: width - ((width - AXIS_WIDTH) * secs * 1000) / shownMs, y: height - 3, "text-anchor": "middle" }, text));
+    const x = width - ((width - AXIS_WIDTH) * secs * 1000) / shownMs;
+    if (x > width - taken) continue;
+    labels.push(svg("text", { x, y: height - 3, "text-anchor": "middle" }, text));
   }
   return labels;
 }

@@ -26,7 +26,7 @@ function rowOf({ name, values, secret, reloadable }) {
   return el("tr", {},
     cell("", "mono option", visible(name)),
     cell("", "option-value", ...valueOf(values, secret)),
-    cell("Changes", "muted", reloadable ? "on reload" : "on restart"));
+    cell("Changes", "muted changes", reloadable ? "on reload" : "on restart"));
 }
 
 function valueOf(values, secret) {

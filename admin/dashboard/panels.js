@@ -61,14 +61,15 @@ function showDropTile(point) {
 /** Faults first: only they are red. */
 export function showDrops(totals, points) {
   const newest = points.at(-1);
-  const before = points.findLast((point) => point.at <= totals.as_of_unix_millis - 10_000);
+  // Of a relay that has just started, as far back as there is.
+  const before = points.findLast((point) => point.at <= totals.as_of_unix_millis - 10_000) ?? points[0];
   const drops = [...newest?.drops ?? []]
-    .map(([name, count]) => ({ name, count, cause: causeOf(name), quiet: count === (before?.drops.get(name) ?? 0) }))
+    .map(([name, count]) => ({ name, count, cause: causeOf(name), quiet: before === newest || count === (before.drops.get(name) ?? 0) }))
     .sort((one, other) => CAUSE_ORDER.indexOf(one.cause) - CAUSE_ORDER.indexOf(other.cause) || other.count - one.count);
   const most = Math.max(1, ...drops.map(({ count }) => count));
-  const seconds = before ? (totals.as_of_unix_millis - before.at) / 1000 : 0;
+  const seconds = before ? (newest.at - before.at) / 1000 : 0;
   $("drops").replaceChildren(...drops.slice(0, DROPS_SHOWN).map(({ name, count, cause, quiet }) => {
-    const perSec = before && !quiet ? rate(Math.max(0, count - (before.drops.get(name) ?? 0)) / seconds) : "quiet";
+    const perSec = quiet ? "quiet" : rate(Math.max(0, count - (before.drops.get(name) ?? 0)) / seconds);
     const title = el("span", { class: "name" }, words(name), " ", el("span", { class: `cause ${cause}` }, cause));
     return meter(title, [`${whole(count)} `, el("span", { class: "muted" }, perSec)], count / most, cause === "relay" ? "bad" : "", `${visible(name)}: ${CAUSE_TEXTS[cause]}`);
   }));

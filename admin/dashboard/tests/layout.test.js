@@ -35,7 +35,7 @@ function overflows() {
   const { scrollWidth, clientWidth } = document.documentElement;
   if (scrollWidth > clientWidth) found.push(`the page by ${scrollWidth - clientWidth} px`);
   // Lists cut long names, and tables scroll: on purpose.
-  for (const node of document.querySelectorAll(".tile, .tile *, .legend, .legend *, .bar, .bar *, .panel h2, .button, .chip, .cards td, .event, dialog[open], dialog[open] .facts")) {
+  for (const node of document.querySelectorAll(".tile, .tile *, .legend, .legend *, .bar, .bar *, .panel h2, .button, .chip, .cards td, .event, dialog[open], dialog[open] .facts, .sheet-body, .sheet-body > *")) {
     if (!node.checkVisibility() || node.closest("svg, .brand, .hidden, .skip")) continue;
     if (getComputedStyle(node).display === "inline") continue;
     if (node.scrollWidth > node.clientWidth + 1) found.push(`${node.tagName} ${node.id || node.className} by ${node.scrollWidth - node.clientWidth} px: ${node.textContent.slice(0, 40)}`);

@@ -32,6 +32,13 @@ function watchForContradictions() {
   new MutationObserver(look).observe(document.querySelector("#app"), { subtree: true, childList: true, attributes: true, characterData: true });
 }
 
+/** Runs in the page: labels of a chart that lie on one another. */
+function overlaps() {
+  const labels = [...document.querySelectorAll("#chart-bits .plot text")].map((node) => [node.textContent, node.getBoundingClientRect()]);
+  const touch = ([, one], [, other]) => one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom;
+  return labels.flatMap((one, index) => labels.slice(index + 1).filter((other) => touch(one, other)).map(([text]) => `${one[0]} ${text}`));
+}
+
 // Most of the time each test waits: several at once.
 describe("the page", { concurrency: 4 }, () => {
   test("a wrong token is refused, a right one opens the page, and logging out forgets it", async (t) => {
@@ -208,6 +215,8 @@ describe("the page", { concurrency: 4 }, () => {
     assert.equal(await isGrey(), true, "no value passes for a live one");
     assert.equal(await page.locator("#connection-text").textContent(), "Not answering");
     assert.match(await page.locator("#chart-bits .when").textContent(), /^at \d\d:/);
+    await page.setViewportSize({ width: 390, height: 844 });
+    await until("no label lies on another one", async () => (await page.evaluate(overlaps)).length === 0);
     assert.equal(await page.locator("#readiness").isVisible(), false);
     assert.equal(await page.title(), "Not answering \u00b7 Turnpike");
     relay.program.child.kill("SIGCONT");

@@ -11,7 +11,7 @@ import { after } from "node:test";
 import { environmentWith } from "./fonts.js";
 
 const TARGET = process.env.TARGET ?? new URL("../../../target", import.meta.url).pathname;
-const START_MS = 10_000;
+const START_MS = 30_000;
 const STOP_MS = 5_000;
 
 export const TOKEN = "a-token-of-the-tests-0123456789";
@@ -28,7 +28,7 @@ export const PROGRAMS = {
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Asks until `check` gives something, and fails with the last reason when it takes too long. */
-export async function until(what, check, withinMs = 10_000) {
+export async function until(what, check, withinMs = 30_000) {
   const end = Date.now() + withinMs;
   let reason = "";
   while (Date.now() < end) {
@@ -175,7 +175,7 @@ export async function openPage(test, url, { fonts, ...options } = {}) {
   const context = await (await theBrowser(fonts)).newContext({ viewport: { width: 1440, height: 900 }, locale: "en", ...options });
   test.after(() => context.close());
   const page = await context.newPage();
-  page.setDefaultTimeout(10_000);
+  page.setDefaultTimeout(30_000);
   page.faults = [];
   page.on("pageerror", (error) => page.faults.push(`error: ${error.message}`));
   page.on("dialog", (dialog) => { page.faults.push(`dialog: ${dialog.message()}`); dialog.dismiss(); });

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::modes::{EXIT_FAILED, allocate, loss, ndr, stun};
+use crate::modes::{EXIT_FAILED, allocate, loss, ndr, stun, video};
 use crate::{peer, reflect, scenario, uclient};
 
 /// Load tests for TURN servers, with honest statistics
@@ -27,6 +27,8 @@ enum Mode {
     Allocate(Box<allocate::AllocateArgs>),
     /// STUN Binding requests per second
     Stun(Box<stun::StunArgs>),
+    /// Video calls to clients over TCP or TLS: frozen and late frames
+    Video(Box<video::VideoArgs>),
     /// Runs a scenario file
     Run(Box<scenario::RunArgs>),
     /// turnutils_uclient's flags, output and exit status
@@ -62,6 +64,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Mode::Ndr(args) => ndr::execute(&args),
         Mode::Allocate(args) => allocate::execute(&args),
         Mode::Stun(args) => stun::execute(&args),
+        Mode::Video(args) => video::execute(&args),
         Mode::Run(args) => scenario::execute(&args),
         Mode::Peer(raw) => return peer::main(&raw.arguments),
         Mode::Reflect(args) => reflect::execute(&args),

@@ -1,7 +1,7 @@
 //! Turnpike's load-test harness: measures what a TURN server loses, delays and refuses.
 //!
 //! ```text
-//!   cli ─► modes (loss, ndr, allocate, stun), scenario, uclient ─► engine ─► server
+//!   cli ─► modes (loss, ndr, allocate, stun, video), scenario, uclient ─► engine ─► server
 //!                 └► report (table, JSON, HTML) ◄─ stats ◄───────────┘
 //! ```
 //! It knows the server only from outside: any TURN server over UDP, TCP or TLS will do. `session` and
@@ -22,3 +22,4 @@ pub mod stats;
 pub mod stun_client;
 pub mod transport;
 pub mod uclient;
+pub mod video;

@@ -171,3 +171,38 @@ fn a_connection_that_ends_is_named_and_its_packets_are_lost() {
     assert!(fault.contains("nothing listens on the server's TCP port"), "{fault}");
     assert!(started.elapsed() < Duration::from_secs(20), "at once");
 }
+
+#[test]
+fn video_is_whole_on_a_wide_way_and_freezes_on_a_narrow_one() {
+    if coturn_is_missing() {
+        return;
+    }
+    let server = Coturn::start("127.0.0.1");
+    let call = |address: SocketAddr, transport: &str, extra: &[&str]| {
+        let address = address.to_string();
+        let way = ["video", &address, "--transport", transport, "--rtt", "10"];
+        let (status, report, output) = measured(&[&way[..], extra].concat());
+        assert_eq!(status, Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(report["video"]["out_of_order"], 0);
+        report["video"].clone()
+    };
+    for (transport, address) in ways(&server) {
+        let small = ["-b", "0.5", "--i-frame", "10", "--group", "10", "-d", "2"];
+        let video = call(address, transport, &small);
+        assert_eq!(
+            (&video["frames"], &video["frozen"], &video["packets_lost"]),
+            (&60.into(), &0.into(), &0.into())
+        );
+        assert!(video["added_delay"]["count"].as_u64() == video["packets_sent"].as_u64(), "{video}");
+    }
+    let video = call(server.address, "tcp", &["-d", "3", "--receiver-rate", "0.5"]);
+    assert!(video["packets_lost"].as_u64() > Some(0) && video["frozen"].as_u64() > Some(0), "{video}");
+    assert!(video["added_delay"]["p50_us"].as_f64() > Some(50_000.0), "{video}");
+}
+
+#[test]
+fn video_over_udp_is_refused_with_the_reason() {
+    let output = loadtest(&["video", "127.0.0.1"]);
+    let fault = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && fault.contains("--transport tcp or tls"), "{fault}");
+}

@@ -96,7 +96,7 @@ impl Drop for PeerHost {
 }
 
 /// The local address from which this machine reaches the server.
-fn source_address(server: SocketAddr, local: Option<IpAddr>) -> io::Result<IpAddr> {
+pub(crate) fn source_address(server: SocketAddr, local: Option<IpAddr>) -> io::Result<IpAddr> {
     if let Some(ip) = local {
         return Ok(ip);
     }

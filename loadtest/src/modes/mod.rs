@@ -5,6 +5,7 @@ pub mod allocate;
 pub mod loss;
 pub mod ndr;
 pub mod stun;
+pub mod video;
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -374,7 +375,7 @@ fn way_without_peer(mode: &str) -> &'static str {
 }
 
 /// Prints to stdout; that a reader has seen enough (`| head`) is no fault.
-fn print(text: &str) -> Result<(), Fault> {
+pub(crate) fn print(text: &str) -> Result<(), Fault> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(format!("cannot print the report: {error}"))

@@ -6,6 +6,9 @@ pub mod output;
 pub mod svg;
 pub mod table;
 pub mod verdict;
+mod video;
+
+pub use video::VideoSummary;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,6 +50,8 @@ pub struct Report {
     pub trials: Vec<TrialSummary>,
     /// Result of a rate search.
     pub search: Option<SearchSummary>,
+    /// Result of `video`.
+    pub video: Option<VideoSummary>,
     /// Release of the allocations.
     pub release: Option<ReleaseSummary>,
     /// Remarks that a reader of the numbers must know.
@@ -74,6 +79,7 @@ impl Report {
             setup: None,
             trials: Vec::new(),
             search: None,
+            video: None,
             release: None,
             notes: Vec::new(),
             interrupted: false,

@@ -23,6 +23,14 @@ pub fn render(report: &Report) -> String {
         out.push('\n');
         render_trial(&mut out, trial);
     }
+    if let Some(video) = &report.video {
+        out.push('\n');
+        out.push_str(&video.render());
+        render_delays(
+            &mut out,
+            &[("packet, added", &video.added_delay), ("frame, added", &video.frame_delay)],
+        );
+    }
     if let Some(search) = &report.search {
         out.push('\n');
         line(

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Report, TrialSummary};
+use super::{Report, TrialSummary, VideoSummary};
 
 /// What came of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,7 +36,9 @@ pub enum VerdictKind {
 impl Verdict {
     /// Of a finished report; `allowed_loss` is `--fail-above-loss`, percent.
     pub fn of(report: &Report, allowed_loss: Option<f64>) -> Self {
-        let mut verdict = if report.search.is_some() {
+        let mut verdict = if let Some(video) = &report.video {
+            of_video(video, allowed_loss)
+        } else if report.search.is_some() {
             of_search(report)
         } else if report.trials.is_empty() {
             of_setup(report)
@@ -96,6 +98,26 @@ fn of_trials(report: &Report, allowed_loss: Option<f64>) -> Verdict {
         if trials.len() > 1 { format!(" in {label}, the worst of {}", trials.len()) } else { String::new() };
     let (lost, of, percent) = (total.lost, total.sent, total.loss_percent);
     verdict(VerdictKind::Loss, format!("{percent:.4} % lost: {lost} of {of} packets{place}{exit}"))
+}
+
+fn of_video(video: &VideoSummary, allowed_loss: Option<f64>) -> Verdict {
+    let VideoSummary { packets_lost, packets_sent, loss_percent, viewed, .. } = video;
+    if *packets_sent == 0 {
+        return verdict(VerdictKind::Nothing, "no packet was sent".into());
+    }
+    let mut text = format!(
+        "{} of {} frames frozen in {} freezes, {} late; {packets_lost} of {packets_sent} packets lost",
+        viewed.frozen, viewed.frames, viewed.freezes, viewed.late
+    );
+    if let Some(limit) = allowed_loss.filter(|limit| loss_percent > limit) {
+        text += &format!(", more than the {limit} % allowed");
+    }
+    let kind = match packets_lost {
+        0 => VerdictKind::Clean,
+        all if all == packets_sent => VerdictKind::NothingReceived,
+        _ => VerdictKind::Loss,
+    };
+    verdict(kind, text)
 }
 
 fn of_search(report: &Report) -> Verdict {

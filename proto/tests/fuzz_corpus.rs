@@ -31,6 +31,18 @@ fn every_sequence_of_bytes_is_read_as_the_reference_reads_it() {
     replay("wire", fuzz::wire::run);
 }
 
+// Conformance S27, C6, Q12
+#[test]
+fn every_stream_is_cut_where_its_messages_end() {
+    replay("framer", fuzz::framer::run);
+}
+
+// Conformance Q12
+#[test]
+fn every_header_of_a_proxy_says_what_stands_there() {
+    replay("proxy", fuzz::proxy::run);
+}
+
 // Conformance S4, S5, S6, S8, S13, Q12, Q13
 #[test]
 fn arbitrary_requests_of_known_users_do_nothing_that_was_not_promised() {

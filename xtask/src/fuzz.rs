@@ -15,6 +15,10 @@ use crate::{target_folder, tool};
 pub enum Target {
     /// The parser, against a reference.
     Wire,
+    /// Streams, cut into messages.
+    Framer,
+    /// Headers of the PROXY protocol.
+    Proxy,
     /// Arbitrary datagrams, signed.
     Request,
     /// Sequences of operations.

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!   bytes ─► wire        parse, compare with a reference, write again
+//!         ─► framer      a stream in any pieces, compared with a plain reading of the whole
+//!         ─► proxy       headers of the PROXY protocol, whole and in part
 //!         ─► request     datagrams to two workers, signed so that they get past authentication ─┐
 //!         ─► operations  allocations, permissions, data, time, failures                         ─┴─► world
 //!
@@ -12,10 +14,12 @@
 //! and replay the committed corpora (`corpus/`), so every find stays found.
 
 pub mod expect;
+pub mod framer;
 pub mod input;
 pub mod kernel;
 pub mod operations;
 mod people;
+pub mod proxy;
 pub mod reference;
 pub mod request;
 pub mod shadow;

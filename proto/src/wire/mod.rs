@@ -14,6 +14,7 @@ pub mod channel;
 pub mod framer;
 pub(crate) mod integrity;
 mod message;
+pub mod proxy;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

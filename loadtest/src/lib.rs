@@ -12,6 +12,7 @@ pub mod blocking;
 pub mod cli;
 pub mod credentials;
 pub mod engine;
+pub mod limits;
 pub mod modes;
 pub mod peer;
 pub mod reflect;

@@ -10,12 +10,10 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::arguments::secs;
+use crate::limits::MAX_GROUPS;
 use crate::modes::loss::{fixed_load, trial_duration};
 use crate::modes::{Common, Fault, GroupSpec, Mode, run};
 use crate::report::Report;
-
-/// Groups of one scenario at most.
-const MAX_GROUPS: usize = 64;
 
 /// Options of `run`.
 #[derive(Debug, Clone, Args)]

@@ -17,23 +17,18 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::credentials::Credentials;
 use crate::engine::stream::LinkError;
+use crate::limits::{MAX_EXTRA_REQUESTS, MAX_STALE_NONCES, MAX_TRANSMISSIONS};
 use crate::stun_client::{AllocateOptions, Authentication, Outcome, Request, parse_response};
 use crate::transport::Transport;
 
 /// First retransmission timeout (RFC 8489 section 6.2.1), ns.
 const RTO_NS: u64 = 500_000_000;
-/// Transmissions of one request before it counts as unanswered: Rc of RFC 8489 section 6.2.1.
-const MAX_TRANSMISSIONS: u32 = 7;
 /// How long a request waits for its answer where nothing gets lost: Ti of RFC 8489 section 6.2.2, ns.
 const RELIABLE_PATIENCE_NS: u64 = 39_500_000_000;
-/// New nonces accepted in a row for one request; a server that always says 438 is broken.
-const MAX_STALE_NONCES: u32 = 4;
 /// Channel numbers a client may choose (RFC 8656 section 12).
 const CHANNELS: std::ops::RangeInclusive<u16> = 0x4000..=0x4fff;
 /// How long a release waits for the answer to an Allocate under way, ns.
 const RELEASE_PATIENCE_NS: u64 = 500_000_000;
-/// Extra permissions and channels that coturn's `-G` asks for at most.
-const MAX_EXTRA_REQUESTS: u16 = 24;
 
 /// What all sessions of a group have in common.
 #[derive(Debug, Clone)]

@@ -4,10 +4,8 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Smallest window of sequence numbers in which duplicates are recognised.
-const MIN_WINDOW: u64 = 1024;
-/// Largest window: 128 KiB of bits per flow.
-const MAX_WINDOW: u64 = 1 << 20;
+use crate::limits::{MAX_WINDOW, MIN_WINDOW};
+
 /// Longest delay that a histogram can hold, ns.
 const MAX_DELAY_NS: u64 = 60_000_000_000;
 /// Resolution of the histograms' lowest values, ns.

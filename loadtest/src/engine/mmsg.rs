@@ -9,8 +9,8 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// Datagrams per system call; also the kernel's limit of segments of one GSO send.
-pub const BATCH: usize = 64;
+use crate::limits::BATCH;
+
 /// Bytes that may precede the payload's static part: TURN framing and the payload's own header.
 pub const HEAD_BYTES: usize = 128;
 /// I/O vectors of one datagram: head, fill, padding.

@@ -33,15 +33,14 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::limits::{MAX_FLOWS, MAX_THREADS};
 use crate::session::{SessionConfig, SetupError};
 use crate::stats::{Delays, GroupStats};
 use crate::transport::Transport;
-use payload::{Fill, MAX_FLOWS};
+use payload::Fill;
 use peer::PeerHost;
 use stream::tls::TlsClient;
 
-/// Worker threads at most.
-pub const MAX_THREADS: usize = 64;
 /// How often a run looks at its counters.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 

@@ -10,14 +10,14 @@
 
 use std::sync::LazyLock;
 
+use crate::limits::MAX_FLOWS;
+
 /// Smallest payload: number, tag and send time.
 pub const MIN_PAYLOAD: usize = 16;
 /// From this size on the built-in peer's time fits.
 pub const STAMPED_PAYLOAD: usize = 24;
 /// Largest payload: what a UDP datagram holds.
 pub const MAX_PAYLOAD: usize = 65_507;
-/// Flows of one run: 20 bits of the tag.
-pub const MAX_FLOWS: usize = 1 << 20;
 /// Longest shift of the pattern between two flows.
 const SHIFTS: usize = 251;
 

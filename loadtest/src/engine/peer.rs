@@ -13,10 +13,9 @@ use super::mmsg::{Poller, mono_ns, receive_drops};
 use super::payload::{Header, STAMPED_PAYLOAD, tag_flow, tag_trial};
 use super::receive::RecvBatch;
 use super::{Plan, any_address, open_socket};
+use crate::limits::MAX_PEER_SOCKETS;
 use crate::stats::{Arrival, GroupStats, Tracker};
 
-/// Sockets at most: flows share them, so that one receive queue isn't the bottleneck.
-const MAX_SOCKETS: usize = 16;
 /// Receive queue of each socket, bytes.
 const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 /// Longest wait before it looks for commands, ns.
@@ -44,7 +43,7 @@ impl PeerHost {
             Some(ip) => ip,
             None => source_address(plan.server, plan.local)?,
         };
-        let count = plan.flows.len().clamp(1, MAX_SOCKETS);
+        let count = plan.flows.len().clamp(1, MAX_PEER_SOCKETS);
         let sockets = (0..count)
             .map(|_| open_socket(SocketAddr::new(ip, 0), None, SOCKET_BUFFER_BYTES))
             .collect::<io::Result<Vec<_>>>()?;

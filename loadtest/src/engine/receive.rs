@@ -15,7 +15,8 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use super::mmsg::{BATCH, empty_header, empty_iovec};
+use super::mmsg::{empty_header, empty_iovec};
+use crate::limits::BATCH;
 
 /// Messages per system call: fewer than [`BATCH`], since each may be a run.
 const SLOTS: usize = 32;

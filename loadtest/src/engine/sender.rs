@@ -10,10 +10,11 @@ use turn_types::attribute::{DontFragment, XorPeerAddress};
 use turn_types::message::SEND;
 
 use super::flow::{Flow, Link};
-use super::mmsg::{BATCH, SendBatch, mono_ns};
+use super::mmsg::{SendBatch, mono_ns};
 use super::payload::{Header, MIN_PAYLOAD, STAMPED_PAYLOAD, tag};
 use super::stream::StreamLink;
 use super::{Framing, Group};
+use crate::limits::BATCH;
 use crate::stats::GroupStats;
 
 /// DATA's attribute type (RFC 8656 section 18.4).

@@ -25,22 +25,15 @@ use super::{
     Command, Framing, Live, PeerChoice, Plan, ReleaseReport, Reply, SetupReport, Trial, TrialReport,
     add_failure, any_address, open_socket,
 };
+use crate::limits::{MAX_SETUP_ATTEMPTS, PACKETS_PER_TURN, RECEIVES_PER_TURN, VISITS_PER_TURN};
 use crate::session::{Session, SetupError, State};
 use crate::stats::{GroupStats, Tracker};
 use crate::transport::Transport;
 
 /// Longest wait between looks at commands and the stop flag, ns.
 const TURN_NS: u64 = 5_000_000;
-/// Packets and flows served before the sockets are looked at again, so that sending can't starve
-/// receiving.
-const PACKETS_PER_TURN: u64 = 256;
 /// Between looks at a connection that takes no more, ns.
 const BLOCKED_NS: u64 = 500_000;
-const VISITS_PER_TURN: usize = 64;
-/// Datagrams taken from one socket before the next one's turn; the last batch may exceed it.
-const RECEIVES_PER_TURN: usize = 512;
-/// New sockets tried for a client whose 5-tuple the server still knows (437).
-const MAX_ATTEMPTS: u32 = 3;
 /// First packets tried when the time to the first byte is measured, and the time between them, ns.
 const FIRST_BYTE_RETRY_NS: u64 = 200_000_000;
 /// Longest wait for packets under way after a signal, ns.
@@ -425,7 +418,7 @@ impl Worker {
                 State::Ready => self.note_ready(index, now_ns, report),
                 // The server still knows this 5-tuple: take another (RFC 8656 section 7.3).
                 State::Failed(SetupError::Code { request: "Allocate", code: 437, .. })
-                    if self.flows[index].attempts < MAX_ATTEMPTS =>
+                    if self.flows[index].attempts < MAX_SETUP_ATTEMPTS =>
                 {
                     let flow = &mut self.flows[index];
                     flow.session = Session::new(self.plan.groups[flow.group].session.clone());

@@ -8,10 +8,8 @@ use clap::Args;
 use super::{Common, Fault, GroupSpec, Mode, Run, offered_pps, run, trial_progress};
 use crate::arguments::secs;
 use crate::engine::Trial;
+use crate::limits::MAX_TRIALS;
 use crate::report::{Report, TrialSummary};
-
-/// Trials of one run at most: the number's 12 bits.
-pub const MAX_TRIALS: usize = 4000;
 
 /// Options of `loss`.
 #[derive(Debug, Clone, Args)]

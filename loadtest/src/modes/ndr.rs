@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::loss::{MAX_TRIALS, trial, trial_duration};
+use super::loss::{trial, trial_duration};
 use super::{Common, Fault, GroupSpec, Mode, Run, offered_pps, run};
 use crate::arguments::secs;
+use crate::limits::MAX_TRIALS;
 use crate::report::{Report, SearchResult, SearchSummary, TrialSummary};
 use crate::transport::Transport;
 

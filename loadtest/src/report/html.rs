@@ -3,6 +3,7 @@
 use super::svg::lines::{Chart, Series, render};
 use super::svg::{escape, push};
 use super::{Report, TrialSummary, command_line, table};
+use crate::limits::MAX_LINES;
 use crate::stats::DelaySummary;
 
 /// Light and dark by the reader's preference; series colours differ in lightness too.
@@ -22,9 +23,6 @@ svg{display:block;width:100%;height:auto}svg text{fill:var(--dim);font:11px syst
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.25rem .75rem;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}\
 th:first-child,td:first-child{text-align:left}th{color:var(--dim);font-weight:600}.warn{color:var(--warn)}.verdict{margin:1rem 0;color:var(--fg);font-size:1.15rem;font-weight:600}\
 pre{padding:.75rem;background:var(--card);border-radius:8px;overflow-x:auto;font-size:13px}";
-
-/// Lines that one chart of several trials shows at most.
-const MAX_LINES: usize = 6;
 
 /// The page.
 pub fn page(report: &Report) -> String {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::output::Style;
+use crate::limits::MAX_CLIENTS;
 use crate::transport::Transport;
 
 /// Flags without a value, and options with one.
@@ -35,8 +36,6 @@ const UNSUPPORTED: [(char, &str); 7] = [
 ];
 /// Smallest and largest `-l`.
 const PAYLOAD: std::ops::RangeInclusive<usize> = 16..=65_407;
-/// Clients at most.
-const MAX_CLIENTS: usize = 1 << 19;
 
 /// What is sent in a `-Y` run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

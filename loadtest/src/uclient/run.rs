@@ -15,6 +15,7 @@ use crate::engine::stream::tls::{Identity, TlsClient};
 use crate::engine::{
     Engine, FlowSpec, Framing, Group, PeerChoice, Plan, SetupReport, Snapshot, Trial, TrialReport,
 };
+use crate::limits::SETUPS_AT_ONCE;
 use crate::modes::{default_threads, stop_flag};
 use crate::report::output::Outputs;
 use crate::report::verdict::Verdict;
@@ -37,8 +38,6 @@ const BURST_PER_MS: f64 = 50.0;
 const DROP_SOCKETS_AFTER: u64 = 5;
 /// How long the release may take at the end.
 const RELEASE_WITHIN: Duration = Duration::from_secs(10);
-/// Clients set up at a time.
-const IN_FLIGHT: usize = 256;
 /// A delay above this counts as late (in reports), ns.
 const LATE_NS: u64 = 400_000_000;
 /// Packets leave on multiples of this, ns.
@@ -197,7 +196,7 @@ fn plan(
         groups: vec![group],
         flows: (0..legs).map(|index| leg(flags, index)).collect(),
         threads: threads(flags, legs),
-        in_flight: IN_FLIGHT,
+        in_flight: SETUPS_AT_ONCE,
         setup_rate: f64::INFINITY,
         setup_deadline: Duration::from_secs(flags.setup_timeout_secs),
         tick_ns: TICK_NS,

@@ -2,10 +2,9 @@
 //!
 //! One record with the target `audit` for each changing call of a token that is ours, and for wrong tokens.
 //! What succeeds is always written; what is refused can be repeated by anybody at any rate, so it is written
-//! at most [`REFUSED_PER_SEC`] times a second, with the number of those left out.
+//! at most [`LOGGED_REFUSALS_PER_SEC`] times a second, with the number of those left out.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Extension;
@@ -14,13 +13,8 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::Response;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
+use crate::limits::{LOGGED_REFUSALS_AT_ONCE, LOGGED_REFUSALS_PER_SEC, MAX_LOGGED_PATH_BYTES};
 use crate::token::TokenId;
-
-/// Refused calls written down per second; twenty at once.
-const REFUSED_PER_SEC: NonZeroU32 = NonZeroU32::new(1).expect("one is not zero");
-const REFUSED_AT_ONCE: NonZeroU32 = NonZeroU32::new(20).expect("twenty is not zero");
-/// Bytes of a path that are written: more than the longest name with its escapes.
-const MAX_PATH: usize = 2048;
 
 /// What a handler adds to the record of its call.
 #[derive(Clone, Debug)]
@@ -73,7 +67,7 @@ impl Call {
 impl Audit {
     /// Nothing has been written yet.
     pub fn new() -> Self {
-        let quota = Quota::per_second(REFUSED_PER_SEC).allow_burst(REFUSED_AT_ONCE);
+        let quota = Quota::per_second(LOGGED_REFUSALS_PER_SEC).allow_burst(LOGGED_REFUSALS_AT_ONCE);
         Self { refused: RateLimiter::direct(quota), left_out: AtomicU64::new(0) }
     }
 
@@ -96,7 +90,7 @@ impl Audit {
             scopes = token.scopes().names(),
             source = %call.source,
             method = call.method.as_str(),
-            path = path.get(..MAX_PATH).unwrap_or(path),
+            path = path.get(..MAX_LOGGED_PATH_BYTES).unwrap_or(path),
             details = response.extensions().get::<Details>().map(|details| details.0.as_str()),
             status = status.as_u16(),
             outcome,

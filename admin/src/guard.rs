@@ -13,12 +13,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::audit::Call;
+use crate::limits::MAX_TOKEN_BYTES;
 use crate::problem::Problem;
 use crate::state::Shared;
 use crate::token::{Scope, Scopes};
-
-/// Longer ones are none of ours, and not worth hashing.
-const MAX_TOKEN: usize = 512;
 
 /// Nothing but our own files runs, and nobody frames them.
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -220,7 +218,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     };
     let (scheme, token) = only.to_str().ok()?.split_once(' ')?;
     let token = token.trim_matches(' ');
-    let plausible = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MAX_TOKEN;
+    let plausible =
+        scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MAX_TOKEN_BYTES;
     plausible.then_some(token)
 }
 

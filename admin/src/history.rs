@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::limits::HISTORY_SAMPLES;
 use crate::model;
 
 /// How often the counters are read. They lie in memory already: no worker is asked.
 pub const PERIOD: Duration = Duration::from_secs(5);
-/// A quarter of an hour.
-const MAX_SAMPLES: usize = 180;
 
 /// The newest samples, the oldest first.
 #[derive(Debug, Default)]
@@ -19,7 +18,7 @@ impl History {
     /// Keeps a sample; the oldest one makes room.
     pub fn record(&self, sample: model::Sample) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if samples.len() == MAX_SAMPLES {
+        if samples.len() == HISTORY_SAMPLES {
             samples.pop_front();
         }
         samples.push_back(sample);

@@ -1,13 +1,13 @@
 //! Administration of a relay over HTTP: REST API, metrics, events and a dashboard.
 //!
 //! ```text
-//!   HTTP ──► server ──► guard ──► api ──► trait Relay ◄── the relay implements it
+//!   HTTP ──► server ──► guard ──► api ──► trait ManagedRelay ◄── the relay implements it
 //!         (limits, TLS) (host, token)  │
 //!                                    model (what goes over the wire, also for clients of the API)
 //! ```
 //!
 //! This crate decides who may ask what, and how answers look. It knows no worker, no socket of the
-//! relay and no packet: all it can ask for is in [`Relay`].
+//! relay and no packet: all it can ask for is in [`ManagedRelay`].
 
 #[cfg(test)]
 extern crate self as turnpike_admin;
@@ -20,10 +20,10 @@ pub mod files;
 mod guard;
 mod history;
 pub mod limits;
+pub mod managed;
 mod metrics;
 pub mod model;
 mod problem;
-pub mod relay;
 mod server;
 mod slots;
 mod state;
@@ -35,8 +35,8 @@ mod token;
 pub mod users;
 
 pub use api::openapi;
+pub use managed::{Answer, ManagedRelay, RelayError};
 pub use problem::ProblemBody;
-pub use relay::{Answer, Relay, RelayError};
 pub use server::{Handle, Running, Settings, StartError, start};
 pub use tls::{Certificate, TlsError, TlsFiles};
 pub use token::{Scope, Scopes, Tokens};

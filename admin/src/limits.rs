@@ -1,5 +1,9 @@
-//! What the API takes at the most. The relay asks here as well, so that a call by HTTP and one inside the process
-//! are refused alike; a test holds the published document against it.
+//! Every bound of the administration, with its unit and its reason.
+//!
+//! The relay asks here as well, so that a call by HTTP and one inside the process are refused alike; a test holds the
+//! published document against what the API takes at the most.
+
+use std::num::NonZeroU32;
 
 /// Allocations or users of a page: some hundred kilobytes of JSON.
 pub const MAX_PAGE: u32 = 500;
@@ -32,6 +36,43 @@ pub const MAX_PASSWORD_BYTES: usize = 1024;
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Streams of events at once: one for each open dashboard.
 pub const MAX_EVENT_STREAMS: usize = 32;
+/// Samples of the counters that are kept for charts, one each five seconds: a quarter of an hour.
+pub const HISTORY_SAMPLES: usize = 180;
+/// Users of the database; one that is larger should not be embedded.
+pub const MAX_USERS: u64 = 100_000;
+
+/// Threads that work for HTTP: it must never take more of the machine than this.
+pub const SERVING_THREADS: usize = 2;
+/// Threads for what blocks: the users' database.
+pub const BLOCKING_THREADS: usize = 2;
+/// Connections that wait to be accepted, as the standard library has it.
+pub const MAX_BACKLOG: i32 = 128;
+/// Connections at once; further ones are closed without an answer.
+pub const MAX_CONNECTIONS: u16 = 256;
+/// Of these, for the host itself: whoever floods the API from outside does not shut its operator out.
+pub const CONNECTIONS_FOR_LOOPBACK: u16 = 16;
+/// Connections of one source at once.
+pub const CONNECTIONS_PER_SOURCE: u16 = 32;
+/// Connections of the host itself at once: a proxy there speaks for many.
+pub const CONNECTIONS_PER_LOOPBACK: u16 = 128;
+/// All headers of a request together, bytes.
+pub const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// Headers of a request.
+pub const MAX_HEADERS: usize = 64;
+/// Token, bytes: longer ones are none of ours, and not worth hashing.
+pub const MAX_TOKEN_BYTES: usize = 512;
+/// Wrong tokens that a source may present at once.
+pub const WRONG_TOKENS_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
+/// Buckets in which wrong tokens are counted; two sources share one by chance only.
+pub const STRANGER_BUCKETS: usize = 4096;
+/// Certificate or key, bytes: a long chain is a tenth of it.
+pub const MAX_TLS_FILE_BYTES: u64 = 1 << 20;
+/// Refused calls written down per second.
+pub const LOGGED_REFUSALS_PER_SEC: NonZeroU32 = NonZeroU32::new(1).expect("one is not zero");
+/// Refused calls written down at once.
+pub const LOGGED_REFUSALS_AT_ONCE: NonZeroU32 = NonZeroU32::new(20).expect("twenty is not zero");
+/// Path in a line of the audit trail, bytes: more than the longest name with its escapes.
+pub const MAX_LOGGED_PATH_BYTES: usize = 2048;
 
 #[cfg(test)]
 mod tests {

@@ -44,7 +44,7 @@ pub enum RelayError {
 ///
 /// Methods without a future answer from memory, at once, and cost the workers nothing: they are asked
 /// at each scrape and once a second for each dashboard.
-pub trait Relay: Send + Sync + 'static {
+pub trait ManagedRelay: Send + Sync + 'static {
     /// What runs here.
     fn status(&self) -> Status;
 

@@ -25,21 +25,16 @@ use tracing::warn;
 
 use crate::api::router;
 use crate::history;
-use crate::relay::Relay;
+use crate::limits::{
+    BLOCKING_THREADS, CONNECTIONS_FOR_LOOPBACK, CONNECTIONS_PER_LOOPBACK, CONNECTIONS_PER_SOURCE,
+    MAX_BACKLOG, MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_HEADERS, SERVING_THREADS,
+};
+use crate::managed::ManagedRelay;
 use crate::slots::{Shares, Slots};
 use crate::state::{Shared, told_to_stop};
 use crate::tls::{Certificate, Tls, TlsError, TlsFiles};
 use crate::token::Tokens;
 
-/// Threads that work for HTTP: it must never take more of the machine than this.
-const THREADS: usize = 2;
-/// Connections that wait to be accepted, as the standard library has it.
-const BACKLOG: i32 = 128;
-/// Threads for what blocks: the users' database.
-const BLOCKING_THREADS: usize = 2;
-/// All headers of a request together.
-const MAX_HEADER_BYTES: usize = 16 * 1024;
-const MAX_HEADERS: usize = 64;
 /// For answers that are under way when everything stops.
 const STOP_TIME: Duration = Duration::from_millis(500);
 /// For threads that are at work then; a database may be locked.
@@ -65,7 +60,12 @@ pub(crate) struct Limits {
 }
 
 pub(crate) const LIMITS: Limits = Limits {
-    connections: Shares { total: 256, kept_for_loopback: 16, per_source: 32, per_loopback: 128 },
+    connections: Shares {
+        total: MAX_CONNECTIONS,
+        kept_for_loopback: CONNECTIONS_FOR_LOOPBACK,
+        per_source: CONNECTIONS_PER_SOURCE,
+        per_loopback: CONNECTIONS_PER_LOOPBACK,
+    },
     header_time: Duration::from_secs(10),
     handshake_time: Duration::from_secs(5),
     request_time: Duration::from_secs(15),
@@ -118,7 +118,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
                 SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
             }
             socket.bind(&address.into())?;
-            socket.listen(BACKLOG)?;
+            socket.listen(MAX_BACKLOG)?;
             warn!(%address, "no interface has the administration's address yet: it is waited for");
             Ok(socket.into())
         }
@@ -130,14 +130,14 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// When it can't.
-pub fn start(settings: Settings, relay: Arc<dyn Relay>) -> Result<Running, StartError> {
+pub fn start(settings: Settings, relay: Arc<dyn ManagedRelay>) -> Result<Running, StartError> {
     start_with(LIMITS, settings, relay)
 }
 
 pub(crate) fn start_with(
     limits: Limits,
     settings: Settings,
-    relay: Arc<dyn Relay>,
+    relay: Arc<dyn ManagedRelay>,
 ) -> Result<Running, StartError> {
     if settings.tokens.is_empty() {
         return Err(StartError::NoToken);
@@ -151,7 +151,7 @@ pub(crate) fn start_with(
     let shared = Arc::new(Shared::new(relay, settings.tokens, settings.hosts, limits.request_time, stopping));
     let handle = Handle { shared: Arc::clone(&shared), tls: tls.clone() };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
+        .worker_threads(SERVING_THREADS)
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("admin")
         .enable_all()

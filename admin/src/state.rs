@@ -10,8 +10,8 @@ use tokio::sync::{Semaphore, watch};
 use crate::audit::Audit;
 use crate::history::History;
 use crate::limits::MAX_EVENT_STREAMS;
+use crate::managed::ManagedRelay;
 use crate::model::{Event, Totals};
-use crate::relay::Relay;
 use crate::strangers::Strangers;
 use crate::token::Tokens;
 
@@ -21,7 +21,7 @@ const TOTALS_AGE: Duration = Duration::from_millis(900);
 /// The relay, and what is needed to decide who may ask it.
 pub struct Shared {
     /// Whom we ask.
-    pub relay: Arc<dyn Relay>,
+    pub relay: Arc<dyn ManagedRelay>,
     /// Who may ask.
     pub tokens: ArcSwap<Tokens>,
     /// Names that may be in a Host header, lower case, besides addresses and `localhost`.
@@ -46,7 +46,7 @@ pub struct Shared {
 impl Shared {
     /// Shared by all requests to one relay.
     pub fn new(
-        relay: Arc<dyn Relay>,
+        relay: Arc<dyn ManagedRelay>,
         tokens: Tokens,
         hosts: Vec<String>,
         request_time: Duration,

@@ -5,7 +5,6 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use governor::clock::{Clock, MonotonicClock};
@@ -14,10 +13,8 @@ use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 
-/// Buckets; two sources share one by chance only.
-const BUCKETS: usize = 4096;
-/// Wrong tokens that a source may present at once.
-const BURST: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
+use crate::limits::{STRANGER_BUCKETS, WRONG_TOKENS_AT_ONCE};
+
 /// Each this long it may present one more.
 const PERIOD: Duration = Duration::from_secs(2);
 
@@ -27,7 +24,8 @@ pub struct Strangers(RateLimiter<IpAddr, Buckets, MonotonicClock, NoOpMiddleware
 impl Strangers {
     /// Nobody has presented anything yet.
     pub fn new() -> Self {
-        let quota = Quota::with_period(PERIOD).expect("the period is not zero").allow_burst(BURST);
+        let quota =
+            Quota::with_period(PERIOD).expect("the period is not zero").allow_burst(WRONG_TOKENS_AT_ONCE);
         Self(RateLimiter::new(quota, Buckets::new(), MonotonicClock))
     }
 
@@ -58,7 +56,7 @@ struct Buckets {
 
 impl Buckets {
     fn new() -> Self {
-        let states = std::iter::repeat_with(InMemoryState::default).take(BUCKETS).collect();
+        let states = std::iter::repeat_with(InMemoryState::default).take(STRANGER_BUCKETS).collect();
         Self { states, hasher: RandomState::new() }
     }
 }
@@ -70,7 +68,7 @@ impl StateStore for Buckets {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let bucket = self.hasher.hash_one(key) as usize % BUCKETS;
+        let bucket = self.hasher.hash_one(key) as usize % STRANGER_BUCKETS;
         self.states[bucket].measure_and_replace(&NotKeyed::NonKey, f)
     }
 }

@@ -13,9 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use crate::files;
-
-/// The largest file: a long chain is a tenth of it.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+use crate::limits::MAX_TLS_FILE_BYTES;
 
 /// Where certificate and key are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +102,7 @@ impl fmt::Debug for Tls {
 fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let read = |path: &PathBuf| {
         let fault = |why| TlsError::File { path: path.clone(), why };
-        files::read(path, MAX_FILE_BYTES).map_err(fault)
+        files::read(path, MAX_TLS_FILE_BYTES).map_err(fault)
     };
     let fault = |path: &PathBuf| {
         let path = path.clone();

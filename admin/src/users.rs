@@ -15,10 +15,8 @@ use rusqlite::{
 };
 use zeroize::Zeroize;
 
-use crate::limits::MAX_NAME_BYTES;
+use crate::limits::{MAX_NAME_BYTES, MAX_USERS};
 
-/// Users that fit; a database that is larger should not be embedded.
-pub const MAX_USERS: u64 = 100_000;
 /// How long to wait for another process that has the database.
 const BUSY_TIME: Duration = Duration::from_secs(2);
 

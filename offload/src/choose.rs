@@ -6,19 +6,11 @@ use std::ops::RangeInclusive;
 use turnpike_abi::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_LOCAL_ADDRESSES};
 use turnpike_driver::interfaces::LocalAddress;
 
+use super::limits::{MAX_ALLOCATION_SLOTS, MAX_BINDING_SLOTS, MAX_NEXT_HOPS, MIN_SLOTS};
 use super::maps::Sizes;
 use super::netlink::Link;
 use super::nexthop::Port;
 use super::probe::{self, Host};
-
-/// Slots at most: 16 MB of memory for allocations.
-const MAX_ALLOCATIONS: usize = 131_072;
-/// Slots at most, for channel bindings: 45 MB with their routes.
-const MAX_BINDINGS: usize = 131_072;
-/// Fewer would only save kilobytes.
-const MIN_SLOTS: usize = 1024;
-/// Next hops at most: routers, and hosts that are reached without one.
-const MAX_NEXT_HOPS: usize = 16_384;
 
 /// What the configuration wants of the kernel data path.
 #[derive(Clone, Debug)]
@@ -50,9 +42,9 @@ pub struct Chosen {
 pub fn sizes(ports: RangeInclusive<u16>, relays: usize, total_quota: Option<u32>) -> Sizes {
     let possible = ports.len() * relays.max(1);
     let allowed = total_quota.map_or(possible, |quota| possible.min(quota as usize));
-    let allocations = allowed.clamp(MIN_SLOTS, MAX_ALLOCATIONS);
+    let allocations = allowed.clamp(MIN_SLOTS, MAX_ALLOCATION_SLOTS);
     // A call has one or two channels.
-    let bindings = (2 * allocations).min(MAX_BINDINGS);
+    let bindings = (2 * allocations).min(MAX_BINDING_SLOTS);
     let next_hops = bindings.min(MAX_NEXT_HOPS);
     Sizes { bindings: bindings as u32, allocations: allocations as u32, next_hops: next_hops as u32 }
 }

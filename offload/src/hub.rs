@@ -1,11 +1,11 @@
-//! Between the workers and the mirror: commands one way, answers the other, nothing lost, nothing unbounded.
+//! Between the workers and the mirror: bindings one way, answers the other, nothing lost, nothing unbounded.
 //!
 //! ```text
 //!   worker: Outbox ──► queue (bounded, one wake per batch) ──► mirror
 //!           Outbox ◄── mailbox (the last word on each slot)  ◄──┘
 //! ```
 //!
-//! What does not fit into the queue waits in the worker's own outbox, which holds at most two commands for
+//! What does not fit into the queue waits in the worker's own outbox, which holds at most two entries for
 //! each slot: a slot is not used again before its withdrawal was answered. A mailbox holds at most one answer
 //! for each slot: only the last one counts.
 
@@ -17,20 +17,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 use turnpike_driver::Waker;
-use turnpike_proto::{OffloadBinding, SlotName, WhyNot};
+use turnpike_proto::{OffloadBinding, SlotName, WhyNot, WorkerId};
 
+use super::limits::{MAX_ANSWERS, MAX_RECHECKS, MAX_TOLD};
 use super::status::StatusCell;
-
-/// Commands that may wait for the mirror: three seconds of 5000 binds per second.
-const MAX_QUEUE: usize = 16_384;
-/// Answers that a worker takes in one turn: each may close a socket, as the end of an allocation does.
-const MAX_ANSWERS: usize = turnpike_proto::limits::MAX_ENDED;
-/// Destinations whose way may have changed; above it, every way is looked up again.
-const MAX_RECHECKS: usize = 64;
 
 /// What a worker wants of the mirror.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum ToMirror {
     /// Insert a binding's routes.
     Offload(Box<OffloadBinding>),
     /// Delete them.
@@ -58,9 +52,9 @@ impl Answer {
 
 /// What the mirror finds in its queue.
 #[derive(Default)]
-pub struct Orders {
-    /// Commands, each with the worker's number.
-    pub commands: Vec<(u16, Command)>,
+pub struct Work {
+    /// What workers want, and which of them.
+    pub told: Vec<(WorkerId, ToMirror)>,
     /// Destinations to which the way may have changed.
     pub rechecks: Vec<IpAddr>,
     /// There were more of those than are remembered.
@@ -79,11 +73,11 @@ pub struct Hub {
 
 #[derive(Default)]
 struct Queue {
-    commands: VecDeque<(u16, Command)>,
+    told: VecDeque<(WorkerId, ToMirror)>,
     rechecks: Vec<IpAddr>,
     recheck_all: bool,
     /// Workers that have more than fitted.
-    refused: HashSet<u16>,
+    refused: HashSet<WorkerId>,
     stop: bool,
     /// The mirror has ended, and nothing of it is in the kernel.
     dead: bool,
@@ -110,8 +104,8 @@ impl Hub {
     }
 
     /// A worker's end.
-    pub fn outbox(self: &Arc<Hub>, worker: u16, waker: Arc<dyn Waker>) -> Outbox {
-        if let Some(mailbox) = self.mailboxes.get(usize::from(worker)) {
+    pub fn outbox(self: &Arc<Hub>, worker: WorkerId, waker: Arc<dyn Waker>) -> Outbox {
+        if let Some(mailbox) = self.mailboxes.get(worker.index()) {
             // Each worker has one end, so nobody was here before.
             let _ = mailbox.waker.set(waker);
         }
@@ -124,35 +118,35 @@ impl Hub {
         }
     }
 
-    /// Takes at most `max` commands, and everything else.
-    pub fn take_orders(&self, max: usize) -> Orders {
+    /// Takes at most `max` of what workers want, and everything else.
+    pub fn take_work(&self, max: usize) -> Work {
         // Cleared before the queue is read: what comes later wakes again.
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         let mut queue = self.queue();
-        let count = queue.commands.len().min(max);
-        let commands = queue.commands.drain(..count).collect();
+        let count = queue.told.len().min(max);
+        let told = queue.told.drain(..count).collect();
         let refused = std::mem::take(&mut queue.refused);
-        let orders = Orders {
-            commands,
+        let work = Work {
+            told,
             rechecks: std::mem::take(&mut queue.rechecks),
             recheck_all: std::mem::take(&mut queue.recheck_all),
             stop: queue.stop,
         };
-        let left = queue.commands.len();
+        let left = queue.told.len();
         drop(queue);
         self.status.set_queue(left);
         if left > 0 {
             self.wake();
         }
         refused.into_iter().for_each(|worker| self.wake_worker(worker));
-        orders
+        work
     }
 
     /// Hands answers out, with one wake for each worker.
-    pub fn answer(&self, answers: &mut Vec<(u16, Answer)>) {
+    pub fn answer(&self, answers: &mut Vec<(WorkerId, Answer)>) {
         let mut workers = HashSet::new();
         for (worker, answer) in answers.drain(..) {
-            let Some(mailbox) = self.mailboxes.get(usize::from(worker)) else { continue };
+            let Some(mailbox) = self.mailboxes.get(worker.index()) else { continue };
             let mut waiting = mailbox.answers.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.insert(answer.name().slot, answer);
             workers.insert(worker);
@@ -160,7 +154,7 @@ impl Hub {
         workers.into_iter().for_each(|worker| self.wake_worker(worker));
     }
 
-    /// Ends the mirror, after all commands that are there.
+    /// Ends the mirror, after everything that is there.
     pub fn stop(&self) {
         self.queue().stop = true;
         self.wake();
@@ -170,9 +164,9 @@ impl Hub {
     pub fn set_dead(&self) {
         let mut queue = self.queue();
         queue.dead = true;
-        queue.commands.clear();
+        queue.told.clear();
         drop(queue);
-        (0..self.mailboxes.len()).for_each(|worker| self.wake_worker(worker as u16));
+        (0..self.mailboxes.len()).for_each(|worker| self.wake_worker(WorkerId(worker as u16)));
     }
 
     fn wake(&self) {
@@ -180,8 +174,8 @@ impl Hub {
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
-    fn wake_worker(&self, worker: u16) {
-        let mailbox = self.mailboxes.get(usize::from(worker));
+    fn wake_worker(&self, worker: WorkerId) {
+        let mailbox = self.mailboxes.get(worker.index());
         if let Some(waker) = mailbox.and_then(|mailbox| mailbox.waker.get()) {
             waker.wake();
         }
@@ -193,7 +187,7 @@ impl Hub {
 }
 
 impl AsFd for Hub {
-    /// Readable when there are orders.
+    /// Readable when there is work.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
@@ -202,9 +196,9 @@ impl AsFd for Hub {
 /// A worker's end of the hub.
 pub struct Outbox {
     hub: Arc<Hub>,
-    worker: u16,
+    worker: WorkerId,
     /// What was not handed over yet.
-    waiting: VecDeque<Command>,
+    waiting: VecDeque<ToMirror>,
     /// How many of them the worker was told of already, from the front.
     refused: usize,
     /// Withdrawals that were not answered yet.
@@ -214,13 +208,13 @@ pub struct Outbox {
 impl Outbox {
     /// To be handed over by the next [`Outbox::flush`].
     pub fn offload(&mut self, binding: Box<OffloadBinding>) {
-        self.waiting.push_back(Command::Offload(binding));
+        self.waiting.push_back(ToMirror::Offload(binding));
     }
 
     /// To be handed over by the next [`Outbox::flush`].
     pub fn withdraw(&mut self, name: SlotName) {
         self.withdrawing.insert(name);
-        self.waiting.push_back(Command::Withdraw(name));
+        self.waiting.push_back(ToMirror::Withdraw(name));
     }
 
     /// The way to a destination may have changed.
@@ -246,22 +240,22 @@ impl Outbox {
             drop(queue);
             return self.answer_alone();
         }
-        let room = MAX_QUEUE.saturating_sub(queue.commands.len()).min(self.waiting.len());
-        let was_empty = queue.commands.is_empty();
-        queue.commands.extend(self.waiting.drain(..room).map(|command| (self.worker, command)));
+        let room = MAX_TOLD.saturating_sub(queue.told.len()).min(self.waiting.len());
+        let was_empty = queue.told.is_empty();
+        queue.told.extend(self.waiting.drain(..room).map(|told| (self.worker, told)));
         if !self.waiting.is_empty() {
             queue.refused.insert(self.worker);
         }
-        self.hub.status.set_queue(queue.commands.len());
+        self.hub.status.set_queue(queue.told.len());
         drop(queue);
         if was_empty {
             self.hub.wake();
         }
         self.refused = self.refused.saturating_sub(room);
         let newly = self.waiting.iter().skip(self.refused);
-        let busy = newly.filter_map(|command| match command {
-            Command::Offload(binding) => Some(Answer::Failed(binding.binding, WhyNot::Busy)),
-            Command::Withdraw(_) => None,
+        let busy = newly.filter_map(|told| match told {
+            ToMirror::Offload(binding) => Some(Answer::Failed(binding.binding, WhyNot::Busy)),
+            ToMirror::Withdraw(_) => None,
         });
         let busy = busy.collect();
         self.refused = self.waiting.len();
@@ -274,7 +268,7 @@ impl Outbox {
         if self.hub.queue().dead {
             return self.answer_alone();
         }
-        let Some(mailbox) = self.hub.mailboxes.get(usize::from(self.worker)) else { return Vec::new() };
+        let Some(mailbox) = self.hub.mailboxes.get(self.worker.index()) else { return Vec::new() };
         let mut waiting = mailbox.answers.lock().unwrap_or_else(PoisonError::into_inner);
         let answers: Vec<Answer> = match waiting.len() <= MAX_ANSWERS {
             true => std::mem::take(&mut *waiting).into_values().collect(),
@@ -298,9 +292,9 @@ impl Outbox {
         let mut answers: Vec<Answer> = self
             .waiting
             .drain(..)
-            .filter_map(|command| match command {
-                Command::Offload(binding) => Some(Answer::Failed(binding.binding, WhyNot::Off)),
-                Command::Withdraw(_) => None,
+            .filter_map(|told| match told {
+                ToMirror::Offload(binding) => Some(Answer::Failed(binding.binding, WhyNot::Off)),
+                ToMirror::Withdraw(_) => None,
             })
             .collect();
         self.refused = 0;
@@ -349,7 +343,7 @@ mod tests {
     fn hub() -> (Arc<Hub>, Outbox, Arc<Wakes>) {
         let hub = Hub::new(1, Arc::default()).unwrap();
         let wakes = Arc::new(Wakes::default());
-        let outbox = hub.outbox(0, Arc::clone(&wakes) as Arc<dyn Waker>);
+        let outbox = hub.outbox(WorkerId(0), Arc::clone(&wakes) as Arc<dyn Waker>);
         (hub, outbox, wakes)
     }
 
@@ -359,9 +353,15 @@ mod tests {
         outbox.offload(binding(7));
         outbox.withdraw(name(7));
         assert_eq!(outbox.flush(), []);
-        let orders = hub.take_orders(10);
-        assert_eq!(orders.commands, [(0, Command::Offload(binding(7))), (0, Command::Withdraw(name(7)))]);
-        hub.answer(&mut vec![(0, Answer::Done(name(6))), (0, Answer::Withdrawn(name(7)))]);
+        let work = hub.take_work(10);
+        assert_eq!(
+            work.told,
+            [(WorkerId(0), ToMirror::Offload(binding(7))), (WorkerId(0), ToMirror::Withdraw(name(7)))]
+        );
+        hub.answer(&mut vec![
+            (WorkerId(0), Answer::Done(name(6))),
+            (WorkerId(0), Answer::Withdrawn(name(7))),
+        ]);
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
         let mut answers = outbox.take_answers();
         answers.sort_by_key(Answer::name);
@@ -372,17 +372,20 @@ mod tests {
     #[test]
     fn a_full_queue_loses_nothing_and_says_so_once() {
         let (hub, mut outbox, wakes) = hub();
-        (0..MAX_QUEUE as u32).for_each(|slot| outbox.offload(binding(slot)));
+        (0..MAX_TOLD as u32).for_each(|slot| outbox.offload(binding(slot)));
         assert_eq!(outbox.flush(), []);
         outbox.offload(binding(20_000));
         outbox.withdraw(name(3));
         assert_eq!(outbox.flush(), [Answer::Failed(name(20_000), WhyNot::Busy)]);
         assert_eq!(outbox.flush(), [], "it was told already");
-        assert_eq!(hub.take_orders(usize::MAX).commands.len(), MAX_QUEUE);
+        assert_eq!(hub.take_work(usize::MAX).told.len(), MAX_TOLD);
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "there is room now");
         assert_eq!(outbox.flush(), []);
-        let rest = hub.take_orders(usize::MAX).commands;
-        assert_eq!(rest, [(0, Command::Offload(binding(20_000))), (0, Command::Withdraw(name(3)))]);
+        let rest = hub.take_work(usize::MAX).told;
+        assert_eq!(
+            rest,
+            [(WorkerId(0), ToMirror::Offload(binding(20_000))), (WorkerId(0), ToMirror::Withdraw(name(3)))]
+        );
     }
 
     #[test]
@@ -391,7 +394,7 @@ mod tests {
         let count = 2 * MAX_ANSWERS as u32 + 1;
         (0..count).for_each(|slot| outbox.withdraw(name(slot)));
         outbox.flush();
-        hub.answer(&mut (0..count).map(|slot| (0, Answer::Withdrawn(name(slot)))).collect());
+        hub.answer(&mut (0..count).map(|slot| (WorkerId(0), Answer::Withdrawn(name(slot)))).collect());
         let taken: Vec<usize> = (0..4).map(|_| outbox.take_answers().len()).collect();
         assert_eq!(taken, [MAX_ANSWERS, MAX_ANSWERS, 1, 0]);
         assert_eq!(wakes.0.load(Ordering::Relaxed), 3, "the answers, and what was left of them twice");
@@ -421,7 +424,7 @@ mod tests {
             outbox.recheck(IpAddr::from([192, 0, 2, last]));
             outbox.recheck(IpAddr::from([192, 0, 2, 0]));
         }
-        let orders = hub.take_orders(1);
-        assert!(orders.recheck_all && orders.rechecks.len() == MAX_RECHECKS);
+        let work = hub.take_work(1);
+        assert!(work.recheck_all && work.rechecks.len() == MAX_RECHECKS);
     }
 }

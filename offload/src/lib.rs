@@ -20,6 +20,7 @@
 
 pub mod choose;
 pub mod hub;
+pub mod limits;
 mod mapped;
 pub mod maps;
 mod mirror;

@@ -1,7 +1,7 @@
 //! Keeps the program's maps equal to what the core wants, as far as the host's routing allows it.
 //!
 //! ```text
-//!   commands ─┐                    ┌─ next hops that nobody used yet
+//!   told ─────┐                ┌─ next hops that nobody used yet
 //!   neighbours├─► what should be? ─┤  inserts ─► Done                       one round
 //!   routes   ─┘                    │  deletes ─► grace period ─► Withdrawn
 //!                                  └─ inserts that had to wait ─► Done
@@ -18,17 +18,15 @@ use std::net::IpAddr;
 
 use tracing::{debug, error};
 use turnpike_abi::{Config, NextHop, Route, RouteKey};
-use turnpike_proto::{OffloadBinding, SlotName, WhyNot};
+use turnpike_proto::{OffloadBinding, SlotName, WhyNot, WorkerId};
 
-use super::hub::{Answer, Command};
+use super::hub::{Answer, ToMirror};
+use super::limits::RECHECKS_PER_ROUND;
 use super::maps::{Maps, MapsError};
 use super::netlink::Mac;
 use super::nexthop::{NextHops, PathId, Place, Port, Routing};
 use super::routes::{self, Placement};
 use super::status::Counts;
-
-/// Paths that are looked up again in one round: some milliseconds' worth.
-const RECHECKS_PER_ROUND: usize = 1024;
 
 /// The maps, or a double of them.
 pub trait Kernel {
@@ -80,7 +78,7 @@ impl Kernel for Maps {
 
 /// A binding that the core wants in the kernel.
 struct Entry {
-    worker: u16,
+    worker: WorkerId,
     binding: Box<OffloadBinding>,
     /// `None` if the peer is a relayed address of ours.
     to_peer: Option<PathId>,
@@ -121,11 +119,11 @@ struct Plan {
     /// Routes to be deleted.
     deletes: Vec<RouteKey>,
     /// Withdrawals to be answered.
-    withdrawn: Vec<(u16, SlotName)>,
+    withdrawn: Vec<(WorkerId, SlotName)>,
 }
 
 /// What was answered, in the order of it.
-pub type Answers = Vec<(u16, Answer)>;
+pub type Answers = Vec<(WorkerId, Answer)>;
 
 impl Mirror {
     /// Nothing is in the maps, and the program is switched off.
@@ -245,7 +243,7 @@ impl Mirror {
         }
     }
 
-    /// Carries out commands, and whatever follows from changes. `answer` is called with what there is to
+    /// Carries out what workers want, and whatever follows from changes. `answer` is called with what there is to
     /// say, once before the grace period and once after it.
     ///
     /// # Errors
@@ -254,16 +252,16 @@ impl Mirror {
         &mut self,
         kernel: &mut impl Kernel,
         routing: &mut impl Routing,
-        commands: Vec<(u16, Command)>,
+        told: Vec<(WorkerId, ToMirror)>,
         mut answer: impl FnMut(&mut Answers),
     ) -> Result<(), MapsError> {
         let mut plan = Plan::default();
         let mut answers = Answers::new();
-        self.touched |= !commands.is_empty();
-        for (worker, command) in commands {
-            match command {
-                Command::Offload(binding) => self.add(&mut plan, routing, worker, binding),
-                Command::Withdraw(name) => self.leave(&mut plan, worker, name),
+        self.touched |= !told.is_empty();
+        for (worker, wanted) in told {
+            match wanted {
+                ToMirror::Offload(binding) => self.add(&mut plan, routing, worker, binding),
+                ToMirror::Withdraw(name) => self.leave(&mut plan, worker, name),
             }
         }
         self.go_on_rechecking(routing);
@@ -350,7 +348,7 @@ impl Mirror {
         &mut self,
         plan: &mut Plan,
         routing: &mut impl Routing,
-        worker: u16,
+        worker: WorkerId,
         binding: Box<OffloadBinding>,
     ) {
         let slot = binding.binding.slot;
@@ -367,7 +365,7 @@ impl Mirror {
         plan.inserts.push(slot);
     }
 
-    fn leave(&mut self, plan: &mut Plan, worker: u16, name: SlotName) {
+    fn leave(&mut self, plan: &mut Plan, worker: WorkerId, name: SlotName) {
         plan.withdrawn.push((worker, name));
         let is_named = |entry: &Entry| entry.binding.binding == name;
         if self.entries.get(&name.slot).is_some_and(is_named)

@@ -155,14 +155,14 @@ impl Lab {
         mirror.reconfigure(kernel, world, ports.to_vec(), &config(ports)).unwrap();
     }
 
-    fn round(&mut self, commands: Vec<Command>) -> Vec<Answer> {
+    fn round(&mut self, told: Vec<ToMirror>) -> Vec<Answer> {
         let Lab { mirror, kernel, world } = self;
-        let commands = commands.into_iter().map(|command| (3, command)).collect();
+        let told = told.into_iter().map(|told| (WorkerId(3), told)).collect();
         let mut all = Vec::new();
         mirror
-            .round(kernel, world, commands, |answers| {
+            .round(kernel, world, told, |answers| {
                 all.extend(answers.drain(..).map(|(worker, answer)| {
-                    assert_eq!(worker, 3);
+                    assert_eq!(worker, WorkerId(3));
                     answer
                 }));
             })
@@ -171,7 +171,7 @@ impl Lab {
     }
 
     fn offload(&mut self, slot: u32) -> Vec<Answer> {
-        self.round(vec![Command::Offload(Box::new(binding(slot)))])
+        self.round(vec![ToMirror::Offload(Box::new(binding(slot)))])
     }
 
     /// The next hop that the route with this key leads to.
@@ -192,7 +192,7 @@ fn a_binding_comes_and_goes_with_both_routes() {
     assert_eq!(lab.kernel.routes[&from_client].destination, Address::from(peer(1)));
     assert_eq!(lab.kernel.routes[&from_client].ingress, 1);
     assert_eq!(lab.mirror.counts(), Counts { routes: 2, bindings: 1, waiting: 0, differences: 0 });
-    assert_eq!(lab.round(vec![Command::Withdraw(name(1))]), [Answer::Withdrawn(name(1))]);
+    assert_eq!(lab.round(vec![ToMirror::Withdraw(name(1))]), [Answer::Withdrawn(name(1))]);
     assert!(lab.kernel.routes.is_empty() && !lab.kernel.deleted.get(), "after a grace period");
     assert_eq!(lab.mirror.counts(), Counts::default());
 }
@@ -202,10 +202,10 @@ fn whatever_is_withdrawn_is_answered() {
     let mut lab = Lab::new();
     let older = SlotName { slot: 1, generation: 0 };
     lab.offload(1);
-    let answers = lab.round(vec![Command::Withdraw(older), Command::Withdraw(name(9))]);
+    let answers = lab.round(vec![ToMirror::Withdraw(older), ToMirror::Withdraw(name(9))]);
     assert_eq!(answers, [Answer::Withdrawn(older), Answer::Withdrawn(name(9))]);
     assert_eq!(lab.kernel.routes.len(), 2, "an old name means nobody else");
-    let both = vec![Command::Offload(Box::new(binding(2))), Command::Withdraw(name(2))];
+    let both = vec![ToMirror::Offload(Box::new(binding(2))), ToMirror::Withdraw(name(2))];
     assert_eq!(lab.round(both), [Answer::Withdrawn(name(2))]);
     assert_eq!(lab.kernel.routes.len(), 2);
 }
@@ -215,7 +215,7 @@ fn the_same_addresses_are_bound_again_after_a_grace_period() {
     let mut lab = Lab::new();
     lab.offload(1);
     let again = OffloadBinding { binding: name(2), ..binding(1) };
-    let answers = lab.round(vec![Command::Withdraw(name(1)), Command::Offload(Box::new(again))]);
+    let answers = lab.round(vec![ToMirror::Withdraw(name(1)), ToMirror::Offload(Box::new(again))]);
     assert_eq!(answers, [Answer::Done(name(2)), Answer::Withdrawn(name(1))]);
     assert_eq!(lab.kernel.routes[&routes::keys(&again)[0]].binding, 2);
 }
@@ -226,7 +226,7 @@ fn a_slot_that_comes_back_unannounced_replaces_its_routes() {
     lab.offload(1);
     let again =
         OffloadBinding { binding: SlotName { slot: 1, generation: 2 }, channel: 0x4001, ..binding(1) };
-    assert_eq!(lab.round(vec![Command::Offload(Box::new(again))]), [Answer::Done(again.binding)]);
+    assert_eq!(lab.round(vec![ToMirror::Offload(Box::new(again))]), [Answer::Done(again.binding)]);
     assert_eq!(lab.kernel.routes.len(), 2);
     assert!(lab.kernel.routes.values().all(|route| route.binding_generation == 2));
     assert_eq!(lab.mirror.counts().differences, 1);
@@ -310,10 +310,10 @@ fn slots_of_next_hops_are_used_again_only_after_a_grace_period() {
     assert_eq!(lab.offload(2), [Answer::Done(name(2))]);
     let third = OffloadBinding { client: (client(3), 4000).into(), ..binding(1) };
     let third = OffloadBinding { binding: name(3), peer: (peer(2), 9).into(), ..third };
-    let full = lab.round(vec![Command::Offload(Box::new(third))]);
+    let full = lab.round(vec![ToMirror::Offload(Box::new(third))]);
     assert_eq!(full, [Answer::Failed(name(3), WhyNot::NextHopsFull)]);
-    lab.round(vec![Command::Withdraw(name(3)), Command::Withdraw(name(1))]);
-    assert_eq!(lab.round(vec![Command::Offload(Box::new(third))]), [Answer::Done(name(3))]);
+    lab.round(vec![ToMirror::Withdraw(name(3)), ToMirror::Withdraw(name(1))]);
+    assert_eq!(lab.round(vec![ToMirror::Offload(Box::new(third))]), [Answer::Done(name(3))]);
     assert_eq!(lab.hop(&routes::keys(&third)[1]), NextHop::new(7, 1500, ROUTER_MAC, port(7).mac));
 }
 
@@ -322,7 +322,7 @@ fn a_hairpin_needs_no_way_to_its_peer() {
     let mut lab = Lab::new();
     lab.world.ways.insert(peer(1), None);
     let inside = OffloadBinding { internal: true, ..binding(1) };
-    assert_eq!(lab.round(vec![Command::Offload(Box::new(inside))]), [Answer::Done(name(1))]);
+    assert_eq!(lab.round(vec![ToMirror::Offload(Box::new(inside))]), [Answer::Done(name(1))]);
     let [from_client, from_peer] = routes::keys(&inside).map(|key| lab.kernel.routes[&key]);
     assert!(from_client.flags.has(turnpike_abi::RouteFlags::HAIRPIN));
     assert!(from_peer.flags.has(turnpike_abi::RouteFlags::INTERNAL));
@@ -401,7 +401,7 @@ fn half_a_binding_does_not_stay() {
     let mut lab = Lab::new();
     lab.offload(1);
     let clash = OffloadBinding { binding: name(2), peer: (peer(2), 9000).into(), ..binding(1) };
-    let answers = lab.round(vec![Command::Offload(Box::new(clash))]);
+    let answers = lab.round(vec![ToMirror::Offload(Box::new(clash))]);
     assert_eq!(answers, [Answer::Failed(name(2), WhyNot::Refused)]);
     assert_eq!(lab.kernel.routes.len(), 2);
     assert_eq!(lab.mirror.counts().routes, 2);
@@ -413,7 +413,7 @@ fn neighbours_in_use_are_asked_about() {
     lab.offload(1);
     lab.mirror.probe_neighbours(&mut lab.world);
     assert_eq!(lab.world.probed, [(7, ROUTER)]);
-    lab.round(vec![Command::Withdraw(name(1))]);
+    lab.round(vec![ToMirror::Withdraw(name(1))]);
     lab.mirror.probe_neighbours(&mut lab.world);
     assert_eq!(lab.world.probed.len(), 1, "nobody needs it any more");
 }
@@ -453,7 +453,7 @@ fn addresses_that_nobody_has_take_no_next_hop() {
     assert_eq!(lab.offload(201), [Answer::Done(name(201))], "behind the router");
     lab.mirror.set_neighbour(7, peer(150), Some(OTHER_MAC));
     assert_eq!(lab.round(vec![]), [Answer::Done(name(150))], "one of them has been found");
-    lab.round((1..=200).map(|slot| Command::Withdraw(name(slot))).collect());
+    lab.round((1..=200).map(|slot| ToMirror::Withdraw(name(slot))).collect());
     lab.world.probed.clear();
     lab.mirror.probe_neighbours(&mut lab.world);
     assert_eq!(lab.world.probed, [(7, ROUTER)], "nobody waits any more");
@@ -469,7 +469,7 @@ fn rechecking_ends_however_often_routes_change() {
         let [a, b, ..] = slot.to_le_bytes();
         let client = (IpAddr::from([10, 1, b, a]), 1).into();
         let relayed = (IpAddr::from([192, 0, 2, 1]), 1000 + slot as u16).into();
-        Command::Offload(Box::new(OffloadBinding { client, relayed, binding: name(slot), ..binding(0) }))
+        ToMirror::Offload(Box::new(OffloadBinding { client, relayed, binding: name(slot), ..binding(0) }))
     });
     lab.round(many.collect());
     for _ in 0..3 {

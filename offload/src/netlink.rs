@@ -22,16 +22,12 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
 use tracing::debug;
 
+use super::limits::{ANSWER_BYTES, NEWS_AT_ONCE, NEWS_BYTES};
+
 /// `RTNLGRP_*` (`linux/rtnetlink.h`): links, neighbours, addresses, routes and rules of both families, next hops.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
 /// Of these, links, addresses and routes.
 const ADDRESS_GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
-/// The largest part of an answer that the kernel sends at once, bytes.
-const ANSWER_SIZE: usize = 64 * 1024;
-/// Changes that may wait for us, bytes; what is more is noticed, and everything asked for again.
-const EVENTS_SIZE: usize = 1024 * 1024;
-/// Messages that are read in one go: others want the thread, too.
-const MAX_EVENTS: usize = 1024;
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -111,13 +107,13 @@ impl Netlink {
         let mut events = Socket::new(NETLINK_ROUTE)?;
         events.bind_auto()?;
         events.set_non_blocking(true)?;
-        events.set_rx_buf_sz(EVENTS_SIZE as libc::c_int)?;
+        events.set_rx_buf_sz(NEWS_BYTES as libc::c_int)?;
         for &group in groups {
             if let Err(error) = events.add_membership(group) {
                 debug!(group, %error, "no news of this kind");
             }
         }
-        Ok(Netlink { requests, events, sequence: 0, buffer: Vec::with_capacity(ANSWER_SIZE) })
+        Ok(Netlink { requests, events, sequence: 0, buffer: Vec::with_capacity(ANSWER_BYTES) })
     }
 
     /// Every interface of this network namespace.
@@ -193,7 +189,7 @@ impl Netlink {
     /// What has changed since it was last asked; a part of it, if it is much.
     pub fn changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
-        for _ in 0..MAX_EVENTS {
+        for _ in 0..NEWS_AT_ONCE {
             self.buffer.clear();
             match self.events.recv(&mut self.buffer, 0) {
                 Ok(_) => {

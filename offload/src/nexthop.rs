@@ -20,12 +20,8 @@ use std::net::IpAddr;
 use turnpike_abi::NextHop;
 use turnpike_proto::WhyNot;
 
+use super::limits::MAX_UNKNOWN_PROBES;
 use super::netlink::{Mac, Netlink, Way};
-
-/// Neighbours without a MAC address that are asked for between two calls of [`NextHops::probe_all`], by turns,
-/// and as many that are new: each is three broadcasts and an entry in the host's table of neighbours, which
-/// has 1024 by default. Whom nobody asks for is learned when userspace sends to him.
-const MAX_UNKNOWN_PROBES: usize = 64;
 
 /// The kernel's routing, or a double of it.
 pub trait Routing {

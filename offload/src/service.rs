@@ -17,10 +17,11 @@ use tracing::{debug, error, info, warn};
 use turnpike_abi::{Allocation, Binding, Config};
 use turnpike_driver::Waker;
 use turnpike_driver::interfaces::local_addresses;
-use turnpike_proto::{Plane, PlaneMemory};
+use turnpike_proto::{Plane, PlaneMemory, WorkerId};
 
 use super::choose::{self, Chosen, Wishes};
 use super::hub::{Hub, Outbox};
+use super::limits::TOLD_PER_ROUND;
 use super::mapped::Mapped;
 use super::maps::{MapsError, Sizes};
 use super::mirror::Mirror;
@@ -42,8 +43,6 @@ const STATUS_PERIOD: Duration = Duration::from_millis(200);
 const RECHECK_PERIOD: Duration = Duration::from_secs(1);
 /// An interface that did not take the program is tried again this often, or when it has changed.
 const RETRY_PERIOD: Duration = Duration::from_secs(60);
-/// Commands of one round: answers shall not wait for thousands of others.
-const COMMANDS_PER_ROUND: usize = 2048;
 
 /// What the kernel data path is made from.
 #[derive(Clone, Debug)]
@@ -147,7 +146,7 @@ impl Offload {
     }
 
     /// A worker's end of the queue.
-    pub fn outbox(&self, worker: u16, waker: Arc<dyn Waker>) -> Outbox {
+    pub fn outbox(&self, worker: WorkerId, waker: Arc<dyn Waker>) -> Outbox {
         self.hub.outbox(worker, waker)
     }
 
@@ -217,17 +216,17 @@ impl Service {
         }
         loop {
             self.wait().map_err(|error| MapsError::System { what: "wait for events", error })?;
-            let mut orders = self.hub.take_orders(COMMANDS_PER_ROUND);
-            let is_last = orders.stop && orders.commands.is_empty();
+            let mut work = self.hub.take_work(TOLD_PER_ROUND);
+            let is_last = work.stop && work.told.is_empty();
             self.take_changes()?;
-            for destination in orders.rechecks.drain(..) {
+            for destination in work.rechecks.drain(..) {
                 for source in &self.wishes.relays {
                     self.mirror.recheck(&mut self.netlink, *source, destination);
                 }
             }
-            self.recheck_wanted |= orders.recheck_all;
+            self.recheck_wanted |= work.recheck_all;
             let hub = &self.hub;
-            self.mirror.round(&mut self.xdp.maps, &mut self.netlink, orders.commands, |answers| {
+            self.mirror.round(&mut self.xdp.maps, &mut self.netlink, work.told, |answers| {
                 hub.answer(answers);
             })?;
             self.keep_deadlines()?;

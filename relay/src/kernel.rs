@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::info;
 use turnpike_driver::Waker;
-use turnpike_proto::{Plane, Verdict};
+use turnpike_proto::{Plane, Verdict, WorkerId};
 
 use turnpike_offload::status::StatusCell;
 use turnpike_offload::xdp::Mode;
@@ -67,7 +67,7 @@ impl KernelPath {
     }
 
     /// A worker's end.
-    pub fn outbox(&self, worker: u16, waker: Arc<dyn Waker>) -> Option<Outbox> {
+    pub fn outbox(&self, worker: WorkerId, waker: Arc<dyn Waker>) -> Option<Outbox> {
         self.offload.as_ref().map(|offload| offload.outbox(worker, waker))
     }
 

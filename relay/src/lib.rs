@@ -14,6 +14,7 @@ pub mod credentials;
 mod ctl;
 pub mod health;
 mod kernel;
+mod limits;
 pub mod logging;
 pub mod network;
 mod patience;

@@ -7,8 +7,7 @@ use std::thread;
 use sd_notify::NotifyState;
 use tracing::warn;
 
-/// News that wait for systemd; above it they are lost.
-const MAX_NEWS: usize = 16;
+use crate::limits::MAX_NEWS;
 
 /// What there is to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

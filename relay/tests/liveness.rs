@@ -10,8 +10,8 @@ use turnpike::config::{Config, Loader};
 use turnpike::control::{Control, Parts, Users};
 use turnpike::setup;
 use turnpike::worker::Worker;
-use turnpike::worker::{Message, WorkerHandle};
-use turnpike_admin::{Relay, Scope, Settings, Tokens};
+use turnpike::worker::{ToWorker, WorkerHandle};
+use turnpike_admin::{ManagedRelay, Scope, Settings, Tokens};
 use turnpike_driver::Driver;
 use turnpike_driver::choose::{Backend, Choice};
 use turnpike_driver::clock;
@@ -40,9 +40,9 @@ impl Bench {
         let (mut handles, mut workers) = (Vec::new(), Vec::new());
         for number in 0..count {
             let driver = network.driver(usize::from(number), &[]);
-            let (handle, messages, status): (_, Receiver<Message>, _) = WorkerHandle::new(driver.waker());
+            let (handle, told, status): (_, Receiver<ToWorker>, _) = WorkerHandle::new(driver.waker());
             let server = Server::new(Arc::clone(&shared), WorkerId(number), [8; 32]);
-            workers.push(Worker::new(driver, server, messages, status));
+            workers.push(Worker::new(driver, server, told, status));
             handles.push(handle);
         }
         let io = Choice { backend: Backend::Epoll, why: "a test".to_owned() };

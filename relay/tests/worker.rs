@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use turnpike::config::resolve::Addresses;
 use turnpike::config::{Config, Hidden, PortRange, Secret, User};
 use turnpike::setup;
-use turnpike::worker::{Command as Order, Message as ToWorker, Status};
+use turnpike::worker::{Order, Status, ToWorker};
 use turnpike_driver::Driver;
 use turnpike_driver::clock;
 use turnpike_driver::epoll::EpollDriver;

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use turnpike_admin::{Relay, Scope, Settings, Tokens, start};
+use turnpike_admin::{ManagedRelay, Scope, Settings, Tokens, start};
 
 use self::relay::Fake;
 
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let tokens = tokens(&arguments.next().ok_or("a token is needed")?)?;
     let allocations = arguments.next().map_or(Ok(42), |number| number.parse())?;
     let fake = Fake::new(allocations);
-    let relay: Arc<dyn Relay> = fake.clone();
+    let relay: Arc<dyn ManagedRelay> = fake.clone();
     let running = start(Settings { listen, tokens, hosts: Vec::new(), tls: None }, relay)?;
     println!("fake relay: http://{}/", running.address());
     loop {

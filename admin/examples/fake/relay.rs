@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::broadcast;
 use turnpike_admin::model::*;
-use turnpike_admin::{Answer, Relay, RelayError};
+use turnpike_admin::{Answer, ManagedRelay, RelayError};
 
 /// Payload of the invented datagrams.
 const DATAGRAM_BYTES: u64 = 1000;
@@ -264,7 +264,7 @@ fn detail(allocation: &Allocation) -> AllocationDetail {
     }
 }
 
-impl Relay for Fake {
+impl ManagedRelay for Fake {
     fn status(&self) -> Status {
         let state = self.advanced();
         let uptime_secs = self.started.elapsed().as_secs();

@@ -1,7 +1,7 @@
 //! The paths, and the document that describes them.
 //!
 //! ```text
-//!   guard::around ──► route ──► Needs<Scope> ──► path, query, body ──► trait Relay ──► JSON
+//!   guard::around ──► route ──► Needs<Scope> ──► path, query, body ──► trait ManagedRelay ──► JSON
 //!        (host, origin, time, headers)    (all errors: problem+json)
 //! ```
 

@@ -4,7 +4,7 @@ use axum::http::{StatusCode, header};
 use serde_json::json;
 
 use super::{ADMIN, Api, CREDENTIALS};
-use crate::Relay;
+use crate::ManagedRelay;
 use crate::model::{AllocationDetail, AllocationPage, Credentials, DrainState, Status, Totals};
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tower::ServiceExt;
 
 use super::{ADMIN, Api, READ};
-use crate::Relay;
+use crate::ManagedRelay;
 use crate::limits::MAX_EVENT_STREAMS;
 
 /// A stream as a browser has it.

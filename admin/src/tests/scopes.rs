@@ -5,7 +5,7 @@ use axum::http::{Request, StatusCode, header};
 use serde_json::Value;
 
 use super::{ADMIN, Api, CREDENTIALS, METRICS, READ, Said};
-use crate::Relay;
+use crate::ManagedRelay;
 
 struct Operation {
     method: String,

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{ADMIN, Api, CREDENTIALS, METRICS, READ};
-use crate::Relay;
+use crate::ManagedRelay;
 use crate::model::{AllocationId, DropReasons, History, Talkers};
 
 #[tokio::test]

@@ -15,9 +15,6 @@ use super::parse;
 use super::report::{Place, Problem, Report, quoted};
 use super::settings::{Layer, Setting, Value};
 
-/// Largest configuration file, bytes: a wrong path shall not fill the memory.
-pub(super) const MAX_FILE_BYTES: u64 = 4 << 20;
-
 /// A file's text, able to tell where a byte is.
 struct Source<'a> {
     path: Arc<PathBuf>,

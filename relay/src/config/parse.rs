@@ -16,29 +16,17 @@ use super::types::{
     AdminScope, AdminToken, DEFAULT_PORT, DefaultFamily, ExternalAddress, IoBackend, LogFormat, LogLevel,
     Offload, OffloadMode, PortRange, PublicAddress, Secret, User,
 };
+use crate::limits::{
+    MAX_BURST_MS, MAX_COALESCE_US, MAX_HOST_BYTES, MAX_PERIOD_SECS, MAX_QUEUE_DELAY_MS, MAX_REALM_BYTES,
+    MAX_SECRET_BYTES, MAX_WORKERS,
+};
 
-/// Most worker threads: far above any machine's cores, so only typing errors reach it.
-const MAX_WORKERS: usize = 1024;
 /// Lowest port of a relayed address: those below belong to privileged services.
 const MIN_RELAY_PORT: u16 = 1024;
-/// Longest REALM accepted, bytes: what old clients have room for.
-const MAX_REALM_BYTES: usize = 127;
 /// SOFTWARE has fewer characters than this (RFC 8489 s. 14.14).
 const SOFTWARE_CHARS: usize = 128;
-/// Longest password or secret, bytes: bounds what is kept per user.
-const MAX_SECRET_BYTES: usize = 1024;
 /// Shortest token of the administration, characters: too many to guess at the rate that it allows.
 const MIN_TOKEN_CHARS: usize = 16;
-/// Longest host name, bytes (RFC 1035 s. 2.3.4).
-const MAX_HOST_BYTES: usize = 253;
-/// Longest wait for more datagrams, microseconds: what it saves, it saves with less.
-const MAX_COALESCE_US: u64 = 1000;
-/// Longest `max-queue-delay`, milliseconds.
-const MAX_QUEUE_DELAY_MS: u64 = 10_000;
-/// Longest burst, milliseconds: beyond, a limit per second means nothing.
-const MAX_BURST_MS: u64 = 10_000;
-/// Longest time to drain, and longest lifetime of an allocation: one day.
-const DAY_SECS: u32 = 86_400;
 
 type Parsed<T> = Result<T, String>;
 
@@ -375,16 +363,16 @@ pub(super) fn limit(text: &str) -> Parsed<Option<NonZeroU32>> {
 
 pub(super) fn drain_timeout(text: &str) -> Parsed<Duration> {
     match number(text)? {
-        seconds if seconds <= u64::from(DAY_SECS) => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("is above {DAY_SECS} seconds")),
+        seconds if seconds <= u64::from(MAX_PERIOD_SECS) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("is above {MAX_PERIOD_SECS} seconds")),
     }
 }
 
 pub(super) fn max_lifetime(text: &str) -> Parsed<u32> {
     u32::try_from(number(text)?)
         .ok()
-        .filter(|seconds| (DEFAULT_LIFETIME_SECS..=DAY_SECS).contains(seconds))
-        .ok_or_else(|| format!("is outside {DEFAULT_LIFETIME_SECS}-{DAY_SECS} seconds"))
+        .filter(|seconds| (DEFAULT_LIFETIME_SECS..=MAX_PERIOD_SECS).contains(seconds))
+        .ok_or_else(|| format!("is outside {DEFAULT_LIFETIME_SECS}-{MAX_PERIOD_SECS} seconds"))
 }
 
 /// A number of permissions or channels.
@@ -416,7 +404,7 @@ pub(crate) fn duration_secs(text: &str) -> Parsed<u64> {
         Some((at, 's')) => (&text[..at], 1),
         Some((at, 'm')) => (&text[..at], 60),
         Some((at, 'h')) => (&text[..at], 3600),
-        Some((at, 'd')) => (&text[..at], u64::from(DAY_SECS)),
+        Some((at, 'd')) => (&text[..at], 86_400),
         _ => (text, 1),
     };
     let number: u64 = plain_number(digits).ok_or("is not a duration, such as 90s, 30m, 1h or 2d")?;

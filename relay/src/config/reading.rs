@@ -15,7 +15,7 @@ use std::time::Duration;
 use turnpike_admin::files;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::file::MAX_FILE_BYTES;
+use crate::limits::MAX_FILE_BYTES;
 use crate::patience::within;
 
 /// How long all files together may take.

@@ -15,9 +15,7 @@ use super::host::is_private;
 use super::options::Config;
 use super::report::{Place, Problem};
 use super::types::{DEFAULT_PORT, DefaultFamily, ExternalAddress, PublicAddress};
-
-/// Addresses of a host's other networks that are relayed from, too: the kernel's program has room for few.
-const MAX_NEAR: usize = 8;
+use crate::limits::MAX_NEAR_NETWORKS;
 
 /// The addresses to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -239,7 +237,7 @@ fn near_ips(config: &Config, host: &Host, general: &[IpAddr]) -> Vec<IpAddr> {
         };
         let others = host.reachable(v4).map(|own| own.ip);
         let wanted = others.filter(|ip| !general.contains(ip) && (is_private(primary) || !is_private(*ip)));
-        for ip in wanted.take(MAX_NEAR) {
+        for ip in wanted.take(MAX_NEAR_NETWORKS) {
             if !near.contains(&ip) {
                 near.push(ip);
             }

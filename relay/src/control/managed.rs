@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use tracing::debug;
 use turnpike_admin::limits::MAX_BITS_PER_SEC;
 use turnpike_admin::model::{self, AllocationId, Event};
-use turnpike_admin::{Answer, Relay, RelayError};
+use turnpike_admin::{Answer, ManagedRelay, RelayError};
 use turnpike_proto::settings::RelayIp;
 use turnpike_proto::{AllocationDetail, WorkerId};
 
@@ -17,12 +17,11 @@ use super::convert::{self, Moment};
 use super::drops;
 use super::state::Control;
 use crate::config::{Kind, OPTIONS, Shown};
+use crate::limits::MAX_LISTED_REFUSALS;
 use crate::worker::refusals::{self, RecentRefusal};
 use crate::worker::{EventSource, WorkerEvent};
 use crate::worker::{Question, WorkerHandle};
 
-/// Refusals listed.
-const MAX_REFUSALS: usize = 512;
 /// What stands for a secret.
 const MASK: &str = "***";
 
@@ -177,7 +176,7 @@ impl Control {
     }
 }
 
-impl Relay for Control {
+impl ManagedRelay for Control {
     fn status(&self) -> model::Status {
         self.describe()
     }
@@ -209,7 +208,7 @@ impl Relay for Control {
 
     fn refusals(&self) -> model::Refusals {
         let workers = self.workers.iter().map(|worker| worker.status.refusals());
-        let recent = refusals::merged(workers, MAX_REFUSALS);
+        let recent = refusals::merged(workers, MAX_LISTED_REFUSALS);
         model::Refusals {
             refusals: recent.into_iter().map(convert::refusal).collect(),
             totals: self.sum_up().sum.refusals,

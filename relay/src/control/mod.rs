@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   signals ─────► Control ──► WorkerHandle ── bounded queue, one wake ──► Worker
-//!   API ─► Relay ─►   │  ◄── answers, by a channel of each question ◄───────┤
+//!   API ─► managed ─►  │  ◄── answers, by a channel of each question ◄───────┤
 //!                     ├─ Status ◄── gauges each turn, Reports while anything happens
 //!                     └─ EventSource ◄── events, while somebody listens ────┘
 //! ```
@@ -19,9 +19,9 @@ mod follow;
 mod liveness;
 mod loads;
 mod lock;
+mod managed;
 mod network;
 mod operate;
-mod relay;
 mod reload;
 mod snapshots;
 mod state;

@@ -10,7 +10,7 @@ use super::lock::lock;
 use super::state::Control;
 use crate::config::resolve::{Addresses, Awaited, Host, resolve};
 use crate::setup;
-use crate::worker::Command;
+use crate::worker::Order;
 
 impl Control {
     /// Looks at the host's addresses, and at what is known of public ones, and puts what follows from them in force:
@@ -42,7 +42,7 @@ impl Control {
         note_families(&mut lock(&self.had), &addresses);
         let peers = setup::peer_rules(&config, &addresses, &self.ready.listen);
         self.shared.set_network(&setup::relay_ips(&addresses), &peers);
-        let told = self.tell(Command::PolicyChanged).is_ok();
+        let told = self.tell(Order::PolicyChanged).is_ok();
         self.all_told.store(told, Ordering::Release);
         told
     }

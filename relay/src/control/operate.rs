@@ -10,7 +10,7 @@ use turnpike_admin::model;
 use super::convert::Moment;
 use super::lock::lock;
 use super::state::{Control, Drain};
-use crate::worker::Command;
+use crate::worker::Order;
 
 impl Control {
     /// From now on the relay is on its way to the end: it drains, with this deadline at the latest, nobody
@@ -44,7 +44,7 @@ impl Control {
         });
         {
             let mut drain = lock(&self.drain);
-            self.tell(Command::Drain(true))?;
+            self.tell(Order::Drain(true))?;
             drain.since.get_or_insert(now);
             drain.deadline_ns = match drain.deadline_ns.filter(|_| drain.stopping) {
                 Some(last_ns) => deadline_ns.map(|deadline_ns| deadline_ns.min(last_ns)).or(Some(last_ns)),
@@ -66,7 +66,7 @@ impl Control {
                 let why = "the relay was told to stop: it drains until it ends";
                 return Err(RelayError::Conflict(why.to_owned()));
             }
-            self.tell(Command::Drain(false))?;
+            self.tell(Order::Drain(false))?;
             *drain = Drain::default();
         }
         info!("no longer draining");
@@ -80,7 +80,7 @@ impl Control {
         if drain.deadline_ns.as_ref().is_some_and(is_over) && self.allocations() > 0 {
             warn!(allocations = self.allocations(), "the deadline of the drain has passed: ending the rest");
             // Without a worker's attention it is tried again at the next call.
-            if self.tell(Command::EndAll).is_ok() {
+            if self.tell(Order::EndAll).is_ok() {
                 drain.deadline_ns = None;
             }
         }

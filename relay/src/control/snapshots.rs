@@ -13,6 +13,7 @@ use turnpike_proto::AllocationView;
 use super::ask::ask_all;
 use super::convert::{self, Moment, Rates};
 use super::lock::lock;
+use crate::limits::MAX_RATE_SAMPLES;
 use crate::worker::{Question, WorkerHandle};
 
 /// A snapshot that is younger is not taken again, nanoseconds: a little less than the ticks that renew it.
@@ -21,8 +22,6 @@ const FRESH_NS: u64 = 900_000_000;
 const USABLE_NS: u64 = 1_000_000_000;
 /// For so long after somebody asked, ticks go on renewing it, so that the next one does not have to wait.
 const WANTED_NS: u64 = 5_000_000_000;
-/// Allocations for which the last detail is remembered, to tell a rate at the next.
-const MAX_SAMPLES: usize = 1024;
 /// Rates over less time than this say nothing, nanoseconds.
 const MIN_SAMPLE_NS: u64 = 200_000_000;
 
@@ -193,7 +192,7 @@ impl Snapshots {
         let since = own.into_iter().chain(from_snapshot).filter(usable).max_by_key(|(mono_ns, _)| *mono_ns);
         let (since_ns, then) = since.unwrap_or((view.created_ns, [0; 2]));
         let rates = rates(then, now, at.mono_ns.saturating_sub(since_ns));
-        if samples.len() >= MAX_SAMPLES && !samples.contains_key(&view.id) {
+        if samples.len() >= MAX_RATE_SAMPLES && !samples.contains_key(&view.id) {
             samples.clear();
         }
         samples.insert(view.id, Sample { mono_ns: at.mono_ns, bytes: now, rates });

@@ -20,11 +20,9 @@ use super::snapshots::Snapshots;
 use crate::banner::Ready;
 use crate::config::resolve::Addresses;
 use crate::config::{Config, Loader};
+use crate::limits::MAX_EVENT_LAG;
 use crate::network::Publics;
-use crate::worker::{Command, WorkerHandle};
-
-/// Events kept for a subscriber that lags; then it loses the oldest, and learns how many.
-const MAX_LAG: usize = 4096;
+use crate::worker::{Order, WorkerHandle};
 
 /// What a running relay consists of.
 pub struct Parts {
@@ -113,7 +111,7 @@ impl Control {
             snapshots: Snapshots::default(),
             loads: Loads::default(),
             liveness: Liveness::default(),
-            events: broadcast::Sender::new(MAX_LAG),
+            events: broadcast::Sender::new(MAX_EVENT_LAG),
             lost_events: OnceLock::new(),
             admin: OnceLock::new(),
             me: Weak::clone(me),
@@ -145,8 +143,8 @@ impl Control {
     }
 
     /// Tells every worker; an error names the first that was not reached, the others are told all the same.
-    pub(super) fn tell(&self, command: Command) -> Result<(), RelayError> {
-        let outcomes: Vec<_> = self.workers.iter().map(|worker| worker.send(command)).collect();
+    pub(super) fn tell(&self, order: Order) -> Result<(), RelayError> {
+        let outcomes: Vec<_> = self.workers.iter().map(|worker| worker.send(order)).collect();
         outcomes.into_iter().find_map(Result::err).map_or(Ok(()), |unreachable| Err(busy(unreachable)))
     }
 

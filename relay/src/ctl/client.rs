@@ -17,12 +17,12 @@ use ureq::tls::{Certificate, TlsConfig};
 use ureq::{Agent, AsSendBody, Body};
 use zeroize::Zeroizing;
 
+use crate::limits::MAX_ANSWER_BYTES;
+
 /// The system's trusted certificates, where distributions keep them.
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// For connecting and for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Most of an answer, or of an event, that is read, bytes: a page of 500 allocations is far below.
-const MAX_ANSWER: u64 = 16 << 20;
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -106,10 +106,10 @@ impl Client {
         let (mut stream, mut line) = (BufReader::new(response.into_body().into_reader()), Vec::new());
         loop {
             line.clear();
-            let read = stream.by_ref().take(MAX_ANSWER).read_until(b'\n', &mut line);
+            let read = stream.by_ref().take(MAX_ANSWER_BYTES).read_until(b'\n', &mut line);
             let length = read.map_err(|error| self.unreachable(error))?;
             if !line.ends_with(b"\n") {
-                let is_end = (length as u64) < MAX_ANSWER;
+                let is_end = (length as u64) < MAX_ANSWER_BYTES;
                 return if is_end {
                     Ok(())
                 } else {
@@ -155,7 +155,7 @@ impl Client {
 
     fn read(&self, mut response: Response<Body>) -> Result<Value, Fault> {
         let status = response.status();
-        let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
+        let body = response.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec();
         let body = body.map_err(|error| self.failed(error))?;
         if status.is_success() {
             if body.is_empty() {

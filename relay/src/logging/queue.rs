@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 
 use tracing::{Dispatch, warn};
 
-/// Records that wait for the writer: at a few hundred bytes each, a megabyte or two.
-pub(super) const MAX_RECORDS: usize = 4096;
+use crate::limits::MAX_RECORDS;
+
 /// Losses are said at most this often.
 const SAY_PERIOD: Duration = Duration::from_secs(1);
 /// How often a flush looks for a place in a full queue.
 const FLUSH_GLANCE: Duration = Duration::from_millis(5);
 
-enum Message {
+enum Entry {
     Record(Box<[u8]>),
     /// Answered when everything before it is written.
     Flush(SyncSender<()>),
@@ -32,7 +32,7 @@ enum Message {
 /// The writing end; a clone is another end of the same queue.
 #[derive(Clone)]
 pub(super) struct Queue {
-    sender: SyncSender<Message>,
+    sender: SyncSender<Entry>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -61,7 +61,7 @@ impl Queue {
     pub(super) fn flush(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         let (done, flushed) = sync_channel(1);
-        while let Err(TrySendError::Full(_)) = self.sender.try_send(Message::Flush(done.clone())) {
+        while let Err(TrySendError::Full(_)) = self.sender.try_send(Entry::Flush(done.clone())) {
             if Instant::now() >= deadline {
                 return;
             }
@@ -75,7 +75,7 @@ impl Queue {
 /// Takes one whole record per `write`.
 impl Write for Queue {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        if self.sender.try_send(Message::Record(record.into())).is_err() {
+        if self.sender.try_send(Entry::Record(record.into())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(record.len())
@@ -106,7 +106,7 @@ impl<W: Write> Write for Sink<W> {
 }
 
 struct Writer<W> {
-    receiver: Receiver<Message>,
+    receiver: Receiver<Entry>,
     sink: Sink<W>,
     dropped: Arc<AtomicU64>,
     losses: Dispatch,
@@ -120,13 +120,13 @@ impl<W: Write> Writer<W> {
     fn run(mut self) {
         loop {
             match self.next() {
-                Ok(Message::Record(record)) => {
+                Ok(Entry::Record(record)) => {
                     if self.sink.write_all(&record).is_err() {
                         self.dropped.fetch_add(1, Ordering::Relaxed);
                     }
                 }
                 // Whoever asked may have gone.
-                Ok(Message::Flush(done)) => drop(done.try_send(())),
+                Ok(Entry::Flush(done)) => drop(done.try_send(())),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -134,7 +134,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    fn next(&self) -> Result<Message, RecvTimeoutError> {
+    fn next(&self) -> Result<Entry, RecvTimeoutError> {
         if self.said == self.dropped.load(Ordering::Relaxed) {
             return self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected);
         }

@@ -159,10 +159,11 @@ impl Relay {
         let (mut workers, mut threads) = (Vec::new(), Vec::new());
         let handovers = Handover::between(sockets.len());
         let reserved = Arc::new(Reserved::default());
-        for (number, (own, handover)) in sockets.into_iter().zip(handovers).enumerate() {
-            let server = Server::new(Arc::clone(&shared), WorkerId(number as u16), seed()?);
+        for ((own, handover), number) in sockets.into_iter().zip(handovers).zip(0..) {
+            let worker = WorkerId(number);
+            let server = Server::new(Arc::clone(&shared), worker, seed()?);
             let parts = WorkerParts {
-                number,
+                worker,
                 server,
                 handover,
                 events: events.clone(),
@@ -260,7 +261,7 @@ impl Relay {
         let workers_ended = stop::end_workers(self.control.workers(), self.threads);
         let path = self.kernel.data_path();
         let forwarded = stop::end_kernel_path(self.kernel);
-        log_totals(&turnpike_admin::Relay::totals(&*self.control).sum, &path, forwarded.unwrap_or(0));
+        log_totals(&turnpike_admin::ManagedRelay::totals(&*self.control).sum, &path, forwarded.unwrap_or(0));
         if workers_ended && forwarded.is_some() {
             return Ok(());
         }
@@ -378,7 +379,7 @@ fn keep_clients(group: &[ListenerSocket]) {
 
 /// What a worker is made of, besides its driver.
 struct WorkerParts<'a> {
-    number: usize,
+    worker: WorkerId,
     server: Server,
     handover: Handover,
     events: EventSink,
@@ -409,17 +410,17 @@ impl WorkerParts<'_> {
     }
 
     fn start(self, driver: impl Driver + Send + 'static) -> Result<(WorkerHandle, WorkerThread), StartError> {
-        let Self { number, server, handover, events, kernel, max_queue_delay, .. } = self;
-        let (handle, messages, status) = WorkerHandle::new(driver.waker());
-        let outbox = kernel.outbox(number as u16, driver.waker());
-        let worker = Worker::new(driver, server, messages, status);
+        let Self { worker: id, server, handover, events, kernel, max_queue_delay, .. } = self;
+        let (handle, told, status) = WorkerHandle::new(driver.waker());
+        let outbox = kernel.outbox(id, driver.waker());
+        let worker = Worker::new(driver, server, told, status);
         let worker = worker.with_handover(handover).with_events(events);
         let mut worker = worker.with_max_queue_delay(max_queue_delay);
         if let Some(outbox) = outbox {
             worker.set_offload(outbox);
         }
         let thread = thread::Builder::new()
-            .name(format!("worker-{number}"))
+            .name(format!("worker-{}", id.0))
             .spawn(move || worker.run(clock::now))
             .map_err(StartError::system("worker thread"))?;
         Ok((handle, thread))

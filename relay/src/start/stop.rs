@@ -9,7 +9,7 @@ use tracing::error;
 
 use crate::kernel::KernelPath;
 use crate::patience::within;
-use crate::worker::{Command, WorkerHandle};
+use crate::worker::{Order, WorkerHandle};
 
 /// How long a worker may do nothing at all on its way to the end. One that has much to do turns.
 const STANDSTILL: Duration = Duration::from_millis(700);
@@ -28,7 +28,7 @@ pub(crate) fn end_workers(workers: &[WorkerHandle], threads: Vec<WorkerThread>) 
     let deadline = Instant::now() + QUEUE;
     for worker in workers {
         // The thread's own outcome says why it has ended before.
-        let _ = worker.insist(Command::Stop, deadline.saturating_duration_since(Instant::now()));
+        let _ = worker.insist(Order::Stop, deadline.saturating_duration_since(Instant::now()));
     }
     let left_behind = wait(workers, &threads);
     for (number, thread) in threads.into_iter().enumerate() {
@@ -116,7 +116,7 @@ mod tests {
         let (handles, stuck): (Vec<_>, Vec<_>) = handles.into_iter().unzip();
         for handle in &handles[1..] {
             // A full queue is no reason to wait, either.
-            while handle.send(Command::PolicyChanged).is_ok() {}
+            while handle.send(Order::PolicyChanged).is_ok() {}
         }
         let start = Instant::now();
         assert!(!end_workers(&handles, threads));

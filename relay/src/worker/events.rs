@@ -7,8 +7,7 @@ use tokio::sync::mpsc;
 use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::{AllocationView, RefusedRequest};
 
-/// Events that wait to be published; above it they are dropped and counted, since no worker waits.
-const MAX_EVENTS: usize = 4096;
+use crate::limits::MAX_EVENTS;
 
 /// What a worker tells.
 #[derive(Debug)]

@@ -3,12 +3,12 @@
 //! ```text
 //!   driver.wait ─► events ─► server.forward_* ─► driver.forward     data.rs: one question, one answer
 //!                       └──► server.handle_input ─► outputs ─► driver / log
-//!   commands, questions (bounded queue, one wake) ┘     a snapshot is gathered over several turns
+//!   orders, questions (bounded queue, one wake) ┘     a snapshot is gathered over several turns
 //!   other workers' datagrams for this one (bounded queue) ─► the same way as its own
 //! ```
 //!
 //! It decides nothing about TURN. What a worker owns, no other thread touches; what others want to know
-//! they read from [`Status`], what they want done or know comes as a [`Message`].
+//! they read from [`Status`], what they want done or know comes as a [`ToWorker`].
 
 mod data;
 mod events;
@@ -21,7 +21,7 @@ mod status;
 mod walk;
 
 pub use events::{EventSink, EventSource, WorkerEvent, event_queue};
-pub use orders::{Command, Message, Question, Reply, Unreachable, WorkerHandle};
+pub use orders::{Order, Question, Reply, ToWorker, Unreachable, WorkerHandle};
 pub use status::{Load, Report, Status, TURN_BOUNDS_NS};
 
 use std::io;
@@ -37,15 +37,15 @@ use turnpike_proto::{IcmpError, Input, Now, Output, Server, Verdict, WhyNot};
 use self::handover::Handover;
 use self::lag::Lag;
 use self::notices::Notices;
-use self::orders::MAX_MESSAGES;
 use self::status::Reporter;
 use self::walk::Walk;
+use crate::limits::MAX_TOLD;
 
 /// A worker's state; see the module's drawing.
 pub struct Worker<D> {
     driver: D,
     server: Server,
-    messages: Receiver<Message>,
+    told: Receiver<ToWorker>,
     status: Arc<Status>,
     reporter: Reporter,
     walk: Walk,
@@ -63,12 +63,12 @@ pub struct Worker<D> {
 
 impl<D: Driver> Worker<D> {
     /// Puts a worker together; it does nothing until [`Worker::turn`] is called.
-    pub fn new(driver: D, server: Server, messages: Receiver<Message>, status: Arc<Status>) -> Self {
+    pub fn new(driver: D, server: Server, told: Receiver<ToWorker>, status: Arc<Status>) -> Self {
         let notices = Notices::default();
         Self {
             driver,
             server,
-            messages,
+            told,
             status,
             reporter: Reporter::default(),
             walk: Walk::default(),
@@ -110,7 +110,7 @@ impl<D: Driver> Worker<D> {
         self.offload = Some(outbox);
     }
 
-    /// Turns until a [`Command::Stop`] was carried out and every relay socket is closed.
+    /// Turns until a [`Order::Stop`] was carried out and every relay socket is closed.
     ///
     /// # Errors
     /// If waiting for events is impossible.
@@ -141,7 +141,7 @@ impl<D: Driver> Worker<D> {
                 Event::PortFailed(relay, error) => self.handle(now, Input::PortFailed(relay, error)),
                 Event::PortClosed(relay) => self.handle(now, Input::PortClosed(relay)),
                 Event::Woken => {
-                    self.handle_messages(now);
+                    self.handle_told(now);
                     self.handle_handed(now);
                     self.handle_offload_answers(now);
                 }
@@ -197,23 +197,23 @@ impl<D: Driver> Worker<D> {
     }
 
     /// What others want, at most a queue's length in one turn.
-    fn handle_messages(&mut self, now: Now) {
-        for _ in 0..MAX_MESSAGES {
-            match self.messages.try_recv() {
-                Ok(Message::Tell(command)) => self.obey(now, command),
-                Ok(Message::Ask(question)) => self.reply(now, question),
+    fn handle_told(&mut self, now: Now) {
+        for _ in 0..MAX_TOLD {
+            match self.told.try_recv() {
+                Ok(ToWorker::Tell(order)) => self.obey(now, order),
+                Ok(ToWorker::Ask(question)) => self.reply(now, question),
                 Err(_) => return,
             }
         }
         self.driver.waker().wake();
     }
 
-    fn obey(&mut self, now: Now, command: Command) {
-        match command {
-            Command::Drain(on) => self.handle(now, Input::Drain(on)),
-            Command::PolicyChanged => self.handle(now, Input::PolicyChanged),
-            Command::EndAll => self.handle(now, Input::Shutdown),
-            Command::Stop => {
+    fn obey(&mut self, now: Now, order: Order) {
+        match order {
+            Order::Drain(on) => self.handle(now, Input::Drain(on)),
+            Order::PolicyChanged => self.handle(now, Input::PolicyChanged),
+            Order::EndAll => self.handle(now, Input::Shutdown),
+            Order::Stop => {
                 self.stopping = true;
                 self.handle(now, Input::Drain(true));
                 self.handle(now, Input::Shutdown);

@@ -8,13 +8,10 @@ use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::method;
 use turnpike_proto::{AllocationView, Now, RefusalReason, RefusedRequest};
 
+use crate::limits::{MAX_NAMED_REFUSALS, REFUSAL_LINES, REFUSAL_LINES_WITHIN_NS};
+
 /// A source is named again after this time, nanoseconds.
 const QUIET_NS: u64 = 60_000_000_000;
-/// Sources remembered; above it the notice is left out until some are forgotten.
-const MAX_SOURCES: usize = 1024;
-/// Refusals written down in ten seconds, whoever is refused: the log is for people.
-const LINES: u32 = 100;
-const LINES_WITHIN_NS: u64 = 10_000_000_000;
 
 /// Which notices were given, and when.
 #[derive(Debug, Default)]
@@ -123,16 +120,16 @@ impl Notices {
             named.more += 1;
             return None;
         }
-        let period = now.mono_ns / LINES_WITHIN_NS;
+        let period = now.mono_ns / REFUSAL_LINES_WITHIN_NS;
         if period != self.period {
             (self.period, self.lines) = (period, 0);
         }
-        if self.lines >= LINES {
+        if self.lines >= REFUSAL_LINES {
             return None;
         }
-        if self.refused.len() >= MAX_SOURCES {
+        if self.refused.len() >= MAX_NAMED_REFUSALS {
             self.refused.retain(|_, named| is_recent(named));
-            if self.refused.len() >= MAX_SOURCES {
+            if self.refused.len() >= MAX_NAMED_REFUSALS {
                 return None;
             }
         }
@@ -207,6 +204,6 @@ mod tests {
         });
         let lines = lines.count();
         assert!((990..=1024).contains(&lines), "100 s, 100 lines in each 10: {lines}");
-        assert!(notices.refused.len() <= MAX_SOURCES);
+        assert!(notices.refused.len() <= MAX_NAMED_REFUSALS);
     }
 }

@@ -10,16 +10,14 @@ use turnpike_driver::Waker;
 use turnpike_proto::{AllocationDetail, AllocationView};
 
 use super::status::Status;
-
-/// Messages that wait for one worker; above it the asker is told to come again.
-pub(crate) const MAX_MESSAGES: usize = 256;
+use crate::limits::MAX_TOLD;
 
 /// Between two attempts to reach a worker whose queue is full.
 const INSIST_PAUSE: Duration = Duration::from_millis(2);
 
 /// What a worker can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum Order {
     /// Refuse new allocations, or no longer.
     Drain(bool),
     /// The peer policy was replaced.
@@ -51,9 +49,9 @@ pub enum Question {
 
 /// What travels to a worker.
 #[derive(Debug)]
-pub enum Message {
+pub enum ToWorker {
     /// Something to do.
-    Tell(Command),
+    Tell(Order),
     /// Something to do and to answer.
     Ask(Question),
 }
@@ -69,9 +67,9 @@ pub enum Unreachable {
     Ended,
 }
 
-/// Sends messages to one worker and reads its status.
+/// Tells and asks one worker and reads its status.
 pub struct WorkerHandle {
-    sender: SyncSender<Message>,
+    sender: SyncSender<ToWorker>,
     waker: Arc<dyn Waker>,
     /// What the worker lets us see.
     pub status: Arc<Status>,
@@ -79,18 +77,18 @@ pub struct WorkerHandle {
 
 impl WorkerHandle {
     /// A handle, with the ends that the worker itself needs.
-    pub fn new(waker: Arc<dyn Waker>) -> (Self, Receiver<Message>, Arc<Status>) {
-        let (sender, receiver) = sync_channel(MAX_MESSAGES);
+    pub fn new(waker: Arc<dyn Waker>) -> (Self, Receiver<ToWorker>, Arc<Status>) {
+        let (sender, receiver) = sync_channel(MAX_TOLD);
         let status = Arc::new(Status::default());
         (Self { sender, waker, status: Arc::clone(&status) }, receiver, status)
     }
 
-    /// Sends a command and wakes the worker.
+    /// Sends an order and wakes the worker.
     ///
     /// # Errors
     /// If the worker is gone, or does not keep up.
-    pub fn send(&self, command: Command) -> Result<(), Unreachable> {
-        self.push(Message::Tell(command))
+    pub fn send(&self, order: Order) -> Result<(), Unreachable> {
+        self.push(ToWorker::Tell(order))
     }
 
     /// Asks a question and wakes the worker; the answer comes by the question's own channel, which is
@@ -99,18 +97,18 @@ impl WorkerHandle {
     /// # Errors
     /// If the worker is gone, or does not keep up.
     pub fn ask(&self, question: Question) -> Result<(), Unreachable> {
-        self.push(Message::Ask(question))
+        self.push(ToWorker::Ask(question))
     }
 
-    /// Sends a command that should arrive, and waits for a place in the queue if there is none, for
+    /// Sends an order that should arrive, and waits for a place in the queue if there is none, for
     /// `limit` at the most.
     ///
     /// # Errors
     /// If the worker is gone, or takes nothing.
-    pub fn insist(&self, command: Command, limit: Duration) -> Result<(), Unreachable> {
+    pub fn insist(&self, order: Order, limit: Duration) -> Result<(), Unreachable> {
         let deadline = Instant::now() + limit;
         loop {
-            match self.send(command) {
+            match self.send(order) {
                 Err(Unreachable::Full) if Instant::now() < deadline => thread::sleep(INSIST_PAUSE),
                 sent => return sent,
             }
@@ -122,8 +120,8 @@ impl WorkerHandle {
         self.waker.wake();
     }
 
-    fn push(&self, message: Message) -> Result<(), Unreachable> {
-        let sent = self.sender.try_send(message);
+    fn push(&self, told: ToWorker) -> Result<(), Unreachable> {
+        let sent = self.sender.try_send(told);
         self.waker.wake();
         sent.map_err(|error| match error {
             std::sync::mpsc::TrySendError::Full(_) => Unreachable::Full,

@@ -9,10 +9,7 @@ use std::sync::Arc;
 
 use turnpike_proto::{Now, Refusal, RefusalReason, RefusedRequest};
 
-/// Entries of one worker.
-const MAX_ENTRIES: usize = 256;
-/// Entries of one source, of those.
-const MAX_OF_SOURCE: usize = 32;
+use crate::limits::{MAX_RECENT_REFUSALS, MAX_RECENT_REFUSALS_OF_SOURCE};
 
 /// What makes refusals equal.
 type Key = (IpAddr, Option<Arc<str>>, u16, RefusalReason);
@@ -73,8 +70,8 @@ impl RecentRefusals {
     /// Forgets the oldest: of the source itself, if it has its share.
     fn make_room(&mut self, source: IpAddr) {
         let own = self.entries.keys().filter(|key| key.0 == source).count();
-        let is_candidate = |key: &&Key| match own < MAX_OF_SOURCE {
-            true => self.entries.len() >= MAX_ENTRIES,
+        let is_candidate = |key: &&Key| match own < MAX_RECENT_REFUSALS_OF_SOURCE {
+            true => self.entries.len() >= MAX_RECENT_REFUSALS,
             false => key.0 == source,
         };
         let oldest =
@@ -153,11 +150,11 @@ mod tests {
         for guess in 0..10_000 {
             recent.add(at(2), &request("192.0.2.66:1", &format!("guess{guess}")));
         }
-        assert_eq!(recent.entries.len(), 1 + MAX_OF_SOURCE);
+        assert_eq!(recent.entries.len(), 1 + MAX_RECENT_REFUSALS_OF_SOURCE);
         for host in 0..10_000_u32 {
             recent.add(at(3), &request(&format!("10.0.{}.{}:1", host / 256, host % 256), "x"));
         }
-        assert_eq!(recent.entries.len(), MAX_ENTRIES);
+        assert_eq!(recent.entries.len(), MAX_RECENT_REFUSALS);
     }
 
     #[test]

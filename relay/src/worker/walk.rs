@@ -4,9 +4,7 @@ use turnpike_proto::{AllocationView, InspectCursor, OffloadState, Server};
 
 use super::orders::Reply;
 use super::status::Reporter;
-
-/// Allocations that are looked at in one turn: some ten microseconds' worth.
-const PER_TURN: usize = 256;
+use crate::limits::WALKED_PER_TURN;
 
 /// The walk that is under way, if any, and who waits for it.
 #[derive(Debug, Default)]
@@ -30,7 +28,7 @@ impl Walk {
 
     /// One turn's part of the walk. At its end, those who wait get it.
     pub(crate) fn step(&mut self, server: &Server, reporter: &mut Reporter) {
-        let (views, cursor) = server.inspect(self.cursor, PER_TURN);
+        let (views, cursor) = server.inspect(self.cursor, WALKED_PER_TURN);
         for view in &views {
             reporter.see_kernel_traffic(view.id, [view.to_peer.kernel, view.to_client.kernel]);
             self.offloaded += u64::from(matches!(view.offload, OffloadState::Active { .. }));

@@ -10,7 +10,7 @@ use turnpike_driver::Waker;
 use turnpike_offload::maps::Sizes;
 use turnpike_offload::xdp::Mode;
 use turnpike_offload::{Answer, Offload, Outbox, Settings, Wishes};
-use turnpike_proto::{OffloadBinding, SlotName};
+use turnpike_proto::{OffloadBinding, SlotName, WorkerId};
 
 use super::lab::RELAYED_V4;
 use super::server::{SERVER, lab, run};
@@ -161,7 +161,7 @@ fn a_hundred_thousand_bindings_come_and_go_quickly() {
     run(&lab.relay, "ip route add 10.90.0.0/16 via 10.77.2.10");
     let offload = lab.relay.enter(|| Offload::start(settings())).expect("it starts");
     let status = Arc::clone(offload.status());
-    let mut outbox = offload.outbox(0, Arc::new(Nobody));
+    let mut outbox = offload.outbox(WorkerId(0), Arc::new(Nobody));
     // The routers' MAC addresses become known.
     outbox.offload(binding(BINDINGS - 1, 1));
     collect(&mut outbox, Instant::now() + Duration::from_millis(1500), |_| {});

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Once;
 use std::time::Duration;
 
-use turnpike::worker::{Command, Question};
+use turnpike::worker::{Order, Question};
 use turnpike_proto::limits::MAX_ENDED;
 
 use super::client::{Call, Outcome, Received};
@@ -33,7 +33,7 @@ fn in_call(world: &mut World, clients: usize) -> SocketAddr {
 fn draining_refuses_newcomers_and_lets_the_others_talk() {
     let mut world = World::new(71);
     let peer = in_call(&mut world, 10);
-    world.tell(Command::Drain(true));
+    world.tell(Order::Drain(true));
     let newcomer = world.client();
     assert_eq!(world.call(newcomer, Call::allocate()), Outcome::Error(508));
     for client in 0..10 {
@@ -42,7 +42,7 @@ fn draining_refuses_newcomers_and_lets_the_others_talk() {
     }
     assert_eq!(world.ledger.totals(), (20, 20));
     world.assert_holds(10);
-    world.tell(Command::Drain(false));
+    world.tell(Order::Drain(false));
     assert_eq!(world.call(newcomer, Call::allocate()), Outcome::Success);
 }
 
@@ -128,7 +128,7 @@ fn stopping_amid_traffic_closes_everything_and_records_every_allocation() {
             let newcomers: Vec<usize> = (0..20).map(|_| world.client()).collect();
             newcomers.iter().for_each(|&client| world.start(client, Call::allocate()));
             world.run_for(Duration::from_millis(25));
-            world.tell(Command::Stop);
+            world.tell(Order::Stop);
             world.run_for(Duration::from_millis(100));
 
             assert!(world.workers.iter().all(|worker| worker.inner.is_done()));
@@ -156,7 +156,7 @@ fn half_allocated(world: &mut World) -> usize {
 
 /// Stops, and gives each worker the turns that it needs for its sockets.
 fn stop(world: &mut World) {
-    world.tell(Command::Stop);
+    world.tell(Order::Stop);
     for _ in 0..3 {
         (0..world.workers.len()).for_each(|worker| world.turn_worker(worker));
     }
@@ -195,7 +195,7 @@ fn a_stricter_policy_revokes_within_one_turn() {
     world.peers[0].endpoint.send_to(relayed, b"late", 0);
     world.peers[2].endpoint.send_to(relayed, b"welcome", 0);
     world.setup.deny(&world.shared, &["203.0.113.1/32"]);
-    world.tell(Command::PolicyChanged);
+    world.tell(Order::PolicyChanged);
     (0..2).for_each(|worker| world.turn_worker(worker));
     let counts = world.workers.iter().map(|worker| worker.inner.server().table_counts());
     let left = counts.fold((0, 0), |sum, counts| (sum.0 + counts.permissions, sum.1 + counts.channels));

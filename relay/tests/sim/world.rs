@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use turnpike::worker::handover::Handover;
-use turnpike::worker::{Command, WorkerHandle};
+use turnpike::worker::{Order, WorkerHandle};
 use turnpike_driver::Driver;
 use turnpike_driver::sim::{Impairment, SimDriver, SimEndpoint, SimNetwork};
 use turnpike_proto::auth::Credentials;
@@ -152,9 +152,8 @@ impl World {
         let workers = (0..setup.workers).zip(handovers).map(|(number, handover)| {
             let driver = network.driver(number.into(), &[addr(SERVER_V4), addr(SERVER_V6)]);
             let server = Server::new(Arc::clone(&shared), WorkerId(number), random.random());
-            let (handle, commands, status) = WorkerHandle::new(driver.waker());
-            let inner =
-                turnpike::worker::Worker::new(driver, server, commands, status).with_handover(handover);
+            let (handle, told, status) = WorkerHandle::new(driver.waker());
+            let inner = turnpike::worker::Worker::new(driver, server, told, status).with_handover(handover);
             Worker { inner, handle }
         });
         let workers = workers.collect();
@@ -390,10 +389,10 @@ impl World {
         }
     }
 
-    /// Sends a command to every worker.
-    pub fn tell(&self, command: Command) {
+    /// Sends an order to every worker.
+    pub fn tell(&self, order: Order) {
         for worker in &self.workers {
-            worker.handle.send(command).expect("the worker takes commands");
+            worker.handle.send(order).expect("the worker takes orders");
         }
     }
 

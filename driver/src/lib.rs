@@ -32,12 +32,14 @@ mod send;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod sockets;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 pub mod uring;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,6 +108,8 @@ pub enum Event {
     PortClosed(RelaySocket),
     /// Somebody called the [`Waker`]: look at the command queue.
     Woken,
+    /// What [`Driver::watch`] was given can be read: a turn of [`streams::Streams`] is due.
+    StreamsReady,
 }
 
 /// What a driver counted itself, since it was made.
@@ -164,6 +168,12 @@ pub trait Driver {
 
     /// Sends what is queued.
     fn flush(&mut self);
+
+    /// Reports [`Event::StreamsReady`] in each turn in which this descriptor can be read, from now on. Once.
+    ///
+    /// # Errors
+    /// Whatever the system answers.
+    fn watch(&mut self, descriptor: OwnedFd) -> io::Result<()>;
 
     /// A handle that wakes this driver.
     fn waker(&self) -> Arc<dyn Waker>;

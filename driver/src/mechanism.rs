@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,9 @@ pub trait Mechanism {
     /// Closes a relay socket, now or as soon as the kernel lets go of it; see [`Base::close`].
     fn close(&mut self, relay: RelaySocket);
 
+    /// Begins to watch [`Base::watched`].
+    fn start_watching(&mut self) -> io::Result<()>;
+
     /// Sends a queue that isn't empty.
     fn send(&mut self);
 
@@ -67,6 +71,8 @@ pub struct Base {
     pub(crate) events: Vec<Event>,
     /// Answers to commands, for the next turn.
     pub(crate) answers: Vec<Event>,
+    /// The streams' descriptor, if there are any.
+    pub(crate) watched: Option<OwnedFd>,
     pub(crate) counters: DriverCounters,
     /// The system's clock when this turn's waiting was over, nanoseconds.
     pub(crate) woken_ns: u64,
@@ -99,6 +105,7 @@ impl Base {
             options,
             events: Vec::new(),
             answers: Vec::new(),
+            watched: None,
             counters: DriverCounters::default(),
             woken_ns: 0,
             has_worked: false,
@@ -155,6 +162,12 @@ impl Base {
             self.has_worked = true;
             self.coalescer.observe(clock::monotonic_ns(), datagrams);
         }
+    }
+
+    /// The streams' descriptor can be read.
+    pub(crate) fn streams_are_ready(&mut self) {
+        self.has_worked = true;
+        self.events.push(Event::StreamsReady);
     }
 
     /// A listener has received something into a buffer.
@@ -243,6 +256,11 @@ impl<M: Mechanism> Driver for M {
         if !self.base().queue.batch.is_empty() {
             self.send();
         }
+    }
+
+    fn watch(&mut self, descriptor: OwnedFd) -> io::Result<()> {
+        self.base_mut().watched = Some(descriptor);
+        self.start_watching()
     }
 
     fn waker(&self) -> Arc<dyn Waker> {

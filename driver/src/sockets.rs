@@ -156,7 +156,7 @@ fn try_open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -
 
 /// An address that this host doesn't have, or that is still tentative (RFC 4862 s. 5.4), may come: the socket is
 /// bound to it all the same, and hears what arrives once it is there.
-fn bind_or_wait(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+pub(crate) fn bind_or_wait(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     match socket.bind(&address.into()) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
             let (level, name) = match address {
@@ -283,12 +283,12 @@ pub fn lost_datagrams(socket: BorrowedFd<'_>) -> Option<u32> {
     (result == 0 && len as usize == size_of_val(&values)).then_some(values[8])
 }
 
-fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+pub(crate) fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     let address = socket.local_addr()?;
     address.as_socket().ok_or_else(|| io::Error::other("the socket has no IP address"))
 }
 
-fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+pub(crate) fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open while it is borrowed; the kernel reads one c_int from a
     // live local whose size is given.
     let result = unsafe {

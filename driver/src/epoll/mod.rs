@@ -32,9 +32,10 @@ use crate::{Driver, Event, clock};
 
 /// The waker's token.
 const WAKER_TOKEN: u64 = u64::MAX;
+const WATCHED_TOKEN: u64 = u64::MAX - 1;
 /// Listener `i` has this token less `i`. Relay sockets have their generation in the upper half and
 /// an index below [`MAX_RELAY_SOCKETS`](crate::limits::MAX_RELAY_SOCKETS) in the lower one, so they never come near.
-const LISTENER_TOKEN: u64 = u64::MAX - 1;
+const LISTENER_TOKEN: u64 = u64::MAX - 2;
 
 /// A relay socket that epoll reported.
 #[derive(Clone, Copy)]
@@ -97,11 +98,14 @@ impl EpollDriver {
         // share the listeners, so they are asked in every turn however many relay sockets are busy.
         let ask_all = self.poller.is_saturated();
         let mut is_woken = ask_all;
+        let mut has_streams = ask_all && self.base.watched.is_some();
         self.ready_listeners.fill(ask_all);
         self.ready_relays.clear();
         for (token, mask) in self.poller.ready() {
             if token == WAKER_TOKEN {
                 is_woken = true;
+            } else if token == WATCHED_TOKEN {
+                has_streams = true;
             } else if let Some(ready) = self.ready_listeners.get_mut((LISTENER_TOKEN - token) as usize) {
                 *ready = true;
             } else {
@@ -111,6 +115,9 @@ impl EpollDriver {
                     has_data: mask & libc::EPOLLIN as u32 != 0,
                 });
             }
+        }
+        if has_streams {
+            self.base.streams_are_ready();
         }
         is_woken && self.base.waker.take()
     }
@@ -222,6 +229,10 @@ impl Mechanism for EpollDriver {
 
     fn close(&mut self, relay: RelaySocket) {
         self.base.close(relay);
+    }
+
+    fn start_watching(&mut self) -> io::Result<()> {
+        self.base.watched.as_ref().map_or(Ok(()), |watched| self.poller.add(watched.as_fd(), WATCHED_TOKEN))
     }
 
     fn send(&mut self) {

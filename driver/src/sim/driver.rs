@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,6 +171,11 @@ impl Driver for SimDriver {
         for queued in std::mem::take(&mut self.queue) {
             self.send(queued);
         }
+    }
+
+    /// There are no streams in the simulated network.
+    fn watch(&mut self, _descriptor: OwnedFd) -> io::Result<()> {
+        Ok(())
     }
 
     fn waker(&self) -> Arc<dyn Waker> {

@@ -87,6 +87,7 @@ on_both!(
     one_refused_datagram_does_not_hold_up_the_rest,
     df_holds_for_one_datagram_only,
     wakers_wake_from_other_threads,
+    streams_are_reported_in_each_turn_in_which_they_are_ready,
     a_driver_may_be_made_in_one_thread_and_used_in_another,
     too_many_listeners_are_refused,
     answers_to_commands_do_not_wait,
@@ -546,6 +547,31 @@ fn mtu_discovery(socket: BorrowedFd<'_>) -> i32 {
     };
     assert_eq!(result, 0);
     value
+}
+
+fn streams_are_reported_in_each_turn_in_which_they_are_ready<D: Rig>() {
+    let (mut driver, server) = driver::<D>(V4);
+    let offer = streams::Offer { plain: true, tls: false };
+    let listeners = streams::bind_stream_listeners(addr(V4), 1, offer).expect("a free port");
+    let address = listeners[0].local_addr();
+    let mut streams = streams::Streams::new(listeners, Default::default()).expect("descriptors");
+    driver.watch(streams.as_fd().try_clone_to_owned().expect("a descriptor")).expect("it can be watched");
+    assert!(turn(&mut driver, SILENCE).is_empty());
+    let is_ready = |_: &D, event: &Event| matches!(event, Event::StreamsReady).then_some(());
+    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    // It stays ready until the connection is taken.
+    await_event(&mut driver, is_ready);
+    await_event(&mut driver, is_ready);
+    streams.turn(1, true).expect("epoll works");
+    assert_eq!(streams.counters().accepted, 1);
+    let rest = turn(&mut driver, Duration::ZERO);
+    assert!(rest.len() <= 1 && turn(&mut driver, SILENCE).is_empty(), "nothing is left to do: {rest:?}");
+    io::Write::write_all(&mut stream, &[0x40, 1, 0, 0]).expect("sent");
+    await_event(&mut driver, is_ready);
+    // And datagrams go on beside it.
+    let client = client(V4);
+    client.send_to(b"x", server).expect("sent");
+    echo(&mut driver, 1);
 }
 
 fn wakers_wake_from_other_threads<D: Rig>() {

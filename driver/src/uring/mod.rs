@@ -86,6 +86,7 @@ enum Kind {
     Waker,
     Send,
     Cancel,
+    Watched,
 }
 
 const KIND_SHIFT: u32 = 60;
@@ -97,7 +98,7 @@ impl Kind {
     }
 
     fn of(user_data: u64) -> Option<Kind> {
-        let kinds = [Kind::Listener, Kind::Relay, Kind::Waker, Kind::Send, Kind::Cancel];
+        let kinds = [Kind::Listener, Kind::Relay, Kind::Waker, Kind::Send, Kind::Cancel, Kind::Watched];
         kinds.get((user_data >> KIND_SHIFT) as usize).copied()
     }
 
@@ -130,6 +131,8 @@ pub struct UringDriver {
     /// The shape of every datagram that is received.
     shape: Box<libc::msghdr>,
     ended: Vec<Ended>,
+    /// The streams' descriptor is not being watched, and has to be.
+    must_watch: bool,
     /// Relay sockets whose ICMP errors were too many for one turn.
     more_errors: Vec<RelaySocket>,
     refused: Vec<Completion>,
@@ -192,6 +195,7 @@ impl UringDriver {
             base,
             shape,
             ended,
+            must_watch: false,
             more_errors: Vec::new(),
             refused: Vec::new(),
             failure: None,
@@ -298,6 +302,16 @@ impl UringDriver {
         unsafe { self.ring.push(&request) }
     }
 
+    /// Asks once in each turn, so that what is still ready is reported again; a lasting request tells changes only.
+    fn watch_again(&mut self) -> io::Result<()> {
+        let Some(watched) = self.base.watched.as_ref().filter(|_| self.must_watch) else { return Ok(()) };
+        let request = opcode::PollAdd::new(types::Fd(watched.as_raw_fd()), libc::POLLIN as u32).build();
+        // SAFETY: the descriptor is ours for as long as the ring lives.
+        unsafe { self.ring.push(&request.user_data(Kind::Watched.tag(0)))? };
+        self.must_watch = false;
+        Ok(())
+    }
+
     fn give_back(&mut self) {
         self.listener_group.give_back(&mut self.base.pool);
         self.relay_group.give_back(&mut self.base.pool);
@@ -346,6 +360,10 @@ impl UringDriver {
                     if !completion.more() {
                         self.ended.push(Ended::Waker);
                     }
+                }
+                Some(Kind::Watched) => {
+                    self.must_watch = true;
+                    self.base.streams_are_ready();
                 }
                 // A cancellation that came too late; what it was for has its own completion.
                 Some(Kind::Cancel) | Some(Kind::Send) | None => {}
@@ -444,6 +462,7 @@ impl Mechanism for UringDriver {
             self.give_back();
             self.arm_ended()?;
         }
+        self.watch_again()?;
         self.push_sends()?;
         self.base.begin_events();
         let has_events = !self.base.events.is_empty();
@@ -464,6 +483,11 @@ impl Mechanism for UringDriver {
             self.ring.set_file(slot, socket.as_raw_fd())?;
         }
         self.ended.push(Ended::Relay(relay));
+        Ok(())
+    }
+
+    fn start_watching(&mut self) -> io::Result<()> {
+        self.must_watch = true;
         Ok(())
     }
 

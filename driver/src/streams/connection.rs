@@ -1,0 +1,215 @@
+//! One client's connection: its socket, its TLS, what has come of a message, and what waits to be sent.
+
+use std::io::{self, IoSlice, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use turnpike_proto::ClientPath;
+use turnpike_proto::addr::{ClientAddr, FiveTuple, Transport};
+
+use super::counters::CloseReason;
+use super::listener::{Offer, Taken};
+use super::outbound::{Outbound, QueueLimits};
+use super::tls::{RECORD_BYTES, Session};
+
+/// Bytes given to the kernel at once: beyond what it takes with `TCP_NOTSENT_LOWAT` they would only be looked at.
+const WRITE_BYTES: usize = 64 << 10;
+/// Times that a connection is written to in one turn; others have theirs then.
+const WRITES_PER_TURN: usize = 8;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing has come: the first byte says whether it is TLS.
+    First,
+    /// TLS agrees on keys.
+    Handshake,
+    /// No message has come yet.
+    Message,
+    /// It carries messages.
+    Open,
+    /// Nothing is read any more; what waits is sent, then it is closed.
+    Closing,
+}
+
+/// What is to be done about writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// Nothing waits.
+    All,
+    /// More than the kernel takes now.
+    Blocked,
+    /// It is over.
+    Failed(CloseReason),
+}
+
+pub(super) struct Connection {
+    socket: TcpStream,
+    /// Our side's address.
+    server: SocketAddr,
+    client: SocketAddr,
+    offer: Offer,
+    pub(super) phase: Phase,
+    pub(super) tls: Option<Box<Session>>,
+    /// Records that have not come whole.
+    pub(super) records: Vec<u8>,
+    /// A message that has not come whole.
+    pub(super) partial: Vec<u8>,
+    pub(super) outbound: Outbound,
+    /// It is in the list of those that have something to send.
+    pub(super) is_dirty: bool,
+    /// epoll tells when it can be written to.
+    pub(super) waits_for_room: bool,
+    /// When a message came last.
+    pub(super) heard_ns: u64,
+    /// Bytes that it counts for among those of what has not come whole.
+    pub(super) unfinished: usize,
+}
+
+impl Connection {
+    /// For what a listener with this address has taken.
+    pub(super) fn new(taken: Taken, listener: SocketAddr, offer: Offer) -> Result<Connection, CloseReason> {
+        let socket = TcpStream::from(taken.socket);
+        let server = match listener.ip().is_unspecified() {
+            true => socket.local_addr().map_err(|error| broken(&error))?,
+            false => listener,
+        };
+        Ok(Connection {
+            socket,
+            server,
+            client: taken.peer,
+            offer,
+            phase: Phase::First,
+            tls: None,
+            records: Vec::new(),
+            partial: Vec::new(),
+            outbound: Outbound::default(),
+            is_dirty: false,
+            waits_for_room: false,
+            heard_ns: 0,
+            unfinished: 0,
+        })
+    }
+
+    pub(super) fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    pub(super) fn offer(&self) -> Offer {
+        self.offer
+    }
+
+    pub(super) fn path(&self, socket: turnpike_proto::ClientSocket) -> ClientPath {
+        let transport = if self.tls.is_some() { Transport::Tls } else { Transport::Tcp };
+        let client = ClientAddr(self.client);
+        ClientPath { five_tuple: FiveTuple { client, server: self.server, transport }, socket }
+    }
+
+    /// Appends what is there, about `limit` bytes at most. `Some(0)` is the end, `None` nothing at the moment.
+    pub(super) fn read(&self, into: &mut Vec<u8>, limit: usize) -> io::Result<Option<usize>> {
+        into.reserve(limit);
+        loop {
+            return match rustix::io::read(&self.socket, spare_capacity(into)) {
+                Ok(count) => Ok(Some(count)),
+                Err(Errno::AGAIN) => Ok(None),
+                Err(Errno::INTR) => continue,
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
+    /// Bytes of memory that hold what has not come whole.
+    pub(super) fn held(&self) -> usize {
+        self.records.capacity() + self.partial.capacity()
+    }
+
+    /// Sends what waits, as far as the kernel takes it. Counts what was too old.
+    pub(super) fn flush(&mut self, now_ns: u64, limits: &QueueLimits, too_old: &mut u64) -> Flushed {
+        for _ in 0..WRITES_PER_TURN {
+            if !self.outbound.has_begun() {
+                *too_old += self.outbound.drop_old(now_ns, limits);
+                if self.outbound.is_empty() {
+                    return Flushed::All;
+                }
+                if let Some(tls) = &mut self.tls
+                    && !encrypt(tls, &mut self.records, &mut self.outbound)
+                {
+                    return Flushed::Failed(CloseReason::TlsOther);
+                }
+            }
+            let (written, wanted) = match self.write_once() {
+                Ok(outcome) => outcome,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flushed::Blocked,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Flushed::Failed(broken(&error)),
+            };
+            if written < wanted {
+                return Flushed::Blocked;
+            }
+        }
+        if self.outbound.is_empty() { Flushed::All } else { Flushed::Blocked }
+    }
+
+    /// One system call; how much it took, of how much.
+    fn write_once(&mut self) -> io::Result<(usize, usize)> {
+        if self.outbound.has_begun() {
+            let begun = self.outbound.begun();
+            let (written, wanted) = (self.socket.write(begun)?, begun.len());
+            self.outbound.advance_begun(written);
+            return Ok((written, wanted));
+        }
+        let [answers, media] = self.outbound.waiting();
+        let media = &media[..media.len().min(WRITE_BYTES)];
+        let wanted = answers.len() + media.len();
+        let written = match (answers.is_empty(), media.is_empty()) {
+            (true, _) => self.socket.write(media)?,
+            (_, true) => self.socket.write(answers)?,
+            _ => self.socket.write_vectored(&[IoSlice::new(answers), IoSlice::new(media)])?,
+        };
+        self.outbound.consume(written);
+        Ok((written, wanted))
+    }
+
+    /// Queues the farewell of TLS behind what waits.
+    pub(super) fn say_goodbye(&mut self, now_ns: u64, limits: &QueueLimits) -> Flushed {
+        let mut too_old = 0;
+        let flushed = self.flush(now_ns, limits, &mut too_old);
+        if let Some(tls) = &mut self.tls
+            && flushed == Flushed::All
+            && !tls.is_handshaking()
+        {
+            tls.close(&mut self.records, self.outbound.begin());
+            return self.flush(now_ns, limits, &mut too_old);
+        }
+        flushed
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// One record, or those of one long frame.
+fn encrypt(tls: &mut Session, rest: &mut Vec<u8>, outbound: &mut Outbound) -> bool {
+    let mut records = std::mem::take(outbound.begin());
+    let batch = outbound.batch(RECORD_BYTES);
+    let len = batch.len();
+    let is_written = tls.write(rest, batch, &mut records);
+    *outbound.begin() = records;
+    if is_written {
+        outbound.consume(len);
+    }
+    is_written
+}
+
+/// Why a connection is over that the system has ended.
+pub(super) fn broken(error: &io::Error) -> CloseReason {
+    match error.kind() {
+        io::ErrorKind::TimedOut => CloseReason::Unread,
+        _ => CloseReason::Broken,
+    }
+}

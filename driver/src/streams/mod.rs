@@ -1,0 +1,482 @@
+//! Clients over TCP and TLS: connections carried in the worker that took them.
+//!
+//! One epoll descriptor has all of a worker's stream sockets; a driver watches it ([`Driver::watch`](crate::Driver))
+//! and says [`Event::StreamsReady`](crate::Event). So both drivers have the same streams, and who has none pays
+//! nothing.
+//!
+//! ```text
+//!   turn ─► accept, deadlines ─► next_event: read ─► TLS ─► frames ─► Message, Idle, Closed
+//!   send_media, send_answer ─► a queue per connection ─► flush: one write, or record, after another
+//! ```
+//!
+//! A connection that has not sent a message yet is watched by an epoll descriptor within that one, of which each turn
+//! takes very few: signatures of many handshakes never stand in the way of those who talk.
+//!
+//! It decides nothing about TURN: which connections are idle, and what is an answer, its caller says.
+
+mod connection;
+mod counters;
+mod listener;
+mod outbound;
+mod poller;
+mod reading;
+mod table;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::epoll::EventFlags;
+use rustls::ServerConfig;
+use turnpike_proto::{ClientPath, ClientSocket};
+
+use self::connection::{Connection, Flushed, Phase};
+pub use self::counters::{CloseCounts, CloseReason, StreamCounters};
+pub use self::listener::{Offer, StreamListener, bind_stream_listeners};
+pub use self::outbound::QueueLimits;
+use self::poller::Poller;
+use self::table::Table;
+pub use self::tls::TlsInfo;
+
+/// Sockets looked at in one turn; epoll reports those left out first the next time.
+const READY: usize = 32;
+/// Connections without a message looked at in one turn: each may want a signature, some 100 µs (ECDSA) to 1 ms (RSA).
+const OPENING_PER_TURN: usize = 2;
+/// Connections taken in one turn.
+const ACCEPTS_PER_TURN: usize = 32;
+/// Deadlines kept in one turn.
+const DUE_PER_TURN: usize = 64;
+/// Without a descriptor for another connection nothing is taken for so long.
+const ACCEPT_PAUSE_NS: u64 = 100_000_000;
+/// What is queued for a client that reads is sent for so long after [`Streams::stop`].
+const GOODBYE_NS: u64 = 1_000_000_000;
+/// Bytes queued for all clients of a worker; above it each has [`CROWDED_MEDIA_BYTES`].
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+const CROWDED_MEDIA_BYTES: usize = 16 << 10;
+
+/// The certificate and versions for handshakes that begin now.
+pub type TlsConfig = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+
+/// How many connections a worker has, and how long they may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Connections in total.
+    pub total: usize,
+    /// Connections from one IPv4 address, or one /64.
+    pub per_source: usize,
+    /// Connections that have not sent a message yet; the oldest makes room for a new one.
+    pub opening: usize,
+    /// The same from one IPv4 address, or one /64; there the new one is refused.
+    pub opening_per_source: usize,
+    /// Until a TLS handshake is done, and then until the first message has come.
+    pub opening_time: Duration,
+    /// After this long without a message it is asked whether a connection carries anything.
+    pub idle_time: Duration,
+}
+
+impl Default for StreamLimits {
+    /// 16,384: some 100 MB of memory with TLS. 4096: a company behind one address. 1024 and 256: half a second of
+    /// handshakes. 5 s: a request over a bad line. 60 s: longer than a client takes from its first question to an
+    /// allocation.
+    fn default() -> Self {
+        Self {
+            total: 16_384,
+            per_source: 4096,
+            opening: 1024,
+            opening_per_source: 256,
+            opening_time: Duration::from_secs(5),
+            idle_time: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a worker's streams are made of.
+#[derive(Clone, Default)]
+pub struct StreamOptions {
+    /// Bounds of connections.
+    pub limits: StreamLimits,
+    /// Bounds of what waits to be sent.
+    pub queue: QueueLimits,
+    /// How TLS is spoken; without it it is not offered.
+    pub tls: Option<TlsConfig>,
+}
+
+/// What streams report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamEvent {
+    /// A STUN message, or ChannelData without its padding.
+    Message {
+        /// Who sent it.
+        path: ClientPath,
+        /// Where [`Streams::bytes`] has it, until the next event.
+        bytes: Range<usize>,
+    },
+    /// No message has come for [`StreamLimits::idle_time`]: [`Streams::close`] it if it carries nothing.
+    Idle(ClientPath),
+    /// A connection that had sent a message is over.
+    Closed {
+        /// Whose it was.
+        path: ClientPath,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// The connections of one worker.
+pub struct Streams {
+    /// Listeners, `opening`, and connections that have sent a message.
+    poller: Poller,
+    /// Connections that have not.
+    opening: Poller,
+    listeners: Vec<StreamListener>,
+    /// Nothing is taken until then.
+    accept_again_ns: Option<u64>,
+    table: Table,
+    options: StreamOptions,
+    /// Connections that have something to read in this turn.
+    ready: VecDeque<ClientSocket>,
+    /// The one whose messages are handed out.
+    reading: Option<Reading>,
+    /// Its bytes, without TLS.
+    inbox: Vec<u8>,
+    /// TLS records as they came.
+    records: Vec<u8>,
+    /// Bytes held by connections for what has not come whole.
+    unfinished: usize,
+    /// Bytes that wait to be sent.
+    queued: usize,
+    told: VecDeque<StreamEvent>,
+    /// Connections that have something to send.
+    dirty: Vec<ClientSocket>,
+    counters: StreamCounters,
+}
+
+/// Messages of one connection that are being handed out.
+struct Reading {
+    socket: ClientSocket,
+    /// Where the next message begins.
+    cursor: usize,
+    /// Why it is closed after them.
+    end: Option<CloseReason>,
+}
+
+impl Streams {
+    /// Streams that take connections from these listeners.
+    ///
+    /// # Errors
+    /// If the system has no descriptor left.
+    pub fn new(listeners: Vec<StreamListener>, options: StreamOptions) -> io::Result<Streams> {
+        let (poller, opening) = (Poller::new()?, Poller::new()?);
+        poller.add(&opening, poller::OPENING, EventFlags::IN)?;
+        for (place, listener) in listeners.iter().enumerate() {
+            poller.add(listener, poller::listener(place), EventFlags::IN)?;
+        }
+        Ok(Streams {
+            poller,
+            opening,
+            listeners,
+            accept_again_ns: None,
+            table: Table::new(),
+            options,
+            ready: VecDeque::new(),
+            reading: None,
+            inbox: Vec::new(),
+            records: Vec::new(),
+            unfinished: 0,
+            queued: 0,
+            told: VecDeque::new(),
+            dirty: Vec::new(),
+            counters: StreamCounters::default(),
+        })
+    }
+
+    /// Begins a turn: `is_ready` says whether the driver has reported [`Event::StreamsReady`](crate::Event).
+    ///
+    /// # Errors
+    /// If waiting is impossible: a fault of the process.
+    pub fn turn(&mut self, now_ns: u64, is_ready: bool) -> io::Result<()> {
+        self.keep_deadlines(now_ns);
+        if is_ready {
+            let mut accepts = ACCEPTS_PER_TURN;
+            for (token, flags) in self.poller.ready(READY)? {
+                match poller::source(token) {
+                    poller::Source::Opening => {
+                        for (token, flags) in self.opening.ready(OPENING_PER_TURN)? {
+                            self.note_ready(token, flags);
+                        }
+                    }
+                    poller::Source::Listener(place) => self.accept(now_ns, place, &mut accepts),
+                    poller::Source::Connection(_) => self.note_ready(token, flags),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note_ready(&mut self, token: u64, flags: EventFlags) {
+        let poller::Source::Connection(socket) = poller::source(token) else { return };
+        if flags.contains(EventFlags::OUT) {
+            self.mark_dirty(socket);
+        }
+        if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+            self.ready.push_back(socket);
+        }
+    }
+
+    /// The bytes of a [`StreamEvent::Message`].
+    pub fn bytes(&self, range: &Range<usize>) -> &[u8] {
+        &self.inbox[range.clone()]
+    }
+
+    /// Queues something that may be dropped, given in two parts, with so many zeros (at most 3) behind.
+    pub fn send_media(&mut self, now_ns: u64, socket: ClientSocket, parts: [&[u8]; 2], padding_len: u8) {
+        let mut limits = self.options.queue;
+        if self.queued > MAX_QUEUED_BYTES {
+            limits.max_media_bytes = limits.max_media_bytes.min(CROWDED_MEDIA_BYTES);
+        }
+        let Some(connection) = self.table.get_mut(socket).filter(|known| known.phase == Phase::Open) else {
+            self.counters.dropped_closed += 1;
+            return;
+        };
+        let before = connection.outbound.len();
+        let padding_len = usize::from(padding_len).min(3);
+        let dropped = connection.outbound.push_media(now_ns, parts, padding_len, &limits);
+        self.queued = self.queued - before + connection.outbound.len();
+        self.counters.dropped_full += dropped.full;
+        self.counters.dropped_old += dropped.old;
+        self.mark_dirty(socket);
+    }
+
+    /// Queues an answer, which is never dropped: a client that does not read its answers loses its connection.
+    pub fn send_answer(&mut self, now_ns: u64, socket: ClientSocket, answer: &[u8]) {
+        let Some(connection) = self.table.get_mut(socket).filter(|known| known.phase == Phase::Open) else {
+            self.counters.dropped_closed += 1;
+            return;
+        };
+        let before = connection.outbound.len();
+        if !connection.outbound.push_answer(answer, &self.options.queue) {
+            return self.end(now_ns, socket, CloseReason::AnswersFull);
+        }
+        self.queued = self.queued - before + connection.outbound.len();
+        self.mark_dirty(socket);
+    }
+
+    fn mark_dirty(&mut self, socket: ClientSocket) {
+        if let Some(connection) = self.table.get_mut(socket)
+            && !std::mem::replace(&mut connection.is_dirty, true)
+        {
+            self.dirty.push(socket);
+        }
+    }
+
+    /// Sends what is queued, as far as clients take it.
+    pub fn flush(&mut self, now_ns: u64) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for socket in dirty.drain(..) {
+            self.flush_one(now_ns, socket);
+        }
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    fn flush_one(&mut self, now_ns: u64, socket: ClientSocket) {
+        let Some(connection) = self.table.get_mut(socket) else { return };
+        connection.is_dirty = false;
+        let before = connection.outbound.len();
+        let flushed = connection.flush(now_ns, &self.options.queue, &mut self.counters.dropped_old);
+        self.queued = self.queued - before + connection.outbound.len();
+        match flushed {
+            Flushed::Failed(reason) => self.end(now_ns, socket, reason),
+            Flushed::All if connection.phase == Phase::Closing => {
+                self.end(now_ns, socket, CloseReason::ByRelay)
+            }
+            _ => self.wait_for_room(socket, flushed == Flushed::Blocked),
+        }
+    }
+
+    /// Asks epoll for when it can be written to, or no longer.
+    fn wait_for_room(&mut self, socket: ClientSocket, wants: bool) {
+        let is_opening = self.table.is_opening(socket) == Some(true);
+        let Some(connection) = self.table.get_mut(socket) else { return };
+        if connection.waits_for_room != wants {
+            connection.waits_for_room = wants;
+            let poller = if is_opening { &self.opening } else { &self.poller };
+            poller.change(&*connection, poller::connection(socket), interest(connection));
+        }
+    }
+
+    /// Closes a connection, after what waits for it, as far as the client takes that at once.
+    pub fn close(&mut self, now_ns: u64, socket: ClientSocket, reason: CloseReason) {
+        self.end(now_ns, socket, reason);
+    }
+
+    /// Takes no more connections, and ends those that there are; those of clients that read are sent what waits first.
+    pub fn stop(&mut self, now_ns: u64) {
+        self.listeners = Vec::new();
+        self.accept_again_ns = None;
+        for socket in self.table.names() {
+            let Some(connection) = self.table.get_mut(socket) else { continue };
+            if connection.phase != Phase::Open {
+                self.end(now_ns, socket, CloseReason::ByRelay);
+                continue;
+            }
+            let before = connection.outbound.len();
+            let flushed = connection.say_goodbye(now_ns, &self.options.queue);
+            self.queued = self.queued - before + connection.outbound.len();
+            if flushed != Flushed::Blocked {
+                self.end(now_ns, socket, CloseReason::ByRelay);
+                continue;
+            }
+            self.tell_closed(socket, CloseReason::ByRelay);
+            if let Some(connection) = self.table.get_mut(socket) {
+                connection.phase = Phase::Closing;
+                // Nothing more is read.
+                self.poller.change(&*connection, poller::connection(socket), EventFlags::OUT);
+                connection.waits_for_room = true;
+            }
+            self.table.set_due(socket, now_ns + GOODBYE_NS);
+        }
+    }
+
+    /// Whether there is no connection.
+    pub fn is_empty(&self) -> bool {
+        self.table.len() == 0 && self.told.is_empty()
+    }
+
+    /// When [`Streams::turn`] is to be called at the latest, on the monotonic clock.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        [self.table.next_due_ns(), self.accept_again_ns].into_iter().flatten().min()
+    }
+
+    /// What a connection's TLS has agreed on.
+    pub fn tls_info(&mut self, socket: ClientSocket) -> Option<TlsInfo> {
+        self.table.get_mut(socket)?.tls.as_ref()?.info()
+    }
+
+    /// What was counted, and what there is.
+    pub fn counters(&self) -> StreamCounters {
+        StreamCounters { opening: self.table.opening() as u64, ..self.counters }
+    }
+
+    fn keep_deadlines(&mut self, now_ns: u64) {
+        if self.accept_again_ns.is_some_and(|again_ns| again_ns <= now_ns) {
+            self.accept_again_ns = None;
+            for (place, listener) in self.listeners.iter().enumerate() {
+                self.poller.change(listener, poller::listener(place), EventFlags::IN);
+            }
+        }
+        for _ in 0..DUE_PER_TURN {
+            let Some(socket) = self.table.due(now_ns) else { return };
+            let Some(connection) = self.table.get_mut(socket) else { return };
+            match connection.phase {
+                Phase::First | Phase::Message => self.end(now_ns, socket, CloseReason::MessageTimeout),
+                Phase::Handshake => self.end(now_ns, socket, CloseReason::HandshakeTimeout),
+                Phase::Closing => self.end(now_ns, socket, CloseReason::ByRelay),
+                Phase::Open => {
+                    let idle_ns = self.options.limits.idle_time.as_nanos() as u64;
+                    let idle_at_ns = connection.heard_ns + idle_ns;
+                    if idle_at_ns <= now_ns {
+                        let path = connection.path(socket);
+                        self.told.push_back(StreamEvent::Idle(path));
+                    }
+                    self.table
+                        .set_due(socket, if idle_at_ns > now_ns { idle_at_ns } else { now_ns + idle_ns });
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, now_ns: u64, place: usize, budget: &mut usize) {
+        while *budget > 0 && self.accept_again_ns.is_none() {
+            *budget -= 1;
+            let Some(listener) = self.listeners.get(place) else { return };
+            match listener.accept() {
+                Ok(None) => return,
+                Ok(Some(taken)) => {
+                    let (server, offer) = (listener.local_addr(), listener.offer());
+                    let connection = Connection::new(taken, server, offer);
+                    if let Err(reason) = connection.and_then(|connection| self.admit(now_ns, connection)) {
+                        self.counters.closed.count(reason);
+                    }
+                }
+                Err(_) => {
+                    self.counters.closed.count(CloseReason::NoDescriptor);
+                    self.accept_again_ns = Some(now_ns + ACCEPT_PAUSE_NS);
+                    for (place, listener) in self.listeners.iter().enumerate() {
+                        self.poller.change(listener, poller::listener(place), EventFlags::empty());
+                    }
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, now_ns: u64, connection: Connection) -> Result<(), CloseReason> {
+        let limits = &self.options.limits;
+        self.table.admit(connection.client(), limits)?;
+        if self.table.opening() >= limits.opening
+            && let Some(oldest) = self.table.oldest_opening()
+        {
+            self.end(now_ns, oldest, CloseReason::Displaced);
+        }
+        let due_ns = now_ns + self.options.limits.opening_time.as_nanos() as u64;
+        let socket = self.table.insert(connection, due_ns);
+        let connection = self.table.get_mut(socket).expect("it was put there just now");
+        if self.opening.add(&*connection, poller::connection(socket), EventFlags::IN).is_err() {
+            self.table.remove(socket);
+            return Err(CloseReason::NoDescriptor);
+        }
+        self.counters.accepted += 1;
+        Ok(())
+    }
+
+    /// Ends a connection now.
+    fn end(&mut self, now_ns: u64, socket: ClientSocket, reason: CloseReason) {
+        self.tell_closed(socket, reason);
+        let Some(mut connection) = self.table.remove(socket) else { return };
+        let before = connection.outbound.len();
+        if !matches!(reason, CloseReason::Broken | CloseReason::Unread) {
+            // The last answer, or the alert that says why. Whoever doesn't take it at once goes without.
+            connection.say_goodbye(now_ns, &self.options.queue);
+        }
+        self.counters.dropped_closed += connection.outbound.frames();
+        self.queued -= before;
+        self.unfinished -= connection.unfinished;
+        self.counters.closed.count(reason);
+    }
+
+    /// Tells once of a connection that carried messages that it doesn't any more.
+    fn tell_closed(&mut self, socket: ClientSocket, reason: CloseReason) {
+        let Some(connection) = self.table.get_mut(socket).filter(|known| known.phase == Phase::Open) else {
+            return;
+        };
+        let open = match connection.tls {
+            Some(_) => &mut self.counters.open_tls,
+            None => &mut self.counters.open_tcp,
+        };
+        *open -= 1;
+        let path = connection.path(socket);
+        self.told.push_back(StreamEvent::Closed { path, reason });
+    }
+}
+
+impl AsFd for Streams {
+    /// What a driver has to watch.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poller.as_fd()
+    }
+}
+
+fn interest(connection: &Connection) -> EventFlags {
+    match (connection.phase, connection.waits_for_room) {
+        (Phase::Closing, _) => EventFlags::OUT,
+        (_, true) => EventFlags::IN | EventFlags::OUT,
+        (_, false) => EventFlags::IN,
+    }
+}

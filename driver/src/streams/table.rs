@@ -1,0 +1,215 @@
+//! Connections by their names, whose they are, and when each is looked at again.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use foldhash::{HashMap, HashMapExt};
+use turnpike_proto::ClientSocket;
+
+use super::StreamLimits;
+use super::connection::Connection;
+use super::counters::CloseReason;
+
+/// The connections of one worker.
+pub(super) struct Table {
+    slots: Vec<Option<Box<Entry>>>,
+    free: Vec<u32>,
+    /// Each connection's is another one, whichever place it has: an old name never means a new connection.
+    next_generation: u32,
+    sources: HashMap<IpAddr, Source>,
+    /// Connections that have not sent a message yet, by when they have to have; then those that have, by when they are
+    /// looked at.
+    opening: BTreeSet<(u64, u32)>,
+    open: BTreeSet<(u64, u32)>,
+}
+
+struct Entry {
+    generation: u32,
+    due_ns: u64,
+    /// Whose bounds it counts for.
+    source: IpAddr,
+    is_opening: bool,
+    connection: Connection,
+}
+
+#[derive(Default)]
+struct Source {
+    all: u32,
+    opening: u32,
+}
+
+impl Table {
+    pub(super) fn new() -> Table {
+        Table {
+            slots: Vec::new(),
+            free: Vec::new(),
+            next_generation: 1,
+            sources: HashMap::new(),
+            opening: BTreeSet::new(),
+            open: BTreeSet::new(),
+        }
+    }
+
+    /// Connections there are.
+    pub(super) fn len(&self) -> usize {
+        self.opening.len() + self.open.len()
+    }
+
+    /// Those that have not sent a message yet.
+    pub(super) fn opening(&self) -> usize {
+        self.opening.len()
+    }
+
+    /// Whether another one from this address may be taken.
+    pub(super) fn admit(&self, peer: SocketAddr, limits: &StreamLimits) -> Result<(), CloseReason> {
+        if self.len() >= limits.total {
+            return Err(CloseReason::TotalCap);
+        }
+        let Some(source) = self.sources.get(&source_of(peer.ip())) else { return Ok(()) };
+        if source.all as usize >= limits.per_source {
+            return Err(CloseReason::SourceCap);
+        }
+        if source.opening as usize >= limits.opening_per_source {
+            return Err(CloseReason::SourceOpeningCap);
+        }
+        Ok(())
+    }
+
+    /// Keeps a connection, which has not sent anything yet.
+    pub(super) fn insert(&mut self, connection: Connection, due_ns: u64) -> ClientSocket {
+        let generation = self.next_generation;
+        // 0 is a listener's.
+        self.next_generation = generation.checked_add(1).unwrap_or(1);
+        let source = source_of(connection.client().ip());
+        let counts = self.sources.entry(source).or_default();
+        counts.all += 1;
+        counts.opening += 1;
+        let entry = Some(Box::new(Entry { generation, due_ns, source, is_opening: true, connection }));
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.slots[index as usize] = entry;
+                index
+            }
+            None => {
+                self.slots.push(entry);
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.opening.insert((due_ns, index));
+        ClientSocket { index, generation }
+    }
+
+    pub(super) fn get_mut(&mut self, socket: ClientSocket) -> Option<&mut Connection> {
+        self.entry(socket).map(|entry| &mut entry.connection)
+    }
+
+    /// Whether it has not sent a message yet; `None` if there is none of this name.
+    pub(super) fn is_opening(&mut self, socket: ClientSocket) -> Option<bool> {
+        self.entry(socket).map(|entry| entry.is_opening)
+    }
+
+    fn entry(&mut self, socket: ClientSocket) -> Option<&mut Entry> {
+        let entry = self.slots.get_mut(socket.index as usize)?.as_mut()?;
+        (entry.generation == socket.generation).then_some(entry)
+    }
+
+    /// Takes a connection out.
+    pub(super) fn remove(&mut self, socket: ClientSocket) -> Option<Connection> {
+        self.entry(socket)?;
+        let entry = self.slots[socket.index as usize].take()?;
+        self.queue(entry.is_opening).remove(&(entry.due_ns, socket.index));
+        self.forget_source(entry.source, entry.is_opening);
+        self.free.push(socket.index);
+        if self.len() == 0 {
+            // What a crowd has left.
+            (self.slots, self.free) = (Vec::new(), Vec::new());
+            self.sources = HashMap::new();
+        }
+        Some(entry.connection)
+    }
+
+    /// It has sent its first message.
+    pub(super) fn set_open(&mut self, socket: ClientSocket, due_ns: u64) {
+        let Some(entry) = self.entry(socket).filter(|entry| entry.is_opening) else { return };
+        entry.is_opening = false;
+        let (before_ns, source) = (std::mem::replace(&mut entry.due_ns, due_ns), entry.source);
+        self.opening.remove(&(before_ns, socket.index));
+        self.open.insert((due_ns, socket.index));
+        if let Some(counts) = self.sources.get_mut(&source) {
+            counts.opening -= 1;
+        }
+    }
+
+    /// It is to be looked at then.
+    pub(super) fn set_due(&mut self, socket: ClientSocket, due_ns: u64) {
+        let Some(entry) = self.entry(socket) else { return };
+        let before_ns = std::mem::replace(&mut entry.due_ns, due_ns);
+        let is_opening = entry.is_opening;
+        let queue = self.queue(is_opening);
+        queue.remove(&(before_ns, socket.index));
+        queue.insert((due_ns, socket.index));
+    }
+
+    /// When one is to be looked at next.
+    pub(super) fn next_due_ns(&self) -> Option<u64> {
+        [&self.opening, &self.open].iter().filter_map(|queue| queue.first()).map(|(due_ns, _)| *due_ns).min()
+    }
+
+    /// One that is to be looked at.
+    pub(super) fn due(&self, now_ns: u64) -> Option<ClientSocket> {
+        let queues = [&self.opening, &self.open];
+        let (_, index) =
+            *queues.iter().filter_map(|queue| queue.first()).find(|(due_ns, _)| *due_ns <= now_ns)?;
+        self.name(index)
+    }
+
+    /// Of those that have not sent a message yet the one with the least time left.
+    pub(super) fn oldest_opening(&self) -> Option<ClientSocket> {
+        self.opening.first().and_then(|(_, index)| self.name(*index))
+    }
+
+    /// All names.
+    pub(super) fn names(&self) -> Vec<ClientSocket> {
+        (0..self.slots.len() as u32).filter_map(|index| self.name(index)).collect()
+    }
+
+    fn name(&self, index: u32) -> Option<ClientSocket> {
+        let entry = self.slots.get(index as usize)?.as_ref()?;
+        Some(ClientSocket { index, generation: entry.generation })
+    }
+
+    fn queue(&mut self, is_opening: bool) -> &mut BTreeSet<(u64, u32)> {
+        if is_opening { &mut self.opening } else { &mut self.open }
+    }
+
+    fn forget_source(&mut self, source: IpAddr, is_opening: bool) {
+        let Some(counts) = self.sources.get_mut(&source) else { return };
+        counts.all -= 1;
+        counts.opening -= u32::from(is_opening);
+        if counts.all == 0 {
+            self.sources.remove(&source);
+        }
+    }
+}
+
+/// What bounds go by: an IPv4 address, or the /64 that one IPv6 customer has at least.
+fn source_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_source_is_a_network_of_64_bits() {
+        let source = |text: &str| source_of(text.parse().expect("an address"));
+        assert_eq!(source("2001:db8:1:2:3::4"), source("2001:db8:1:2:ffff::1"));
+        assert_ne!(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"));
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+    }
+}

@@ -1,0 +1,178 @@
+//! Streams over loopback connections, without any driver: a turn looks whether something is ready.
+
+mod hostile;
+mod slow;
+mod talk;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
+use turnpike_proto::ClientSocket;
+
+use super::*;
+
+/// How long something may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+const BOTH: Offer = Offer { plain: true, tls: true };
+
+/// Streams of one listener, with a clock of its own.
+struct Rig {
+    streams: Streams,
+    address: SocketAddr,
+    trust: RootCertStore,
+    now_ns: u64,
+    messages: Vec<(ClientSocket, Vec<u8>)>,
+    closed: Vec<CloseReason>,
+    idle: Vec<ClientSocket>,
+}
+
+impl Rig {
+    fn new(offer: Offer, options: StreamOptions) -> Rig {
+        let listeners = bind_stream_listeners("127.0.0.1:0".parse().expect("an address"), 1, offer);
+        let listeners = listeners.expect("a free port");
+        let address = listeners[0].local_addr();
+        let (config, trust) = certificate();
+        let tls: TlsConfig = Arc::new(move || Arc::clone(&config));
+        let options = StreamOptions { tls: Some(tls), ..options };
+        let streams = Streams::new(listeners, options).expect("descriptors");
+        let (messages, closed, idle) = Default::default();
+        Rig { streams, address, trust, now_ns: 1, messages, closed, idle }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let socket = TcpStream::connect(self.address).expect("it listens");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.set_nodelay(true).expect("an option");
+        socket
+    }
+
+    /// A client's TLS, whose handshake has not begun.
+    fn tls(
+        &self,
+        alpn: &[&[u8]],
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> ClientConnection {
+        let mut config = ClientConfig::builder_with_protocol_versions(versions)
+            .with_root_certificates(self.trust.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        self.tls_with(Arc::new(config))
+    }
+
+    fn tls_with(&self, config: Arc<ClientConfig>) -> ClientConnection {
+        ClientConnection::new(config, ServerName::try_from("localhost").expect("a name")).expect("a client")
+    }
+
+    /// A client whose handshake is done.
+    fn connect_tls(&mut self) -> StreamOwned<ClientConnection, TcpStream> {
+        let mut client = StreamOwned::new(self.tls(&[], rustls::ALL_VERSIONS), self.connect());
+        self.shake_hands(&mut client);
+        client
+    }
+
+    fn shake_hands(&mut self, client: &mut StreamOwned<ClientConnection, TcpStream>) {
+        client.sock.set_nonblocking(true).expect("an option");
+        let handshakes = self.streams.counters().handshakes;
+        let deadline = Instant::now() + PATIENCE;
+        while client.conn.is_handshaking() || self.streams.counters().handshakes == handshakes {
+            assert!(Instant::now() < deadline, "the handshake did not end: {:?}", self.closed);
+            let _ = client.conn.complete_io(&mut client.sock);
+            self.turn();
+        }
+        client.sock.set_nonblocking(false).expect("an option");
+    }
+
+    /// A turn, without waiting.
+    fn turn(&mut self) {
+        self.streams.turn(self.now_ns, true).expect("epoll works");
+        while let Some(event) = self.streams.next_event(self.now_ns) {
+            match event {
+                StreamEvent::Message { path, bytes } => {
+                    let bytes = self.streams.bytes(&bytes).to_vec();
+                    self.messages.push((path.socket, bytes));
+                }
+                StreamEvent::Idle(path) => self.idle.push(path.socket),
+                StreamEvent::Closed { reason, .. } => self.closed.push(reason),
+            }
+        }
+        self.streams.flush(self.now_ns);
+    }
+
+    /// Turns until something holds.
+    fn until(&mut self, holds: impl Fn(&Rig) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "it did not happen: {:?}", self.streams.counters());
+            self.turn();
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn until_messages(&mut self, count: usize) -> Vec<Vec<u8>> {
+        self.until(|rig| rig.messages.len() >= count);
+        self.messages.drain(..).map(|(_, bytes)| bytes).collect()
+    }
+
+    /// Opens a connection by a first message; answers with its name.
+    fn introduce(&mut self, client: &mut impl Write) -> ClientSocket {
+        self.messages.clear();
+        client.write_all(&request()).expect("sent");
+        self.until(|rig| !rig.messages.is_empty());
+        self.messages.pop().expect("a message").0
+    }
+
+    fn later(&mut self, duration: Duration) {
+        self.now_ns += duration.as_nanos() as u64;
+    }
+
+    fn closed(&self, reason: CloseReason) -> u64 {
+        self.streams.counters().closed.of(reason)
+    }
+}
+
+/// A configuration with a certificate of its own, and who trusts it.
+fn certificate() -> (Arc<ServerConfig>, RootCertStore) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let certificate: CertificateDer<'static> = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let mut config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key)
+        .expect("they belong together");
+    config.alpn_protocols = vec![b"stun.turn".to_vec(), b"stun.nat-discovery".to_vec()];
+    config.ticketer = rustls::crypto::ring::Ticketer::new().expect("randomness");
+    let mut trust = RootCertStore::empty();
+    trust.add(certificate).expect("a certificate");
+    (Arc::new(config), trust)
+}
+
+/// A Binding request.
+fn request() -> Vec<u8> {
+    [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat()
+}
+
+/// ChannelData as it is on a stream.
+fn channel_data(payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x40, 0x01];
+    frame.extend((payload.len() as u16).to_be_bytes());
+    frame.extend(payload);
+    frame.resize(frame.len().next_multiple_of(4), 0);
+    frame
+}
+
+/// Reads ChannelData until so many bytes of payload have come.
+fn read_frame(client: &mut impl Read) -> Vec<u8> {
+    let mut header = [0; 4];
+    client.read_exact(&mut header).expect("a header");
+    assert_eq!(header[..2], [0x40, 0x01]);
+    let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let mut payload = vec![0; len.next_multiple_of(4)];
+    client.read_exact(&mut payload).expect("a payload");
+    assert!(payload[len..].iter().all(|byte| *byte == 0));
+    payload.truncate(len);
+    payload
+}

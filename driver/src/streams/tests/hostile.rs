@@ -1,0 +1,201 @@
+//! Clients that do what they should not.
+
+use super::*;
+
+fn limits(limits: StreamLimits) -> StreamOptions {
+    StreamOptions { limits, ..StreamOptions::default() }
+}
+
+#[test]
+fn who_says_nothing_or_says_it_too_slowly_is_closed_in_time() {
+    let mut rig = Rig::new(BOTH, StreamOptions::default());
+    let silent = rig.connect();
+    let mut slow = rig.connect();
+    slow.write_all(&request()[..10]).expect("sent");
+    let mut shaking = rig.connect();
+    shaking.write_all(&[0x16, 3, 1, 2, 0, 1]).expect("sent");
+    rig.until(|rig| rig.streams.counters().opening == 3 && rig.streams.unfinished > 10);
+    rig.later(Duration::from_millis(4900));
+    rig.turn();
+    assert_eq!(rig.streams.counters().opening, 3);
+    slow.write_all(&request()[10..11]).expect("sent");
+    rig.later(Duration::from_millis(101));
+    rig.until(|rig| rig.streams.is_empty());
+    assert_eq!(rig.closed(CloseReason::MessageTimeout), 2);
+    assert_eq!(rig.closed(CloseReason::HandshakeTimeout), 1);
+    assert_eq!(rig.streams.unfinished, 0);
+    assert!(rig.closed.is_empty(), "nobody had heard of them");
+    drop(silent);
+}
+
+#[test]
+fn after_its_handshake_a_client_has_time_for_its_first_message() {
+    let mut rig = Rig::new(BOTH, StreamOptions::default());
+    let client = StreamOwned::new(rig.tls(&[], rustls::ALL_VERSIONS), rig.connect());
+    rig.until(|rig| rig.streams.counters().opening == 1);
+    rig.later(Duration::from_secs(4));
+    let mut client = client;
+    rig.shake_hands(&mut client);
+    rig.later(Duration::from_secs(4));
+    rig.introduce(&mut client);
+    let late = rig.connect_tls();
+    rig.later(Duration::from_secs(6));
+    rig.until(|rig| rig.closed(CloseReason::MessageTimeout) == 1);
+    drop(late);
+}
+
+#[test]
+fn an_idle_connection_is_asked_about_and_a_busy_one_is_not() {
+    let mut rig = Rig::new(BOTH, StreamOptions::default());
+    let (mut idle, mut busy) = (rig.connect(), rig.connect());
+    let idle_socket = rig.introduce(&mut idle);
+    rig.introduce(&mut busy);
+    rig.later(Duration::from_secs(40));
+    rig.introduce(&mut busy);
+    rig.later(Duration::from_secs(20));
+    rig.until(|rig| rig.idle == [idle_socket]);
+    rig.streams.close(rig.now_ns, idle_socket, CloseReason::Idle);
+    assert_eq!(idle.read(&mut [0; 8]).expect("closed"), 0);
+    rig.turn();
+    assert_eq!(rig.closed, [CloseReason::Idle]);
+    assert_eq!(rig.idle.len(), 1);
+}
+
+#[test]
+fn garbage_is_closed_and_counted_by_its_kind() {
+    let mut rig = Rig::new(BOTH, StreamOptions::default());
+    let mut first = |bytes: &[u8], reason: CloseReason| {
+        let mut client = rig.connect();
+        client.write_all(bytes).expect("sent");
+        rig.until(|rig| rig.closed(reason) == 1);
+    };
+    first(b"\x80anything else", CloseReason::NotTurn);
+    // It looks like ChannelData, as does a STUN header with the longest length: nobody begins with so much.
+    first(b"GET / HTTP/1.1\r\n\r\n", CloseReason::TooLong);
+    first(&[0x16, 3, 1, 0, 4, 1, 2, 3, 4], CloseReason::NotTls);
+    let mut client = rig.connect();
+    rig.introduce(&mut client);
+    client.write_all(&[channel_data(b"good"), b"\xff garbage".to_vec()].concat()).expect("sent");
+    assert_eq!(rig.until_messages(1).len(), 1, "what came before it counts");
+    rig.until(|rig| rig.closed == [CloseReason::NotTurn]);
+    let mut tls = rig.connect_tls();
+    rig.introduce(&mut tls);
+    tls.sock.write_all(&[0x17, 3, 3, 0, 4, 1, 2, 3, 4]).expect("sent");
+    rig.until(|rig| rig.closed == [CloseReason::NotTurn, CloseReason::TlsOther]);
+    assert!(rig.streams.is_empty());
+}
+
+#[test]
+fn only_what_is_offered_is_spoken() {
+    let plain = Offer { plain: true, tls: false };
+    let mut rig = Rig::new(plain, StreamOptions::default());
+    let mut client = rig.connect();
+    client.write_all(&[0x16, 3, 1]).expect("sent");
+    rig.until(|rig| rig.closed(CloseReason::TlsNotOffered) == 1);
+    let mut rig = Rig::new(Offer { plain: false, tls: true }, StreamOptions::default());
+    let mut client = rig.connect();
+    client.write_all(&request()).expect("sent");
+    rig.until(|rig| rig.closed(CloseReason::PlainNotOffered) == 1);
+    assert!(rig.messages.is_empty());
+}
+
+#[test]
+fn a_client_of_another_protocol_is_told_so_by_an_alert() {
+    let mut rig = Rig::new(BOTH, StreamOptions::default());
+    let mut client = StreamOwned::new(rig.tls(&[b"h2"], rustls::ALL_VERSIONS), rig.connect());
+    client.conn.write_tls(&mut client.sock).expect("sent");
+    rig.until(|rig| rig.closed(CloseReason::TlsAlpn) == 1);
+    let error = client.read(&mut [0; 8]).expect_err("an alert");
+    assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
+}
+
+#[test]
+fn a_source_has_its_share_and_the_oldest_stranger_makes_room() {
+    let bounds = StreamLimits {
+        opening: 3,
+        opening_per_source: 100,
+        per_source: 5,
+        total: 100,
+        ..StreamLimits::default()
+    };
+    let mut rig = Rig::new(BOTH, limits(bounds));
+    let mut strangers = Vec::new();
+    for count in 1..=3 {
+        strangers.push(rig.connect());
+        rig.until(|rig| rig.streams.counters().opening == count);
+        rig.later(Duration::from_millis(1));
+    }
+    strangers.push(rig.connect());
+    rig.until(|rig| rig.closed(CloseReason::Displaced) == 1);
+    assert_eq!(strangers[0].read(&mut [0; 8]).expect("closed"), 0);
+    assert_eq!(rig.streams.counters().opening, 3);
+    for client in &mut strangers[1..] {
+        rig.introduce(client);
+    }
+    let more = [rig.connect(), rig.connect(), rig.connect()];
+    rig.until(|rig| rig.closed(CloseReason::SourceCap) == 1);
+    assert_eq!(rig.streams.counters().open_tcp, 3);
+    drop(more);
+    rig.until(|rig| rig.streams.counters().opening == 0);
+    let mut next = rig.connect();
+    rig.introduce(&mut next);
+}
+
+#[test]
+fn caps_in_total_and_of_half_open_ones_hold() {
+    let bounds = StreamLimits { opening_per_source: 2, total: 3, ..StreamLimits::default() };
+    let mut rig = Rig::new(BOTH, limits(bounds));
+    let held: Vec<TcpStream> = (0..3).map(|_| rig.connect()).collect();
+    rig.until(|rig| rig.closed(CloseReason::SourceOpeningCap) == 1);
+    drop(held);
+    rig.until(|rig| rig.streams.is_empty());
+    let mut clients: Vec<TcpStream> = Vec::new();
+    for _ in 0..3 {
+        let mut client = rig.connect();
+        rig.introduce(&mut client);
+        clients.push(client);
+    }
+    let _fourth = rig.connect();
+    rig.until(|rig| rig.closed(CloseReason::TotalCap) == 1);
+}
+
+#[test]
+fn handshakes_that_never_end_keep_nobody_from_talking_or_from_coming_in() {
+    let bounds = StreamLimits { opening: 50, opening_per_source: 1000, ..StreamLimits::default() };
+    let mut rig = Rig::new(BOTH, limits(bounds));
+    let mut talker = rig.connect_tls();
+    rig.introduce(&mut talker);
+    let mut hello = Vec::new();
+    rig.tls(&[], rustls::ALL_VERSIONS).write_tls(&mut hello).expect("a ClientHello");
+    let mut strangers = Vec::new();
+    for round in 0..300 {
+        let mut client = rig.connect();
+        client.write_all(&hello).expect("sent");
+        strangers.push(client);
+        if round % 50 == 0 {
+            talker.write_all(&channel_data(b"still here")).expect("sent");
+            talker.flush().expect("sent");
+            assert_eq!(rig.until_messages(1).len(), 1);
+        }
+        rig.turn();
+    }
+    rig.until(|rig| rig.closed(CloseReason::Displaced) == 250);
+    assert!(rig.streams.counters().opening <= 50);
+    let mut newcomer = rig.connect_tls();
+    rig.introduce(&mut newcomer);
+}
+
+#[test]
+fn a_reset_within_a_frame_frees_all_of_it() {
+    let mut rig = Rig::new(BOTH, StreamOptions::default());
+    let mut client = rig.connect();
+    let socket = rig.introduce(&mut client);
+    client.write_all(&channel_data(&[1; 1000])[..500]).expect("sent");
+    rig.until(|rig| rig.streams.unfinished > 0);
+    rig.streams.send_media(rig.now_ns, socket, [&[0x40, 1, 0, 4], b"more"], 0);
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("an option");
+    drop(client);
+    rig.until(|rig| rig.closed == [CloseReason::Broken]);
+    assert_eq!((rig.streams.unfinished, rig.streams.queued), (0, 0));
+    assert!(rig.streams.is_empty());
+}

@@ -1,0 +1,165 @@
+//! Clients that read slowly, or not at all.
+
+use super::*;
+
+const PAYLOAD: usize = 1000;
+
+fn frame(number: u32) -> Vec<u8> {
+    let mut payload = vec![7; PAYLOAD];
+    payload[..4].copy_from_slice(&number.to_be_bytes());
+    payload
+}
+
+fn send(rig: &mut Rig, socket: ClientSocket, number: u32) {
+    let [high, low] = (PAYLOAD as u16).to_be_bytes();
+    rig.streams.send_media(rig.now_ns, socket, [&[0x40, 1, high, low], &frame(number)], 0);
+}
+
+/// Sends so many frames to a client that reads none, then lets it read: the numbers of those that came, and the
+/// counters.
+fn flood(tls: bool, frames: u32, age: Duration) -> (Vec<u32>, StreamCounters) {
+    let mut rig = Rig::new(BOTH, StreamOptions::default());
+    let (mut plain, mut encrypted);
+    let client: &mut dyn Read;
+    let socket;
+    if tls {
+        encrypted = rig.connect_tls();
+        socket = rig.introduce(&mut encrypted);
+        client = &mut encrypted;
+    } else {
+        plain = rig.connect();
+        socket = rig.introduce(&mut plain);
+        client = &mut plain;
+    }
+    for number in 0..frames {
+        send(&mut rig, socket, number);
+        if number % 8 == 0 {
+            rig.turn();
+        }
+    }
+    rig.later(age);
+    // An answer, queued behind all of it, comes whatever was dropped.
+    rig.streams.send_answer(rig.now_ns, socket, &channel_data(&[0xff; 8]));
+    rig.turn();
+    let mut numbers = Vec::new();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (stop, rig) = (&stop, &mut rig);
+        scope.spawn(move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                rig.turn();
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            // The end of what comes, for the reader.
+            rig.streams.stop(rig.now_ns);
+            while !rig.streams.is_empty() {
+                rig.turn();
+            }
+        });
+        let mut has_answer = false;
+        loop {
+            let mut header = [0; 4];
+            if client.read_exact(&mut header).is_err() {
+                break;
+            }
+            let mut payload = vec![0; usize::from(u16::from_be_bytes([header[2], header[3]]))];
+            client.read_exact(&mut payload).expect("never a part of a frame");
+            if payload.len() == 8 {
+                has_answer = true;
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                continue;
+            }
+            let number = u32::from_be_bytes(payload[..4].try_into().expect("four bytes"));
+            assert_eq!(payload, frame(number));
+            numbers.push(number);
+        }
+        assert!(has_answer, "answers are not dropped");
+    });
+    (numbers, rig.streams.counters())
+}
+
+#[test]
+fn what_is_missing_is_what_was_counted_and_it_is_the_oldest() {
+    for tls in [false, true] {
+        let (numbers, counters) = flood(tls, 20_000, Duration::ZERO);
+        assert!(counters.dropped_full > 0, "{counters:?}");
+        assert_eq!(counters.dropped_old, 0);
+        let missing = 20_000 - numbers.len() as u64;
+        assert_eq!(missing, counters.dropped_full + counters.dropped_closed, "with TLS: {tls}");
+        assert!(numbers.is_sorted());
+        assert_eq!(numbers.last(), Some(&19_999), "the newest arrived");
+    }
+}
+
+#[test]
+fn media_that_has_waited_for_too_long_is_dropped_whole() {
+    for tls in [false, true] {
+        let (numbers, counters) = flood(tls, 20_000, Duration::from_millis(151));
+        assert!(counters.dropped_old > 0, "{counters:?}");
+        let missing = 20_000 - numbers.len() as u64;
+        assert_eq!(missing, counters.dropped_full + counters.dropped_old + counters.dropped_closed);
+    }
+}
+
+#[test]
+fn a_client_that_never_reads_costs_its_neighbour_nothing() {
+    let mut rig = Rig::new(BOTH, StreamOptions::default());
+    let (mut stalled, mut reader) = (rig.connect(), rig.connect());
+    let stalled_socket = rig.introduce(&mut stalled);
+    let reader_socket = rig.introduce(&mut reader);
+    for number in 0..20_000 {
+        send(&mut rig, stalled_socket, number);
+        if number % 100 == 0 {
+            send(&mut rig, reader_socket, number);
+            rig.turn();
+            let payload = read_frame(&mut reader);
+            assert_eq!(payload, frame(number));
+        }
+    }
+    let counters = rig.streams.counters();
+    assert!(counters.dropped_full > 10_000, "{counters:?}");
+    let begun = 4 + PAYLOAD;
+    assert!(rig.streams.queued <= (256 << 10) + begun, "memory is bounded");
+    assert_eq!(rig.streams.counters().open_tcp, 2);
+}
+
+#[test]
+fn answers_that_nobody_reads_end_the_connection() {
+    let mut rig = Rig::new(BOTH, StreamOptions::default());
+    let mut client = rig.connect();
+    let socket = rig.introduce(&mut client);
+    for _ in 0..200_000 {
+        rig.streams.send_answer(rig.now_ns, socket, &channel_data(&[0; 100]));
+        rig.turn();
+        if !rig.closed.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(rig.closed, [CloseReason::AnswersFull]);
+    assert_eq!(rig.streams.queued, 0);
+}
+
+#[test]
+fn epoll_is_asked_for_room_only_while_something_waits() {
+    let mut rig = Rig::new(BOTH, StreamOptions::default());
+    let mut client = rig.connect();
+    let socket = rig.introduce(&mut client);
+    rig.turn();
+    let waits = |rig: &mut Rig| rig.streams.table.get_mut(socket).expect("open").waits_for_room;
+    assert!(!waits(&mut rig));
+    for number in 0..20_000 {
+        send(&mut rig, socket, number);
+        rig.turn();
+        if waits(&mut rig) {
+            break;
+        }
+    }
+    assert!(waits(&mut rig));
+    client.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
+    let deadline = Instant::now() + PATIENCE;
+    while waits(&mut rig) && Instant::now() < deadline {
+        let _ = client.read(&mut [0; 65_536]);
+        rig.turn();
+    }
+    assert!(!waits(&mut rig));
+}

@@ -138,11 +138,18 @@ function showPath(status) {
     ...offload.interfaces.map((face) => [visible(face.name), fact(face.attached ? `attached, ${face.mode ?? "unknown mode"}` : "not attached", face.why)]),
     ["Userspace", fact(visible(status.data_path.name), status.data_path.why)],
     ["Listeners", status.listeners.map((listener) => `${listener.address} ${listener.transport}`).join(", ")],
+    ...status.certificates.map((certificate) => ["Certificate", certificateFact(certificate)]),
     ["Relay", status.relay_addresses.map((relay) => `${relay.address}${relay.external ? ` as ${relay.external}` : ""} : ${relay.first_port}\u2013${relay.last_port}`).join(", ")],
   ];
   $("path").replaceChildren(...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   $("workers").replaceChildren(...status.workers.map((worker) =>
     meter(`#${worker.index} \u00b7 ${whole(worker.allocations)}`, `${Math.round(worker.busy_ratio * 100)} %`, worker.busy_ratio, "", `worker ${worker.index}: ${whole(worker.allocations)} allocations, ${whole(worker.relay_sockets)} sockets`)));
+}
+
+function certificateFact({ names, cert_file: file, expires_unix_secs: expires, fault }) {
+  const days = Math.floor((expires - Date.now() / 1000) / 86400);
+  const until = days < 0 ? "expired" : `${plural(days, "day")} left`;
+  return fact(`${visible(names[0] ?? file)}, ${until}`, fault && `not renewed: ${fault}`);
 }
 
 function fact(text, why) {

@@ -38,5 +38,4 @@ pub use api::openapi;
 pub use managed::{Answer, ManagedRelay, RelayError};
 pub use problem::ProblemBody;
 pub use server::{Handle, Running, Settings, StartError, start};
-pub use tls::{Certificate, TlsError, TlsFiles};
 pub use token::{Scope, Scopes, Tokens};

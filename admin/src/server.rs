@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::sign::CertifiedKey;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -32,7 +33,7 @@ use crate::limits::{
 use crate::managed::ManagedRelay;
 use crate::slots::{Shares, Slots};
 use crate::state::{Shared, told_to_stop};
-use crate::tls::{Certificate, Tls, TlsError, TlsFiles};
+use crate::tls::Tls;
 use crate::token::Tokens;
 
 /// For answers that are under way when everything stops.
@@ -81,8 +82,8 @@ pub struct Settings {
     pub tokens: Tokens,
     /// Names in Host headers besides addresses and `localhost`.
     pub hosts: Vec<String>,
-    /// HTTPS instead of HTTP.
-    pub tls: Option<TlsFiles>,
+    /// The certificate for HTTPS, instead of HTTP.
+    pub tls: Option<Arc<CertifiedKey>>,
 }
 
 /// Why there is no administration.
@@ -99,9 +100,6 @@ pub enum StartError {
         /// Why not.
         why: io::Error,
     },
-    /// Certificate or key.
-    #[error("TLS: {0}")]
-    Tls(#[from] TlsError),
     /// No thread to be had.
     #[error("cannot start its threads: {0}")]
     Threads(io::Error),
@@ -146,7 +144,7 @@ pub(crate) fn start_with(
     let listener = listen(settings.listen).map_err(fault)?;
     listener.set_nonblocking(true).map_err(fault)?;
     let address = listener.local_addr().map_err(fault)?;
-    let tls = settings.tls.map(Tls::load).transpose()?.map(Arc::new);
+    let tls = settings.tls.map(Tls::new).map(Arc::new);
     let (stop, stopping) = watch::channel(false);
     let shared = Arc::new(Shared::new(relay, settings.tokens, settings.hosts, limits.request_time, stopping));
     let handle = Handle { shared: Arc::clone(&shared), tls: tls.clone() };
@@ -183,16 +181,8 @@ impl Handle {
         self.shared.tokens.store(Arc::new(tokens));
     }
 
-    /// Reads certificate and key again; nothing without TLS. It takes as long as the files do.
-    ///
-    /// # Errors
-    /// If they can't be used.
-    pub fn read_certificate(&self) -> Result<Option<Certificate>, TlsError> {
-        self.tls.as_ref().map(|tls| tls.read()).transpose()
-    }
-
-    /// Another certificate, for connections from now on.
-    pub fn set_certificate(&self, certificate: Certificate) {
+    /// Another certificate, for connections from now on; nothing without TLS.
+    pub fn set_certificate(&self, certificate: Arc<CertifiedKey>) {
         if let Some(tls) = &self.tls {
             tls.set(certificate);
         }

@@ -105,7 +105,7 @@ test("a Prometheus scrapes, and understands each query of rules and dashboard", 
   await prometheus.stop();
 });
 
-test("the real relay's scrape has each metric that rules and dashboard name, but those that need a failure first", async (t) => {
+test("the real relay's scrape has each metric that rules and dashboard name, but those that need a failure or a certificate first", async (t) => {
   const users = { alice: "a-password-of-the-tests" };
   const relay = await startRelay(t, { users });
   await startLoad(t, relay.server, { user: "alice", password: users.alice, clients: 1, seconds: 1 }).ended;
@@ -117,7 +117,7 @@ test("the real relay's scrape has each metric that rules and dashboard name, but
     return ["turnpike_allocations_ended_total", "turnpike_drops_total", "turnpike_refusals_total"].every((name) => text.includes(name)) && text;
   });
   await assert.rejects(api(relay.url, "/v1/status", { token: METRICS_TOKEN }), /403/);
-  const failures = ["turnpike_allocations_limit", "turnpike_refusals_total"];
+  const failures = ["turnpike_allocations_limit", "turnpike_refusals_total", "turnpike_certificate_expires_seconds", "turnpike_certificate_fault"];
   for (const file of [RULES, GRAFANA]) {
     const missing = [...metricsIn(readFileSync(file, "utf8"))].filter((name) => !metricsIn(page).has(name) && !failures.includes(name));
     assert.deepEqual(missing, [], file);

@@ -22,4 +22,5 @@ pub mod probe;
 mod service_manager;
 pub mod setup;
 pub mod start;
+pub mod tls;
 pub mod worker;

@@ -275,6 +275,7 @@ impl ManagedRelay for Fake {
             relay_sockets: allocations / 2,
             busy_ratio: 0.21,
         };
+        let now = i64::try_from(unix_secs()).expect("this century");
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             started_unix_secs: unix_secs() - uptime_secs,
@@ -283,6 +284,15 @@ impl ManagedRelay for Fake {
             listeners: vec![Listener {
                 address: SocketAddr::from(([192, 0, 2, 10], 3478)),
                 transport: Transport::Udp,
+            }],
+            certificates: vec![Certificate {
+                audience: CertificateAudience::Admin,
+                cert_file: "/etc/turnpike/fullchain.pem".into(),
+                key_file: "/etc/turnpike/privkey.pem".into(),
+                names: vec!["turn.example.org".into()],
+                expires_unix_secs: now + 60 * 86_400,
+                loaded_unix_secs: now,
+                fault: None,
             }],
             relay_addresses: vec![RelayAddress {
                 address: IpAddr::from([192, 0, 2, 10]),

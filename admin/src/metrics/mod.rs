@@ -19,7 +19,9 @@ use prometheus_client::registry::Registry;
 
 use self::page::Page;
 use crate::guard::{Metrics, Needs};
-use crate::model::{Counts, OffloadCounts, Readiness, Status, Totals, Traffic, TrafficByPath, WorkerTotals};
+use crate::model::{
+    Certificate, Counts, OffloadCounts, Readiness, Status, Totals, Traffic, TrafficByPath, WorkerTotals,
+};
 use crate::problem::Problems;
 use crate::state::{ApiCounts, Shared};
 
@@ -76,6 +78,7 @@ impl Collector for Scrape {
         sockets(&mut page, &self.totals)?;
         offload(&mut page, &self.totals.offload)?;
         workers(&mut page, &self.totals.workers)?;
+        certificates(&mut page, &self.status.certificates)?;
         let help = "Records of the log that were lost: whoever reads stderr did not keep up.";
         page.counter("log_records_dropped", help, plain(self.status.log_records_dropped))?;
         let help = "Events of workers that were lost on their way to streams of events.";
@@ -212,6 +215,33 @@ fn workers(page: &mut Page<'_>, workers: &[WorkerTotals]) -> fmt::Result {
         "worker_turn_duration_seconds",
         "How long turns took: what a datagram may have to wait.",
         durations,
+    )
+}
+
+/// By file, for two certificates may have the same name.
+fn certificates(page: &mut Page<'_>, certificates: &[Certificate]) -> fmt::Result {
+    let samples = |of: fn(&Certificate) -> i64| {
+        let sample = move |certificate: &Certificate| {
+            let name = certificate.names.first().cloned().unwrap_or_default();
+            let labels = vec![("file", certificate.cert_file.clone()), ("name", name)];
+            (labels, u64::try_from(of(certificate)).unwrap_or(0))
+        };
+        certificates.iter().map(sample)
+    };
+    page.gauge(
+        "certificate_expires_seconds",
+        "When each certificate expires, in seconds since 1970.",
+        samples(|certificate| certificate.expires_unix_secs),
+    )?;
+    page.gauge(
+        "certificate_loaded_seconds",
+        "When the files of each certificate could last be used, in seconds since 1970.",
+        samples(|certificate| certificate.loaded_unix_secs),
+    )?;
+    page.gauge(
+        "certificate_fault",
+        "Whether the files can't be used as they are now: the certificate from before stays in force.",
+        samples(|certificate| i64::from(certificate.fault.is_some())),
     )
 }
 

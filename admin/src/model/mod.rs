@@ -22,8 +22,8 @@ pub use event::{Event, Limited, LimitedWhy};
 pub use history::{History, Sample};
 pub use refusal::{Refusal, RefusalCount, Refusals};
 pub use status::{
-    Config, ConfigOption, DataPath, Disconnected, DrainRequest, DrainState, InterfaceOffload, Listener,
-    OffloadStatus, Readiness, RelayAddress, ReloadReport, Status, WorkerStatus,
+    Certificate, CertificateAudience, Config, ConfigOption, DataPath, Disconnected, DrainRequest, DrainState,
+    InterfaceOffload, Listener, OffloadStatus, Readiness, RelayAddress, ReloadReport, Status, WorkerStatus,
 };
 pub use talker::{Talker, Talkers};
 pub use token::TokenScopes;

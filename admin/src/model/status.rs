@@ -20,6 +20,9 @@ pub struct Status {
     pub realm: String,
     /// Where clients reach it.
     pub listeners: Vec<Listener>,
+    /// The certificates in force.
+    #[serde(default)]
+    pub certificates: Vec<Certificate>,
     /// From where it sends to peers.
     pub relay_addresses: Vec<RelayAddress>,
     /// Who moves packets in userspace.
@@ -48,6 +51,34 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What is spoken there.
     pub transport: Transport,
+}
+
+/// A certificate in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Certificate {
+    /// Who sees it.
+    pub audience: CertificateAudience,
+    /// The file with the chain.
+    pub cert_file: String,
+    /// The file with the key.
+    pub key_file: String,
+    /// Names and addresses that it is for; a wildcard begins with `*.`.
+    pub names: Vec<String>,
+    /// Until when it is valid, in seconds since 1970.
+    pub expires_unix_secs: i64,
+    /// When its files were last read and could be used, in seconds since 1970.
+    pub loaded_unix_secs: i64,
+    /// Why the files, as they are now, are not in force, if they aren't: the certificate from before is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}
+
+/// Who sees a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateAudience {
+    /// Clients of the administration.
+    Admin,
 }
 
 /// From where the relay sends to peers.

@@ -9,12 +9,12 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
-use turnpike_admin::{Certificate, TlsFiles};
 
 use super::options::Config;
 use super::report::{Problem, Report};
 use super::settings::Settings;
 use super::strength::exposure;
+use crate::tls::certificate::{Certificate, Files, unix_secs};
 
 /// Open files that a relay needs beside its relayed addresses: listeners, connections of the administration,
 /// the kernel's data path, logs and databases.
@@ -65,9 +65,15 @@ fn check_certificate(config: &Config, settings: &Settings, report: &mut Report) 
     else {
         return;
     };
-    if let Err(why) = Certificate::read(&TlsFiles { cert: cert.clone(), key: key.clone() }) {
-        let place = settings.place("admin-tls-cert", 0);
-        report.fault(Problem::new(place, "admin-tls-cert", why.to_string()));
+    let place = || settings.place("admin-tls-cert", 0);
+    match Certificate::read(&Files { cert: cert.clone(), key: key.clone() }) {
+        Ok(certificate) => {
+            let warnings = certificate.warnings(unix_secs());
+            let message = |why| format!("{:?}: the certificate {why}", cert.display());
+            let problem = |why| Problem::new(place(), "admin-tls-cert", message(why));
+            warnings.into_iter().for_each(|why| report.warn(problem(why)));
+        }
+        Err(why) => report.fault(Problem::new(place(), "admin-tls-cert", why.to_string())),
     }
     if let Some(why) = exposure(key) {
         let message = format!("{:?}: {why}", key.display());

@@ -346,7 +346,8 @@ options! {
     "admin-token-file" List("FILE") admin_token_file: Vec<PathBuf> = Vec::new(),
     shown "none", parse::path, on reload;
 
-    /// File with the certificate chain (PEM) for the administration by HTTPS.
+    /// File with the certificate chain (PEM) for the administration by HTTPS. It and its key are read again with
+    /// a reload, and when they change; if they can't be used, the certificate from before stays in force.
     "admin-tls-cert" Text("FILE") admin_tls_cert: Option<PathBuf> = None,
     shown "none: plain HTTP", parse::optional_path, on restart;
 

@@ -160,6 +160,7 @@ impl Control {
             uptime_secs: now.mono_ns.saturating_sub(self.started.mono_ns) / 1_000_000_000,
             realm: self.shared.auth.realm().to_owned(),
             listeners: ready.listen.iter().copied().map(listener).collect(),
+            certificates: self.shown_certificates(),
             relay_addresses: self.addresses.load().relays().map(relay).collect(),
             data_path: model::DataPath {
                 name: ready.io.backend.name().to_owned(),

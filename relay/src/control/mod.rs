@@ -11,6 +11,7 @@
 //! waits a bounded time.
 
 mod ask;
+mod certificates;
 mod convert;
 mod credentials;
 mod database;
@@ -28,6 +29,7 @@ mod state;
 mod totals;
 mod users;
 
+pub use certificates::{follow_certificates, wanted};
 pub use database::Users;
 pub use follow::{follow_addresses, follow_publics};
 pub use liveness::LOOK_PERIOD;

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
+use turnpike_admin::RelayError;
 use turnpike_admin::model::ReloadReport;
-use turnpike_admin::{Certificate, RelayError, TlsError};
 
+use super::certificates::wanted;
 use super::lock::lock;
 use super::state::Control;
 use crate::config::{Loaded, Loader, Problems};
 use crate::service_manager::{News, tell};
 use crate::setup;
+use crate::tls::store::{self, Found};
 
 impl Control {
     /// Reads the configuration again and applies what can change while running. Says so in the log; a
@@ -37,7 +39,7 @@ impl Control {
         if self.is_stopping() {
             return Err(RelayError::Conflict("the relay was told to stop".to_owned()));
         }
-        let (loaded, certificate) = self.read_files()?;
+        let (loaded, certificates) = self.read_files()?;
         let Loaded { config, warnings } =
             loaded.map_err(|problems| RelayError::Conflict(problems.to_string()))?;
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
@@ -45,6 +47,8 @@ impl Control {
         let merged = old.reloaded(&config);
         let (applied, restart_needed) = (old.differences(&merged), merged.differences(&config));
         let config = merged;
+        let prepared = self.certificates.prepare(certificates);
+        let certificates = prepared.map_err(|why| RelayError::Conflict(why.to_string()))?;
         self.apply_credentials(&config)?;
         let (per_user, total) = setup::quota_limits(&config);
         self.shared.quotas.set_limits(per_user, total);
@@ -52,13 +56,10 @@ impl Control {
         setup::set_alternates(&self.shared, &config);
         if let Some(admin) = self.admin.get() {
             admin.set_tokens(setup::admin_tokens(&config.admin_tokens));
-            match certificate {
-                Ok(Some(certificate)) => admin.set_certificate(certificate),
-                Ok(None) => {}
-                // The old certificate stays in force then.
-                Err(why) => warnings.push(format!("not reloaded: {why}")),
-            }
         }
+        let stays = |(why, _): &(String, bool)| format!("{why}: the certificate from before stays in force");
+        warnings.extend(certificates.faults.iter().map(stays));
+        self.put_certificates(certificates);
         self.config.store(Arc::new(config));
         let are_told = self.put_addresses_in_force() & self.follow_network();
         warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -73,18 +74,17 @@ impl Control {
 
     /// Whatever takes its time, before anything changes.
     fn read_files(&self) -> Result<Files, RelayError> {
-        let admin = self.admin.get().cloned();
-        let certificate = self.config.load().admin_tls_cert.clone();
+        let old = self.config.load_full();
         let read = move |loader: &Loader| {
             let loaded = loader.load();
-            if let Some(path) = &certificate {
-                loader.note(path);
-            }
-            (loaded, admin.map_or(Ok(None), |admin| admin.read_certificate()))
+            let merged = loaded.as_ref().map(|loaded| old.reloaded(&loaded.config));
+            let wanted = merged.map_or(Vec::new(), |config| wanted(&config));
+            let found = store::read(wanted, |path| loader.note(path));
+            (loaded, found)
         };
         self.loader.in_time(read).map_err(|stuck| RelayError::Busy(stuck.to_string()))
     }
 }
 
 /// What a reload has read.
-type Files = (Result<Loaded, Problems>, Result<Option<Certificate>, TlsError>);
+type Files = (Result<Loaded, Problems>, Vec<Found>);

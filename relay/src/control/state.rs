@@ -22,6 +22,7 @@ use crate::config::resolve::Addresses;
 use crate::config::{Config, Loader};
 use crate::limits::MAX_EVENT_LAG;
 use crate::network::Publics;
+use crate::tls::store::Store;
 use crate::worker::{Order, WorkerHandle};
 
 /// What a running relay consists of.
@@ -44,6 +45,8 @@ pub struct Parts {
     pub offload: Arc<StatusCell>,
     /// Users beside those of the configuration.
     pub users: Users,
+    /// The certificates that are shown.
+    pub certificates: Store,
 }
 
 /// Everything that operators may ask and order. Shared by the main thread and the API's threads.
@@ -61,6 +64,7 @@ pub struct Control {
     pub(super) workers: Vec<WorkerHandle>,
     pub(super) offload: Arc<StatusCell>,
     pub(super) users: Users,
+    pub(super) certificates: Store,
     pub(super) drain: Mutex<Drain>,
     /// Held while credentials are put together, so that the last change wins.
     pub(super) reloading: Mutex<()>,
@@ -90,7 +94,18 @@ pub struct Control {
 impl Control {
     /// Takes over a relay whose workers run.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, loader, addresses, publics, ready, shared, workers, offload, users } = parts;
+        let Parts {
+            config,
+            loader,
+            addresses,
+            publics,
+            ready,
+            shared,
+            workers,
+            offload,
+            users,
+            certificates,
+        } = parts;
         Arc::new_cyclic(|me| Self {
             started: Moment::now(),
             config: ArcSwap::from_pointee(config),
@@ -103,6 +118,7 @@ impl Control {
             workers,
             offload,
             users,
+            certificates,
             drain: Mutex::default(),
             reloading: Mutex::default(),
             following: Mutex::default(),

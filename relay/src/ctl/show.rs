@@ -28,6 +28,13 @@ pub(super) fn status(answer: &Value) -> String {
         row("allocations", text(&answer["allocations"])),
         row("draining", yes(&answer["drain"]["draining"])),
     ];
+    for certificate in list(&answer["certificates"]) {
+        let expires = time(&certificate["expires_unix_secs"], now_unix_secs());
+        let fault = certificate["fault"].as_str();
+        let fault = fault.map_or_else(String::new, |why| format!("; not renewed: {}", harmless(why)));
+        let line = format!("{}, expires {expires}{fault}", joined(&certificate["names"]));
+        rows.push(row("certificate", line));
+    }
     for worker in list(&answer["workers"]) {
         let busy = worker["busy_ratio"].as_f64().unwrap_or(0.0) * 100.0;
         let line = format!("{} allocations, {busy:.0} % busy", text(&worker["allocations"]));

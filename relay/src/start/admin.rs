@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
-use turnpike_admin::{Running, Settings, StartError, TlsFiles};
+use turnpike_admin::{Running, Settings, StartError};
 
 use crate::config::Config;
 use crate::control::Control;
@@ -30,19 +30,18 @@ impl Administration {
     /// Starts what is configured, if anything.
     ///
     /// # Errors
-    /// If the address is taken, certificate and key can't be used, or there are no threads.
+    /// If the address is taken, or there are no threads.
     pub fn start(
         config: &Config,
         control: &Arc<Control>,
         events: EventSource,
     ) -> Result<Option<Administration>, StartError> {
         let Some(listen) = config.admin else { return Ok(None) };
-        let files = config.admin_tls_cert.clone().zip(config.admin_tls_key.clone());
         let settings = Settings {
             listen,
             tokens: setup::admin_tokens(&config.admin_tokens),
             hosts: config.admin_host.clone(),
-            tls: files.map(|(cert, key)| TlsFiles { cert, key }),
+            tls: control.admin_certificate(),
         };
         let is_https = settings.tls.is_some();
         let helpers = Builder::new_multi_thread()

@@ -32,11 +32,12 @@ use super::watch::Watch;
 use crate::banner::{self, DataPath, Ready};
 use crate::config::resolve::{Addresses, Host, resolve};
 use crate::config::{Config, Loader, Problems};
-use crate::control::{Control, Parts, Users, follow_addresses, follow_publics};
+use crate::control::{Control, Parts, Users, follow_addresses, follow_certificates, follow_publics, wanted};
 use crate::kernel::KernelPath;
 use crate::network::{AddressNews, Publics};
 use crate::service_manager::{News, tell};
 use crate::setup;
+use crate::tls::store::{self, Store};
 use crate::worker::handover::Handover;
 use crate::worker::{EventSink, Worker, WorkerHandle, event_queue};
 
@@ -154,6 +155,7 @@ impl Relay {
         let kernel = KernelPath::start(config, &addresses, &listeners)
             .map_err(StartError::other("offload = \"require\""))?;
         let shared = setup::shared(config, &addresses, &listeners, seed()?, kernel.plane())?;
+        let certificates = open_certificates(config, &loader)?;
         let users = Users::open(config).map_err(StartError::other("user-database"))?;
         let (events, event_source) = event_queue();
         let (mut workers, mut threads) = (Vec::new(), Vec::new());
@@ -188,6 +190,7 @@ impl Relay {
             workers,
             offload: Arc::clone(kernel.status()),
             users,
+            certificates,
         });
         control.apply_credentials(config).map_err(StartError::other("users"))?;
         let admin =
@@ -195,6 +198,7 @@ impl Relay {
         ready.admin = admin.as_ref().map(Administration::url);
         follow_publics(&control).map_err(StartError::system("thread for public addresses"))?;
         follow_addresses(news, &control).map_err(StartError::system("thread for addresses"))?;
+        follow_certificates(&control).map_err(StartError::system("thread for certificates"))?;
         Ok((Self { control, kernel, threads, admin }, ready))
     }
 
@@ -268,6 +272,17 @@ impl Relay {
         let source = io::Error::other("something stood still and was left behind; see the log");
         Err(StartError::System { what: "stopping".to_owned(), source })
     }
+}
+
+/// What is shown to clients of TLS, from the files as they are now.
+fn open_certificates(config: &Config, loader: &Arc<Loader>) -> Result<Store, StartError> {
+    let wanted = wanted(config);
+    let read = loader.in_time(move |loader| store::read(wanted, |path| loader.note(path)));
+    let found = read.map_err(StartError::other("certificates"))?;
+    let store = Store::default();
+    let prepared = store.prepare(found);
+    store.put(prepared.map_err(StartError::other("certificates"))?);
+    Ok(store)
 }
 
 /// Reloads that signals asked for: one at a time, on a thread of its own, since files and databases may

@@ -9,6 +9,7 @@ use turnpike::config::resolve::Addresses;
 use turnpike::config::{Config, Loader};
 use turnpike::control::{Control, Parts, Users};
 use turnpike::setup;
+use turnpike::tls::store::Store;
 use turnpike::worker::Worker;
 use turnpike::worker::{ToWorker, WorkerHandle};
 use turnpike_admin::{ManagedRelay, Scope, Settings, Tokens};
@@ -58,6 +59,7 @@ impl Bench {
             workers: handles,
             offload: Arc::new(StatusCell::off("a test")),
             users: Users::default(),
+            certificates: Store::default(),
         });
         let mut tokens = Tokens::default();
         tokens.add(TOKEN, [Scope::Admin]);

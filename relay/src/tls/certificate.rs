@@ -13,11 +13,10 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use turnpike_admin::files;
+use turnpike_admin::limits::MAX_TLS_FILE_BYTES;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// The largest file: a long chain is a tenth of it.
-const MAX_FILE_BYTES: u64 = 1 << 20;
 /// From when on it is said that a certificate expires, or from the last quarter of a shorter life on: whoever
 /// renews in time does it before.
 const SOON_SECS: i64 = 7 * DAY_SECS;
@@ -172,7 +171,7 @@ impl fmt::Debug for Certificate {
 }
 
 fn read_file(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, Unusable> {
-    files::read(path, MAX_FILE_BYTES).map_err(|why| Unusable::File { path: path.to_owned(), why })
+    files::read(path, MAX_TLS_FILE_BYTES).map_err(|why| Unusable::File { path: path.to_owned(), why })
 }
 
 fn private_key(text: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, Unusable> {

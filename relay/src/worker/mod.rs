@@ -140,6 +140,8 @@ impl<D: Driver> Worker<D> {
                 Event::PortOpened(relay) => self.handle(now, Input::PortOpened(relay)),
                 Event::PortFailed(relay, error) => self.handle(now, Input::PortFailed(relay, error)),
                 Event::PortClosed(relay) => self.handle(now, Input::PortClosed(relay)),
+                // Nothing has been given to watch.
+                Event::StreamsReady => {}
                 Event::Woken => {
                     self.handle_told(now);
                     self.handle_handed(now);

@@ -11,7 +11,9 @@ use turnpike_proto::policy::PeerRules;
 use turnpike_proto::settings::{RelayIps, ServerConfig, Settings};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, channel, method};
-use turnpike_proto::{ClientPath, ClientSocket, Forward, Input, Now, Output, RelaySocket, Server, WorkerId};
+use turnpike_proto::{
+    ClientPath, ClientSocket, Forward, Input, Now, Origin, Output, Received, RelaySocket, Server, WorkerId,
+};
 
 const REALM: &str = "bench.example";
 const USER: &str = "bench";
@@ -106,18 +108,18 @@ impl Core {
         let five_tuple = self.clients[client];
         match path {
             HotPath::ClientToPeer => {
-                let path = path_of(five_tuple);
-                let forward = self.server.forward_client(NOW, &path, &self.channel_data, 0);
+                let forward = self.server.forward(NOW, &from_client(five_tuple, &self.channel_data));
                 matches!(forward, Forward::Route(_))
             }
             HotPath::SendToPeer => {
-                let path = path_of(five_tuple);
-                let forward = self.server.forward_client(NOW, &path, &self.send_indication, 0);
+                let forward = self.server.forward(NOW, &from_client(five_tuple, &self.send_indication));
                 matches!(forward, Forward::Route(_))
             }
             HotPath::PeerToClient => {
                 let relay = self.relays[client];
-                let forward = self.server.forward_peer(NOW, relay, PeerAddr(PEER), &self.payload, 0);
+                let origin = Origin::Peer { relay, peer: PeerAddr(PEER) };
+                let received = Received { origin, bytes: &self.payload, tos: 0 };
+                let forward = self.server.forward(NOW, &received);
                 matches!(forward, Forward::Route(_))
             }
             HotPath::Authenticate => {
@@ -127,9 +129,8 @@ impl Core {
             }
             HotPath::Challenge => self.exchange_unsigned(),
             HotPath::Binding => {
-                let path = path_of(five_tuple);
-                let input = Input::FromClient { path, bytes: &self.binding_request, tos: 0 };
-                self.server.handle_input(NOW, input);
+                let request = from_client(five_tuple, &self.binding_request);
+                self.server.handle_input(NOW, Input::Received(request));
                 matches!(self.server.poll_output(), Some(Output::Transmit { .. }))
             }
             HotPath::Lifecycle => self.live_and_die(index),
@@ -140,11 +141,11 @@ impl Core {
         if self.lifecycles.is_empty() {
             self.sign_lifecycles();
         }
-        let path = path_of(five_tuple(u32::MAX - 1));
+        let client = five_tuple(u32::MAX - 1);
         let requests = std::mem::take(&mut self.lifecycles);
         let mut closed = 0;
         for bytes in &requests[index % LIFECYCLES] {
-            self.server.handle_input(NOW, Input::FromClient { path, bytes, tos: 0 });
+            self.server.handle_input(NOW, Input::Received(from_client(client, bytes)));
             while let Some(output) = self.server.poll_output() {
                 match output {
                     Output::OpenPort { relay, .. } => self.server.handle_input(NOW, Input::PortOpened(relay)),
@@ -161,8 +162,7 @@ impl Core {
     }
 
     fn sign_lifecycles(&mut self) {
-        let path = path_of(five_tuple(u32::MAX - 1));
-        let nonce = self.challenge(path);
+        let nonce = self.challenge(five_tuple(u32::MAX - 1));
         for _ in 0..LIFECYCLES {
             let allocate = self.signed(method::ALLOCATE, &nonce, |request| {
                 request.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
@@ -173,46 +173,46 @@ impl Core {
     }
 
     /// A fresh nonce.
-    fn challenge(&mut self, path: ClientPath) -> Vec<u8> {
+    fn challenge(&mut self, client: FiveTuple) -> Vec<u8> {
         let opening = MessageBuilder::request(method::ALLOCATE, self.transaction())
             .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
             .finish();
-        let challenge = self.exchange(path, &opening);
+        let challenge = self.exchange(client, &opening);
         let challenge = Message::parse(&challenge).expect("the server's answers are well-formed");
         challenge.attribute(attr::NONCE).expect("a challenge has a nonce").to_vec()
     }
 
     fn exchange_unsigned(&mut self) -> bool {
         // A 5-tuple without an allocation.
-        let path = path_of(five_tuple(u32::MAX));
-        self.server.handle_input(NOW, Input::FromClient { path, bytes: &self.unsigned_request, tos: 0 });
+        let request = from_client(five_tuple(u32::MAX), &self.unsigned_request);
+        self.server.handle_input(NOW, Input::Received(request));
         matches!(self.server.poll_output(), Some(Output::Transmit { .. }))
     }
 
     fn add_client(&mut self, number: u32) {
-        let path = path_of(five_tuple(number));
-        let nonce = self.challenge(path);
+        let client = five_tuple(number);
+        let nonce = self.challenge(client);
         let allocate = self.signed(method::ALLOCATE, &nonce, |request| {
             request.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
         });
-        self.exchange(path, &allocate);
+        self.exchange(client, &allocate);
         let bind = self.signed(method::CHANNEL_BIND, &nonce, |request| {
             let [high, low] = CHANNEL.to_be_bytes();
             request
                 .attribute(attr::CHANNEL_NUMBER, &[high, low, 0, 0])
                 .xor_address(attr::XOR_PEER_ADDRESS, PEER)
         });
-        self.exchange(path, &bind);
+        self.exchange(client, &bind);
         if number == 0 {
             self.signed_request = self.signed(method::REFRESH, &nonce, |request| request.lifetime(600));
         }
-        self.clients.push(path.five_tuple);
+        self.clients.push(client);
         assert_eq!(self.relays.len(), self.clients.len(), "each Allocate opened one port");
     }
 
     /// One request and its answer; ports are opened as soon as they are asked for.
-    fn exchange(&mut self, path: ClientPath, bytes: &[u8]) -> Vec<u8> {
-        self.server.handle_input(NOW, Input::FromClient { path, bytes, tos: 0 });
+    fn exchange(&mut self, client: FiveTuple, bytes: &[u8]) -> Vec<u8> {
+        self.server.handle_input(NOW, Input::Received(from_client(client, bytes)));
         loop {
             match self.server.poll_output() {
                 Some(Output::OpenPort { relay, .. }) => {
@@ -277,8 +277,9 @@ fn five_tuple(number: u32) -> FiveTuple {
     FiveTuple { client, server: SERVER, transport: Transport::Udp }
 }
 
-fn path_of(five_tuple: FiveTuple) -> ClientPath {
-    ClientPath { five_tuple, socket: ClientSocket::listener(0) }
+fn from_client(five_tuple: FiveTuple, bytes: &[u8]) -> Received<'_> {
+    let path = ClientPath { five_tuple, socket: ClientSocket::listener(0) };
+    Received { origin: Origin::Client(path), bytes, tos: 0 }
 }
 
 fn send_indication(payload: &[u8]) -> Vec<u8> {

@@ -91,6 +91,13 @@ pub struct FiveTuple {
     pub transport: Transport,
 }
 
+impl FiveTuple {
+    /// Of a client that talks UDP to a server's address.
+    pub const fn udp(client: SocketAddr, server: SocketAddr) -> Self {
+        Self { client: ClientAddr(client), server, transport: Transport::Udp }
+    }
+}
+
 /// An IP address family, as REQUESTED-ADDRESS-FAMILY names it (RFC 8656 s. 18.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]

@@ -1,9 +1,8 @@
 //! The whole contract between the core and what drives it.
 //!
-//! Control messages go in as [`Input`] and come out as [`Output`]. Data does not: it is
-//! asked about with `Server::forward_client` and `Server::forward_peer`, which answer with
-//! a [`Route`] over the driver's own buffer, or with [`Forward::Slow`] when the datagram has
-//! to go through [`Input`] after all.
+//! What happens goes in as [`Input`], and what is to be done comes out as [`Output`]. Data needn't: `Server::forward`
+//! answers with a [`Route`] over the driver's own buffer, or with [`Forward::Slow`] when the datagram has to go through
+//! [`Input`] after all.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -83,6 +82,11 @@ pub struct ClientPath {
 }
 
 impl ClientPath {
+    /// Of a client that talks UDP to a server's address, where the driver has listener number `listener`.
+    pub const fn udp(client: SocketAddr, server: SocketAddr, listener: u32) -> Self {
+        Self { five_tuple: FiveTuple::udp(client, server), socket: ClientSocket::listener(listener) }
+    }
+
     /// Whether what comes by `other` is about what was begun by this path: over UDP the 5-tuple says it, whichever
     /// listener a datagram came by; a stream's is over with its connection, and the next one may have the same.
     #[inline]
@@ -98,6 +102,31 @@ pub struct RelaySocket {
     pub index: u32,
     /// Incremented each time the index is reused.
     pub generation: u32,
+}
+
+/// Whom a datagram came from, and where it arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client, at a listener or by its connection.
+    Client(ClientPath),
+    /// A peer, at a relayed transport address.
+    Peer {
+        /// The relay socket that it arrived at.
+        relay: RelaySocket,
+        /// Who sent it.
+        peer: PeerAddr,
+    },
+}
+
+/// A datagram, or a stream's frame, as it arrived. It borrows the bytes: the driver owns them.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    /// From where to where.
+    pub origin: Origin,
+    /// All of it.
+    pub bytes: &'a [u8],
+    /// DSCP and ECN; 0 for a stream's, which have none of their own (RFC 8656 s. 15).
+    pub tos: u8,
 }
 
 /// Where a datagram leaves.
@@ -138,12 +167,27 @@ pub struct Route {
     pub verdict: Verdict,
 }
 
+impl Route {
+    /// The part of what was received that is sent on.
+    #[inline]
+    pub fn payload<'a>(&self, received: &'a [u8]) -> &'a [u8] {
+        let start = self.payload_start as usize;
+        &received[start..start + self.payload_len as usize]
+    }
+
+    /// What is to be sent, in one piece: header, payload and padding. For drivers that may copy.
+    pub fn assemble(&self, received: &[u8]) -> Vec<u8> {
+        let padding = std::iter::repeat_n(&0, self.padding_len.into());
+        self.header.iter().flatten().chain(self.payload(received)).chain(padding).copied().collect()
+    }
+}
+
 /// What the data path answers for one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
     /// Send it like this.
     Route(Route),
-    /// Not plain ChannelData: hand it in as [`Input::FromClient`] or [`Input::FromPeer`].
+    /// It needs more than a route: hand it in as [`Input::Received`].
     Slow,
     /// Counted and gone.
     Drop(Verdict),
@@ -155,26 +199,9 @@ pub enum Forward {
 /// What can happen to the core.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// A datagram or frame from a client for which the data path said [`Forward::Slow`].
-    FromClient {
-        /// Who sent it.
-        path: ClientPath,
-        /// The whole datagram.
-        bytes: &'a [u8],
-        /// Its DSCP and ECN.
-        tos: u8,
-    },
-    /// A datagram from a peer for which the data path said [`Forward::Slow`].
-    FromPeer {
-        /// The relay socket that it arrived at.
-        relay: RelaySocket,
-        /// Who sent it.
-        peer: PeerAddr,
-        /// The whole datagram.
-        bytes: &'a [u8],
-        /// Its DSCP and ECN.
-        tos: u8,
-    },
+    /// A datagram or frame. Whoever has several workers, or doesn't want it copied, asks `Server::forward` first, and
+    /// hands in only what that calls [`Forward::Slow`].
+    Received(Received<'a>),
     /// A stream's connection is closed, from either side: what its client has ends at once. Nothing comes from it
     /// after this.
     ClientGone(ClientPath),

@@ -14,8 +14,9 @@ use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_proto::{
-    AllocationView, ClientPath, ClientSocket, Egress, Forward, IcmpError, Input, Now, OffloadBinding, Output,
-    Plane, PortError, Reason, RefusedRequest, RelaySocket, Server, SlotName, Verdict, WorkerId,
+    AllocationView, ClientPath, ClientSocket, Egress, Forward, IcmpError, Input, Now, OffloadBinding, Origin,
+    Output, Plane, PortError, Reason, Received, RefusedRequest, RelaySocket, Server, SlotName, Verdict,
+    WorkerId,
 };
 
 pub use crate::REALM;
@@ -315,37 +316,30 @@ impl Lab {
 
     /// A datagram from a client on its 5-tuple.
     pub fn client_sends(&mut self, worker: usize, path: ClientPath, bytes: &[u8], tos: u8) {
-        match self.workers[worker].forward_client(self.now, &path, bytes, tos) {
-            Forward::Route(route) => {
-                let start = route.payload_start as usize;
-                let mut payload = route.header.map(|h| h.to_vec()).unwrap_or_default();
-                payload.extend_from_slice(&bytes[start..start + route.payload_len as usize]);
-                let (egress, to, tos) = (route.egress, route.to, route.tos);
-                self.sent.push(Sent { egress, to, payload, tos, dont_fragment: route.dont_fragment });
-            }
-            Forward::Slow => self.input(worker, Input::FromClient { path, bytes, tos }),
-            Forward::Drop(_) => {}
-            Forward::Elsewhere(owner) => {
-                assert_ne!(owner.index(), worker, "a worker's own clients are not elsewhere");
-                self.client_sends(owner.index(), path, bytes, tos);
-            }
-        }
+        self.receive(worker, Received { origin: Origin::Client(path), bytes, tos });
     }
 
     /// A datagram from a peer to a relayed address.
     pub fn peer_sends(&mut self, peer: SocketAddr, relayed: SocketAddr, bytes: &[u8], tos: u8) {
         let found = self.open.iter().find(|(_, address)| **address == relayed);
         let Some((&(worker, relay), _)) = found else { return };
-        match self.workers[worker].forward_peer(self.now, relay, PeerAddr(peer), bytes, tos) {
+        let origin = Origin::Peer { relay, peer: PeerAddr(peer) };
+        self.receive(worker, Received { origin, bytes, tos });
+    }
+
+    fn receive(&mut self, worker: usize, received: Received<'_>) {
+        match self.workers[worker].forward(self.now, &received) {
             Forward::Route(route) => {
-                let mut payload = route.header.map(|h| h.to_vec()).unwrap_or_default();
-                payload.extend_from_slice(bytes);
-                payload.extend(std::iter::repeat_n(0, route.padding_len.into()));
-                let (egress, to, tos) = (route.egress, route.to, route.tos);
+                let (egress, to, payload, tos) =
+                    (route.egress, route.to, route.assemble(received.bytes), route.tos);
                 self.sent.push(Sent { egress, to, payload, tos, dont_fragment: route.dont_fragment });
             }
-            Forward::Slow => self.input(worker, Input::FromPeer { relay, peer: PeerAddr(peer), bytes, tos }),
-            Forward::Drop(_) | Forward::Elsewhere(_) => {}
+            Forward::Slow => self.input(worker, Input::Received(received)),
+            Forward::Drop(_) => {}
+            Forward::Elsewhere(owner) => {
+                assert_ne!(owner.index(), worker, "a worker's own clients are not elsewhere");
+                self.receive(owner.index(), received);
+            }
         }
     }
 

@@ -16,8 +16,8 @@ use turnpike_proto::shared::Shared;
 use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::wire::{Class, MessageBuilder, TransactionId, attr, method};
 use turnpike_proto::{
-    Egress, Forward, IcmpError, Input, Now, OffloadBinding, Output, Plane, PortError, Reason, RelaySocket,
-    Route, Server, TableCounts, WorkerId,
+    Egress, Forward, IcmpError, Input, Now, OffloadBinding, Origin, Output, Plane, PortError, Reason,
+    Received, RelaySocket, Route, Server, TableCounts, WorkerId,
 };
 
 use super::expect::{ToClient, ToPeer};
@@ -278,17 +278,17 @@ impl World {
         let is_datagram = !path.five_tuple.transport.is_stream();
         let is_astray = self.astray && is_datagram && self.shadow.get(client).is_some();
         let mut at = if is_astray { 1 - worker } else { worker };
-        let mut forward = self.workers[at].forward_client(self.now, &path, bytes, tos);
+        let received = Received { origin: Origin::Client(path), bytes, tos };
+        let mut forward = self.workers[at].forward(self.now, &received);
         if let Forward::Elsewhere(owner) = forward {
             assert!(is_astray && owner.index() == worker, "only its own worker has it");
             at = worker;
-            forward = self.workers[at].forward_client(self.now, &path, bytes, tos);
+            forward = self.workers[at].forward(self.now, &received);
         }
         match forward {
             Forward::Route(route) => self.send_route(&route, bytes),
             Forward::Slow => {
-                let input = Input::FromClient { path, bytes, tos };
-                self.workers[at].handle_input(self.now, input);
+                self.workers[at].handle_input(self.now, Input::Received(received));
                 self.settle(at);
             }
             Forward::Drop(_) => {}
@@ -309,11 +309,11 @@ impl World {
         self.shadow.expire(self.now.mono_ns);
         let Some((worker, relay)) = self.open_socket(client, Family::of(&peer.ip())) else { return };
         let expected = self.expected_to_client(client, peer, bytes, tos);
-        match self.workers[worker].forward_peer(self.now, relay, PeerAddr(peer), bytes, tos) {
+        let origin = Origin::Peer { relay, peer: PeerAddr(peer) };
+        let received = Received { origin, bytes, tos };
+        match self.workers[worker].forward(self.now, &received) {
             Forward::Route(route) => self.send_route(&route, bytes),
-            Forward::Slow => {
-                self.input(worker, Input::FromPeer { relay, peer: PeerAddr(peer), bytes, tos });
-            }
+            Forward::Slow => self.input(worker, Input::Received(received)),
             Forward::Drop(_) | Forward::Elsewhere(_) => {}
         }
         self.check_to_client(client, expected);
@@ -664,9 +664,7 @@ impl World {
     }
 
     fn send_route(&mut self, route: &Route, bytes: &[u8]) {
-        let mut payload = route.header.map(|header| header.to_vec()).unwrap_or_default();
-        payload.extend(&bytes[route.payload_start as usize..][..route.payload_len as usize]);
-        payload.extend(std::iter::repeat_n(0, route.padding_len.into()));
+        let payload = route.assemble(bytes);
         let Route { egress, to, tos, dont_fragment, .. } = *route;
         self.sent.push(Sent { egress, to, payload, tos, dont_fragment });
     }

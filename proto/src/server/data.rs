@@ -1,9 +1,8 @@
 //! Data, both ways: ChannelData and Send indications to peers; ChannelData, Data indications and
 //! ICMP errors to the client.
 //!
-//! [`Server::forward_client`] and [`Server::forward_peer`] are asked once per datagram segment. They
-//! allocate nothing and copy nothing; what they can't say as a [`Route`] is `Slow` and comes back
-//! through `handle_input`.
+//! [`Server::forward`] is asked once per datagram segment. It allocates nothing and copies nothing; what it can't say
+//! as a [`Route`] is `Slow` and comes back through `handle_input`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -13,7 +12,7 @@ use turnpike_abi::Verdict;
 
 use super::Server;
 use crate::addr::{Family, FiveTuple, PeerAddr};
-use crate::io::{ClientPath, Egress, Forward, IcmpError, Now, Output, RelaySocket, Route};
+use crate::io::{ClientPath, Egress, Forward, IcmpError, Now, Origin, Output, Received, RelaySocket, Route};
 use crate::limits::{MAX_STUN_MESSAGE, MAX_UDP_PAYLOAD, MAX_UDP_PAYLOAD_V6};
 use crate::table::{AllocationId, Channel};
 use crate::wire::{Class, HEADER_LEN, Message, MessageBuilder, TransactionId, attr, channel, method};
@@ -21,19 +20,32 @@ use crate::wire::{Class, HEADER_LEN, Message, MessageBuilder, TransactionId, att
 /// The first two bytes of a Send indication (RFC 8489 s. 5: method 6, class indication).
 const SEND_INDICATION: [u8; 2] = [0x00, 0x16];
 
+/// How a peer's datagram goes to its client.
+enum ToClient {
+    Channel(Route),
+    /// It has no channel, but a permission: in a Data indication.
+    Indication(AllocationId),
+}
+
 impl Server {
-    /// What to do with a datagram (or frame) from a client.
-    ///
-    /// A stream's frames have no DSCP and no ECN of their own (RFC 8656 s. 15): their `tos` is 0.
-    pub fn forward_client(&mut self, now: Now, path: &ClientPath, bytes: &[u8], tos: u8) -> Forward {
-        let outcome = match bytes {
-            // RFC 7983 s. 7: 0-3 is STUN, 64-79 a TURN channel; RFC 5766 had channels up to 127.
-            [0x40..=0x7f, ..] => self.forward_channel_data(now, path, bytes, tos),
+    /// What to do with a datagram or frame: the data path, which copies nothing.
+    #[inline]
+    pub fn forward(&mut self, now: Now, received: &Received<'_>) -> Forward {
+        match &received.origin {
+            Origin::Client(path) => self.forward_client(now, path, received),
+            Origin::Peer { relay, peer } => self.forward_peer(now, *relay, *peer, received),
+        }
+    }
+
+    fn forward_client(&mut self, now: Now, path: &ClientPath, received: &Received<'_>) -> Forward {
+        let outcome = match received.bytes {
+            bytes if is_channel_data(bytes) => self.forward_channel_data(now, path, received),
             [first, second, ..] if [*first, *second] == SEND_INDICATION => {
-                self.forward_send(now, path, bytes, tos)
+                self.forward_send(now, path, received)
             }
             // Anybody may answer a Binding; everything else is its allocation's worker's.
             [0, 1 | 0x11, ..] => return Forward::Slow,
+            // RFC 7983 s. 7: 0-3 is STUN.
             [0..=3, ..] => return self.elsewhere(path).unwrap_or(Forward::Slow),
             _ => Err(Verdict::DropNotTurn),
         };
@@ -54,30 +66,38 @@ impl Server {
         self.shared.directory.other_owner(five_tuple, self.worker).map(Forward::Elsewhere)
     }
 
-    /// What to do with a datagram from a peer.
-    pub fn forward_peer(
+    fn forward_peer(
         &mut self,
         now: Now,
         relay: RelaySocket,
         peer: PeerAddr,
-        bytes: &[u8],
-        tos: u8,
+        received: &Received<'_>,
     ) -> Forward {
-        let Some((id, _)) = self.table.live_owner(relay, now.mono_ns) else {
-            return self.count_forward(Err(Verdict::DropStale));
-        };
-        let Some(channel) = self.table.channel_of(id, peer, now.mono_ns) else {
-            if self.admits_unbound(now, id, peer) {
-                return Forward::Slow;
-            }
-            return self.count_forward(Err(Verdict::DropNoPermissionFromPeer));
-        };
-        let (number, is_closed) = (channel.number(), self.is_closed(channel));
-        if is_closed {
-            return self.count_forward(Err(Verdict::DropPeerDenied));
+        match self.way_to_client(now, relay, peer, received) {
+            Ok(ToClient::Channel(route)) => self.count_forward(Ok(route)),
+            Ok(ToClient::Indication(_)) => Forward::Slow,
+            Err(verdict) => self.count_forward(Err(verdict)),
         }
-        let outcome = self.channel_data_to_client(now, id, number, bytes.len(), tos);
-        self.count_forward(outcome)
+    }
+
+    #[inline]
+    fn way_to_client(
+        &mut self,
+        now: Now,
+        relay: RelaySocket,
+        peer: PeerAddr,
+        received: &Received<'_>,
+    ) -> Result<ToClient, Verdict> {
+        let (id, _) = self.table.live_owner(relay, now.mono_ns).ok_or(Verdict::DropStale)?;
+        let Some(channel) = self.table.channel_of(id, peer, now.mono_ns) else {
+            let is_admitted = self.admits_unbound(now, id, peer);
+            return is_admitted.then_some(ToClient::Indication(id)).ok_or(Verdict::DropNoPermissionFromPeer);
+        };
+        let number = channel.number();
+        if self.is_closed(channel) {
+            return Err(Verdict::DropPeerDenied);
+        }
+        self.channel_data_to_client(now, id, number, received).map(ToClient::Channel)
     }
 
     pub(super) fn channel_range(&self) -> RangeInclusive<u16> {
@@ -105,9 +125,9 @@ impl Server {
         &mut self,
         now: Now,
         path: &ClientPath,
-        bytes: &[u8],
-        tos: u8,
+        received: &Received<'_>,
     ) -> Result<Route, Verdict> {
+        let Received { bytes, tos, .. } = *received;
         let (number, length) = channel::parse_header(bytes).ok_or(Verdict::DropMalformed)?;
         if !self.channel_range().contains(&number) {
             return Err(Verdict::DropNotTurn);
@@ -155,7 +175,13 @@ impl Server {
     }
 
     // RFC 8656 s. 11.2: whatever is wrong with a Send indication, it is discarded silently.
-    fn forward_send(&mut self, now: Now, path: &ClientPath, bytes: &[u8], tos: u8) -> Result<Route, Verdict> {
+    fn forward_send(
+        &mut self,
+        now: Now,
+        path: &ClientPath,
+        received: &Received<'_>,
+    ) -> Result<Route, Verdict> {
+        let Received { bytes, tos, .. } = *received;
         let message = Message::parse(bytes)?;
         if (message.class(), message.method()) != (Class::Indication, method::SEND) {
             return Err(Verdict::DropUnsupported);
@@ -231,9 +257,9 @@ impl Server {
         now: Now,
         id: AllocationId,
         number: u16,
-        len: usize,
-        tos: u8,
+        received: &Received<'_>,
     ) -> Result<Route, Verdict> {
+        let (len, tos) = (received.bytes.len(), received.tos);
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
         let path = *allocation.path();
         if channel::HEADER_LEN + len > max_to_client(&path.five_tuple) {
@@ -266,37 +292,37 @@ impl Server {
         self.table.has_permission(id, peer.ip(), now.mono_ns) && self.shared.permits(peer)
     }
 
-    /// A peer's datagram that has no channel goes as a Data indication (RFC 8656 s. 11.4).
+    /// A peer's datagram, whichever way it goes.
     pub(super) fn handle_peer(
         &mut self,
         now: Now,
         relay: RelaySocket,
         peer: PeerAddr,
-        bytes: &[u8],
-        tos: u8,
+        received: &Received<'_>,
     ) {
-        let outcome = self.data_indication(now, relay, peer, bytes);
-        match outcome {
+        let indication = match self.way_to_client(now, relay, peer, received) {
+            Ok(ToClient::Channel(route)) => return self.transmit(Ok(route), received.bytes),
+            Ok(ToClient::Indication(id)) => self.data_indication(now, id, peer, received.bytes),
+            Err(verdict) => Err(verdict),
+        };
+        match indication {
             Ok((path, payload)) => {
-                self.counts.count_forwarded(Verdict::DataToClient, bytes.len() as u64);
-                let tos = if path.five_tuple.transport.is_stream() { 0 } else { tos };
+                self.counts.count_forwarded(Verdict::DataToClient, received.bytes.len() as u64);
+                let tos = if path.five_tuple.transport.is_stream() { 0 } else { received.tos };
                 self.send_to_client(&path, payload, tos);
             }
             Err(verdict) => self.discard(verdict),
         }
     }
 
+    /// A peer's datagram that has no channel goes as a Data indication (RFC 8656 s. 11.4).
     fn data_indication(
         &mut self,
         now: Now,
-        relay: RelaySocket,
+        id: AllocationId,
         peer: PeerAddr,
         bytes: &[u8],
     ) -> Result<(ClientPath, Vec<u8>), Verdict> {
-        let (id, _) = self.table.live_owner(relay, now.mono_ns).ok_or(Verdict::DropStale)?;
-        if !self.admits_unbound(now, id, peer) {
-            return Err(Verdict::DropNoPermissionFromPeer);
-        }
         let transaction = self.transaction_id();
         let public = self.shared.to_public(peer);
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
@@ -313,13 +339,22 @@ impl Server {
         Ok((path, indication.finish()))
     }
 
+    /// ChannelData that came through `handle_input`: the same as on the data path.
+    pub(super) fn transmit_channel_data(&mut self, now: Now, path: &ClientPath, received: &Received<'_>) {
+        let outcome = self.forward_channel_data(now, path, received);
+        self.transmit(outcome, received.bytes);
+    }
+
     /// A Send indication that came through `handle_input`: the same as on the data path.
-    pub(super) fn transmit_send(&mut self, now: Now, path: &ClientPath, bytes: &[u8], tos: u8) {
-        let outcome = self.forward_send(now, path, bytes, tos);
+    pub(super) fn transmit_send(&mut self, now: Now, path: &ClientPath, received: &Received<'_>) {
+        let outcome = self.forward_send(now, path, received);
+        self.transmit(outcome, received.bytes);
+    }
+
+    fn transmit(&mut self, outcome: Result<Route, Verdict>, bytes: &[u8]) {
         if let Forward::Route(route) = self.count_forward(outcome) {
-            let start = route.payload_start as usize;
-            let payload = bytes[start..start + route.payload_len as usize].to_vec();
             let Route { egress, to, tos, dont_fragment, .. } = route;
+            let payload = route.assemble(bytes);
             self.outputs.push_back(Output::Transmit { egress, to, payload, tos, dont_fragment });
         }
     }
@@ -363,6 +398,12 @@ impl Server {
         self.rng.fill_bytes(&mut id);
         TransactionId(id)
     }
+}
+
+/// RFC 7983 s. 7: 64-79 is a TURN channel; RFC 5766 had channels up to 127.
+#[inline]
+pub(super) fn is_channel_data(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x40..=0x7f, ..])
 }
 
 /// The largest UDP payload towards an address.

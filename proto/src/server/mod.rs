@@ -3,7 +3,7 @@
 //! ```text
 //!   request ─► parse ─► authenticate ─► unknown attributes ─► allocate | refresh | permission | channel
 //!                                                                  │ table changes, then the answer
-//!   data ────► data: forward_client / forward_peer ─► Route        ▼
+//!   data ────► data: forward ─► Route                            ▼
 //!   tick ────► expire, sweep: a part at a time                outputs, in order
 //! ```
 //!
@@ -31,7 +31,7 @@ use turnpike_abi::Verdict;
 
 use crate::auth::{Identity, Rejection, claimed_user};
 use crate::error::ErrorCode;
-use crate::io::{ClientPath, Egress, Input, Now, Output, Reason, WorkerId};
+use crate::io::{ClientPath, Egress, Input, Now, Origin, Output, Reason, Received, WorkerId};
 use crate::limits::{CHALLENGE_FACTOR, MAX_REQUEST};
 use crate::refusal::{Refusal, RefusalReason, RefusedRequest};
 use crate::shared::Shared;
@@ -65,6 +65,7 @@ const KNOWN_ATTRIBUTES: &[u16] = &[
     attr::RESERVATION_TOKEN,
 ];
 
+use data::is_channel_data;
 use recent::Recent;
 use sweep::Sweeps;
 
@@ -124,8 +125,10 @@ impl Server {
     /// Takes what has happened. Outputs are to be taken afterwards with [`Server::poll_output`].
     pub fn handle_input(&mut self, now: Now, input: Input<'_>) {
         match input {
-            Input::FromClient { path, bytes, tos } => self.handle_client(now, path, bytes, tos),
-            Input::FromPeer { relay, peer, bytes, tos } => self.handle_peer(now, relay, peer, bytes, tos),
+            Input::Received(received) => match received.origin {
+                Origin::Client(path) => self.handle_client(now, path, &received),
+                Origin::Peer { relay, peer } => self.handle_peer(now, relay, peer, &received),
+            },
             Input::ClientGone(path) => self.handle_client_gone(now, &path),
             Input::PeerIcmp(error) => self.handle_icmp(now, &error),
             Input::PortOpened(relay) => self.handle_port_opened(now, relay),
@@ -189,12 +192,15 @@ impl Server {
         self.counts.verdicts.add(verdict, times);
     }
 
-    fn handle_client(&mut self, now: Now, path: ClientPath, bytes: &[u8], tos: u8) {
-        let message = match Message::parse(bytes) {
+    fn handle_client(&mut self, now: Now, path: ClientPath, received: &Received<'_>) {
+        if is_channel_data(received.bytes) {
+            return self.transmit_channel_data(now, &path, received);
+        }
+        let message = match Message::parse(received.bytes) {
             Ok(message) => message,
             Err(verdict) => return self.discard(verdict),
         };
-        if message.class() == Class::Request && bytes.len() > MAX_REQUEST {
+        if message.class() == Class::Request && received.bytes.len() > MAX_REQUEST {
             return self.discard(Verdict::DropMalformed);
         }
         match (message.class(), message.method()) {
@@ -203,7 +209,7 @@ impl Server {
                 Class::Request,
                 method::ALLOCATE | method::REFRESH | method::CREATE_PERMISSION | method::CHANNEL_BIND,
             ) => self.handle_request(now, path, &message),
-            (Class::Indication, method::SEND) => self.transmit_send(now, &path, bytes, tos),
+            (Class::Indication, method::SEND) => self.transmit_send(now, &path, received),
             (Class::Indication, method::BINDING) => self.counts.verdicts.count(Verdict::KeepAlive),
             // RFC 8489 s. 6.3.3: nobody was asked, so nothing can be an answer.
             (Class::Success | Class::Error, _) => self.discard(Verdict::DropResponse),

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use turnpike_proto::addr::PeerAddr;
 use turnpike_proto::wire::{MessageBuilder, attr, method};
-use turnpike_proto::{Input, Verdict};
+use turnpike_proto::{Input, Origin, Received, Verdict};
 
 use crate::lab::*;
 
@@ -375,7 +375,8 @@ fn q12_names_of_closed_sockets_are_stale() {
     client.allocate(&mut lab);
     client.permit(&mut lab, PEER).expect_success();
     lab.take_sent();
-    lab.input(0, Input::FromPeer { relay, peer: PeerAddr(addr(PEER)), bytes: b"late", tos: 0 });
+    let origin = Origin::Peer { relay, peer: PeerAddr(addr(PEER)) };
+    lab.input(0, Input::Received(Received { origin, bytes: b"late", tos: 0 }));
     lab.input(0, Input::PortOpened(relay));
     lab.input(0, Input::PortFailed(relay, turnpike_proto::PortError::InUse));
     lab.input(0, Input::PortClosed(relay));

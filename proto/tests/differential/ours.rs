@@ -10,7 +10,7 @@ use turnpike_proto::policy::PeerRules;
 use turnpike_proto::settings::{RelayIps, Settings};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::{
-    ClientPath, ClientSocket, Egress, Forward, Input, Now, Output, RelaySocket, Route, Server, WorkerId,
+    ClientPath, ClientSocket, Egress, Input, Now, Origin, Output, Received, RelaySocket, Server, WorkerId,
 };
 
 use super::{REALM, SERVER, USERS, addr};
@@ -59,11 +59,7 @@ impl Ours {
         let five_tuple =
             FiveTuple { client: ClientAddr(client), server: addr(SERVER), transport: Transport::Udp };
         let path = ClientPath { five_tuple, socket: ClientSocket::listener(0) };
-        match self.server.forward_client(self.now, &path, bytes, 0) {
-            Forward::Route(route) => self.follow(&route, bytes),
-            Forward::Slow => self.input(Input::FromClient { path, bytes, tos: 0 }),
-            Forward::Drop(_) | Forward::Elsewhere(_) => {}
-        }
+        self.input(Input::Received(Received { origin: Origin::Client(path), bytes, tos: 0 }));
         std::mem::take(&mut self.sent)
     }
 
@@ -71,18 +67,9 @@ impl Ours {
     pub fn peer_sends(&mut self, peer: SocketAddr, relayed: SocketAddr, bytes: &[u8]) -> Vec<Sent> {
         let open = self.open.iter().find(|(_, address)| **address == relayed);
         let Some((&relay, _)) = open else { return Vec::new() };
-        match self.server.forward_peer(self.now, relay, PeerAddr(peer), bytes, 0) {
-            Forward::Route(route) => self.follow(&route, bytes),
-            Forward::Slow => self.input(Input::FromPeer { relay, peer: PeerAddr(peer), bytes, tos: 0 }),
-            Forward::Drop(_) | Forward::Elsewhere(_) => {}
-        }
+        let origin = Origin::Peer { relay, peer: PeerAddr(peer) };
+        self.input(Input::Received(Received { origin, bytes, tos: 0 }));
         std::mem::take(&mut self.sent)
-    }
-
-    fn follow(&mut self, route: &Route, bytes: &[u8]) {
-        let mut payload = route.header.map(|header| header.to_vec()).unwrap_or_default();
-        payload.extend(&bytes[route.payload_start as usize..][..route.payload_len as usize]);
-        self.sent.push((matches!(route.egress, Egress::Relay(_)), route.to, payload));
     }
 
     fn input(&mut self, input: Input<'_>) {

@@ -6,18 +6,11 @@ use std::ops::Range;
 use turnpike_driver::{Datagram, Driver, Ingress};
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
 use turnpike_proto::limits::MAX_FORWARDED;
-use turnpike_proto::{ClientPath, Forward, Input, Now, RelaySocket, Route, Verdict, WorkerId};
+use turnpike_proto::{ClientPath, Forward, Input, Now, Origin, Received, Route, Verdict, WorkerId};
 
 use super::Worker;
 use super::handover::{Handed, Handover};
 use super::lag::is_data;
-
-/// Who sent a datagram, and what it came to.
-#[derive(Clone, Copy)]
-enum Origin {
-    Client(ClientPath),
-    Peer { relay: RelaySocket, peer: PeerAddr },
-}
 
 /// Where a datagram's bytes are.
 enum Place<'a> {
@@ -83,21 +76,14 @@ impl<D: Driver> Worker<D> {
             Place::Buffer { datagram, segment } => &self.driver.bytes(datagram)[segment.clone()],
             Place::Handed(bytes) => *bytes,
         };
-        let forward = match &origin {
-            Origin::Client(path) => self.server.forward_client(now, path, bytes, tos),
-            Origin::Peer { relay, peer } => self.server.forward_peer(now, *relay, *peer, bytes, tos),
-        };
-        match forward {
+        let received = Received { origin, bytes, tos };
+        match self.server.forward(now, &received) {
             Forward::Route(route) => self.send(&place, &route),
             // The core has counted it.
             Forward::Drop(_) => {}
             Forward::Elsewhere(worker) => self.give(worker, origin, &place, tos),
             Forward::Slow => {
-                let input = match origin {
-                    Origin::Client(path) => Input::FromClient { path, bytes, tos },
-                    Origin::Peer { relay, peer } => Input::FromPeer { relay, peer, bytes, tos },
-                };
-                self.server.handle_input(now, input);
+                self.server.handle_input(now, Input::Received(received));
                 self.carry_out(now);
             }
         }
@@ -107,9 +93,7 @@ impl<D: Driver> Worker<D> {
         match place {
             Place::Buffer { datagram, segment } => self.driver.forward(datagram, segment.start, route),
             Place::Handed(bytes) => {
-                let start = route.payload_start as usize;
-                let data = &bytes[start..start + route.payload_len as usize];
-                let payload = route.header.iter().flatten().chain(data).copied().collect();
+                let payload = route.assemble(bytes);
                 self.driver.transmit(route.egress, route.to, payload, route.tos, route.dont_fragment);
             }
         }

@@ -47,6 +47,9 @@ pub const MESSAGES_PER_CALL: usize = 64;
 /// Destinations remembered that refuse joined datagrams. When more do all are forgotten: a wrong guess costs one
 /// failed call.
 pub const MAX_REFUSING: usize = 1024;
+/// How often a turn looks again while requests to receive end (io_uring): the kernel finishes twenty of what is due in
+/// one call (Linux 6.13 and newer), and what has arrived since waits behind them. All that a turn of the core ends.
+pub(crate) const LOOKS_WHILE_CLOSING: usize = turnpike_proto::limits::MAX_ENDED / 16;
 
 /// Events of one turn on the simulated network, as many as a real driver gives.
 #[cfg(feature = "sim")]

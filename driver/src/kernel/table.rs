@@ -52,6 +52,11 @@ impl Sockets {
         (open.generation == relay.generation && !open.closing).then_some(&open.socket)
     }
 
+    /// Relay sockets whose request to receive has not ended yet.
+    pub(crate) fn closing(&self) -> usize {
+        self.held - self.open
+    }
+
     /// A relay socket, also if it is closing.
     pub(crate) fn held(&mut self, relay: RelaySocket) -> Option<&mut OpenRelay> {
         let open = self.relays.get_mut(relay.index as usize)?.as_mut()?;

@@ -93,6 +93,7 @@ on_both!(
     answers_to_commands_do_not_wait,
     a_group_of_listeners_shares_clients_and_keeps_each_on_one,
     many_ports_opened_and_closed_leave_no_descriptor,
+    many_ports_that_close_hold_up_no_datagram,
     no_socket_starves_beside_busy_ones,
 );
 
@@ -681,6 +682,33 @@ fn many_ports_opened_and_closed_leave_no_descriptor<D: Rig>() {
     let held = sockets_of_process();
     let leaked = descriptors.iter().filter(|link| held.contains(*link)).count();
     assert_eq!(leaked, 0, "the process holds none of them any more");
+}
+
+fn many_ports_that_close_hold_up_no_datagram<D: Rig>() {
+    const PORTS: u32 = 2000;
+    /// As many as the core ends in one turn.
+    const PORTION: u32 = 256;
+    let (mut driver, server) = driver::<D>(V4);
+    let client = client(V4);
+    (0..PORTS).for_each(|index| driver.open_port(relay(index), RelayedAddr(addr(V4))));
+    turn(&mut driver, PATIENCE);
+    turn(&mut driver, SILENCE);
+    let (mut next, mut closed, mut turns, mut most) = (0, 0, 0, 0);
+    client.send_to(b"client", server).expect("sent");
+    while next < PORTS || closed < PORTS {
+        (next..PORTS.min(next + PORTION)).for_each(|index| driver.close_port(relay(index)));
+        next = PORTS.min(next + PORTION);
+        turns += 1;
+        for event in turn(&mut driver, PATIENCE) {
+            closed += u32::from(matches!(event, Event::PortClosed(_)));
+            if matches!(event, Event::Datagram(_)) {
+                most = most.max(turns);
+                turns = 0;
+                client.send_to(b"client", server).expect("sent");
+            }
+        }
+    }
+    assert!(most.max(turns) <= 4, "a datagram waited for {most} turns");
 }
 
 /// The sockets behind the open relay ports, as /proc names them. Other tests open and close

@@ -37,7 +37,7 @@ use crate::kernel::cmsg::{CONTROL_BYTES, RawAddr};
 use crate::kernel::empty_header;
 use crate::kernel::errors::drain_errors;
 use crate::kernel::received::{Ancillary, Received};
-use crate::limits::{LISTENER_BUFFERS, RELAY_BUFFERS, RING_COMPLETIONS, RING_REQUESTS};
+use crate::limits::{LISTENER_BUFFERS, LOOKS_WHILE_CLOSING, RELAY_BUFFERS, RING_COMPLETIONS, RING_REQUESTS};
 use crate::mechanism::{Base, Mechanism};
 use crate::reserved::Reserved;
 use crate::send::queue::socket_of;
@@ -345,6 +345,24 @@ impl UringDriver {
         Ok(())
     }
 
+    /// What arrives must not wait behind many requests that end.
+    fn look_behind_closing(&mut self) -> io::Result<()> {
+        let mut closing = self.base.sockets.closing();
+        for _ in 0..LOOKS_WHILE_CLOSING {
+            let before = self.ring.completions();
+            if closing == 0 {
+                break;
+            }
+            self.ring.submit_and_look()?;
+            let more = self.ring.completions() - before;
+            if more == 0 {
+                break;
+            }
+            closing = closing.saturating_sub(more);
+        }
+        Ok(())
+    }
+
     // After waiting
 
     fn handle_completions(&mut self) {
@@ -468,6 +486,7 @@ impl Mechanism for UringDriver {
         let has_events = !self.base.events.is_empty();
         let is_busy = has_events || !self.more_errors.is_empty() || self.ring.has_completions();
         self.submit_and_wait(if is_busy { Some(Duration::ZERO) } else { timeout })?;
+        self.look_behind_closing()?;
         self.base.woken_ns = clock::realtime_ns();
         self.finish_sends();
         self.give_back();

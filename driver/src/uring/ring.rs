@@ -173,7 +173,12 @@ impl Ring {
 
     /// Completions wait to be taken.
     pub(super) fn has_completions(&self) -> bool {
-        !self.completions.is_empty()
+        self.completions() > 0
+    }
+
+    /// How many do.
+    pub(super) fn completions(&self) -> usize {
+        self.completions.len()
     }
 
     fn enable(&mut self) -> io::Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   testkit's lab and processes ─► server: the program, configured by file ─► talker | raw: who talks to it
-//!                                   flood, reflection, shapes, pause, refusals, reload, records, clients, standstill, addresses, descriptors: the tests
+//!                                   flood, reflection, shapes, pause, refusals, reload, records, clients,
+//!                                   standstill, addresses, descriptors, ending: the tests
 //! ```
 //!
 //! Like the interoperability tests they need root and are ignored by a plain `cargo test`;
@@ -11,6 +12,7 @@
 mod addresses;
 mod clients;
 mod descriptors;
+mod ending;
 mod flood;
 mod pause;
 mod raw;

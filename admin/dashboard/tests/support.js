@@ -164,6 +164,8 @@ async function startBrowser(fonts) {
     args: [
       "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
       "--disable-background-networking", "--disable-component-update", "--disable-sync",
+      // Calls also where there is no network.
+      "--allow-loopback-in-peer-connection",
     ],
   });
 }

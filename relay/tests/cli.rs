@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use rustix::process::Signal;
+use turnpike_testkit::PATIENCE;
 use turnpike_testkit::process::{Outcome, Process};
-use turnpike_testkit::server::{START, STOP, without_options};
+use turnpike_testkit::server::without_options;
 
 fn turnpike(arguments: &[&str]) -> Command {
     let mut command = without_options(Command::new(env!("CARGO_BIN_EXE_turnpike")));
@@ -61,9 +62,9 @@ fn a_bad_file_gives_one_line_per_fault_and_code_2() {
 /// How `run` ends within a moment: its exit code, or none if it became ready.
 fn verdict_of_run(file: &str) -> Option<i32> {
     let process = Process::start(turnpike(&["run", "--config", file]));
-    match process.wait_for_line("turnpike ready", START) {
+    match process.wait_for_line("turnpike ready", PATIENCE) {
         Ok(_) => None,
-        Err(_) => Some(process.wait(START).code.expect("it ends by itself")),
+        Err(_) => Some(process.wait(PATIENCE).code.expect("it ends by itself")),
     }
 }
 
@@ -204,7 +205,7 @@ fn addresses_that_are_not_there_are_waited_for_and_named() {
     let mut command = turnpike(&arguments);
     command.args(["--offload", "off"]);
     let process = Process::start(command);
-    let waiting = process.wait_for(START, |line| line.contains("waiting for").then(|| line.to_owned()));
+    let waiting = process.wait_for(PATIENCE, |line| line.contains("waiting for").then(|| line.to_owned()));
     let waiting = waiting.expect("it says so, and goes on");
     for missing in
         ["the listener 192.0.2.253:", "the relay address 192.0.2.254: no interface of this host has it"]
@@ -212,7 +213,7 @@ fn addresses_that_are_not_there_are_waited_for_and_named() {
         assert!(waiting.contains(missing), "{waiting}");
     }
     process.signal(Signal::TERM);
-    let Outcome { code, output } = process.wait(STOP);
+    let Outcome { code, output } = process.wait(PATIENCE);
     assert!(code == Some(0) && !output.contains("turnpike ready"), "{code:?}\n{output}");
 }
 

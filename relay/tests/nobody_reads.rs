@@ -5,23 +5,24 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use turnpike_testkit::full_pipe;
 use turnpike_testkit::process::{Outcome, Process};
 use turnpike_testkit::server::without_options;
+use turnpike_testkit::{PATIENCE, eventually, full_pipe};
 
-/// Far more than anything here takes, and far less than for ever.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// A Binding request without attributes (RFC 8489 s. 5).
 const BINDING: [u8; 20] = *b"\x00\x01\x00\x00\x21\x12\xa4\x42nobody_reads";
 
-/// The program on a port of its own, with what a test does about its output.
+/// The program on an address of its own, which it can't tell to anybody, with what a test does about its output.
 fn start(arguments: &[&str], redirect: impl FnOnce(&mut Command)) -> (Process, SocketAddr) {
-    let free = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
-    let address = free.local_addr().expect("it is bound");
-    drop(free);
+    static STARTED: AtomicU8 = AtomicU8::new(1);
+    let last = STARTED.fetch_add(1, Ordering::Relaxed);
+    // Below the ports that others get by themselves.
+    let port = 20_000 + (std::process::id() % 10_000) as u16;
+    let address = SocketAddr::from(([127, 77, 1, last], port));
     let mut command = without_options(Command::new(env!("CARGO_BIN_EXE_turnpike")));
     command.args(["--listen", &address.to_string(), "--relay-address", "127.0.0.1", "--offload", "off"]);
     command.args(["--user", "alice:correct horse battery", "--workers", "1"]).args(arguments);
@@ -33,15 +34,12 @@ fn start(arguments: &[&str], redirect: impl FnOnce(&mut Command)) -> (Process, S
 fn answers(address: SocketAddr) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
     socket.set_read_timeout(Some(Duration::from_millis(100))).expect("not zero");
-    let (start, mut buffer) = (Instant::now(), [0; 1024]);
-    while start.elapsed() < PATIENCE {
+    let answer = eventually(|| {
         // Refused as long as nobody listens.
         let _ = socket.send_to(&BINDING, address);
-        if socket.recv_from(&mut buffer).is_ok() {
-            return;
-        }
-    }
-    panic!("no answer");
+        socket.recv_from(&mut [0; 1024]).ok()
+    });
+    assert!(answer.is_some(), "no answer");
 }
 
 /// Ends it by SIGTERM, with exit code 0; gives what was piped.

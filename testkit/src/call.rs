@@ -8,8 +8,6 @@ use turnpike_proto::wire::{attr, channel, method};
 use crate::lab::{Lab, PEER_V4, PEER_V6};
 use crate::talker::{Answer, Talker, UDP, peer_socket};
 
-/// How long a datagram may take.
-pub const ARRIVAL: Duration = Duration::from_secs(2);
 /// REQUESTED-ADDRESS-FAMILY (RFC 8656 s. 18.8).
 const FAMILY_V4: [u8; 4] = [1, 0, 0, 0];
 const FAMILY_V6: [u8; 4] = [2, 0, 0, 0];
@@ -32,7 +30,7 @@ impl Call {
 
     /// The same to another address of the peer's namespace.
     pub fn with_peer(lab: &Lab, server: SocketAddr, peer: IpAddr) -> Call {
-        Call::with_socket(lab, server, peer_socket(&lab.peer, peer, ARRIVAL))
+        Call::with_socket(lab, server, peer_socket(&lab.peer, peer))
     }
 
     /// The same to any socket.
@@ -60,6 +58,11 @@ impl Call {
         // RFC 8656 s. 12.5: over UDP nothing needs to follow.
         assert_eq!(heard.len(), 4 + data.len());
         Some(heard[4..].to_vec())
+    }
+
+    /// The peer waits this long for what it hears next.
+    pub fn peer_is_patient_for(&self, time: Duration) {
+        self.peer.set_read_timeout(Some(time)).expect("a timeout that is not zero");
     }
 
     /// Both directions carry this payload unharmed.
@@ -92,9 +95,7 @@ pub fn try_allocate(talker: &mut Talker, v6: bool) -> Answer {
 /// Allocates a relayed address of a family.
 #[track_caller]
 pub fn allocate(talker: &mut Talker, v6: bool) -> SocketAddr {
-    let answer = try_allocate(talker, v6);
-    assert_eq!(answer.code, None, "{answer:?}");
-    answer.message().xor_address(attr::XOR_RELAYED_ADDRESS).expect("present").expect("well-formed")
+    try_allocate(talker, v6).relayed()
 }
 
 /// Bytes that are not all the same.

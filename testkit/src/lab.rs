@@ -91,6 +91,7 @@ impl Lab {
         )?;
         lab.relay.configure("peer0", &["10.77.2.2/24", "fd77:2::2/64", "fe80::2/64"])?;
         lab.peer.configure("relay0", &["10.77.2.10/24", "fd77:2::10/64", "fe80::10/64"])?;
+        [&lab.client, &lab.relay, &lab.peer].into_iter().try_for_each(Namespace::settle)?;
         Ok(lab)
     }
 }

@@ -7,6 +7,7 @@
 //!   talker      a client that says what a test wants; call: one with a channel to a peer; uclient, http
 //!   in_own_namespace    one namespace for one test's thread
 //!   full_pipe           one that nobody reads
+//!   eventually          tries again until there is something, as long as a busy machine may need
 //!   skip        a test that can't run says so, and fails where CI=true promises that everything runs
 //! ```
 //!
@@ -24,12 +25,14 @@ pub mod server;
 mod skip;
 pub mod talker;
 pub mod uclient;
+mod wait;
 
 use std::path::PathBuf;
 
 pub use own_namespace::in_own_namespace;
 pub use pipe::full_pipe;
 pub use skip::skip;
+pub use wait::{PATIENCE, becomes_true, eventually};
 
 /// The realm of the servers under test.
 pub const REALM: &str = "example.org";

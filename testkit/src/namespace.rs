@@ -8,6 +8,8 @@ use std::process::Command;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::eventually;
+
 /// Names are `turnpike-PID-ROLE`: a later run can tell whose they are.
 const PREFIX: &str = "turnpike-";
 
@@ -56,6 +58,33 @@ impl Namespace {
             self.ip(&[&["address", "add", address, "dev", device], nodad].concat())?;
         }
         self.ip(&["link", "set", device, "up"])
+    }
+
+    /// Waits until every interface carries and every address is local: `ip` returns before either is so, and what
+    /// is sent meanwhile is lost.
+    ///
+    /// # Errors
+    /// One line, if the kernel refuses, or takes longer than anybody waits.
+    pub fn settle(&self) -> Result<(), String> {
+        let outcome = eventually(|| match self.is_settled() {
+            Ok(false) => None,
+            decided => Some(decided.map(drop)),
+        });
+        outcome.unwrap_or_else(|| Err(format!("the interfaces of {} do not come up", self.name)))
+    }
+
+    fn is_settled(&self) -> Result<bool, String> {
+        let about = |question: &[&str]| printed(&[&["-n", &self.name], question].concat());
+        let links = about(&["-brief", "link"])?;
+        let state = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
+        if links.lines().any(|line| !state(line).is_some_and(|state| state == "UP" || state == "UNKNOWN")) {
+            return Ok(false);
+        }
+        let local = about(&["-6", "route", "show", "table", "local"])?;
+        let local: Vec<&str> = local.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+        let addresses = about(&["-6", "-oneline", "address"])?;
+        let mut addresses = addresses.lines().filter_map(|line| line.split_whitespace().nth(3));
+        Ok(addresses.all(|address| local.contains(&address.split('/').next().unwrap_or_default())))
     }
 
     /// `ip` with these arguments, about this namespace.
@@ -136,9 +165,14 @@ fn is_running(pid: u32) -> bool {
 }
 
 fn ip(arguments: &[&str]) -> Result<(), String> {
+    printed(arguments).map(drop)
+}
+
+/// What `ip` prints.
+fn printed(arguments: &[&str]) -> Result<String, String> {
     let output = Command::new("ip").args(arguments).output().map_err(|error| format!("ip: {error}"))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let error = String::from_utf8_lossy(&output.stderr);
     Err(format!("`ip {}` failed: {}", arguments.join(" "), error.trim()))

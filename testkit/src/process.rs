@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::PATIENCE;
+
 /// A running program; killed when dropped.
 pub struct Process {
     child: Child,
@@ -89,11 +91,10 @@ impl Process {
         }
         // What it printed last may still be in the pipes.
         let state = self.output.state.lock().expect("no reader panics");
-        let grace = Duration::from_secs(2);
         let (state, _) = self
             .output
             .changed
-            .wait_timeout_while(state, grace, |state| state.ended < 2)
+            .wait_timeout_while(state, PATIENCE, |state| state.ended < 2)
             .expect("no reader panics");
         Outcome { code: status.and_then(|status| status.code()), output: state.all() }
     }

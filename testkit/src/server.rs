@@ -2,17 +2,11 @@
 
 use std::ops::Deref;
 use std::process::Command;
-use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::PASSWORD;
 use crate::process::{Outcome, Process};
-
-/// How long a start may take: a slow machine under load needs seconds, a hang is more than that.
-pub const START: Duration = Duration::from_secs(20);
-/// How long an end may take.
-pub const STOP: Duration = Duration::from_secs(10);
+use crate::{PASSWORD, PATIENCE};
 
 /// Takes away from a command what our own environment would tell the program: `TURNPIKE_…`.
 pub fn without_options(mut command: Command) -> Command {
@@ -36,7 +30,7 @@ impl Server {
     #[track_caller]
     pub fn start(command: Command) -> Server {
         let process = Process::start(command);
-        match process.wait_for_line("turnpike ready", START) {
+        match process.wait_for_line("turnpike ready", PATIENCE) {
             Ok(ready) => Server { process, ready },
             Err(output) => panic!("the server did not become ready; it printed:\n{output}"),
         }
@@ -62,7 +56,7 @@ impl Server {
     /// Ends it by a signal.
     pub fn end_by(self, signal: Signal) -> Outcome {
         self.process.signal(signal);
-        self.process.wait(STOP)
+        self.process.wait(PATIENCE)
     }
 
     /// Ends it by SIGTERM; gives what it printed, among which is no panic and no password.

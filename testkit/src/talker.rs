@@ -2,21 +2,19 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use turnpike_proto::auth::Key;
 use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, channel, method};
 
 use crate::lab::{CLIENT_V4, CLIENT_V6, Namespace};
-use crate::{PASSWORD, REALM, USER};
+use crate::{PASSWORD, PATIENCE, REALM, USER};
 
 /// Clients so far: keeps their transaction ids apart.
 static TALKERS: AtomicU64 = AtomicU64::new(1);
-/// How often a request is sent before its sender gives up.
-const TRIES: u32 = 4;
+/// How long an answer is waited for before a request is sent again.
+const RESEND: Duration = Duration::from_secs(2);
 
-/// How long an answer is waited for; it comes within milliseconds, or never.
-pub const ANSWER: Duration = Duration::from_secs(2);
 /// REQUESTED-TRANSPORT: UDP.
 pub const UDP: [u8; 4] = [17, 0, 0, 0];
 /// PASSWORD-ALGORITHMS as the server sends it, and the choice of SHA-256 (RFC 8489 s. 14.11, 14.12).
@@ -73,6 +71,13 @@ impl Answer {
         self.message().attribute(kind).unwrap_or_else(|| panic!("no {kind:#06x} in {self:?}")).to_vec()
     }
 
+    /// The relayed address that it grants.
+    #[track_caller]
+    pub fn relayed(&self) -> SocketAddr {
+        assert_eq!(self.code, None, "{self:?}");
+        self.message().xor_address(attr::XOR_RELAYED_ADDRESS).expect("present").expect("well-formed")
+    }
+
     /// Reads an answer, which must be well-formed.
     pub fn of(bytes: Vec<u8>) -> Answer {
         let message = Message::parse(&bytes).expect("the server's answers are well-formed");
@@ -90,7 +95,7 @@ impl Talker {
 
     /// The same on any socket.
     pub fn on(socket: UdpSocket, server: SocketAddr) -> Talker {
-        socket.set_read_timeout(Some(ANSWER)).expect("a timeout that is not zero");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout that is not zero");
         // A port comes back before the server has forgotten the transactions of who had it before.
         let next_id = TALKERS.fetch_add(1, Ordering::Relaxed) << 32;
         Talker {
@@ -134,7 +139,15 @@ impl Talker {
     /// Sends a request until it is answered, as clients do (RFC 8489 s. 6.2.1).
     #[track_caller]
     pub fn ask(&self, bytes: &[u8]) -> Answer {
-        for _ in 0..TRIES {
+        let usual = self.socket.read_timeout().expect("an option of every socket");
+        let answer = self.ask_again(bytes, Instant::now() + PATIENCE);
+        self.patient_for(usual.unwrap_or(PATIENCE));
+        answer.unwrap_or_else(|| panic!("{} was not answered", self.user))
+    }
+
+    fn ask_again(&self, bytes: &[u8], deadline: Instant) -> Option<Answer> {
+        self.patient_for(RESEND);
+        while Instant::now() < deadline {
             self.say(bytes);
             while let Some(heard) = self.hear() {
                 // RFC 7983 s. 7: data, which may come at any time.
@@ -144,11 +157,16 @@ impl Talker {
                 let answer = Answer::of(heard);
                 // Another one is the answer to an earlier request that was sent twice.
                 if answer.message().transaction_id().0 == bytes[8..20] {
-                    return answer;
+                    return Some(answer);
                 }
             }
         }
-        panic!("{} was not answered", self.user)
+        None
+    }
+
+    /// Waits this long for what it hears next.
+    pub fn patient_for(&self, time: Duration) {
+        self.socket.set_read_timeout(Some(time)).expect("a timeout that is not zero");
     }
 
     /// A signed request.
@@ -214,9 +232,7 @@ impl Talker {
     /// Allocates; gives the relayed address.
     #[track_caller]
     pub fn allocate(&mut self) -> SocketAddr {
-        let answer = self.try_allocate();
-        assert_eq!(answer.code, None, "{answer:?}");
-        answer.message().xor_address(attr::XOR_RELAYED_ADDRESS).expect("present").expect("well-formed")
+        self.try_allocate().relayed()
     }
 
     /// Refreshes the allocation, or deletes it with 0.
@@ -256,9 +272,9 @@ impl Talker {
     }
 }
 
-/// A socket of a peer.
-pub fn peer_socket(namespace: &Namespace, ip: IpAddr, timeout: Duration) -> UdpSocket {
+/// A socket of a peer, which waits as long as what it hears may take.
+pub fn peer_socket(namespace: &Namespace, ip: IpAddr) -> UdpSocket {
     let socket = namespace.enter(|| UdpSocket::bind((ip, 0))).expect("a port is free");
-    socket.set_read_timeout(Some(timeout)).expect("a timeout that is not zero");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout that is not zero");
     socket
 }

@@ -7,16 +7,21 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::lab::Lab;
+use crate::eventually;
+use crate::lab::{Lab, PEER_V4, PEER_V6};
 use crate::process::{Outcome, Process};
+use crate::talker::peer_socket;
 
 /// Legs of a load run: a multiple of four, or the client rounds up.
 pub const LEGS: u64 = 20;
 /// Messages that each leg sends, 20 ms apart.
 pub const MESSAGES: u64 = 150;
 
+/// The port of [`echo`]; it opens the next one, too.
+pub const PEER_PORT: &str = "3480";
+
 /// Connecting costs 100 ms per leg, a leg starts up to 6 s later and waits up to 10 s at the end.
-const LOAD_DEADLINE: Duration = Duration::from_secs(60);
+const LOAD_DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a run reported.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,6 +32,25 @@ pub struct Report {
     pub received: u64,
     /// Messages that the client counts as lost.
     pub lost: u64,
+}
+
+/// coturn's echoing peer, once it echoes at both of the peer's addresses.
+pub fn echo(lab: &Lab) -> Process {
+    let mut command = lab.peer.command(Path::new("turnutils_peer"));
+    command.args(["-p", PEER_PORT, "-L", &PEER_V4.to_string(), "-L", &PEER_V6.to_string()]);
+    let process = Process::start(command);
+    for ip in [PEER_V4, PEER_V6] {
+        let (socket, mut buffer) = (peer_socket(&lab.peer, ip), [0; 8]);
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout that is not zero");
+        let port: u16 = PEER_PORT.parse().expect("a port");
+        let echoes = eventually(|| {
+            // Refused as long as nobody listens.
+            let _ = socket.send_to(b"anybody?", (ip, port));
+            socket.recv(&mut buffer).ok()
+        });
+        assert!(echoes.is_some(), "turnutils_peer does not echo at {ip}");
+    }
+    process
 }
 
 /// Runs the client against `server` with these arguments, in the client's namespace.

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
 import { FONTS } from "./fonts.js";
-import { TOKEN, barriersOf, logIn, openPage, sleep, startFake } from "./support.js";
+import { TOKEN, barriersOf, logIn, openPage, sleep, startFake, until } from "./support.js";
 
 const WIDTHS = [1440, 1280, 1000, 390, 320];
 const VIEWS = ["Overview", "Users", "Events", "Configuration"];
@@ -53,7 +53,10 @@ describe("the page", { concurrency: 2 }, () => {
         for (const width of WIDTHS) {
           await page.setViewportSize({ width, height: 844 });
           await sleep(100);
-          assert.deepEqual(await page.evaluate(overflows), [], `${view} at ${width} px`);
+          await until(`${view} fits at ${width} px`, async () => {
+            assert.deepEqual(await page.evaluate(overflows), []);
+            return true;
+          });
         }
       }
       await open(page, "Overview");

@@ -122,7 +122,7 @@ describe("the page", { concurrency: 4 }, () => {
 
   test("the numbers move, and both charts have both paths", async (t) => {
     const { page } = await loggedIn(t);
-    await until("a rate", async () => /bit\/s/.test(await page.locator("#tile-to-peer").textContent()), 5_000);
+    await until("a rate", async () => /bit\/s/.test(await page.locator("#tile-to-peer").textContent()));
     for (const chart of ["#chart-bits", "#chart-packets"]) {
       for (const path of ["kernel", "userspace"]) {
         const area = page.locator(`${chart} .area.${path}`).first();
@@ -228,7 +228,7 @@ describe("the page", { concurrency: 4 }, () => {
     await page.locator("#silence").waitFor();
     await until("offline", async () => await page.locator("#connection-text").textContent() === "Not answering");
     await startFake(t, { port: new URL(relay.url).port });
-    await until("live again", async () => await page.locator("#connection-text").textContent() === "Live", 20_000);
+    await until("live again", async () => await page.locator("#connection-text").textContent() === "Live");
     await page.locator("#silence").waitFor({ state: "hidden" });
     await until("its title, too", async () => /^\d+ · Turnpike$/.test(await page.title()));
     assert.deepEqual(await page.evaluate(() => window.contradictions), []);
@@ -236,7 +236,7 @@ describe("the page", { concurrency: 4 }, () => {
 
   test("the charts begin with what the relay remembers", async (t) => {
     const { relay, page } = await opened(t);
-    await until("there is history", async () => (await api(relay.url, "/v1/history")).samples.length >= 3, 20_000);
+    await until("there is history", async () => (await api(relay.url, "/v1/history")).samples.length >= 3);
     await page.route("**/v1/events", (route) => route.abort());
     await page.route("**/v1/totals", (route) => route.abort());
     await logIn(page);
@@ -244,7 +244,7 @@ describe("the page", { concurrency: 4 }, () => {
     await until("a shape", async () => (await path())?.length > 40);
     await page.locator("#chart-bits .plot").focus();
     await page.keyboard.press("ArrowLeft");
-    assert.match(await page.locator("#chart-bits .legend .when").textContent(), /^[45] s ago$/);
+    assert.match(await page.locator("#chart-bits .legend .when").textContent(), /^\d+ s ago$/);
   });
 
   test("why calls fail: code, reason, user, client, age, number and remedy", async (t) => {

@@ -1,12 +1,11 @@
 //! Streams of events: what they bring, and that they end.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 use tower::ServiceExt;
+use turnpike_testkit::PATIENCE;
 
 use super::{ADMIN, Api, READ};
 use crate::ManagedRelay;
@@ -44,8 +43,8 @@ impl Stream {
             }
             true
         };
-        let seen = timeout(Duration::from_secs(10), reading).await;
-        seen.unwrap_or_else(|_| panic!("no {wanted:?} within ten seconds"))
+        let seen = timeout(PATIENCE, reading).await;
+        seen.unwrap_or_else(|_| panic!("no {wanted:?} ever comes"))
     }
 }
 

@@ -10,6 +10,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use turnpike_testkit::PATIENCE;
 
 use super::fake::Fake;
 use super::tokens;
@@ -78,6 +79,6 @@ fn a_handshake_that_does_not_come_is_given_up() {
     let limits = Limits { handshake_time: Duration::from_millis(300), ..LIMITS };
     let server = serve_with(limits, certificate().0);
     let mut stream = TcpStream::connect(server.address()).expect("a connection");
-    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     assert_eq!(stream.read(&mut [0; 16]).expect("it is closed"), 0);
 }

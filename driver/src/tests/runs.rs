@@ -111,7 +111,7 @@ fn coalescing_delays_but_loses_nothing<D: Rig>() {
         }
     });
     let (mut next, mut turns) = (0u32, 0);
-    let deadline = Instant::now() + 4 * PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     while (next as usize) < COUNT && Instant::now() < deadline {
         let events = turn(&mut driver, SILENCE);
         turns += usize::from(!events.is_empty());
@@ -124,8 +124,6 @@ fn coalescing_delays_but_loses_nothing<D: Rig>() {
     sender.join().expect("the sender ends");
     assert_eq!(next as usize, COUNT);
     assert!(turns < COUNT, "{turns} turns for {COUNT} datagrams: some came together");
-    let started = Instant::now();
     client(V4).send_to(b"late", server).expect("sent");
     assert_eq!(await_datagram(&mut driver).len, 4);
-    assert!(started.elapsed() < PATIENCE);
 }

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use crate::config::Loader;
 
-    const SHORT: Duration = Duration::from_millis(50);
+    const SHORT: Duration = Duration::from_secs(2);
 
     fn fifo(folder: &Path) -> PathBuf {
         let path = folder.join("fifo");

@@ -19,7 +19,7 @@ const BURST_MS: u32 = 100;
 /// How far off the delivered bytes may be.
 const TOLERANCE: f64 = 0.03;
 /// How often it is tried on a machine that keeps threads from running.
-const TRIES: usize = 6;
+const TRIES: usize = 20;
 /// Between two charges in userspace: about what a test run takes, so that both have their chance.
 const PACE: Duration = Duration::from_micros(3);
 

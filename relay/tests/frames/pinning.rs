@@ -2,19 +2,18 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use socket2::{Domain, Socket, Type};
 use turnpike_abi::Pinning;
 use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners};
 use turnpike_offload::pinning::{self, PinError};
+use turnpike_testkit::PATIENCE;
 
 use crate::kernel::Kernel;
 
 const WORKERS: usize = 4;
 const CLIENTS: usize = 200;
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Two listeners of an address, a listener of every address, and the same in IPv6.
 const LISTENERS: [&str; 4] = ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"];
 

@@ -22,14 +22,13 @@ use turnpike_abi::Verdict;
 use turnpike_fixtures::{Case, Expect, MAC, Outcome, World, all, check};
 use turnpike_offload::probe;
 use turnpike_offload::xdp::Mode;
+use turnpike_testkit::{PATIENCE, becomes_true};
 
 use crate::attach::{inside_namespace, ip};
 use crate::kernel::Kernel;
 
 /// Interfaces to use instead of a veth pair.
 const WIRE: &str = "TURNPIKE_WIRE";
-/// How long a frame may take. Only a lost one takes that long.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// The shortest Ethernet frame, bytes: a wire may fill shorter ones up.
 const SHORTEST: usize = 60;
 /// Longer than any frame of the tables, bytes.
@@ -140,16 +139,13 @@ impl Wire {
 
     /// Until the first frame comes through.
     fn await_carrier(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
+        let came = becomes_true(|| {
             self.outer.send(&[0xff; SHORTEST]);
-            if self.inner.next(Duration::from_millis(20)).is_some() {
-                // A driver may be busy with its first frames for a moment.
-                thread::sleep(Duration::from_millis(20));
-                return;
-            }
-        }
-        panic!("nothing comes through the wire");
+            self.inner.next(Duration::from_millis(20)).is_some()
+        });
+        assert!(came, "nothing comes through the wire");
+        // A driver may be busy with its first frames for a moment.
+        while self.inner.next(Duration::from_millis(100)).is_some() {}
     }
 
     fn run(&mut self, case: &Case) -> Result<(), String> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use turnpike_proto::wire::attr;
+use turnpike_testkit::PATIENCE;
 
 use super::lab::{CLIENT_V4, Lab, PEER_V4, RELAY_V4};
 use super::process::{self, Outcome, Process};
@@ -29,7 +30,7 @@ fn natdiscovery_learns_its_address() {
     let server = Server::start(&lab, "");
     let mut command = lab.client.command(&program);
     command.args(["-m", "-L", &CLIENT_V4.to_string(), "-l", "40123", &RELAY_V4.to_string()]);
-    let Outcome { output, .. } = Process::start(command).wait(Duration::from_secs(20));
+    let Outcome { output, .. } = Process::start(command).wait(PATIENCE);
     let log = server.stop();
     assert!(output.contains(&format!("UDP reflexive addr: {CLIENT_V4}:40123")), "{output}");
     assert!(log.count("answered") >= 1, "{}", log.0);
@@ -50,7 +51,7 @@ fn assert_signed_with_sha256(answer: &Answer) {
 
 /// A whole session of a client that speaks RFC 8489 with SHA-256.
 fn session_with_sha256(lab: &Lab, style: Style) {
-    let peer = peer_socket(&lab.peer, PEER_V4, Duration::from_secs(2));
+    let peer = peer_socket(&lab.peer, PEER_V4);
     let mut talker = Talker::new(&lab.client, SERVER);
     talker.style = style;
     let challenge = talker.challenge();
@@ -124,7 +125,7 @@ fn aioice_call(name: &str, seconds: u64, refresh: u64) {
         Err(why) => return turnpike_testkit::skip(name, &why),
     };
     let server = Server::start(&lab, ALLOW_PEERS);
-    let peer = peer_socket(&lab.peer, PEER_V4, Duration::from_secs(20));
+    let peer = peer_socket(&lab.peer, PEER_V4);
     let address = peer.local_addr().expect("it is bound");
     let mut command = lab.client.command(&python);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile/aioice_call.py"));
@@ -146,7 +147,7 @@ fn aioice_call(name: &str, seconds: u64, refresh: u64) {
         { end }.any(|end| end) || start.elapsed() > Duration::from_secs(seconds + 30)
     });
     assert!(ended);
-    let Outcome { code, output } = client.wait(Duration::from_secs(20));
+    let Outcome { code, output } = client.wait(PATIENCE);
     let log = server.stop();
     println!("{sent} sent to aioice within {:?}: {}", start.elapsed(), output.trim());
     assert_eq!(code, Some(0), "{output}");

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use turnpike_testkit::call::Call;
 use turnpike_testkit::http::{TOKEN, exchange};
+use turnpike_testkit::{PATIENCE, becomes_true};
 
 use super::lab::Lab;
 use super::server::{ALLOW_PEERS, SERVER, Server, USER};
@@ -15,7 +16,6 @@ use super::talker::Talker;
 const LIMIT: usize = 256;
 const KEPT: usize = 64;
 const ADMIN: &str = "127.0.0.1:8080";
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Requests that are refused for the same reason.
 const REFUSED: usize = 20;
 
@@ -32,12 +32,8 @@ fn ask(lab: &Lab, path: &str) -> String {
 }
 
 /// Waits until `done`: a worker reports a few times a second.
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+fn wait_until(what: &str, done: impl FnMut() -> bool) {
+    assert!(becomes_true(done), "{what}");
 }
 
 /// Allocates until there is nothing left; gives the clients that got one.

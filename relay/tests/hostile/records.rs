@@ -1,7 +1,5 @@
 //! One final record per allocation, true to what was relayed, and forged by nobody.
 
-use std::time::Duration;
-
 use serde_json::Value;
 use turnpike_proto::auth::{Key, rest_password};
 use turnpike_proto::wire::{MessageBuilder, attr, method};
@@ -37,7 +35,7 @@ fn full_name(user: &str) -> String {
 fn run(lab: &Lab, format: &str) -> Log {
     let config = format!("{ALLOW_PEERS}auth-secret = [\"{SECRET}\"]\nlog-format = \"{format}\"\n");
     let server = Server::start(lab, &config);
-    let peer = peer_socket(&lab.peer, PEER_V4, Duration::from_secs(2));
+    let peer = peer_socket(&lab.peer, PEER_V4);
     for user in HOSTILE {
         let name = full_name(user);
         let mut talker = Talker::new(&lab.client, SERVER).named(&name, &rest_password(SECRET, &name));

@@ -1,6 +1,6 @@
 //! What a stranger gets for a byte (Q4), and that a login fails alike whoever is named (Q6): on the wire.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, method};
 
@@ -11,6 +11,9 @@ use super::talker::{Talker, UDP};
 /// Bytes of an IPv4 or IPv6 header with a UDP header behind it.
 const HEADERS_V4: f64 = 28.0;
 const HEADERS_V6: f64 = 48.0;
+
+/// Failed logins of one source that are answered per second at the most.
+const PER_SECOND: usize = 100;
 
 /// A request of somebody who has no credentials, and what its answer may be.
 struct Probe {
@@ -69,7 +72,7 @@ fn q4_answers_to_strangers_are_single_and_small() {
     for probe in probes() {
         let talker = Talker::new(&lab.client, if probe.ipv6 { SERVER_V6 } else { SERVER });
         let out = talker.ask(&probe.bytes).bytes.len() as f64;
-        talker.socket.set_read_timeout(Some(Duration::from_millis(50))).expect("not zero");
+        talker.patient_for(Duration::from_millis(50));
         assert_eq!(talker.hear(), None, "{}: one answer", probe.name);
         let bytes_in = probe.bytes.len() as f64;
         let headers = if probe.ipv6 { HEADERS_V6 } else { HEADERS_V4 };
@@ -79,7 +82,7 @@ fn q4_answers_to_strangers_are_single_and_small() {
         assert!(on_the_wire <= 1.9, "{}: {on_the_wire}", probe.name);
     }
     let talker = Talker::new(&lab.client, SERVER);
-    talker.socket.set_read_timeout(Some(Duration::from_millis(50))).expect("not zero");
+    talker.patient_for(Duration::from_millis(50));
     for bytes in incomplete() {
         talker.say(&bytes);
         assert_eq!(talker.hear(), None, "{bytes:?}");
@@ -94,7 +97,7 @@ fn q18_only_requests_are_answered() {
     let Some(lab) = Lab::new("q18_only_requests_are_answered") else { return };
     let server = Server::start(&lab, "");
     let talker = Talker::new(&lab.client, SERVER);
-    talker.socket.set_read_timeout(Some(Duration::from_millis(30))).expect("not zero");
+    talker.patient_for(Duration::from_millis(30));
     let mut silent = 0;
     for method in 0..=0x0FFFu16 {
         for class in [Class::Indication, Class::Success, Class::Error] {
@@ -152,14 +155,19 @@ fn q7_guessing_is_slowed_down_and_locks_nobody_out() {
     let server = Server::start(&lab, "");
     let mut guesser = Talker::new(&lab.client, SERVER).named("alice", "guess");
     guesser.challenge();
+    let start = Instant::now();
     for _ in 0..2000 {
         let guess = guesser.signed(method::REFRESH, |builder| builder);
         guesser.say(&guess);
     }
-    guesser.socket.set_read_timeout(Some(Duration::from_millis(300))).expect("not zero");
-    let answers = std::iter::from_fn(|| guesser.hear()).count();
+    // As many as are answered at once, and then whatever comes until nothing does.
+    let mut answers = (0..50).map_while(|_| guesser.hear()).count();
+    guesser.patient_for(Duration::from_millis(300));
+    answers += std::iter::from_fn(|| guesser.hear()).count();
+    // On a slow machine some seconds have passed, each with its own share.
+    let most = 200 + PER_SECOND * start.elapsed().as_secs() as usize;
     println!("2000 guesses, {answers} answers");
-    assert!((50..200).contains(&answers), "{answers}");
+    assert!((50..most).contains(&answers), "{answers}");
     let mut client = Talker::new(&lab.client, SERVER);
     client.allocate();
     let log = server.stop();

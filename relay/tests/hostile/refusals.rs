@@ -1,11 +1,11 @@
 //! Ways to be refused, each induced, and found by its reason and user in log, metrics and API.
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
 
 use serde_json::Value;
 use turnpike_proto::auth::{Key, rest_password};
 use turnpike_proto::wire::{MessageBuilder, attr, method};
+use turnpike_testkit::eventually;
 use turnpike_testkit::http::{TOKEN, exchange};
 
 use super::lab::{Lab, PEER_V4, RELAYED_V4};
@@ -87,10 +87,7 @@ fn ask_for_too_much(lab: &Lab) {
 
 /// Another program's socket on a relay port, as soon as the server has closed its own.
 fn hold(lab: &Lab, port: u16) -> UdpSocket {
-    let bound = (0..100).find_map(|_| {
-        let bound = lab.relay.enter(|| UdpSocket::bind((RELAYED_V4, port)));
-        bound.map_err(|_| std::thread::sleep(Duration::from_millis(20))).ok()
-    });
+    let bound = eventually(|| lab.relay.enter(|| UdpSocket::bind((RELAYED_V4, port))).ok());
     bound.expect("the server gives its port back")
 }
 
@@ -140,16 +137,11 @@ fn each_refusal_is_found_in_log_metrics_and_api_with_user_and_reason() {
     ask_for_too_much(&lab);
 
     // A worker reports four times a second.
-    let refusals = (0..100).find_map(|_| {
+    let refusals = eventually(|| {
         let (status, body) = admin(&lab, "GET", "/v1/refusals");
         assert_eq!(status, 200, "{body}");
         let refusals: Value = serde_json::from_str(&body).expect("JSON");
-        if EXPECTED.iter().all(|expected| is_listed(&refusals, expected)) {
-            return Some(refusals);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-        println!("not yet: {refusals}");
-        None
+        EXPECTED.iter().all(|expected| is_listed(&refusals, expected)).then_some(refusals)
     });
     let refusals = refusals.expect("all are listed");
     let (_, page) = admin(&lab, "GET", "/metrics");

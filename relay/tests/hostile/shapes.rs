@@ -172,17 +172,14 @@ fn q12_every_malformed_shape_is_counted_and_survived() {
     let server = Server::start(&lab, ALLOW_PEERS);
     let mut talker = Talker::new(&lab.client, SERVER);
     let witness = Talker::new(&lab.client, SERVER);
-    let quick = Some(Duration::from_millis(30));
-    talker.socket.set_read_timeout(quick).expect("not zero");
+    talker.patient_for(Duration::from_millis(30));
     let mut expected = BTreeMap::new();
     for shapes in [strays(), misfits(), meaningless()] {
         send_all(&talker, &witness, &shapes, &mut expected);
     }
-    talker.socket.set_read_timeout(Some(super::talker::ANSWER)).expect("not zero");
     talker.allocate();
     let peer = (PEER_V4, 4001).into();
     assert_eq!(talker.bind(peer).code, None);
-    talker.socket.set_read_timeout(quick).expect("not zero");
     // A channel bound, and yet: its length field exceeds the datagram (RFC 8656 s. 12.6).
     let too_long = ("ChannelData shorter than it says", vec![0x40, 0, 0, 9, 1, 2], "drop_channel_length");
     send_all(&talker, &witness, &[too_long], &mut expected);

@@ -5,28 +5,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use turn_client_proto::types::message::{CHANNEL_BIND, REFRESH};
+use turnpike_testkit::talker::peer_socket;
+use turnpike_testkit::{PATIENCE, becomes_true};
 
 use super::client::Client;
 use super::lab::{
-    CLIENT_V4, CLIENT_V6, Lab, Namespace, PEER_V4, PEER_V6, RELAY_V4, RELAY_V4_SECOND, RELAY_V6,
-    RELAY_V6_SECOND, RELAYED_V4, RELAYED_V6,
+    CLIENT_V4, CLIENT_V6, Lab, PEER_V4, PEER_V6, RELAY_V4, RELAY_V4_SECOND, RELAY_V6, RELAY_V6_SECOND,
+    RELAYED_V4, RELAYED_V6,
 };
 use super::process::Process;
 use super::relay::{Options, PORT, Relay, is_coturn, is_turnpike};
 use super::stun;
 
-const ANSWER: Duration = Duration::from_secs(3);
 const ALMOST_A_CHANNEL: Duration = Duration::from_secs(590);
 
 fn at(ip: IpAddr) -> SocketAddr {
     SocketAddr::new(ip, PORT)
-}
-
-/// A socket of a peer, with a timeout for what it waits for.
-fn peer_socket(peer: &Namespace, ip: IpAddr) -> UdpSocket {
-    let socket = peer.enter(|| UdpSocket::bind((ip, 0))).expect("a port is free");
-    socket.set_read_timeout(Some(ANSWER)).expect("a timeout that is not zero");
-    socket
 }
 
 fn receive(socket: &UdpSocket) -> (SocketAddr, Vec<u8>) {
@@ -38,8 +32,7 @@ fn receive(socket: &UdpSocket) -> (SocketAddr, Vec<u8>) {
 /// Every address of the server answers from itself, and names the client's own address.
 fn assert_answers(lab: &Lab, servers: &[IpAddr]) {
     for &server in servers {
-        let answer =
-            stun::binding(&lab.client, at(server), ANSWER).unwrap_or_else(|| panic!("{server} is silent"));
+        let answer = stun::binding(&lab.client, at(server)).unwrap_or_else(|| panic!("{server} is silent"));
         assert_eq!(answer.from, at(server), "answered from another address than was asked");
         let own = if server.is_ipv4() { CLIENT_V4 } else { CLIENT_V6 };
         assert_eq!(answer.mapped, SocketAddr::new(own, answer.port));
@@ -78,7 +71,7 @@ fn coturns_stun_client_gets_its_address() {
     let relay = Relay::start(&lab, &Options::default());
     let mut command = lab.client.command(Path::new("turnutils_stunclient"));
     command.args(["-p", &PORT.to_string(), &RELAY_V4.to_string()]);
-    let outcome = Process::start(command).wait(Duration::from_secs(10));
+    let outcome = Process::start(command).wait(PATIENCE);
     let expected = format!("UDP reflexive addr: {CLIENT_V4}:");
     assert!(outcome.output.contains(&expected), "{}", outcome.output);
     relay.stop();
@@ -118,20 +111,13 @@ fn session(lab: &Lab, server: SocketAddr, public: IpAddr, local: IpAddr, peer: I
     client.send(peer, b"after the refresh");
     assert_eq!(receive(&peer_socket), (local, b"after the refresh".to_vec()));
 
+    // RFC 8656 s. 8: a Refresh with lifetime 0 deletes at once, so the port can be bound again.
     client.delete();
     // coturn keeps it a while.
     assert!(
-        is_coturn() || becomes_free(lab, local),
+        is_coturn() || becomes_true(|| lab.relay.enter(|| UdpSocket::bind(local)).is_ok()),
         "{local} is still bound after its allocation was deleted"
     );
-}
-
-/// RFC 8656 s. 8: a Refresh with lifetime 0 deletes at once, so the port can be bound again.
-fn becomes_free(lab: &Lab, relayed: SocketAddr) -> bool {
-    (0..50).any(|_| {
-        std::thread::sleep(Duration::from_millis(20));
-        lab.relay.enter(|| UdpSocket::bind(relayed)).is_ok()
-    })
 }
 
 #[test]

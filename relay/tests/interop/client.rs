@@ -11,12 +11,11 @@ use turn_client_proto::prelude::*;
 use turn_client_proto::stun::Instant as ClientInstant;
 use turn_client_proto::types::{AddressFamily, TransportType, TurnCredentials};
 use turn_client_proto::udp::TurnClientUdp;
+use turnpike_testkit::PATIENCE;
 
 use super::lab::{CLIENT_V4, CLIENT_V6, Namespace};
 use super::relay::{PASSWORD, USER};
 
-/// Everything that a test waits for arrives within this, or never.
-const DEADLINE: Duration = Duration::from_secs(10);
 /// How long one turn of the loop waits for a datagram.
 const TURN: Duration = Duration::from_millis(20);
 
@@ -151,9 +150,9 @@ impl Client {
         ClientInstant::ZERO + self.start.elapsed() + self.ahead
     }
 
-    /// Lets the client work until `done` has something; panics after [`DEADLINE`].
+    /// Lets the client work until `done` has something; panics after [`PATIENCE`].
     fn until<T>(&mut self, what: &str, mut done: impl FnMut(&mut Client) -> Option<T>) -> T {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(result) = done(self) {
                 return result;

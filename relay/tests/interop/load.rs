@@ -1,15 +1,10 @@
 //! Twenty clients at 50 packets per second each, in every mode of `turnutils_uclient`: no loss.
 
 use std::net::IpAddr;
-use std::path::Path;
 
 use super::lab::{Lab, PEER_V4, PEER_V6, RELAY_V4, RELAY_V6};
-use super::process::Process;
 use super::relay::{Options, PASSWORD, Relay, SECRET, USER};
-use super::uclient;
-
-/// The echo server's port; it opens the next one too.
-const PEER_PORT: &str = "3480";
+use super::uclient::{self, PEER_PORT};
 
 /// Runs the load with these arguments and the usual user.
 fn load(name: &str, server: IpAddr, arguments: &[&str]) {
@@ -19,9 +14,7 @@ fn load(name: &str, server: IpAddr, arguments: &[&str]) {
 
 fn load_with(name: &str, options: &Options, server: IpAddr, arguments: &[&str]) {
     let Some(lab) = Lab::new(name) else { return };
-    let mut echo = lab.peer.command(Path::new("turnutils_peer"));
-    echo.args(["-p", PEER_PORT, "-L", &PEER_V4.to_string(), "-L", &PEER_V6.to_string()]);
-    let _echo = Process::start(echo);
+    let _echo = uclient::echo(&lab);
     let relay = Relay::start(&lab, options);
     uclient::assert_no_loss(&lab, server, arguments);
     relay.stop();

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use stun_types::attribute::XorMappedAddress;
 use stun_types::message::{BINDING, Message, MessageWrite, MessageWriteVec};
+use turnpike_testkit::eventually;
 
 use super::lab::Namespace;
+
+/// How long an answer is waited for before the request is sent again.
+const RESEND: Duration = Duration::from_millis(500);
 
 /// An answer to a Binding request.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,18 +23,21 @@ pub struct Answer {
     pub port: u16,
 }
 
-/// Asks `server` from inside `namespace`; `None` if no valid answer comes in time.
-pub fn binding(namespace: &Namespace, server: SocketAddr, timeout: Duration) -> Option<Answer> {
+/// Asks `server` from inside `namespace` until it answers; `None` if no valid answer ever comes.
+pub fn binding(namespace: &Namespace, server: SocketAddr) -> Option<Answer> {
     let any: IpAddr =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     // Not connected: a connected socket would hide an answer from another address.
     let socket = namespace.enter(|| UdpSocket::bind((any, 0))).expect("a port is free");
-    socket.set_read_timeout(Some(timeout)).expect("a timeout that is not zero");
+    socket.set_read_timeout(Some(RESEND)).expect("a timeout that is not zero");
     let request = Message::builder_request(BINDING, MessageWriteVec::new()).finish();
     let id = Message::from_bytes(&request).expect("we built it").transaction_id();
-    socket.send_to(&request, server).ok()?;
     let mut buffer = [0; 1500];
-    let (length, from) = socket.recv_from(&mut buffer).ok()?;
+    let (length, from) = eventually(|| {
+        // Refused as long as nobody listens.
+        let _ = socket.send_to(&request, server);
+        socket.recv_from(&mut buffer).ok()
+    })?;
     let answer =
         Message::from_bytes(&buffer[..length]).ok().filter(|answer| answer.transaction_id() == id)?;
     let mapped = answer.attribute::<XorMappedAddress>().ok()?.addr(id);

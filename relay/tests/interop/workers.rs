@@ -1,9 +1,9 @@
 //! Workers: clients whose datagrams come to another one than their Allocate did.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use turnpike_testkit::eventually;
 
 use super::client::Client;
 use super::lab::{Lab, Namespace, PEER_V4, RELAY_V4};
@@ -11,8 +11,6 @@ use super::relay::{Options, PORT, Relay, is_turnpike};
 
 /// One in six comes to another worker when a third socket joins two.
 const CLIENTS: usize = 48;
-/// How long a datagram may take, to one of two sockets.
-const ARRIVAL: Duration = Duration::from_secs(3);
 
 /// A socket that takes its part of what comes to the relay's port. The relay itself would refuse it at its
 /// start; later anybody with its user id can have one.
@@ -30,20 +28,15 @@ fn stranger(relay: &Namespace) -> UdpSocket {
 
 /// Which of two sockets gets a datagram with this content.
 fn arrives_at(sockets: [&UdpSocket; 2], ends_with: &[u8]) -> usize {
-    let deadline = Instant::now() + ARRIVAL;
     let mut buffer = [0; 2048];
-    while Instant::now() < deadline {
-        for (place, socket) in sockets.into_iter().enumerate() {
-            // A ChannelData message may be padded.
-            if let Ok(length) = socket.recv(&mut buffer)
-                && buffer[..length].windows(ends_with.len()).any(|bytes| bytes == ends_with)
-            {
-                return place;
-            }
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    panic!("{ends_with:?} arrives nowhere");
+    // A ChannelData message may be padded.
+    let mut is_there = |socket: &UdpSocket| {
+        socket
+            .recv(&mut buffer)
+            .is_ok_and(|length| buffer[..length].windows(ends_with.len()).any(|bytes| bytes == ends_with))
+    };
+    let place = eventually(|| sockets.iter().position(|socket| is_there(socket)));
+    place.unwrap_or_else(|| panic!("{ends_with:?} arrives nowhere"))
 }
 
 /// Without CAP_BPF the kernel chooses among the sockets that there are, by a hash: when there is one more,

@@ -4,23 +4,20 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use turnpike_testkit::{PATIENCE, eventually};
 
-use super::call::{ARRIVAL, Call, pattern};
+use super::call::{Call, pattern};
 use super::http::{TOKEN, exchange};
 use super::lab::Lab;
 use super::server::{SERVER, Server, lab};
 
 const ADMIN: &str = "127.0.0.1:9980";
-/// Counters of the kernel are seen by a walk each second.
-const COUNTED: Duration = Duration::from_secs(5);
-/// How soon a new limit holds.
-const OBEYED: Duration = Duration::from_millis(100);
-
+const SECOND: Duration = Duration::from_secs(1);
 /// Asks the administration from inside the relay's namespace.
 #[track_caller]
 fn ask(lab: &Lab, method: &str, path: &str, body: &str) -> String {
     let stream = lab.relay.enter(|| TcpStream::connect(ADMIN)).expect("it listens");
-    stream.set_read_timeout(Some(COUNTED)).expect("not zero");
+    stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
     let (status, body) = exchange(stream, method, path, body);
     assert_eq!(status, 200, "{method} {path}: {body}");
     body
@@ -58,23 +55,24 @@ fn field(log: &str, label: &str) -> u64 {
     rest.split(' ').next().and_then(|text| text.parse().ok()).expect("a number")
 }
 
-/// Floods the client's channel; gives the payload bytes that the peer heard, and in which time.
-fn flood(call: &Call, time: Duration) -> (u64, Duration) {
-    let peer = call.peer.try_clone().expect("a descriptor is free");
-    peer.set_read_timeout(Some(Duration::from_millis(300))).expect("not zero");
-    let begin = Instant::now();
-    std::thread::scope(|scope| {
-        let heard = scope.spawn(move || {
-            let mut buffer = [0; 2048];
-            std::iter::from_fn(|| peer.recv(&mut buffer).ok()).map(|length| length as u64).sum()
-        });
-        while begin.elapsed() < time {
-            call.talker.channel_data(&[0x55; 1000]);
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        let elapsed = begin.elapsed();
-        (heard.join().expect("no panic"), elapsed)
-    })
+/// Payload bytes that have arrived at the peer.
+fn heard(call: &Call) -> u64 {
+    call.peer.set_nonblocking(true).expect("sockets can");
+    let mut buffer = [0; 2048];
+    std::iter::from_fn(|| call.peer.recv(&mut buffer).ok()).map(|length| length as u64).sum()
+}
+
+/// Floods the client's channel for a second, and until that many bytes have come through; gives the bytes that
+/// the peer has heard meanwhile, and how long it took.
+fn flood(call: &Call, bytes: u64) -> (u64, Duration) {
+    let (begin, mut arrived, mut sent) = (Instant::now(), 0, 0);
+    while begin.elapsed() < PATIENCE && (begin.elapsed() < SECOND || arrived < bytes || sent < 1000) {
+        call.talker.channel_data(&[0x55; 1000]);
+        sent += 1;
+        arrived += heard(call);
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    (arrived, begin.elapsed())
 }
 
 #[test]
@@ -97,15 +95,14 @@ fn api_metrics_and_records_count_what_the_kernel_forwards_and_limits_hold_there(
         assert_eq!(call.to_client(&data).as_deref(), Some(&data[..]));
     }
     let expected = [DATAGRAMS, DATAGRAMS * BYTES, DATAGRAMS, DATAGRAMS * BYTES];
-    let deadline = Instant::now() + COUNTED;
-    let kernel = loop {
-        let (sums, kernel) = of_totals(&json(&ask(&lab, "GET", "/v1/totals", "")));
-        if sums == expected {
-            break kernel;
-        }
-        assert!(Instant::now() < deadline, "{sums:?}, expected {expected:?}");
-        std::thread::sleep(Duration::from_millis(100));
-    };
+    // Counters of the kernel are seen by a walk each second.
+    let mut sums = [0; 4];
+    let kernel = eventually(|| {
+        let totals = of_totals(&json(&ask(&lab, "GET", "/v1/totals", "")));
+        sums = totals.0;
+        (sums == expected).then_some(totals.1)
+    });
+    let kernel = kernel.unwrap_or_else(|| panic!("{sums:?}, expected {expected:?}"));
     assert!(kernel > DATAGRAMS * 2 * 9 / 10, "{kernel} by the kernel");
     assert_eq!(of_metrics(&ask(&lab, "GET", "/metrics", "")), expected);
 
@@ -113,17 +110,21 @@ fn api_metrics_and_records_count_what_the_kernel_forwards_and_limits_hold_there(
     let id = page["allocations"][0]["id"].as_str().expect("an id").to_owned();
     let limit = format!("{{\"max_bits_per_sec\":{BITS}}}");
     ask(&lab, "PATCH", &format!("/v1/allocations/{id}"), &limit);
-    std::thread::sleep(OBEYED);
-    let (heard, elapsed) = flood(&call, Duration::from_secs(1));
-    // The rate, and its burst of 100 ms.
-    let allowed = BITS as f64 / 8.0 * (elapsed.as_secs_f64() * 1.03 + 0.1);
-    assert!((heard as f64) < allowed, "{heard} bytes in {elapsed:?}, allowed {allowed}");
-    assert!(heard as f64 > BITS as f64 / 8.0 * 0.5, "{heard} bytes: it is limited, not cut off");
-    call.peer.set_read_timeout(Some(ARRIVAL)).expect("not zero");
+    // The limit is in force when the answer comes.
+    let (mut arrived, elapsed) = flood(&call, BITS / 8 / 2);
+    assert!(arrived > BITS / 8 / 2, "{arrived} bytes: it is limited, not cut off");
 
     let frames = server.stop();
     assert!(frames.log.contains(&format!("allocation={id}")), "the record has the API's number");
-    assert_eq!(field(&frames.log, "to_peer_bytes="), DATAGRAMS * BYTES + heard);
+    let counted = field(&frames.log, "to_peer_bytes=") - DATAGRAMS * BYTES;
+    // The rate, and its burst of 100 ms.
+    let allowed = BITS as f64 / 8.0 * (elapsed.as_secs_f64() * 1.03 + 0.1);
+    assert!((counted as f64) < allowed, "{counted} bytes in {elapsed:?}, allowed {allowed}");
+    let all = eventually(|| {
+        arrived += heard(&call);
+        (arrived == counted).then_some(())
+    });
+    assert!(all.is_some(), "{arrived} bytes have arrived, {counted} are in the record");
     assert_eq!(field(&frames.log, "to_client_packets="), DATAGRAMS);
     assert!(frames.count("drop_rate_to_peer") > 100, "it is the kernel that drops");
     assert_eq!(frames.lost(), 0);

@@ -11,6 +11,7 @@ use turnpike_offload::maps::Sizes;
 use turnpike_offload::xdp::Mode;
 use turnpike_offload::{Answer, Offload, Outbox, Settings, Wishes};
 use turnpike_proto::{OffloadBinding, SlotName, WorkerId};
+use turnpike_testkit::{becomes_true, eventually};
 
 use super::lab::RELAYED_V4;
 use super::server::{SERVER, lab, run};
@@ -25,7 +26,7 @@ const LIFE: u32 = 50;
 /// From a binding's command to its answer, for one of two. The slowest ones wait for a grace period of the
 /// kernel, which takes as long as other processes keep its cores busy: they are printed, and bounded loosely.
 const MEDIAN: Duration = Duration::from_millis(50);
-const P99: Duration = Duration::from_secs(2);
+const P99: Duration = Duration::from_secs(10);
 /// How many times as late as this test's own thread the mirror may be: both wait for the same cores.
 const BUSY: u32 = 20;
 /// Memory of the mirror for all bindings, bytes, and that of the maps without the slots.
@@ -100,19 +101,33 @@ fn churn(outbox: &mut Outbox) -> (Vec<Duration>, Vec<Duration>) {
             }
         }
         if step >= LIFE {
-            for slot in (step - LIFE) * per_step..(step - LIFE + 1) * per_step {
+            // On a busy machine they may not be there yet.
+            let group = (step - LIFE) * per_step..(step - LIFE + 1) * per_step;
+            let all_there = becomes_true(|| {
+                take_done(outbox, Instant::now(), &mut begun, &mut latencies);
+                group.clone().all(|slot| !begun.contains_key(&slot))
+            });
+            assert!(all_there, "each binding reaches the kernel");
+            for slot in group {
                 outbox.withdraw(SlotName { slot, generation: 1 });
             }
         }
         let until = begin + Duration::from_millis(10) * (step + 1);
-        collect(outbox, until, |name| {
-            latencies.extend(begun.remove(&name.slot).map(|begun| begun.elapsed()));
-        });
+        take_done(outbox, until, &mut begun, &mut latencies);
         lateness.push(Instant::now().saturating_duration_since(until));
     }
     latencies.sort_unstable();
     lateness.sort_unstable();
     (latencies, lateness)
+}
+
+fn take_done(
+    outbox: &mut Outbox,
+    until: Instant,
+    begun: &mut HashMap<u32, Instant>,
+    latencies: &mut Vec<Duration>,
+) {
+    collect(outbox, until, |name| latencies.extend(begun.remove(&name.slot).map(|begun| begun.elapsed())));
 }
 
 fn resident_bytes() -> u64 {
@@ -164,7 +179,12 @@ fn a_hundred_thousand_bindings_come_and_go_quickly() {
     let mut outbox = offload.outbox(WorkerId(0), Arc::new(Nobody));
     // The routers' MAC addresses become known.
     outbox.offload(binding(BINDINGS - 1, 1));
-    collect(&mut outbox, Instant::now() + Duration::from_millis(1500), |_| {});
+    let routed = eventually(|| {
+        let mut done = false;
+        collect(&mut outbox, Instant::now(), |_| done = true);
+        done.then_some(())
+    });
+    assert!(routed.is_some(), "the first binding reaches the kernel");
     let (latencies, lateness) = churn(&mut outbox);
     assert_eq!(latencies.len() as u32, RATE / 100 * STEPS, "all reached the kernel");
     let p99 = |sorted: &[Duration]| sorted[sorted.len() * 99 / 100];
@@ -195,9 +215,13 @@ fn a_hundred_thousand_bindings_come_and_go_quickly() {
     );
     assert_eq!(count, BINDINGS - 1);
     assert!(grown < MEMORY && maps < MEMORY, "{grown} and {maps} bytes");
-    std::thread::sleep(Duration::from_millis(500));
-    let now = status.read();
-    assert_eq!((now.routes, now.bindings, now.waiting), (2 * u64::from(BINDINGS), BINDINGS.into(), 0));
+    let expected = (2 * u64::from(BINDINGS), BINDINGS.into(), 0);
+    let mut now = status.read();
+    let told = becomes_true(|| {
+        now = status.read();
+        (now.routes, now.bindings, now.waiting) == expected
+    });
+    assert!(told, "{:?}, expected {expected:?}", (now.routes, now.bindings, now.waiting));
     assert_eq!(now.resync_differences, 0);
 
     let begin = Instant::now();

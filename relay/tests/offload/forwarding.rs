@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use turnpike_proto::wire::{Message, attr};
 
-use super::call::{ARRIVAL, Call, pattern};
+use super::call::{Call, pattern};
 use super::lab::{Lab, RELAY_V4};
 use super::server::{SERVER, SERVER_V6, Server, lab, run};
+use super::talker::peer_socket;
 
 /// Payloads: none, odd, one that would be padded, and the largest that fits into every link.
 const SIZES: [usize; 9] = [0, 1, 3, 4, 5, 170, 1199, 1200, 1420];
@@ -74,8 +75,7 @@ fn other_traffic_is_left_alone() {
     server.wait_for_routes(2);
     let peer = call.peer.local_addr().expect("it is bound");
     // Indications both ways: the second peer has no channel.
-    let other = lab.peer.enter(|| UdpSocket::bind((peer.ip(), 0))).expect("a port is free");
-    other.set_read_timeout(Some(ARRIVAL)).expect("not zero");
+    let other = peer_socket(&lab.peer, peer.ip());
     call.talker.send_indication(other.local_addr().expect("it is bound"), b"indication");
     let mut buffer = [0; 64];
     let (length, from) = other.recv_from(&mut buffer).expect("it arrives");

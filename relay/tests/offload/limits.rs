@@ -1,7 +1,8 @@
 //! One bandwidth limit, however the packets travel: rate times time and one burst, within three percent.
 //!
 //! What was delivered is what the record of the allocation says, by data path; the time is that of the
-//! sender. A sender that was kept from running for long proves nothing, so it tries again.
+//! sender, or until the relay has seen the last of it. A machine that was busy with something else for long
+//! proves nothing, so it is tried again.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ const BURST_MS: u64 = 100;
 /// A pause of the sender by which a bucket could fill up: then less than the limit is delivered.
 const LONG_PAUSE: Duration = Duration::from_millis(60);
 /// How often it is tried on a busy machine.
-const TRIES: u32 = 6;
+const TRIES: u32 = 20;
 
 /// How the client's data travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,10 @@ enum Way {
 
 /// What a flood came to.
 struct Flood {
-    elapsed: Duration,
+    /// Until the last datagram was sent.
+    sent: Duration,
+    /// Until the relay had taken it.
+    taken: Duration,
     longest_pause: Duration,
 }
 
@@ -57,7 +61,11 @@ fn flood(call: &mut Call, bits_per_sec: u64, size: usize, way: Way) -> Flood {
         longest_pause = longest_pause.max(now - last);
         last = now;
     }
-    Flood { elapsed: last - begin, longest_pause }
+    let sent = last - begin;
+    // What is answered has taken the same way behind all of it.
+    assert_eq!(call.talker.refresh(600).code, None);
+    let taken = begin.elapsed();
+    Flood { sent, taken, longest_pause: longest_pause.max(taken - sent) }
 }
 
 /// The limit is met in one of several tries; it is never exceeded.
@@ -77,23 +85,27 @@ fn assert_limited(lab: &Lab, bits_per_sec: u64, way: Way) {
         let log = server.stop().log;
         let by_kernel = number(&log, "to_peer_kernel_bytes=");
         let delivered = number(&log, "to_peer_bytes=");
-        let expected = bits_per_sec as f64 / 8.0 * (flood.elapsed.as_secs_f64() + BURST_MS as f64 / 1000.0);
-        let ratio = delivered as f64 / expected;
-        assert!(ratio < 1.03, "{ratio:.3} of {bits_per_sec} bit/s by {way:?}: too much");
-        match way {
+        let share = |time: Duration| {
+            let expected = bits_per_sec as f64 / 8.0 * (time.as_secs_f64() + BURST_MS as f64 / 1000.0);
+            delivered as f64 / expected
+        };
+        let (most, ratio) = (share(flood.taken), share(flood.sent));
+        assert!(most < 1.03, "{most:.3} of {bits_per_sec} bit/s by {way:?}: too much");
+        let went_the_way = match way {
             // While its configuration changes, the program passes everything for a moment.
-            Way::Kernel => {
-                assert!(by_kernel > delivered * 9 / 10, "{by_kernel} of {delivered} by the kernel")
-            }
-            Way::Userspace => assert_eq!(by_kernel, 0),
-            Way::Both => assert!(by_kernel > delivered / 10 && by_kernel < delivered * 9 / 10),
-        }
-        if ratio > 0.97 {
+            Way::Kernel => by_kernel > delivered * 9 / 10,
+            Way::Userspace => by_kernel == 0,
+            Way::Both => by_kernel > delivered / 10 && by_kernel < delivered * 9 / 10,
+        };
+        if ratio > 0.97 && went_the_way {
             return;
         }
         seen.push((ratio, flood.longest_pause));
         let was_busy = flood.longest_pause > LONG_PAUSE || log.contains("drop_socket_overflow");
-        assert!(was_busy, "{ratio:.3} of {bits_per_sec} bit/s by {way:?}: too little");
+        assert!(
+            was_busy,
+            "{ratio:.3} of {bits_per_sec} bit/s by {way:?}, {by_kernel} of {delivered} by the kernel"
+        );
     }
     panic!("the sender was interrupted each time: {seen:?}");
 }
@@ -144,7 +156,7 @@ fn a_flood_in_one_direction_leaves_the_other_and_requests_alone() {
         });
         let begin = Instant::now();
         let mut answered = 0;
-        while !back.is_finished() {
+        while !back.is_finished() || answered == 0 {
             (0..20).for_each(|_| call.talker.channel_data(&[0x77; 1000]));
             std::thread::sleep(Duration::from_millis(2));
             if begin.elapsed() > Duration::from_millis(300) * (answered + 1) {

@@ -9,9 +9,11 @@
 //!                             fd77:2::10                fd77:2::2, 10.77.1.2 (lo)
 //! ```
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::call::{ARRIVAL, Call, pattern};
+use turnpike_testkit::eventually;
+
+use super::call::{Call, pattern};
 use super::lab::{CLIENT_V6, Lab};
 use super::server::{SERVER, Server, lab, run};
 use super::talker::peer_socket;
@@ -55,6 +57,9 @@ fn behind_a_router(test: &str) -> Option<Lab> {
     ] {
         run(&lab.peer, line);
     }
+    for namespace in [&lab.client, &lab.relay, &lab.peer] {
+        namespace.settle().expect("the kernel makes it so");
+    }
     Some(lab)
 }
 
@@ -83,23 +88,17 @@ fn a_smaller_path_mtu_is_noticed() {
     let Some(lab) = behind_a_router("a_smaller_path_mtu_is_noticed") else { return };
     run(&lab.peer, "ip route change fd77:1::/64 dev client0 proto kernel metric 256 mtu 1280");
     let server = Server::start_on(&lab, &["--offload=require", "--offload-interface=peer0"]);
-    let peer = peer_socket(&lab.client, CLIENT_V6, ARRIVAL);
+    let peer = peer_socket(&lab.client, CLIENT_V6);
     let call = Call::with_socket(&lab, SERVER, peer);
     server.wait_for_routes(2);
     call.assert_carries(b"small enough");
     // The first one is lost, as on any path.
-    call.peer.set_read_timeout(Some(Duration::from_millis(200))).expect("not zero");
+    call.peer_is_patient_for(Duration::from_millis(200));
     let large = pattern(1300);
-    let deadline = Instant::now() + ARRIVAL;
-    let arrived = loop {
-        let heard = call.to_peer(&large);
-        if heard.is_some() || Instant::now() > deadline {
-            break heard;
-        }
-    };
-    assert!(arrived.as_ref() == Some(&large), "in fragments, by userspace");
+    assert!(eventually(|| call.to_peer(&large)).as_ref() == Some(&large), "in fragments, by userspace");
     // The client hears of it, too: RFC 8656 s. 11.6.
-    assert!(call.to_peer(b"small enough").is_some() || call.peer_hears().is_some());
+    let small = eventually(|| call.to_peer(b"small enough").filter(|heard| heard != &large));
+    assert_eq!(small.as_deref(), Some(&b"small enough"[..]));
     let frames = server.stop();
     frames.assert_forwarded(2, 1);
     assert!(frames.count("pass_mtu") > 0);

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
-use turnpike_testkit::server;
 pub use turnpike_testkit::{PASSWORD, USER};
+use turnpike_testkit::{PATIENCE, becomes_true, server};
 
 use super::lab::{Lab, Namespace, RELAY_V4, RELAY_V6};
 
@@ -16,11 +16,8 @@ pub const SERVER: SocketAddr = SocketAddr::new(RELAY_V4, 3478);
 /// The IPv6 listener.
 pub const SERVER_V6: SocketAddr = SocketAddr::new(RELAY_V6, 3478);
 
-/// Bindings reach the kernel within milliseconds; an unknown neighbour takes a second.
-const ROUTES: Duration = Duration::from_secs(5);
-
 /// What every server is started with.
-const ARGUMENTS: [&str; 12] = [
+const ARGUMENTS: [&str; 13] = [
     "run",
     "--listen=10.77.1.2:3478",
     "--listen=[fd77:1::2]:3478",
@@ -32,6 +29,8 @@ const ARGUMENTS: [&str; 12] = [
     "--allow-peer=fd77::/16",
     "--unauthenticated-rate=0",
     "--rfc5766-channel-numbers",
+    // On a busy machine a datagram may wait for longer than a call would want it.
+    "--max-queue-delay=10000",
     "--log-level=debug",
 ];
 /// The interfaces of the relay's namespace.
@@ -76,25 +75,19 @@ impl Server {
     /// Waits until that many routes are in the kernel: two for each channel.
     #[track_caller]
     pub fn wait_for_routes(&self, routes: u64) {
-        let deadline = Instant::now() + ROUTES;
         let latest = |line: &str| number_after(line, "kernel_routes=");
-        loop {
-            let now = self.running.wait_for(Duration::from_millis(20), latest);
-            if now == Some(routes) {
-                return;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{routes} routes are expected in the kernel, there are {now:?}"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let mut now = None;
+        let come = becomes_true(|| {
+            now = self.running.wait_for(Duration::from_millis(20), latest);
+            now == Some(routes)
+        });
+        assert!(come, "{routes} routes are expected in the kernel, there are {now:?}");
     }
 
     /// Waits for a line of the log that contains this.
     #[track_caller]
     pub fn wait_for_log(&self, words: &str) {
-        let found = self.running.wait_for(ROUTES, |line| line.contains(words).then_some(()));
+        let found = self.running.wait_for(PATIENCE, |line| line.contains(words).then_some(()));
         assert!(found.is_some(), "the log never says {words:?}");
     }
 
@@ -132,9 +125,15 @@ impl Frames {
     /// Asserts that at least this many datagrams went each way in the kernel, and none was lost there.
     #[track_caller]
     pub fn assert_forwarded(&self, to_peer: u64, to_client: u64) {
+        self.assert_forwarded_but(to_peer, to_client, 0);
+    }
+
+    /// The same where so many may be lost.
+    #[track_caller]
+    pub fn assert_forwarded_but(&self, to_peer: u64, to_client: u64, lost: u64) {
         let forwarded = (self.count("channel_to_peer"), self.count("channel_to_client"));
         assert!(forwarded.0 >= to_peer && forwarded.1 >= to_client, "{forwarded:?} in {:?}", self.counts);
-        assert_eq!(self.lost(), 0, "{:?}", self.counts);
+        assert!(self.lost() <= lost, "{:?}", self.counts);
     }
 }
 

@@ -1,15 +1,15 @@
 //! The drop-in programs: names, lines, exit status, and the same counts as coturn's own client.
 
-mod coturn;
-mod support;
-
 use std::net::UdpSocket;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use coturn::{Coturn, Running, coturn_is_missing, free_port};
-use support::{PASSWORD, Spoil, Stub, USER, loadtest};
+use turnpike_testkit::eventually;
+
+use crate::coturn::{Coturn, Running, coturn_is_missing, free_port};
+use crate::loadtest;
+use crate::stub::{PASSWORD, Spoil, Stub, USER};
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -51,7 +51,7 @@ fn by_its_name_the_program_is_turnutils_uclient() {
     assert_eq!(output.status.code(), Some(0));
     let stdout = text(&output);
     let lines = bodies(&stdout);
-    assert_eq!(lines[0], "Total connect time is 0");
+    assert!(lines[0].starts_with("Total connect time is "));
     let end = &lines[lines.len() - 6..];
     assert_eq!(end[0], "start_mclient: tot_send_msgs=80, tot_recv_msgs=80");
     assert_eq!(end[1], "start_mclient: tot_send_bytes ~ 8000, tot_recv_bytes ~ 8000");
@@ -86,7 +86,7 @@ fn failures_are_one_line_and_255() {
         let stdout = text(&output);
         assert_eq!(output.status.code(), Some(255), "{stdout}");
         assert_eq!(stdout.lines().count(), 1, "{stdout}");
-        assert!(stdout.starts_with("0: : ERROR: ") && stdout.contains(cause), "{stdout}");
+        assert!(bodies(&stdout)[0].starts_with("ERROR: ") && stdout.contains(cause), "{stdout}");
     }
 }
 
@@ -102,16 +102,12 @@ fn the_peer_echoes_any_size_on_both_ports() {
     socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
     let mut buffer = vec![0; 65_536];
     for (port, size) in [(port, 1), (port, 65_507), (port + 1, 5000)] {
-        let start = Instant::now();
-        let length = loop {
-            assert!(start.elapsed() < Duration::from_secs(10), "no echo of {size} bytes");
+        let echoed = eventually(|| {
             // Until the peer has bound its ports, sends are refused.
-            let _ = socket.send_to(&vec![3; size], ("127.0.0.1", port));
-            if let Ok(length) = socket.recv(&mut buffer) {
-                break length;
-            }
-        };
-        assert_eq!((length, buffer[0]), (size, 3));
+            let _ = socket.send_to(&vec![size as u8; size], ("127.0.0.1", port));
+            socket.recv(&mut buffer).ok().filter(|length| *length == size)
+        });
+        assert_eq!((echoed, buffer[0]), (Some(size), size as u8));
     }
 }
 

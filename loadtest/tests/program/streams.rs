@@ -1,13 +1,11 @@
 //! Clients over TCP and TLS, against coturn.
 
-mod coturn;
-mod support;
-
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use coturn::{Coturn, coturn_is_missing};
-use support::{PASSWORD, USER, loadtest, measured};
+use crate::coturn::{Coturn, coturn_is_missing};
+use crate::stub::{PASSWORD, USER};
+use crate::{loadtest, measured};
 
 fn count(report: &serde_json::Value, name: &str) -> u64 {
     report["trials"][0]["total"][name].as_u64().unwrap_or_else(|| panic!("{name} is a number: {report}"))

@@ -1,14 +1,14 @@
 //! coturn's server over UDP, TCP and TLS, for tests that compare with it or need streams.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use tempfile::TempDir;
+use turnpike_testkit::becomes_true;
 
-use crate::support::{PASSWORD, USER};
+use crate::stub::{PASSWORD, USER};
 
 /// A command that ends with the test.
 pub struct Running(pub Child);
@@ -21,13 +21,16 @@ impl Drop for Running {
     }
 }
 
-/// A port that neither UDP nor TCP uses.
+/// A port that neither UDP nor TCP uses, and the one behind it: below those that others get by themselves.
 pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let address = socket.local_addr().expect("bound");
-        if TcpListener::bind(address).is_ok() {
-            return address.port();
+        let number = std::process::id() as u16 % 5000 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 20_000 + 2 * (number % 5000);
+        let is_free =
+            |port| UdpSocket::bind(("0.0.0.0", port)).is_ok() && TcpListener::bind(("0.0.0.0", port)).is_ok();
+        if is_free(port) && is_free(port + 1) {
+            return port;
         }
     }
 }
@@ -77,11 +80,9 @@ impl Coturn {
         let ip = ip.parse().expect("an address");
         let address = SocketAddr::new(ip, port);
         let server = Self { address, tls: SocketAddr::new(ip, tls_port), server: Running(child), folder };
-        let begun = Instant::now();
-        while TcpStream::connect(server.address).is_err() || TcpStream::connect(server.tls).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "turnserver doesn't answer");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let answers =
+            || [server.address, server.tls].iter().all(|address| TcpStream::connect(address).is_ok());
+        assert!(becomes_true(answers), "turnserver doesn't answer");
         server
     }
 

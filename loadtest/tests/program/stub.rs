@@ -1,12 +1,10 @@
 //! A tiny TURN relay inside the test process, which spoils packets on purpose and exactly.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
-use std::process::{Command, Output};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use stun_types::attribute::{ErrorCode, Nonce, Realm};
@@ -42,10 +40,16 @@ pub struct Spoil {
 /// A running stub; ends when dropped.
 pub struct Stub {
     pub address: SocketAddr,
-    allocations: Arc<AtomicUsize>,
-    made: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    allocations: AtomicUsize,
+    made: AtomicUsize,
+    seen: AtomicU64,
 }
 
 impl Stub {
@@ -56,22 +60,26 @@ impl Stub {
     pub fn start_at(local: &str, spoil: Spoil) -> Self {
         let listener = UdpSocket::bind(local).expect("loopback has ports");
         let address = listener.local_addr().expect("bound");
-        let (stop, allocations) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let made = Arc::new(AtomicUsize::new(0));
-        let relay = Relay::new(listener, spoil, allocations.clone(), made.clone());
+        let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
+        let relay = Relay::new(listener, spoil, counts.clone());
         let flag = stop.clone();
         let thread = std::thread::spawn(move || relay.run(&flag));
-        Self { address, allocations, made, stop, thread: Some(thread) }
+        Self { address, counts, stop, thread: Some(thread) }
     }
 
     /// Allocations that exist now.
     pub fn allocations(&self) -> usize {
-        self.allocations.load(Ordering::SeqCst)
+        self.counts.allocations.load(Ordering::SeqCst)
     }
 
     /// Allocations ever made.
     pub fn made(&self) -> usize {
-        self.made.load(Ordering::SeqCst)
+        self.counts.made.load(Ordering::SeqCst)
+    }
+
+    /// ChannelData messages of clients so far.
+    pub fn seen(&self) -> u64 {
+        self.counts.seen.load(Ordering::SeqCst)
     }
 }
 
@@ -97,14 +105,12 @@ struct Relay {
     by_address: HashMap<SocketAddr, usize>,
     poller: Poller,
     key: IntegrityKey,
-    seen: u64,
     held_back: Option<(usize, SocketAddr, Vec<u8>)>,
-    allocations: Arc<AtomicUsize>,
-    made: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
 }
 
 impl Relay {
-    fn new(listener: UdpSocket, spoil: Spoil, allocations: Arc<AtomicUsize>, made: Arc<AtomicUsize>) -> Self {
+    fn new(listener: UdpSocket, spoil: Spoil, counts: Arc<Counts>) -> Self {
         listener.set_nonblocking(true).expect("a socket can be non-blocking");
         let poller = Poller::new().expect("epoll");
         poller.add(listener.as_fd(), LISTENER).expect("watched");
@@ -118,10 +124,8 @@ impl Relay {
             by_address: HashMap::new(),
             poller,
             key,
-            seen: 0,
             held_back: None,
-            allocations,
-            made,
+            counts,
         }
     }
 
@@ -153,8 +157,8 @@ impl Relay {
         let channel = u16::from_be_bytes([data[0], data[1]]);
         let length = usize::from(u16::from_be_bytes([data[2], data[3]]));
         let Some(&peer) = client.channels.get(&channel) else { return };
-        self.seen += 1;
-        let now = |every: u64| every > 0 && self.seen.is_multiple_of(every);
+        let seen = self.counts.seen.fetch_add(1, Ordering::SeqCst) + 1;
+        let now = |every: u64| every > 0 && seen.is_multiple_of(every);
         let payload = &mut data[4..4 + length];
         if now(self.spoil.drop_every) {
             return;
@@ -228,15 +232,15 @@ impl Relay {
         let relayed = relay.local_addr().expect("bound");
         self.by_address.insert(from, self.clients.len());
         self.clients.push(Some(Client { address: from, relay, channels: HashMap::new() }));
-        self.allocations.fetch_add(1, Ordering::SeqCst);
-        self.made.fetch_add(1, Ordering::SeqCst);
+        self.counts.allocations.fetch_add(1, Ordering::SeqCst);
+        self.counts.made.fetch_add(1, Ordering::SeqCst);
         relayed
     }
 
     fn delete(&mut self, from: SocketAddr) {
         if let Some(index) = self.by_address.remove(&from) {
             self.clients[index] = None;
-            self.allocations.fetch_sub(1, Ordering::SeqCst);
+            self.counts.allocations.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
@@ -247,27 +251,4 @@ fn refusal(request: &Message<'_>, code: u16) -> Vec<u8> {
     answer.push_attribute_unchecked(&Realm::new(REALM).expect("short"));
     answer.push_attribute_unchecked(&Nonce::new(NONCE).expect("short"));
     answer.finish()
-}
-
-/// The program under test.
-pub fn loadtest(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_turnpike-loadtest"))
-        .args(arguments)
-        .output()
-        .expect("the program starts")
-}
-
-/// Runs a mode against a server with the stub's user and returns exit status, report and output.
-pub fn measured(arguments: &[&str]) -> (Option<i32>, serde_json::Value, Output) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("report.json");
-    let mut all = arguments.to_vec();
-    let json = path.display().to_string();
-    all.extend(["-u", USER, "-w", PASSWORD, "--json", &json]);
-    let output = loadtest(&all);
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("no report: {error}\n{}", String::from_utf8_lossy(&output.stderr)));
-    assert!(!text.contains(PASSWORD), "a report holds no secrets");
-    let report = serde_json::from_str(&text).expect("the report is JSON");
-    (output.status.code(), report, output)
 }

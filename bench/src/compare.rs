@@ -67,11 +67,7 @@ pub fn run(options: &Options) -> Result<Results, Fault> {
     lab::prepare()?;
     let _precedence = affinity::Precedence::take();
     affinity::keep_to(&split.generator_list)?;
-    let labs = Labs {
-        plain: Lab::new("plain", Link::Plain)?,
-        merging: Lab::new("merging", Link::Merging)?,
-        frames: Lab::new("frames", Link::Frames)?,
-    };
+    let labs = Labs::new()?;
     let folder = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
     let (servers, left_out) =
         try_all(&labs.plain, &programs, &variants, !options.servers.is_empty(), folder.path(), &stop)?;
@@ -133,6 +129,14 @@ struct Labs {
 }
 
 impl Labs {
+    fn new() -> Result<Labs, Fault> {
+        Ok(Labs {
+            plain: Lab::new("plain", Link::Plain)?,
+            merging: Lab::new("merging", Link::Merging)?,
+            frames: Lab::new("frames", Link::Frames)?,
+        })
+    }
+
     fn of(&self, scenario: &Scenario) -> &Lab {
         match scenario.link {
             Link::Plain => &self.plain,

@@ -374,39 +374,11 @@ impl ManagedRelay for Fake {
         sum.refusals = refusal_counts(seconds);
         sum.authentications =
             BTreeMap::from([("accepted".into(), state.created * 4), ("challenged".into(), state.created)]);
-        let worker = |index| WorkerTotals {
-            index,
-            load: WorkerLoad {
-                turns: seconds * 1000,
-                busy_secs: seconds as f64 * 0.21,
-                busy_ratio: 0.21,
-                turn_duration: Some(Histogram {
-                    bounds_secs: vec![0.0001, 0.001, 0.01],
-                    counts: vec![seconds * 900, seconds * 99, seconds, 0],
-                    sum_secs: seconds as f64 * 0.21,
-                }),
-            },
-            counts: sum.clone(),
-        };
+        let worker = |index| WorkerTotals { index, load: worker_load(seconds), counts: sum.clone() };
         Totals {
             as_of_unix_millis: unix_millis(),
             workers: vec![worker(0)],
-            offload: OffloadCounts {
-                active: true,
-                interfaces: 1,
-                routes: sum.allocations * 2,
-                max_routes: 262_144,
-                verdicts: BTreeMap::from([
-                    ("to_peer".into(), sum.to_peer.kernel.packets),
-                    ("to_client".into(), sum.to_client.kernel.packets),
-                    ("drop_rate_to_peer".into(), sum.to_peer.kernel.rate_drops),
-                    ("pass_stun".into(), seconds * 3),
-                ]),
-                channels: sum.allocations,
-                channels_waiting: 1,
-                resync_differences: 0,
-                transmit_drops: 0,
-            },
+            offload: offload_counts(&sum, seconds),
             ports: vec![PortUse {
                 address: IpAddr::from([192, 0, 2, 10]),
                 used: sum.allocations,
@@ -595,6 +567,38 @@ const REFUSALS: [(&str, u16, &str, Option<&str>); 8] = [
     ("channel_bind", 400, "channel-conflict", Some("channel 0x4000")),
     ("refresh", 438, "stale-nonce", None),
 ];
+
+fn worker_load(seconds: u64) -> WorkerLoad {
+    WorkerLoad {
+        turns: seconds * 1000,
+        busy_secs: seconds as f64 * 0.21,
+        busy_ratio: 0.21,
+        turn_duration: Some(Histogram {
+            bounds_secs: vec![0.0001, 0.001, 0.01],
+            counts: vec![seconds * 900, seconds * 99, seconds, 0],
+            sum_secs: seconds as f64 * 0.21,
+        }),
+    }
+}
+
+fn offload_counts(sum: &Counts, seconds: u64) -> OffloadCounts {
+    OffloadCounts {
+        active: true,
+        interfaces: 1,
+        routes: sum.allocations * 2,
+        max_routes: 262_144,
+        verdicts: BTreeMap::from([
+            ("to_peer".into(), sum.to_peer.kernel.packets),
+            ("to_client".into(), sum.to_client.kernel.packets),
+            ("drop_rate_to_peer".into(), sum.to_peer.kernel.rate_drops),
+            ("pass_stun".into(), seconds * 3),
+        ]),
+        channels: sum.allocations,
+        channels_waiting: 1,
+        resync_differences: 0,
+        transmit_drops: 0,
+    }
+}
 
 fn refusal_counts(seconds: u64) -> Vec<RefusalCount> {
     let counts = REFUSALS.iter().enumerate().map(|(number, (method, code, reason, _))| RefusalCount {

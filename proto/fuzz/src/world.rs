@@ -137,7 +137,6 @@ impl World {
     /// The operator's choices are the bits of `options`.
     pub fn new(options: u8) -> Self {
         let bit = |n: u8| options >> n & 1 == 1;
-        let (limited, quotas) = (bit(0), bit(1));
         let ip = |text: &str| text.parse::<IpAddr>().expect("an IP");
         let mut relays = vec![
             RelayIp { local: ip("192.0.2.1"), external: None },
@@ -149,31 +148,11 @@ impl World {
         if bit(3) {
             relays.pop();
         }
-        let mut credentials = Credentials::new(REALM);
-        for (name, password) in STATIC_USERS {
-            credentials.add_user(name, password).expect("good credentials");
-        }
-        if bit(4) {
-            credentials.add_secret("north".to_owned());
-        }
-        let config = ServerConfig {
-            rfc5766_channels: bit(5),
-            default_family: if bit(6) { DefaultFamily::Keep } else { DefaultFamily::Ipv4 },
-            max_bitrate_bits: if limited { 80_000 } else { 0 },
-            ..ServerConfig::default()
-        };
         let memory = PlainMemory::new(SLOTS.0, SLOTS.1);
-        let (user_quota, total_quota) = if quotas { (2, 3) } else { (0, 0) };
         let shared = Shared::new(Settings {
-            config,
-            strict_credential_expiry: bit(7),
             relays: relay_ips(&relays),
-            relay_ports: PORTS,
-            peers: peers(false),
-            user_quota,
-            total_quota,
             plane: Some(Plane::new(Arc::<PlainMemory>::clone(&memory))),
-            ..Settings::new(credentials, [7; 32])
+            ..settings(bit)
         });
         let workers =
             (0..2).map(|n| Server::new(Arc::clone(&shared), WorkerId(n), [n as u8 + 1; 32])).collect();
@@ -196,7 +175,7 @@ impl World {
             opens: false,
             sent: Vec::new(),
             tokens: Vec::new(),
-            limited,
+            limited: bit(0),
             late_opening: false,
         };
         (0..world.clients.len()).for_each(|client| world.challenge(client));
@@ -824,6 +803,33 @@ impl World {
             let token = token.try_into().expect("eight bytes");
             self.tokens.push((token, owner.to_vec(), ends_ns));
         }
+    }
+}
+
+/// What the operator chose, but for what is relayed from and the kernel's memory.
+fn settings(bit: impl Fn(u8) -> bool) -> Settings {
+    let mut credentials = Credentials::new(REALM);
+    for (name, password) in STATIC_USERS {
+        credentials.add_user(name, password).expect("good credentials");
+    }
+    if bit(4) {
+        credentials.add_secret("north".to_owned());
+    }
+    let config = ServerConfig {
+        rfc5766_channels: bit(5),
+        default_family: if bit(6) { DefaultFamily::Keep } else { DefaultFamily::Ipv4 },
+        max_bitrate_bits: if bit(0) { 80_000 } else { 0 },
+        ..ServerConfig::default()
+    };
+    let (user_quota, total_quota) = if bit(1) { (2, 3) } else { (0, 0) };
+    Settings {
+        config,
+        strict_credential_expiry: bit(7),
+        relay_ports: PORTS,
+        peers: peers(false),
+        user_quota,
+        total_quota,
+        ..Settings::new(credentials, [7; 32])
     }
 }
 

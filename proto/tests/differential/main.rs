@@ -430,6 +430,37 @@ fn credentials(pair: &mut Pair) {
     }
 }
 
+/// Allocates that ask for something else than one IPv4 address.
+const ALLOCATES: [(&str, Attributes); 14] = [
+    ("no transport", &[]),
+    ("short transport", &[(attr::REQUESTED_TRANSPORT, &[17])]),
+    ("SCTP", &[(attr::REQUESTED_TRANSPORT, &[132, 0, 0, 0])]),
+    ("TCP over UDP", &[(attr::REQUESTED_TRANSPORT, &[6, 0, 0, 0])]),
+    ("unknown attribute", &[TRANSPORT, (0x7ABC, b"what")]),
+    ("unknown optional attribute", &[TRANSPORT, (0xFABC, b"what"), (attr::REQUESTED_ADDRESS_FAMILY, &[1])]),
+    ("family 3", &[TRANSPORT, (attr::REQUESTED_ADDRESS_FAMILY, &[3, 0, 0, 0])]),
+    (
+        "both family attributes",
+        &[
+            TRANSPORT,
+            (attr::REQUESTED_ADDRESS_FAMILY, &[1, 0, 0, 0]),
+            (attr::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]),
+        ],
+    ),
+    ("additional IPv4", &[TRANSPORT, (attr::ADDITIONAL_ADDRESS_FAMILY, &[1, 0, 0, 0])]),
+    (
+        "pair and additional",
+        &[TRANSPORT, (attr::EVEN_PORT, &[0x80]), (attr::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0])],
+    ),
+    ("token and even port", &[TRANSPORT, (attr::RESERVATION_TOKEN, b"12345678"), (attr::EVEN_PORT, &[0])]),
+    (
+        "token and family",
+        &[TRANSPORT, (attr::RESERVATION_TOKEN, b"12345678"), (attr::REQUESTED_ADDRESS_FAMILY, &[1, 0, 0, 0])],
+    ),
+    ("short token", &[TRANSPORT, (attr::RESERVATION_TOKEN, b"1234567"), (attr::EVEN_PORT, &[0])]),
+    ("short lifetime", &[TRANSPORT, (attr::LIFETIME, &[0, 0]), (attr::REQUESTED_ADDRESS_FAMILY, &[9])]),
+];
+
 // RFC 8656 s. 7.2, 8.2
 fn allocations(pair: &mut Pair) {
     let mut client = Dialog::new("203.0.113.6:1000");
@@ -438,46 +469,7 @@ fn allocations(pair: &mut Pair) {
         &mut client,
         with(&[TRANSPORT])(MessageBuilder::request(method::ALLOCATE, TransactionId([1; 12]))),
     );
-    let cases: [(&'static str, Attributes); 14] = [
-        ("no transport", &[]),
-        ("short transport", &[(attr::REQUESTED_TRANSPORT, &[17])]),
-        ("SCTP", &[(attr::REQUESTED_TRANSPORT, &[132, 0, 0, 0])]),
-        ("TCP over UDP", &[(attr::REQUESTED_TRANSPORT, &[6, 0, 0, 0])]),
-        ("unknown attribute", &[TRANSPORT, (0x7ABC, b"what")]),
-        (
-            "unknown optional attribute",
-            &[TRANSPORT, (0xFABC, b"what"), (attr::REQUESTED_ADDRESS_FAMILY, &[1])],
-        ),
-        ("family 3", &[TRANSPORT, (attr::REQUESTED_ADDRESS_FAMILY, &[3, 0, 0, 0])]),
-        (
-            "both family attributes",
-            &[
-                TRANSPORT,
-                (attr::REQUESTED_ADDRESS_FAMILY, &[1, 0, 0, 0]),
-                (attr::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]),
-            ],
-        ),
-        ("additional IPv4", &[TRANSPORT, (attr::ADDITIONAL_ADDRESS_FAMILY, &[1, 0, 0, 0])]),
-        (
-            "pair and additional",
-            &[TRANSPORT, (attr::EVEN_PORT, &[0x80]), (attr::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0])],
-        ),
-        (
-            "token and even port",
-            &[TRANSPORT, (attr::RESERVATION_TOKEN, b"12345678"), (attr::EVEN_PORT, &[0])],
-        ),
-        (
-            "token and family",
-            &[
-                TRANSPORT,
-                (attr::RESERVATION_TOKEN, b"12345678"),
-                (attr::REQUESTED_ADDRESS_FAMILY, &[1, 0, 0, 0]),
-            ],
-        ),
-        ("short token", &[TRANSPORT, (attr::RESERVATION_TOKEN, b"1234567"), (attr::EVEN_PORT, &[0])]),
-        ("short lifetime", &[TRANSPORT, (attr::LIFETIME, &[0, 0]), (attr::REQUESTED_ADDRESS_FAMILY, &[9])]),
-    ];
-    for (step, attributes) in cases {
+    for (step, attributes) in ALLOCATES {
         pair.request(step, &mut client, method::ALLOCATE, with(attributes));
     }
     pair.request("allocate IPv6", &mut client, method::ALLOCATE, |b| {

@@ -143,14 +143,14 @@ impl Relay {
         let io = choose::choose(config.io.wanted())
             .map_err(io::Error::other)
             .map_err(StartError::system("io = \"io-uring\""))?;
-        let max_relay_descriptor = descriptors::for_relay_sockets();
-        let options =
-            SocketOptions { coalesce: config.coalesce, max_relay_descriptor, ..SocketOptions::default() };
+        let options = SocketOptions {
+            coalesce: config.coalesce,
+            max_relay_descriptor: descriptors::for_relay_sockets(),
+            ..SocketOptions::default()
+        };
         let sockets = bind_all(&addresses.listen, config.workers.get(), &options)?;
-        let listeners: Vec<SocketAddr> = sockets
-            .first()
-            .map(|own| own.iter().map(ListenerSocket::local_addr).collect())
-            .unwrap_or_default();
+        let own = sockets.first().map(Vec::as_slice).unwrap_or_default();
+        let listeners: Vec<SocketAddr> = own.iter().map(ListenerSocket::local_addr).collect();
         let seed = || setup::seed().map_err(StartError::system("random numbers"));
         let kernel = KernelPath::start(config, &addresses, &listeners)
             .map_err(StartError::other("offload = \"require\""))?;
@@ -158,25 +158,21 @@ impl Relay {
         let certificates = open_certificates(config, &loader)?;
         let users = Users::open(config).map_err(StartError::other("user-database"))?;
         let (events, event_source) = event_queue();
-        let (mut workers, mut threads) = (Vec::new(), Vec::new());
-        let handovers = Handover::between(sockets.len());
         let reserved = Arc::new(Reserved::default());
-        for ((own, handover), number) in sockets.into_iter().zip(handovers).zip(0..) {
-            let worker = WorkerId(number);
-            let server = Server::new(Arc::clone(&shared), worker, seed()?);
+        let handovers = Handover::between(sockets.len());
+        let started = sockets.into_iter().zip(handovers).zip(0..).map(|((own, handover), number)| {
             let parts = WorkerParts {
-                worker,
-                server,
+                worker: WorkerId(number),
+                server: Server::new(Arc::clone(&shared), WorkerId(number), seed()?),
                 handover,
                 events: events.clone(),
                 kernel: &kernel,
                 reserved: Arc::clone(&reserved),
                 max_queue_delay: config.max_queue_delay,
             };
-            let (handle, thread) = parts.open(io.backend, own, options)?;
-            workers.push(handle);
-            threads.push(thread);
-        }
+            parts.open(io.backend, own, options)
+        });
+        let (workers, threads) = started.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let mut ready = Ready::new(config, listeners, addresses.relay.clone(), io, kernel.data_path());
         let publics = Arc::new(Publics::default());
         publics.ask(&addresses.questions);

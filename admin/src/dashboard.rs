@@ -49,7 +49,7 @@ const SCRIPTS: [Asset; 18] = scripts![
 /// A file with its type.
 type File = ([(HeaderName, &'static str); 1], &'static str);
 
-/// Where they are.
+/// The routes of the page and of what it loads.
 pub fn routes() -> Router<Arc<Shared>> {
     let assets = ASSETS.into_iter().chain(SCRIPTS);
     assets.fold(Router::new(), |router, (path, kind, text)| router.route(path, get(move || file(kind, text))))

@@ -127,7 +127,7 @@ pub struct Needs<S>(PhantomData<S>);
 
 /// A scope as a type.
 pub trait ScopeOf {
-    /// Which one.
+    /// The scope that the operation needs.
     const SCOPE: Scope;
 }
 

@@ -7,7 +7,12 @@
 //! ```
 //!
 //! This crate decides who may ask what, and how answers look. It knows no worker, no socket of the
-//! relay and no packet: all it can ask for is in [`ManagedRelay`].
+//! relay and no packet: all it can ask for is in [`ManagedRelay`]. Whether something can be done, and what it does to
+//! calls, is decided behind that trait.
+//!
+//! Begin with [`ManagedRelay`], which a relay implements, and [`start`], which serves it to holders of [`Tokens`];
+//! `examples/fake` is a relay in memory behind the whole of it. [`model`] has the types of what goes over the wire,
+//! [`limits`] what is taken at the most.
 
 #[cfg(test)]
 extern crate self as turnpike_admin;

@@ -45,7 +45,7 @@ pub enum RelayError {
 /// Methods without a future answer from memory, at once, and cost the workers nothing: they are asked
 /// at each scrape and once a second for each dashboard.
 pub trait ManagedRelay: Send + Sync + 'static {
-    /// What runs here.
+    /// Version, drivers, workers and addresses of the relay that runs here.
     fn status(&self) -> Status;
 
     /// The configuration in force, secrets masked.
@@ -73,7 +73,7 @@ pub trait ManagedRelay: Send + Sync + 'static {
     /// One allocation, as its worker knows it now.
     fn allocation(&self, id: AllocationId) -> Answer<'_, AllocationDetail>;
 
-    /// Ends an allocation.
+    /// Ends an allocation: its ports are closed, and its client learns at its next request.
     fn disconnect(&self, id: AllocationId) -> Answer<'_, ()>;
 
     /// Replaces the bandwidth limit of an allocation, in bits of payload per second and direction; 0: none.
@@ -86,7 +86,7 @@ pub trait ManagedRelay: Send + Sync + 'static {
     /// All users by name: those of the configuration and those of the database.
     fn users(&self) -> Answer<'_, Vec<User>>;
 
-    /// One user.
+    /// A user, of the configuration or of the database.
     fn user<'a>(&'a self, name: &'a str) -> Answer<'a, User>;
 
     /// Creates a user of the database, or changes it; answers whether it is new. The relay prepares name

@@ -15,7 +15,7 @@ use crate::managed::RelayError;
 /// What went wrong (RFC 9457). The type is always `about:blank`: `code` says more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProblemBody {
-    /// The HTTP status.
+    /// The HTTP status, 400 to 599.
     pub status: u16,
     /// The HTTP status in words.
     pub title: Cow<'static, str>,

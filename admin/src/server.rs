@@ -76,7 +76,7 @@ pub(crate) const LIMITS: Limits = Limits {
 /// What to serve, and to whom.
 #[derive(Clone)]
 pub struct Settings {
-    /// Where to listen.
+    /// The address and port to listen on.
     pub listen: SocketAddr,
     /// Who may ask. There must be at least one.
     pub tokens: Tokens,
@@ -95,9 +95,9 @@ pub enum StartError {
     /// The address is taken, or not ours.
     #[error("cannot listen on {address}: {why}")]
     Listen {
-        /// Where.
+        /// The address and port that were asked for.
         address: SocketAddr,
-        /// Why not.
+        /// The system's reason.
         why: io::Error,
     },
     /// No thread to be had.

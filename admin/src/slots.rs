@@ -44,7 +44,7 @@ pub struct Slot {
 pub enum NoSlot {
     /// All together have what they may.
     Total,
-    /// This source has.
+    /// This source has its share already.
     Source,
 }
 

@@ -20,17 +20,17 @@ const TOTALS_AGE: Duration = Duration::from_millis(900);
 
 /// The relay, and what is needed to decide who may ask it.
 pub struct Shared {
-    /// Whom we ask.
+    /// The relay that is administered.
     pub relay: Arc<dyn ManagedRelay>,
-    /// Who may ask.
+    /// The tokens in force, which a reload replaces.
     pub tokens: ArcSwap<Tokens>,
     /// Names that may be in a Host header, lower case, besides addresses and `localhost`.
     pub hosts: Vec<String>,
     /// Who presented wrong tokens.
     pub strangers: Strangers,
-    /// Who changed what.
+    /// The record of each changing call.
     pub audit: Audit,
-    /// For a request.
+    /// How long a request may take, from its headers to its answer.
     pub request_time: Duration,
     /// Streams of events that may still be opened.
     pub streams: Arc<Semaphore>,

@@ -23,7 +23,7 @@ impl Tls {
         self.0.store(config(certificate));
     }
 
-    /// For one connection.
+    /// What a connection is accepted with: the certificate of this moment.
     pub fn acceptor(&self) -> TlsAcceptor {
         self.0.load_full().into()
     }

@@ -19,12 +19,12 @@ pub enum Scope {
     Read = 2,
     /// Hand out time-limited credentials.
     Credentials = 4,
-    /// Everything.
+    /// Change things; includes all other scopes.
     Admin = 8,
 }
 
 impl Scope {
-    /// All of them.
+    /// Every scope, the least powerful first.
     pub const ALL: [Scope; 4] = [Scope::Metrics, Scope::Read, Scope::Credentials, Scope::Admin];
 
     /// The name in token files, errors and documents.

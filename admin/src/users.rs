@@ -91,9 +91,9 @@ pub struct UserKeys {
 pub struct StoredUser {
     /// The name, prepared.
     pub name: String,
-    /// The keys.
+    /// The keys for both forms of MESSAGE-INTEGRITY (RFC 8489 s. 14.5, 14.6); never the password.
     pub keys: UserKeys,
-    /// Allocations at once.
+    /// Allocations that the user may have at once; `None`: as many as `user-quota` says.
     pub quota: Option<u32>,
     /// Limit of each allocation in each direction, bits of payload per second.
     pub max_bits_per_sec: Option<u64>,
@@ -110,7 +110,7 @@ pub struct UserRecord<'a> {
     pub name: &'a str,
     /// New keys; without them the user keeps those it has.
     pub keys: Option<UserKeys>,
-    /// Allocations at once.
+    /// Allocations that the user may have at once; `None`: as many as `user-quota` says.
     pub quota: Option<u32>,
     /// Limit of each allocation in each direction, bits of payload per second.
     pub max_bits_per_sec: Option<u64>,

@@ -27,9 +27,9 @@ impl Backend {
 /// A driver and the reason for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// The driver.
+    /// The driver that moves the datagrams.
     pub backend: Backend,
-    /// Why, in words.
+    /// Why this one, in words for the operator.
     pub why: String,
 }
 

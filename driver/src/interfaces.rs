@@ -15,7 +15,7 @@ use ipnet::IpNet;
 pub struct LocalAddress {
     /// The interface's name.
     pub interface: String,
-    /// The address.
+    /// Its IPv4 or IPv6 address.
     pub ip: IpAddr,
     /// The network that is attached there.
     pub network: IpNet,

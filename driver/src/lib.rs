@@ -2,7 +2,7 @@
 //!
 //! A [`Driver`] owns sockets and buffers. It hands out events and borrows of received
 //! bytes; it takes routes over those same bytes (nothing is copied), whole datagrams, and
-//! commands for relay sockets. It decides nothing about TURN, and knows no configuration and no log of its own.
+//! wishes for relay sockets. It decides nothing about TURN, and knows no configuration and no log of its own.
 //!
 //! ```text
 //!   wait() ─► events 0..n ─► the worker asks the core ─► forward()/transmit()/open_port() ─► flush()
@@ -12,7 +12,7 @@
 //!
 //! Begin with [`choose`], which says what works here, [`sockets::bind_listeners`], and one of
 //! [`uring::UringDriver`] and [`epoll::EpollDriver`]; both pass the same tests. With the feature `sim` there is a
-//! seeded network in memory behind the same trait.
+//! seeded network in memory behind the same trait. [`limits`] says how much of everything there may be.
 
 #![allow(unsafe_code)]
 
@@ -51,7 +51,7 @@ use turnpike_proto::{ClientSocket, Egress, PortError, RelaySocket, Route};
 pub enum Ingress {
     /// On a listener; the address is the one that the client sent to, also on a wildcard listener.
     Client {
-        /// Which listener.
+        /// The listener, by its number.
         socket: ClientSocket,
         /// The destination address of the datagram.
         server: SocketAddr,
@@ -63,17 +63,17 @@ pub enum Ingress {
 /// A received datagram's description; its bytes are asked for with [`Driver::bytes`].
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram {
-    /// Where it arrived.
+    /// The socket that it arrived on.
     pub ingress: Ingress,
-    /// Who sent it.
+    /// The sender's address and port.
     pub from: SocketAddr,
-    /// DSCP and ECN.
+    /// DSCP and ECN as they were received: the whole TOS or traffic class byte.
     pub tos: u8,
     /// It was longer than the buffer: what is there is not all of it.
     pub truncated: bool,
     /// Which of the driver's buffers holds it.
     pub buffer: u32,
-    /// Bytes received.
+    /// Bytes received, of all datagrams of a run together.
     pub len: u32,
     /// Size of each segment but the last if the kernel merged several datagrams (UDP_GRO), else `len`.
     pub segment_size: u32,
@@ -93,9 +93,9 @@ pub enum Event {
         relay: RelaySocket,
         /// The destination quoted in the error.
         peer: SocketAddr,
-        /// ICMP type.
+        /// Type of the ICMP or ICMPv6 message, by the peer's family.
         icmp_type: u8,
-        /// ICMP code.
+        /// Code of the ICMP or ICMPv6 message.
         icmp_code: u8,
         /// MTU of a "too big" error, else 0.
         data: u32,
@@ -150,7 +150,7 @@ pub trait Driver {
     /// `datagram`, the route's payload offset counts from there.
     fn forward(&mut self, datagram: &Datagram, segment_start: usize, route: &Route);
 
-    /// Queues a datagram.
+    /// Queues a datagram of our own making, with these DSCP and ECN (`tos`) and DF.
     fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool);
 
     /// Opens a relay socket; answered by [`Event::PortOpened`] or [`Event::PortFailed`].
@@ -181,6 +181,6 @@ pub trait Driver {
     /// How many relay sockets are open.
     fn open_ports(&self) -> usize;
 
-    /// What was counted.
+    /// What the driver has counted since it was made.
     fn counters(&self) -> DriverCounters;
 }

@@ -8,7 +8,7 @@ use crate::transport::Transport;
 /// A server as the command line names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// Where it is.
+    /// The server's address and port, resolved.
     pub address: SocketAddr,
     /// Its name or address without port, as given.
     pub host: String,

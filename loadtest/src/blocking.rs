@@ -103,9 +103,9 @@ impl Carrier for Connection {
 /// Messages of one or more exchanges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exchanged {
-    /// Sent.
+    /// Datagrams that were sent.
     pub sent: u64,
-    /// Received.
+    /// Datagrams that came back.
     pub received: u64,
 }
 

@@ -97,7 +97,7 @@ fn parse(text: &str, name: &str) -> Result<Scenario, Fault> {
     Ok(scenario)
 }
 
-/// Runs it.
+/// Runs a scenario's groups together and prints the report.
 pub fn execute(args: &RunArgs) -> Result<ExitCode, Fault> {
     let scenario = load(&args.file)?;
     let server = args.common.server(&args.server)?;

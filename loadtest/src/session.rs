@@ -206,7 +206,7 @@ impl Session {
         }
     }
 
-    /// Where it is.
+    /// How far the session has come.
     pub fn state(&self) -> &State {
         &self.state
     }

@@ -183,11 +183,11 @@ impl Delays {
 pub struct DelaySummary {
     /// Values recorded.
     pub count: u64,
-    /// Smallest.
+    /// Smallest value, microseconds.
     pub min_us: f64,
     /// Arithmetic mean.
     pub mean_us: f64,
-    /// Median.
+    /// Median, microseconds.
     pub p50_us: f64,
     /// 90th percentile.
     pub p90_us: f64,
@@ -195,7 +195,7 @@ pub struct DelaySummary {
     pub p99_us: f64,
     /// 99.9th percentile.
     pub p999_us: f64,
-    /// Largest.
+    /// Largest value, microseconds.
     pub max_us: f64,
 }
 
@@ -204,7 +204,7 @@ pub struct DelaySummary {
 pub struct Deviation {
     /// Sum, ns.
     pub sum_ns: u64,
-    /// Values.
+    /// Number of values.
     pub count: u64,
     /// Smallest, ns.
     pub min_ns: Option<u64>,

@@ -213,14 +213,14 @@ impl<T: stun_types::attribute::AttributeStaticType> TypeId for T {
 pub struct Response {
     /// The transaction it answers.
     pub transaction: u128,
-    /// What it says.
+    /// What the response says.
     pub outcome: Outcome,
 }
 
 /// A response's meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Success.
+    /// A success response, with what it grants.
     Success {
         /// XOR-RELAYED-ADDRESS, every one in order.
         relayed: Vec<SocketAddr>,

@@ -30,7 +30,7 @@ pub struct Wishes {
 /// An interface that was chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
-    /// Its name.
+    /// The interface's name.
     pub name: String,
     /// The kernel's index; 0 if there is none.
     pub ifindex: u32,

@@ -27,7 +27,7 @@ use super::status::StatusCell;
 pub enum ToMirror {
     /// Insert a binding's routes.
     Offload(Box<OffloadBinding>),
-    /// Delete them.
+    /// Delete the routes of the binding in this slot.
     Withdraw(SlotName),
 }
 
@@ -36,7 +36,7 @@ pub enum ToMirror {
 pub enum Answer {
     /// The routes are in the kernel.
     Done(SlotName),
-    /// They aren't.
+    /// They aren't, and why: userspace forwards.
     Failed(SlotName, WhyNot),
     /// They aren't any more, and no run of the program knows them.
     Withdrawn(SlotName),
@@ -63,7 +63,7 @@ pub struct Work {
     pub stop: bool,
 }
 
-/// The meeting point.
+/// Where workers and mirror meet: a queue for the mirror, and a mailbox for each worker.
 pub struct Hub {
     queue: Mutex<Queue>,
     wake: OwnedFd,
@@ -103,7 +103,7 @@ impl Hub {
         }))
     }
 
-    /// A worker's end.
+    /// A worker's end; `waker` wakes it when there are answers. Each worker takes its own, once.
     pub fn outbox(self: &Arc<Hub>, worker: WorkerId, waker: Arc<dyn Waker>) -> Outbox {
         if let Some(mailbox) = self.mailboxes.get(worker.index()) {
             // Each worker has one end, so nobody was here before.

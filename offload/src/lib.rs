@@ -11,7 +11,7 @@
 //!
 //! [`service`] has the thread, `mirror` is the only one to write routes and next hops, `choose` and
 //! [`probe`] decide about interfaces, [`xdp`] loads the program. The core shares the slots' memory with the
-//! program directly, so renewing and revoking need no command.
+//! program directly, so nobody has to be told of what is renewed or revoked.
 //!
 //! Nothing is pinned: when the process ends, however it ends, its programs and maps are gone.
 //!

@@ -21,9 +21,9 @@ const ONLY_NEW: u64 = 1;
 pub struct Sizes {
     /// Channel bindings; each has two routes.
     pub bindings: u32,
-    /// Allocations.
+    /// Slots for allocations.
     pub allocations: u32,
-    /// Next hops.
+    /// Slots for next hops.
     pub next_hops: u32,
 }
 
@@ -46,7 +46,7 @@ pub enum MapsError {
     /// The kernel refused.
     #[error("eBPF map {map}: {error}")]
     Refused {
-        /// Its name.
+        /// The map's name.
         map: &'static str,
         /// What the kernel said.
         error: MapError,
@@ -54,7 +54,7 @@ pub enum MapsError {
     /// An operating system call failed.
     #[error("cannot {what}: {error}")]
     System {
-        /// What was tried.
+        /// What was tried, in words.
         what: &'static str,
         /// What the kernel said.
         error: io::Error,

@@ -37,7 +37,7 @@ pub type Mac = [u8; 6];
 pub struct Link {
     /// The kernel's index.
     pub ifindex: u32,
-    /// Its name.
+    /// The interface's name.
     pub name: String,
     /// Its MAC address; zeros if it has none of six bytes.
     pub mac: Mac,
@@ -68,7 +68,7 @@ pub struct Way {
     pub mtu: u32,
 }
 
-/// What has changed.
+/// What the kernel says has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// An interface or an address.

@@ -52,7 +52,7 @@ pub struct Port {
     pub mtu: u32,
 }
 
-/// Names a path.
+/// Names a path from a source to a destination, until it is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PathId(u32);
 
@@ -70,7 +70,7 @@ pub struct Place {
 /// A change of an entry of `NEXT_HOPS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Update {
-    /// Which entry.
+    /// The entry of `NEXT_HOPS`.
     pub slot: u16,
     /// What it shall be.
     pub value: NextHop,

@@ -29,7 +29,7 @@ pub enum PinError {
     /// The kernel refused to load or to attach the program.
     #[error("{what}: {error}{hint}", hint = hint(error))]
     Refused {
-        /// What was tried.
+        /// What was tried, in words.
         what: &'static str,
         /// What the kernel said.
         error: io::Error,

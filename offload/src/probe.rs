@@ -24,7 +24,7 @@ const ETHERNET: u32 = 1;
 /// What an interface and its host are like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Its name.
+    /// The interface's name.
     pub name: String,
     /// Its index; 0 if there is no such interface.
     pub ifindex: u32,
@@ -32,7 +32,7 @@ pub struct Facts {
     pub mac: [u8; 6],
     /// Its MTU, bytes.
     pub mtu: u32,
-    /// `ARPHRD_*`.
+    /// `ARPHRD_*`: what its frames look like (`linux/if_arp.h`).
     pub kind: u32,
     /// The loopback interface.
     pub is_loopback: bool,
@@ -97,7 +97,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Asks the kernel.
+    /// Asks the kernel what this process may do here, and which kernel it is.
     pub fn detect() -> Host {
         host(Path::new("/"))
     }

@@ -36,7 +36,7 @@ pub struct OffloadStatus {
 /// An interface that was chosen for the kernel data path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InterfaceStatus {
-    /// Its name.
+    /// The interface's name.
     pub name: String,
     /// The kernel's index; 0 while there is no such interface.
     pub ifindex: u32,

@@ -50,7 +50,7 @@ pub enum XdpError {
     /// The kernel's verifier or its privilege check refused the program.
     #[error("the kernel refuses the program {name}: {}", short(error))]
     Refused {
-        /// The program.
+        /// The program's name in the object.
         name: &'static str,
         /// What the kernel said.
         error: ProgramError,
@@ -58,7 +58,7 @@ pub enum XdpError {
     /// The interface does not take it.
     #[error("cannot attach to interface number {ifindex}: {error}{hint}", hint = hint(error))]
     Attach {
-        /// The interface.
+        /// The kernel's index of the interface.
         ifindex: u32,
         /// What the kernel said.
         error: ProgramError,
@@ -72,7 +72,7 @@ pub enum XdpError {
 pub struct Xdp {
     ebpf: Ebpf,
     links: HashMap<u32, XdpLinkId>,
-    /// The maps.
+    /// The program's maps, open as long as it is loaded.
     pub maps: Maps,
 }
 

@@ -42,7 +42,7 @@ pub struct Ready {
 pub struct DataPath {
     /// `kernel`, or `userspace`.
     pub name: &'static str,
-    /// Why, in words.
+    /// Why it is this one, in words for the operator.
     pub why: String,
 }
 

@@ -66,7 +66,7 @@ impl KernelPath {
         self.offload.as_ref().map(|offload| Arc::clone(offload.plane()))
     }
 
-    /// A worker's end.
+    /// A worker's end of the queue to it, or `None` if there is no kernel data path.
     pub fn outbox(&self, worker: WorkerId, waker: Arc<dyn Waker>) -> Option<Outbox> {
         self.offload.as_ref().map(|offload| offload.outbox(worker, waker))
     }

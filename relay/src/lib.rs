@@ -1,8 +1,17 @@
-//! Turnpike's relay: drives the core with sockets.
+//! The program `turnpike`: joins the core to sockets, the kernel data path, and its operators.
 //!
-//! `main` → [`cli`] → [`start`]: it makes the shared state ([`setup`]), binds the listeners,
-//! and starts the [`worker`]s, each over a driver of `turnpike-driver`. Afterwards only they touch packets; [`start`]
-//! waits for signals.
+//! ```text
+//!   cli ─► config ─► start ─► setup ─► workers ◄─ orders, questions ─ control ◄─ REST API, signals, ctl
+//!                             kernel ─────┘ └─ status, events ───────────┘
+//! ```
+//!
+//! It decides what the options mean, how many workers there are and when they end, what operators are told, and how
+//! what they want reaches a worker that waits for nobody. It decides nothing about TURN (`turnpike-proto`), moves no
+//! bytes itself (`turnpike-driver`), chooses no interface (`turnpike-offload`), and speaks no HTTP but as a client
+//! (`turnpike-admin`).
+//!
+//! Begin with [`cli`], which names the commands, then [`start`], which keeps the order from a configuration to exit
+//! code 0; [`worker`] is the loop in which everything happens, [`control`] what everybody else goes through.
 
 #![forbid(unsafe_code)]
 

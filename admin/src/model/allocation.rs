@@ -185,7 +185,7 @@ pub struct AllocationPage {
     pub matching: u64,
     /// Where this page starts in those.
     pub offset: u64,
-    /// The page.
+    /// The allocations of this page.
     #[schema(value_type = Vec<Allocation>)]
     pub allocations: Vec<Allocation>,
 }

@@ -34,9 +34,9 @@ pub enum Event {
 /// An allocation and its limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Limited {
-    /// Which.
+    /// The allocation's number.
     pub id: AllocationId,
-    /// Whose.
+    /// The allocation's user.
     pub user: String,
     /// Why this is sent.
     pub why: LimitedWhy,

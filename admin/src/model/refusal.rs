@@ -60,7 +60,7 @@ pub struct RefusalCount {
     pub code: u16,
     /// Why, in one word for programs.
     pub reason: String,
-    /// How many.
+    /// How many requests were refused for it.
     pub count: u64,
 }
 

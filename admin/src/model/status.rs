@@ -152,7 +152,7 @@ pub struct WorkerStatus {
 /// Whether the relay takes new allocations, and why not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Readiness {
-    /// It does.
+    /// Whether new allocations are welcome.
     pub ready: bool,
     /// Why not, one sentence each.
     #[serde(default)]
@@ -194,7 +194,7 @@ pub struct DrainRequest {
 /// Whether new allocations are refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DrainState {
-    /// They are.
+    /// Whether new allocations are refused.
     pub draining: bool,
     /// Since when, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]

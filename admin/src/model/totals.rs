@@ -66,7 +66,7 @@ pub struct ErrorCount {
     pub method: String,
     /// 300 to 699.
     pub code: u16,
-    /// How many.
+    /// How many answers had this code.
     pub count: u64,
 }
 

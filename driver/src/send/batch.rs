@@ -53,15 +53,15 @@ impl Sender {
 /// What datagrams of one message have in common, besides their size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// Which socket sends.
+    /// The socket that sends.
     pub sender: Sender,
-    /// Destination.
+    /// Destination address and port.
     pub to: SocketAddr,
     /// Source address to set, if the socket is a wildcard's.
     pub source: Option<SocketAddr>,
-    /// DSCP and ECN.
+    /// DSCP and ECN to set: the whole TOS or traffic class byte.
     pub tos: u8,
-    /// Set DF.
+    /// Whether DF is set, so that a datagram over the path's MTU comes back as an ICMP error.
     pub dont_fragment: bool,
 }
 
@@ -70,7 +70,7 @@ pub struct Envelope {
 pub enum Payload {
     /// In the buffer pool.
     Received(Range<usize>),
-    /// Here.
+    /// In memory of its own: what the core has written.
     Owned(Vec<u8>),
 }
 
@@ -88,7 +88,7 @@ impl Payload {
 pub struct Part {
     /// Bytes in front of the payload, if any.
     pub header: Option<[u8; 4]>,
-    /// The payload.
+    /// Where the bytes behind the header are.
     pub payload: Payload,
     next: u32,
 }

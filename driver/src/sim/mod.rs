@@ -71,11 +71,11 @@ pub struct SimCounters {
 /// What became of a datagram when it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Under way.
+    /// It is under way, and will arrive after its delay.
     Sent,
-    /// Lost by impairment.
+    /// It is lost, as the impairment wants.
     Lost,
-    /// Under way twice.
+    /// It is under way, and so is a copy.
     Duplicated,
     /// Under way, delayed further.
     Reordered,
@@ -90,7 +90,7 @@ pub struct TraceEntry {
     pub from: SocketAddr,
     /// Destination address.
     pub to: SocketAddr,
-    /// Payload bytes.
+    /// Bytes of payload.
     pub len: usize,
     /// DSCP and ECN.
     pub tos: u8,
@@ -213,7 +213,7 @@ impl SimNetwork {
         self.lock().set_port_unreachable(on);
     }
 
-    /// What was counted.
+    /// What the network has counted since it was made.
     pub fn counters(&self) -> SimCounters {
         self.lock().counters()
     }
@@ -241,7 +241,7 @@ pub struct SimEndpoint {
 }
 
 impl SimEndpoint {
-    /// Its address.
+    /// The address and port that this endpoint sends from.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

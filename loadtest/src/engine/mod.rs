@@ -98,7 +98,7 @@ pub struct Group {
 pub struct FlowSpec {
     /// Index of its group.
     pub group: usize,
-    /// Its peer.
+    /// Where its data goes.
     pub peer: PeerChoice,
     /// EVEN-PORT with R bit.
     pub even_port: Option<bool>,
@@ -111,7 +111,7 @@ pub struct FlowSpec {
 /// Everything a run needs.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The server.
+    /// The server's address and port.
     pub server: SocketAddr,
     /// Between clients and server.
     pub transport: Transport,
@@ -344,7 +344,7 @@ impl Engine {
         Ok(Self { workers, peer, plan, stop })
     }
 
-    /// The plan.
+    /// What the engine was made for.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }

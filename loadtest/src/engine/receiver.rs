@@ -20,7 +20,7 @@ pub(super) enum Received<'a> {
     BindingAnswer(Header),
     /// A STUN message for the session.
     Control,
-    /// Neither.
+    /// Neither data nor an answer to anything that was asked.
     Stray,
 }
 

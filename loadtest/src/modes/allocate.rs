@@ -31,7 +31,7 @@ pub struct AllocateArgs {
     pub common: Common,
 }
 
-/// Runs it.
+/// Runs `allocate` and prints its report.
 pub fn execute(args: &AllocateArgs) -> Result<ExitCode, Fault> {
     let server = args.common.server(&args.server)?;
     let group = GroupSpec {

@@ -39,7 +39,7 @@ pub struct LossArgs {
     pub common: Common,
 }
 
-/// Runs it.
+/// Runs `loss` and prints its report.
 pub fn execute(args: &LossArgs) -> Result<ExitCode, Fault> {
     let server = args.common.server(&args.server)?;
     let duration = trial_duration(args.duration)?;

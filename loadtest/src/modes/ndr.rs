@@ -53,7 +53,7 @@ pub struct NdrArgs {
     pub common: Common,
 }
 
-/// Runs it.
+/// Runs `ndr` and prints its report.
 pub fn execute(args: &NdrArgs) -> Result<ExitCode, Fault> {
     let server = args.common.server(&args.server)?;
     let duration = trial_duration(args.duration)?;

@@ -29,7 +29,7 @@ pub struct StunArgs {
     pub common: Common,
 }
 
-/// Runs it.
+/// Runs `stun` and prints its report.
 pub fn execute(args: &StunArgs) -> Result<ExitCode, Fault> {
     let server = args.common.server(&args.server)?;
     let duration = trial_duration(args.duration)?;

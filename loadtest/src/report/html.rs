@@ -24,7 +24,7 @@ svg{display:block;width:100%;height:auto}svg text{fill:var(--dim);font:11px syst
 th:first-child,td:first-child{text-align:left}th{color:var(--dim);font-weight:600}.warn{color:var(--warn)}.verdict{margin:1rem 0;color:var(--fg);font-size:1.15rem;font-weight:600}\
 pre{padding:.75rem;background:var(--card);border-radius:8px;overflow-x:auto;font-size:13px}";
 
-/// The page.
+/// The report as one HTML page, with its charts.
 pub fn page(report: &Report) -> String {
     let title = escape(&report.title);
     let mut out = format!(

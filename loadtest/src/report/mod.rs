@@ -42,7 +42,7 @@ pub struct Report {
     pub started_unix_secs: u64,
     /// What came of it, in a sentence.
     pub verdict: Verdict,
-    /// The server.
+    /// The server's address and port.
     pub server: String,
     /// Set-up, where there was one.
     pub setup: Option<SetupSummary>,
@@ -142,9 +142,9 @@ pub struct SetupSummary {
 /// Clients that failed for one reason.
 #[derive(Debug, Clone, Serialize)]
 pub struct Failure {
-    /// The reason.
+    /// Why clients failed.
     pub reason: String,
-    /// How many.
+    /// How many clients failed for it.
     pub count: usize,
 }
 
@@ -186,7 +186,7 @@ impl From<ReleaseReport> for ReleaseSummary {
     }
 }
 
-/// One trial.
+/// What one trial has measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct TrialSummary {
     /// What distinguishes it.
@@ -231,9 +231,9 @@ pub struct GeneratorSummary {
 /// Counters of one group.
 #[derive(Debug, Clone, Serialize)]
 pub struct GroupSummary {
-    /// Name.
+    /// The group's name.
     pub name: String,
-    /// Clients.
+    /// Clients of the group.
     pub clients: usize,
     /// Application bytes per packet.
     pub payload_bytes: usize,

@@ -7,9 +7,9 @@ use super::{Report, TrialSummary, VideoSummary};
 /// What came of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verdict {
-    /// For programs.
+    /// The verdict as a word for programs.
     pub kind: VerdictKind,
-    /// For people.
+    /// The verdict as a sentence for people.
     pub text: String,
 }
 

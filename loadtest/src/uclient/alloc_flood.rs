@@ -29,7 +29,7 @@ const WAIT: Duration = Duration::from_millis(20);
 
 /// The server, and how it is reached.
 pub struct Way {
-    /// Its address.
+    /// The server's address and port.
     pub server: SocketAddr,
     /// For TLS.
     pub tls: Option<TlsClient>,

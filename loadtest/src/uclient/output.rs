@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::stats::{GroupStats, percent};
 
-/// Whose prefix.
+/// Whose program's output is imitated, line by line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     /// `259: : ` (4.6.0, 4.6.1; Debian).
@@ -30,7 +30,7 @@ impl Output {
         Self { style, start: Instant::now() }
     }
 
-    /// The style.
+    /// The style that lines are printed in.
     pub fn style(&self) -> Style {
         self.style
     }

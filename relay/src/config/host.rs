@@ -12,7 +12,7 @@ use super::types::{DEFAULT_PORT, PublicAddress};
 /// What is known about this host.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// Its addresses.
+    /// The addresses of its interfaces.
     pub addresses: Vec<LocalAddress>,
     /// Addresses of the configuration that sockets can be bound to.
     pub bindable: Vec<IpAddr>,

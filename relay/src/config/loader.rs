@@ -19,7 +19,7 @@ use super::{check, file, machine, secrets};
 /// A configuration, and what should be said about it.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// What holds.
+    /// The configuration that all layers together give.
     pub config: Config,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Problem>,

@@ -36,7 +36,7 @@ pub enum Kind {
 pub struct Spec {
     /// The key in the file and, after `--`, the flag.
     pub key: &'static str,
-    /// What it takes.
+    /// How its value is read and shown.
     pub kind: Kind,
     /// What stands for the value in the help.
     pub value: &'static str,

@@ -27,7 +27,7 @@ const DESCRIPTORS: [&str; 3] = ["/dev/stdin", "/dev/fd/", "/proc/self/fd/"];
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{:?}: nothing came within {} s; is it a pipe without a writer, or on a mount that hangs?", file.display(), READING.as_secs())]
 pub struct Stuck {
-    /// Which file.
+    /// The file that was not read.
     pub file: PathBuf,
 }
 

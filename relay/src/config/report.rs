@@ -27,7 +27,7 @@ pub enum Place {
 /// One fault or warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it is.
+    /// The file and line, variable or option that it is about.
     pub place: Place,
     /// Which option it is about, if a known one.
     pub key: Option<&'static str>,

@@ -20,7 +20,7 @@ use crate::limits::MAX_NEAR_NETWORKS;
 /// The addresses to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// Where to listen.
+    /// The addresses and ports to listen on.
     pub listen: Vec<SocketAddr>,
     /// Where to relay from now, for every client.
     pub relay: Vec<RelayIp>,

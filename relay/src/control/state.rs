@@ -29,7 +29,7 @@ use crate::worker::{Order, WorkerHandle};
 pub struct Parts {
     /// The configuration in force.
     pub config: Config,
-    /// Reads it again.
+    /// What reads the configuration again.
     pub loader: Arc<Loader>,
     /// The addresses in use.
     pub addresses: Addresses,
@@ -39,7 +39,7 @@ pub struct Parts {
     pub ready: Ready,
     /// What workers share.
     pub shared: Arc<Shared>,
-    /// The workers.
+    /// The workers, by their numbers.
     pub workers: Vec<WorkerHandle>,
     /// The kernel's data path.
     pub offload: Arc<StatusCell>,

@@ -24,7 +24,7 @@ use turnpike_driver::Waker;
 pub struct Handed {
     /// Who sent it, and the listener it came to.
     pub path: ClientPath,
-    /// The whole datagram.
+    /// The whole datagram, copied.
     pub bytes: Vec<u8>,
     /// Its DSCP and ECN.
     pub tos: u8,

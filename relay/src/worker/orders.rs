@@ -50,7 +50,7 @@ pub enum Question {
 /// What travels to a worker.
 #[derive(Debug)]
 pub enum ToWorker {
-    /// Something to do.
+    /// Something to do, without an answer.
     Tell(Order),
     /// Something to do and to answer.
     Ask(Question),
@@ -62,7 +62,7 @@ pub enum Unreachable {
     /// Too much waits for it already.
     #[error("a worker does not keep up with what it is asked")]
     Full,
-    /// It has ended.
+    /// It has ended: nothing reaches it any more.
     #[error("a worker has ended")]
     Ended,
 }

@@ -14,11 +14,11 @@ pub struct Group {
 pub struct Bar {
     /// Index of its name in the legend.
     pub series: usize,
-    /// Its length.
+    /// The bar's length, in the chart's unit.
     pub value: f64,
     /// Where the spread begins.
     pub from: f64,
-    /// Where it ends.
+    /// The spread's end, in the chart's unit.
     pub to: f64,
 }
 

@@ -1,7 +1,6 @@
 //! No descriptors are left: for relay sockets first, then for anything. Who has a call notices nothing.
 
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use turnpike_testkit::call::Call;

@@ -4,6 +4,7 @@
 //!   rig         the core with virtual time, a driver made of a hash map, clients that can authenticate
 //!   namespace   one network of the kernel, removed when dropped; lab: client, relay and peer in a row
 //!   process     programs with outputs and deadlines; server: the program under test, once it is ready
+//!   message     what clients say and are told, whatever carries it: log-ins, requests, answers
 //!   talker      a client that says what a test wants; call: one with a channel to a peer; uclient, http
 //!   in_own_namespace    one namespace for one test's thread
 //!   full_pipe           one that nobody reads
@@ -16,6 +17,7 @@
 pub mod call;
 pub mod http;
 pub mod lab;
+pub mod message;
 pub mod namespace;
 mod own_namespace;
 mod pipe;

@@ -1,89 +1,30 @@
 //! A client that says exactly what a test wants it to say, made of the core's codec and a real socket.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use turnpike_proto::auth::Key;
-use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, attr, channel, method};
+use turnpike_proto::wire::{MessageBuilder, TransactionId, attr, method};
 
 use crate::lab::{CLIENT_V4, CLIENT_V6, Namespace};
-use crate::{PASSWORD, PATIENCE, REALM, USER};
+use crate::message::{self, bare_allocate, binding};
+pub use crate::message::{Answer, Login, Style, UDP};
+use crate::{PASSWORD, PATIENCE, USER};
 
 /// Clients so far: keeps their transaction ids apart.
 static TALKERS: AtomicU64 = AtomicU64::new(1);
 /// How long an answer is waited for before a request is sent again.
 const RESEND: Duration = Duration::from_secs(2);
 
-/// REQUESTED-TRANSPORT: UDP.
-pub const UDP: [u8; 4] = [17, 0, 0, 0];
-/// PASSWORD-ALGORITHMS as the server sends it, and the choice of SHA-256 (RFC 8489 s. 14.11, 14.12).
-const ALGORITHMS: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
-const SHA256: [u8; 4] = [0, 2, 0, 0];
-
-/// How a client names itself and signs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Style {
-    /// USERNAME and MESSAGE-INTEGRITY with the MD5 key.
-    Md5,
-    /// USERNAME and MESSAGE-INTEGRITY-SHA256 with the SHA-256 key.
-    Sha256,
-    /// USERHASH with this value, otherwise as before.
-    UserHash(Vec<u8>),
-}
-
 /// A client.
 pub struct Talker {
     /// Its socket, in the client's namespace.
     pub socket: UdpSocket,
     server: SocketAddr,
-    /// Its user name.
-    pub user: String,
-    /// Its password.
-    pub password: String,
-    /// The realm that it was given.
-    pub realm: String,
-    /// The nonce that it was given.
-    pub nonce: Vec<u8>,
-    /// How it authenticates.
-    pub style: Style,
+    /// What it logs in with.
+    pub login: Login,
     next_id: u64,
-}
-
-/// An answer.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// All of it.
-    pub bytes: Vec<u8>,
-    /// The error code.
-    pub code: Option<u16>,
-}
-
-impl Answer {
-    /// The answer as a message.
-    pub fn message(&self) -> Message<'_> {
-        Message::parse(&self.bytes).expect("it was parsed before")
-    }
-
-    /// The value of an attribute that it must have.
-    #[track_caller]
-    pub fn attribute(&self, kind: u16) -> Vec<u8> {
-        self.message().attribute(kind).unwrap_or_else(|| panic!("no {kind:#06x} in {self:?}")).to_vec()
-    }
-
-    /// The relayed address that it grants.
-    #[track_caller]
-    pub fn relayed(&self) -> SocketAddr {
-        assert_eq!(self.code, None, "{self:?}");
-        self.message().xor_address(attr::XOR_RELAYED_ADDRESS).expect("present").expect("well-formed")
-    }
-
-    /// Reads an answer, which must be well-formed.
-    pub fn of(bytes: Vec<u8>) -> Answer {
-        let message = Message::parse(&bytes).expect("the server's answers are well-formed");
-        let code = message.attribute(attr::ERROR_CODE).map(|v| u16::from(v[2]) * 100 + u16::from(v[3]));
-        Answer { code, bytes }
-    }
 }
 
 impl Talker {
@@ -98,21 +39,12 @@ impl Talker {
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout that is not zero");
         // A port comes back before the server has forgotten the transactions of who had it before.
         let next_id = TALKERS.fetch_add(1, Ordering::Relaxed) << 32;
-        Talker {
-            socket,
-            server,
-            user: USER.into(),
-            password: PASSWORD.into(),
-            realm: REALM.into(),
-            nonce: Vec::new(),
-            style: Style::Md5,
-            next_id,
-        }
+        Talker { socket, server, login: Login::new(USER, PASSWORD), next_id }
     }
 
     /// Another user.
     pub fn named(mut self, user: &str, password: &str) -> Talker {
-        (self.user, self.password) = (user.into(), password.into());
+        self.login = Login::new(user, password);
         self
     }
 
@@ -172,22 +104,7 @@ impl Talker {
     /// A signed request.
     pub fn signed(&mut self, method: u16, build: impl FnOnce(MessageBuilder) -> MessageBuilder) -> Vec<u8> {
         let id = self.id();
-        let builder = build(MessageBuilder::request(method, id));
-        let builder = match &self.style {
-            Style::UserHash(hash) => builder.attribute(attr::USERHASH, hash),
-            _ => builder.attribute(attr::USERNAME, self.user.as_bytes()),
-        };
-        let builder =
-            builder.attribute(attr::REALM, self.realm.as_bytes()).attribute(attr::NONCE, &self.nonce);
-        if self.style == Style::Md5 {
-            let key = Key::md5(&self.user, &self.realm, &self.password).expect("good credentials");
-            return builder.finish_signed(&key);
-        }
-        let key = Key::sha256(&self.user, &self.realm, &self.password).expect("good credentials");
-        builder
-            .attribute(attr::PASSWORD_ALGORITHMS, &ALGORITHMS)
-            .attribute(attr::PASSWORD_ALGORITHM, &SHA256)
-            .finish_signed(&key)
+        self.sign(build(MessageBuilder::request(method, id)))
     }
 
     /// Gets a nonce by an Allocate without credentials.
@@ -201,16 +118,7 @@ impl Talker {
 
     /// An Allocate without credentials.
     pub fn bare_allocate(&mut self) -> Vec<u8> {
-        let bare = MessageBuilder::request(method::ALLOCATE, self.id());
-        bare.attribute(attr::REQUESTED_TRANSPORT, &UDP).attribute(attr::SOFTWARE, b"client").finish()
-    }
-
-    /// Signs with the realm and the nonce of a challenge from now on.
-    #[track_caller]
-    pub fn heed(&mut self, challenge: &Answer) {
-        assert_eq!(challenge.code, Some(401));
-        self.nonce = challenge.attribute(attr::NONCE);
-        self.realm = String::from_utf8(challenge.attribute(attr::REALM)).expect("UTF-8");
+        bare_allocate(self.id())
     }
 
     /// A signed request and its answer.
@@ -250,25 +158,32 @@ impl Talker {
     /// Binds channel 0x4000.
     #[track_caller]
     pub fn bind(&mut self, peer: SocketAddr) -> Answer {
-        self.request(method::CHANNEL_BIND, |builder| {
-            builder
-                .attribute(attr::CHANNEL_NUMBER, &[0x40, 0, 0, 0])
-                .xor_address(attr::XOR_PEER_ADDRESS, peer)
-        })
+        self.request(method::CHANNEL_BIND, |builder| binding(builder, 0x4000, peer))
     }
 
     /// ChannelData on channel 0x4000.
     pub fn channel_data(&self, data: &[u8]) {
-        let header = channel::header(0x4000, u16::try_from(data.len()).expect("it fits"));
-        self.say(&[&header[..], data].concat());
+        self.say(&message::channel_data(0x4000, data));
     }
 
     /// A Send indication.
     pub fn send_indication(&mut self, peer: SocketAddr, data: &[u8]) {
-        let indication = MessageBuilder::indication(method::SEND, self.id())
-            .xor_address(attr::XOR_PEER_ADDRESS, peer)
-            .attribute(attr::DATA, data);
+        let indication = message::send_indication(self.id(), peer, data);
         self.say(&indication.finish());
+    }
+}
+
+impl Deref for Talker {
+    type Target = Login;
+
+    fn deref(&self) -> &Login {
+        &self.login
+    }
+}
+
+impl DerefMut for Talker {
+    fn deref_mut(&mut self) -> &mut Login {
+        &mut self.login
     }
 }
 

@@ -158,7 +158,7 @@ fn s20_algorithms_that_disagree_with_the_offer_are_malformed() {
 #[test]
 fn s15_q6_unknown_user_wrong_password_and_wrong_realm_look_alike() {
     let mut lab = Lab::new();
-    let nonce = challenged(&mut lab).nonce;
+    let nonce = challenged(&mut lab).login.nonce;
     let cases = [("alice", "wrong", REALM), ("nobody", "wonder", REALM), ("alice", "wonder", "elsewhere")];
     let answers = cases.map(|(user, password, realm)| {
         let mut client = Client::named("203.0.113.5:1000", user, password);
@@ -243,7 +243,7 @@ fn s21_a_nonce_with_other_feature_bits_is_not_ours() {
 #[test]
 fn q5_q9_a_nonce_works_only_from_where_it_was_sent_to() {
     let mut lab = Lab::new();
-    let nonce = challenged(&mut lab).nonce;
+    let nonce = challenged(&mut lab).login.nonce;
     for mut other in [
         Client::new("203.0.113.5:1001"),
         Client::new("203.0.113.6:1000"),
@@ -354,14 +354,16 @@ fn s23_answers_are_protected_as_the_request_was() {
         let header = [kind.to_be_bytes(), [0, len]].concat();
         answer.bytes.windows(4).any(|window| window == header)
     };
-    let allocate = client.signed_sha256(method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, UDP));
+    client.style = Style::Sha256;
+    let allocate = client.signed(method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, UDP));
     let answer = client.exchange(&mut lab, &allocate);
     answer.expect_success();
     assert!(integrity(&answer, attr::MESSAGE_INTEGRITY_SHA256, 32));
     assert!(!integrity(&answer, attr::MESSAGE_INTEGRITY, 20));
-    let bind = client.signed_sha256(method::CHANNEL_BIND, |b| b);
+    let bind = client.signed(method::CHANNEL_BIND, |b| b);
     let answer = client.exchange(&mut lab, &bind);
     assert!(integrity(answer.expect_error(400), attr::MESSAGE_INTEGRITY_SHA256, 32), "errors too");
+    client.style = Style::Md5;
     let answer = client.refresh(&mut lab, 600);
     assert!(integrity(answer.expect_success(), attr::MESSAGE_INTEGRITY, 20));
     assert!(!integrity(&answer, attr::MESSAGE_INTEGRITY_SHA256, 32));

@@ -27,7 +27,7 @@ fn dual(world: &mut World, address: &str) -> usize {
 #[test]
 fn clients_of_both_families_reach_peers_of_both_families() {
     for_each_seed(&[51], |seed| {
-        let mut world = World::with(seed, Setup { impairment: rough(), ..Setup::default() });
+        let mut world = World::over(rough(), seed, Setup::default());
         let peers = world.peers(4);
         let clients = ["198.51.100.1:1000", "[2001:db8:c::1]:1000"].map(|text| dual(&mut world, text));
         for client in clients {
@@ -81,8 +81,8 @@ fn external_addresses_are_all_that_clients_see_and_reach_each_other() {
     let (local, external): (IpAddr, IpAddr) = (addr("10.0.0.5:0").ip(), addr("192.0.2.50:0").ip());
     let relays = vec![RelayIp { local, external: Some(external) }];
     for_each_seed(&[53], |seed| {
-        let setup = Setup { relays: relays.clone(), impairment: rough(), ..Setup::default() };
-        let mut world = World::with(seed, setup);
+        let setup = Setup { relays: relays.clone(), ..Setup::default() };
+        let mut world = World::over(rough(), seed, setup);
         let clients: Vec<usize> = (0..20).map(|_| world.allocated()).collect();
         assert!(world.clients.iter().all(|client| client.relayed[0].ip() == external));
         for &client in &clients {

@@ -52,7 +52,7 @@ fn talk(world: &mut World, targets: &[[SocketAddr; 3]], time: Duration, pause: D
 }
 
 fn long_calls(seed: u64, clients: usize, time: Duration, pause: Duration) {
-    let mut world = World::with(seed, Setup { impairment: rough(), ..Setup::default() });
+    let mut world = World::over(rough(), seed, Setup::default());
     let targets = connect(&mut world, clients);
     world.assert_holds(clients);
     assert!(world.allocations().iter().all(|held| *held > clients / 4), "each worker has its share");
@@ -86,7 +86,7 @@ fn dense_traffic_over_a_bad_network_mixes_nothing_up() {
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     fn run(seed: u64) -> (Vec<TraceEntry>, SimCounters, (usize, usize)) {
-        let mut world = World::with(seed, Setup { impairment: rough(), ..Setup::default() });
+        let mut world = World::over(rough(), seed, Setup::default());
         let targets = connect(&mut world, 20);
         talk(&mut world, &targets, Duration::from_secs(700), Duration::from_secs(10));
         world.delete_all();

@@ -16,7 +16,7 @@ fn late_copies_neither_revive_nor_delete_anything() {
         // Slower than the first retransmissions: requests overtake each other and come late.
         let delay = Duration::from_millis(5)..Duration::from_millis(700);
         let impairment = Impairment { reorder: 0.5, delay, ..rough() };
-        let mut world = World::with(seed, Setup { impairment, ..Setup::default() });
+        let mut world = World::over(impairment, seed, Setup::default());
         let clients: Vec<usize> = (0..50).map(|_| world.client()).collect();
         for _ in 0..10 {
             for &client in &clients {
@@ -52,8 +52,8 @@ fn a_repeated_deletion_gets_its_answer_and_spares_the_next_allocation() {
 #[test]
 fn ports_move_between_clients_under_churn_without_loss() {
     for_each_seed(&[64], |seed| {
-        let setup = Setup { ports: (50_000, 50_019), impairment: rough(), ..Setup::default() };
-        let mut world = World::with(seed, setup);
+        let setup = Setup { ports: (50_000, 50_019), ..Setup::default() };
+        let mut world = World::over(rough(), seed, setup);
         let clients: Vec<usize> = (0..30).map(|_| world.client()).collect();
         for _ in 0..20 {
             for &client in &clients {

@@ -10,13 +10,11 @@ use stun_types::message::{
     IntegrityAlgorithm, IntegrityKey, LongTermCredentials, MessageIntegrityCredentials,
 };
 use turnpike_driver::sim::SimEndpoint;
-use turnpike_proto::auth::Key;
 use turnpike_proto::limits::SECOND_NS;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
+use turnpike_testkit::message::{self, Answer, Login, UDP};
 
 use super::ledger::Via;
-
-pub const REALM: &str = "example.org";
 
 /// RFC 8489 s. 6.2.1: 500 ms, doubled each time, seven requests, then sixteen times the first interval.
 const RTO_NS: u64 = SECOND_NS / 2;
@@ -47,7 +45,7 @@ impl Call {
     }
 
     pub fn allocate() -> Self {
-        Self::new(method::ALLOCATE).with(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+        Self::new(method::ALLOCATE).with(attr::REQUESTED_TRANSPORT, &UDP)
     }
 
     pub fn refresh(lifetime_secs: u32) -> Self {
@@ -112,10 +110,8 @@ struct Transaction {
 pub struct Client {
     pub endpoint: SimEndpoint,
     server: SocketAddr,
-    user: String,
-    key: Key,
+    login: Login,
     check: IntegrityKey,
-    nonce: Vec<u8>,
     random: ChaCha8Rng,
     calls: VecDeque<Call>,
     transaction: Option<Transaction>,
@@ -140,16 +136,15 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(endpoint: SimEndpoint, server: SocketAddr, user: &str, password: &str, seed: u64) -> Self {
-        let credentials = LongTermCredentials::new(user.into(), password.into()).to_key(REALM.into());
+    pub fn new(endpoint: SimEndpoint, server: SocketAddr, login: Login, seed: u64) -> Self {
+        let (user, password) = (login.user.clone(), login.password.clone());
+        let credentials = LongTermCredentials::new(user, password).to_key(login.realm.clone());
         let check = MessageIntegrityCredentials::LongTerm(credentials).make_key(IntegrityAlgorithm::Sha1);
         Self {
             endpoint,
             server,
-            user: user.into(),
-            key: Key::md5(user, REALM, password).expect("good credentials"),
+            login,
             check,
-            nonce: Vec::new(),
             random: ChaCha8Rng::seed_from_u64(seed),
             calls: VecDeque::new(),
             transaction: None,
@@ -200,10 +195,7 @@ impl Client {
     pub fn vanish(&mut self) {
         self.calls.clear();
         self.transaction = None;
-        self.relayed.clear();
-        self.channels.clear();
-        self.permissions.clear();
-        self.refresh_ns = u64::MAX;
+        self.vanish_allocation();
     }
 
     /// Sends data: on the peer's channel if there is one, else in a Send indication.
@@ -211,15 +203,11 @@ impl Client {
         let Some(number) = self.channel_to(peer) else {
             return self.send_indication(peer, payload, tos, false);
         };
-        let mut bytes = channel::header(number, payload.len() as u16).to_vec();
-        bytes.extend_from_slice(payload);
-        self.endpoint.send_to(self.server, &bytes, tos);
+        self.endpoint.send_to(self.server, &message::channel_data(number, payload), tos);
     }
 
     pub fn send_indication(&mut self, peer: SocketAddr, payload: &[u8], tos: u8, dont_fragment: bool) {
-        let indication = MessageBuilder::indication(method::SEND, self.new_id())
-            .xor_address(attr::XOR_PEER_ADDRESS, peer)
-            .attribute(attr::DATA, payload);
+        let indication = message::send_indication(self.new_id(), peer, payload);
         let indication =
             if dont_fragment { indication.attribute(attr::DONT_FRAGMENT, &[]) } else { indication };
         self.endpoint.send_to(self.server, &indication.finish(), tos);
@@ -283,15 +271,7 @@ impl Client {
         for peer in &call.peers {
             builder = builder.xor_address(attr::XOR_PEER_ADDRESS, *peer);
         }
-        let bytes = if self.nonce.is_empty() {
-            builder.finish()
-        } else {
-            builder
-                .attribute(attr::USERNAME, self.user.as_bytes())
-                .attribute(attr::REALM, REALM.as_bytes())
-                .attribute(attr::NONCE, &self.nonce)
-                .finish_signed(&self.key)
-        };
+        let bytes = if self.login.nonce.is_empty() { builder.finish() } else { self.login.sign(builder) };
         self.last_request.clone_from(&bytes);
         let transaction =
             Transaction { call, id, bytes, requests: 0, rounds: 0, challenges, next_ns: now_ns };
@@ -328,7 +308,7 @@ impl Client {
             Class::Indication => Some(data_indication(&message, tos)),
             Class::Request => panic!("a server asks nothing"),
             Class::Success | Class::Error => {
-                self.handle_answer(&message, bytes, now_ns);
+                self.handle_answer(&Answer::of(bytes.to_vec()), now_ns);
                 None
             }
         }
@@ -342,40 +322,37 @@ impl Client {
         Received::Data { via: Via::Channel(number), from, payload, tos }
     }
 
-    fn handle_answer(&mut self, message: &Message<'_>, bytes: &[u8], now_ns: u64) {
+    fn handle_answer(&mut self, answer: &Answer, now_ns: u64) {
+        let message = answer.message();
         // Answers to older requests come again when the network repeats or delays them.
         let Some(transaction) = self.transaction.take_if(|t| t.id == message.transaction_id()) else {
             return;
         };
         assert_eq!(message.method(), transaction.call.method);
-        let code =
-            message.attribute(attr::ERROR_CODE).map(|value| u16::from(value[2]) * 100 + u16::from(value[3]));
-        if let (Some(401 | 438), Some(nonce)) = (code, message.attribute(attr::NONCE))
+        if let (Some(401 | 438), Some(nonce)) = (answer.code, message.attribute(attr::NONCE))
             && transaction.challenges < MAX_CHALLENGES
         {
-            self.nonce = nonce.to_vec();
+            self.login.nonce = nonce.to_vec();
             return self.begin(transaction.call, transaction.challenges + 1, now_ns);
         }
-        if code != Some(401) {
-            let answer = stun_types::message::Message::from_bytes(bytes).expect("well-formed");
-            answer.validate_integrity_with_key(&self.check).expect("answers are signed (RFC 8489 s. 9.2.4)");
+        if answer.code != Some(401) {
+            let signed = stun_types::message::Message::from_bytes(&answer.bytes).expect("well-formed");
+            signed.validate_integrity_with_key(&self.check).expect("answers are signed (RFC 8489 s. 9.2.4)");
         }
-        let outcome = code.map_or(Outcome::Success, Outcome::Error);
+        let outcome = answer.code.map_or(Outcome::Success, Outcome::Error);
         self.outcomes.push((message.method(), outcome));
         if outcome == Outcome::Success {
-            self.note_success(&transaction.call, message, now_ns);
+            self.note_success(&transaction.call, answer, now_ns);
         }
         self.advance(now_ns);
     }
 
-    fn note_success(&mut self, call: &Call, message: &Message<'_>, now_ns: u64) {
-        let lifetime_ns = || {
-            let lifetime = message.lifetime().expect("LIFETIME is in the answer").expect("4 bytes");
-            (u64::from(lifetime) * SECOND_NS).saturating_sub(REFRESH_MARGIN_NS)
-        };
+    fn note_success(&mut self, call: &Call, answer: &Answer, now_ns: u64) {
+        let lifetime_ns = || (u64::from(answer.lifetime()) * SECOND_NS).saturating_sub(REFRESH_MARGIN_NS);
         match call.method {
             method::ALLOCATE => {
-                self.relayed = relayed_addresses(message);
+                let message = answer.message();
+                self.relayed = answer.all_relayed();
                 self.mapped = message.xor_address(attr::XOR_MAPPED_ADDRESS).and_then(Result::ok);
                 self.token = message.reservation_token().and_then(Result::ok);
                 self.refresh_ns = now_ns + lifetime_ns();
@@ -419,21 +396,4 @@ fn data_indication(message: &Message<'_>, tos: u8) -> Received {
             Received::Data { via: Via::Data, from, payload, tos }
         }
     }
-}
-
-/// Each XOR-RELAYED-ADDRESS, decoded here, so that the tests don't trust only the code under test (RFC 8489 s. 14.2).
-fn relayed_addresses(message: &Message<'_>) -> Vec<SocketAddr> {
-    let mut mask = [0; 16];
-    mask[..4].copy_from_slice(&[0x21, 0x12, 0xa4, 0x42]);
-    mask[4..].copy_from_slice(&message.transaction_id().0);
-    let decode = |value: &[u8]| {
-        let port = u16::from_be_bytes([value[2] ^ mask[0], value[3] ^ mask[1]]);
-        let ip: Vec<u8> = value[4..].iter().zip(mask).map(|(byte, mask)| byte ^ mask).collect();
-        match value[1] {
-            1 => SocketAddr::from((<[u8; 4]>::try_from(ip).expect("4 bytes"), port)),
-            _ => SocketAddr::from((<[u8; 16]>::try_from(ip).expect("16 bytes"), port)),
-        }
-    };
-    let relayed = message.attributes().filter(|(kind, _)| *kind == attr::XOR_RELAYED_ADDRESS);
-    relayed.map(|(_, value)| decode(value)).collect()
 }

@@ -120,7 +120,7 @@ fn stopping_amid_traffic_closes_everything_and_records_every_allocation() {
     for_each_seed(&[72], |seed| {
         let mut ended_on_workers = 0;
         let records = final_records_of(|| {
-            let mut world = World::with(seed, Setup { workers: 4, impairment: rough(), ..Setup::default() });
+            let mut world = World::over(rough(), seed, Setup { workers: 4, ..Setup::default() });
             let peer = in_call(&mut world, 50);
             for client in 0..50 {
                 world.send_data(client, peer, 500);
@@ -194,7 +194,8 @@ fn a_stricter_policy_revokes_within_one_turn() {
     // The peers' data waits at the worker already when the command comes.
     world.peers[0].endpoint.send_to(relayed, b"late", 0);
     world.peers[2].endpoint.send_to(relayed, b"welcome", 0);
-    world.setup.deny(&world.shared, &["203.0.113.1/32"]);
+    world.setup.deny = vec!["203.0.113.1/32"];
+    world.setup.enforce(&world.shared);
     world.tell(Order::PolicyChanged);
     (0..2).for_each(|worker| world.turn_worker(worker));
     let counts = world.workers.iter().map(|worker| worker.inner.server().table_counts());

@@ -15,7 +15,7 @@ const CHANNEL: u16 = 0x4000;
 fn five_thousand_clients_on_four_workers_with_thin_traffic() {
     let delay = Duration::from_millis(5)..Duration::from_millis(30);
     let impairment = Impairment { loss: 0.01, duplicate: 0.01, reorder: 0.02, delay };
-    let mut world = World::with(21, Setup { workers: 4, impairment, ..Setup::default() });
+    let mut world = World::over(impairment, 21, Setup { workers: 4, ..Setup::default() });
     let peers = world.peers(40);
     for _ in 0..CLIENTS {
         let client = world.client();

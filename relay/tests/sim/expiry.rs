@@ -142,7 +142,7 @@ fn a_shortened_allocation_ends_at_its_new_time() {
 #[test]
 fn clients_that_vanish_leave_nothing_behind_after_their_lifetimes() {
     for_each_seed(&[16], |seed| {
-        let mut world = World::with(seed, Setup { impairment: rough(), ..Setup::default() });
+        let mut world = World::over(rough(), seed, Setup::default());
         let peers = world.peers(20);
         let clients: Vec<usize> = (0..100).map(|_| world.client()).collect();
         for &client in &clients {

@@ -54,7 +54,7 @@ fn clients_keep_talking_when_they_come_to_other_workers() {
 #[test]
 fn no_client_gets_two_allocations_while_the_spread_changes() {
     for_each_seed(&[93], |seed| {
-        let mut world = World::with(seed, Setup { impairment: rough(), ..Setup::default() });
+        let mut world = World::over(rough(), seed, Setup::default());
         let clients: Vec<usize> = (0..CLIENTS).map(|_| world.client()).collect();
         clients.iter().for_each(|client| world.start(*client, Call::allocate()));
         for spread in 1..200 {

@@ -11,97 +11,21 @@ use turnpike::worker::handover::Handover;
 use turnpike::worker::{Order, WorkerHandle};
 use turnpike_driver::Driver;
 use turnpike_driver::sim::{Impairment, SimDriver, SimEndpoint, SimNetwork};
-use turnpike_proto::auth::Credentials;
-use turnpike_proto::policy::PeerRules;
-use turnpike_proto::settings::{RelayIp, RelayIps, ServerConfig, Settings};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::{Server, WorkerId};
+use turnpike_testkit::message::Login;
+pub use turnpike_testkit::rig::{SERVER_V4, SERVER_V6, Setup, addr};
 
-use super::client::{Call, Client, Outcome, REALM, Received};
+use super::client::{Call, Client, Outcome, Received};
 use super::ledger::{Destination, Ledger, Via};
-
-pub const SERVER_V4: &str = "192.0.2.1:3478";
-pub const SERVER_V6: &str = "[2001:db8::1]:3478";
 
 /// Longest time that clients get to finish what they are doing: three rounds of all retransmissions.
 const MAX_SETTLE: Duration = Duration::from_secs(150);
-
-pub fn addr(text: &str) -> SocketAddr {
-    text.parse().expect("an address")
-}
 
 /// A way as bad as the project promises to survive: loss 10 %, duplicates 5 %, reordering 20 %.
 pub fn rough() -> Impairment {
     let delay = Duration::from_millis(5)..Duration::from_millis(30);
     Impairment { loss: 0.1, duplicate: 0.05, reorder: 0.2, delay }
-}
-
-/// What the operator of the world's server has set.
-pub struct Setup {
-    pub workers: u16,
-    pub impairment: Impairment,
-    pub config: ServerConfig,
-    pub relays: Vec<RelayIp>,
-    pub ports: (u16, u16),
-    pub users: Vec<String>,
-    pub user_quota: u32,
-    pub total_quota: u32,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        let relay = |ip: &str| RelayIp { local: ip.parse().expect("an IP"), external: None };
-        Self {
-            workers: 2,
-            impairment: Impairment::NONE,
-            config: ServerConfig::default(),
-            relays: vec![relay("192.0.2.1"), relay("2001:db8::1")],
-            ports: (49_152, 65_535),
-            users: vec!["alice".into(), "bob".into()],
-            user_quota: 0,
-            total_quota: 0,
-        }
-    }
-}
-
-impl Setup {
-    /// The default rules, and one network that the operator denies.
-    fn peers(&self, denied: &[&str]) -> PeerRules {
-        PeerRules {
-            deny: denied.iter().map(|net| net.parse().expect("a CIDR")).collect(),
-            listeners: vec![addr(SERVER_V4), addr(SERVER_V6)],
-            ..PeerRules::default()
-        }
-    }
-
-    fn relay_ips(&self) -> RelayIps {
-        RelayIps { general: self.relays.clone(), ..RelayIps::default() }
-    }
-
-    /// Denies these networks on a running server.
-    pub fn deny(&self, shared: &Shared, denied: &[&str]) {
-        shared.set_network(&self.relay_ips(), &self.peers(denied));
-    }
-
-    fn shared(&self, seed: [u8; 32]) -> Arc<Shared> {
-        let mut credentials = Credentials::new(REALM);
-        for user in &self.users {
-            credentials.add_user(user, &password(user)).expect("good credentials");
-        }
-        Shared::new(Settings {
-            config: self.config.clone(),
-            relays: self.relay_ips(),
-            relay_ports: self.ports.0..=self.ports.1,
-            peers: self.peers(&[]),
-            user_quota: self.user_quota,
-            total_quota: self.total_quota,
-            ..Settings::new(credentials, seed)
-        })
-    }
-}
-
-fn password(user: &str) -> String {
-    format!("password of {user}")
 }
 
 pub struct Worker {
@@ -145,9 +69,14 @@ impl World {
     }
 
     pub fn with(seed: u64, setup: Setup) -> Self {
+        Self::over(Impairment::NONE, seed, setup)
+    }
+
+    /// A network that treats datagrams like this.
+    pub fn over(impairment: Impairment, seed: u64, setup: Setup) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let network = SimNetwork::new(random.random(), setup.impairment.clone());
-        let shared = setup.shared(random.random());
+        let network = SimNetwork::new(random.random(), impairment);
+        let shared = Shared::new(setup.settings(random.random()));
         let handovers = Handover::between(setup.workers.into());
         let workers = (0..setup.workers).zip(handovers).map(|(number, handover)| {
             let driver = network.driver(number.into(), &[addr(SERVER_V4), addr(SERVER_V6)]);
@@ -190,7 +119,8 @@ impl World {
         let server = addr(if address.is_ipv4() { SERVER_V4 } else { SERVER_V6 });
         let seed = self.random.random();
         let number = self.clients.len();
-        self.clients.push(Client::new(endpoint, server, user, &password(user), seed));
+        let password = self.setup.users.iter().find(|(name, _)| *name == user).expect("a user").1;
+        self.clients.push(Client::new(endpoint, server, Login::new(user, password), seed));
         self.wake_of.push(None);
         self.actors.insert(address, Actor::Client(number));
         number

@@ -1,25 +1,29 @@
 //! A laboratory for the core: workers, virtual time, a driver made of a hash map, and clients that
 //! know how to authenticate.
 
+mod client;
+mod setup;
+
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, Transport};
-use turnpike_proto::auth::{Credentials, Key};
-use turnpike_proto::policy::PeerRules;
-use turnpike_proto::settings::{RelayIp, RelayIps, ServerConfig, Settings};
+use turnpike_proto::addr::{PeerAddr, RelayedAddr};
+use turnpike_proto::settings::Settings;
 use turnpike_proto::shared::Shared;
 use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::stats::AllocationRecord;
-use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
+use turnpike_proto::wire::{Class, Message, attr, channel, method};
 use turnpike_proto::{
-    AllocationView, ClientPath, ClientSocket, Egress, Forward, IcmpError, Input, Now, OffloadBinding, Origin,
-    Output, Plane, PortError, Reason, Received, RefusedRequest, RelaySocket, Server, SlotName, Verdict,
-    WorkerId,
+    AllocationView, ClientPath, Egress, Forward, IcmpError, Input, Now, OffloadBinding, Origin, Output,
+    Plane, PortError, Reason, Received, RefusedRequest, RelaySocket, Server, SlotName, Verdict, WorkerId,
 };
 
+pub use client::Client;
+pub use setup::Setup;
+
 pub use crate::REALM;
+pub use crate::message::{Answer, Style, append, decode_xor, raw_attribute};
 
 /// Where the server listens.
 pub const SERVER_V4: &str = "192.0.2.1:3478";
@@ -37,94 +41,6 @@ pub const START_UNIX_SECS: u64 = 1_700_000_000;
 /// An address, as text.
 pub fn addr(text: &str) -> SocketAddr {
     text.parse().expect("an address")
-}
-
-/// What the operator of the laboratory's server has set.
-pub struct Setup {
-    /// What the core takes as it is.
-    pub config: ServerConfig,
-    /// Addresses to relay with.
-    pub relays: Vec<RelayIp>,
-    /// First and last relayed port.
-    pub ports: (u16, u16),
-    /// Names and passwords.
-    pub users: Vec<(&'static str, &'static str)>,
-    /// Secrets of time-limited credentials.
-    pub secrets: Vec<&'static str>,
-    /// Networks whose peers are allowed, as CIDR.
-    pub allow: Vec<&'static str>,
-    /// Networks whose peers are denied, as CIDR.
-    pub deny: Vec<&'static str>,
-    /// Whether peers may have loopback addresses.
-    pub allow_loopback: bool,
-    /// Allocations that one user may have; 0 for any number.
-    pub user_quota: u32,
-    /// Allocations that all together may have; 0 for any number.
-    pub total_quota: u32,
-    /// Whether the expiry of time-limited credentials ends their allocations, too.
-    pub strict_expiry: bool,
-    /// Workers.
-    pub workers: u16,
-    /// Slots of allocations and of bindings in the kernel plane, if there is one.
-    pub slots: Option<(usize, usize)>,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        let relay = |ip: &str| RelayIp { local: ip.parse().expect("an IP"), external: None };
-        Self {
-            config: ServerConfig::default(),
-            relays: vec![relay("192.0.2.1"), relay("2001:db8::1")],
-            ports: (49_152, 65_535),
-            users: vec![("alice", "wonder"), ("bob", "builder")],
-            secrets: vec![],
-            // The addresses of documentation are not special to the policy.
-            allow: vec![],
-            deny: vec![],
-            allow_loopback: false,
-            user_quota: 0,
-            total_quota: 0,
-            strict_expiry: false,
-            workers: 2,
-            slots: None,
-        }
-    }
-}
-
-impl Setup {
-    /// The rules for peers that this means.
-    pub fn peers(&self) -> PeerRules {
-        let nets = |list: &[&str]| list.iter().map(|net| net.parse().expect("a CIDR")).collect::<Vec<_>>();
-        PeerRules {
-            allow: nets(&self.allow),
-            deny: nets(&self.deny),
-            allow_loopback: self.allow_loopback,
-            listeners: vec![addr(SERVER_V4), addr(SERVER_V6)],
-            local_ips: vec![],
-        }
-    }
-
-    /// The addresses to relay from that this means.
-    pub fn relay_ips(&self) -> RelayIps {
-        RelayIps { general: self.relays.clone(), ..RelayIps::default() }
-    }
-
-    /// Puts these relay addresses and peer rules in force on a running server.
-    pub fn enforce(&self, shared: &Shared) {
-        shared.set_network(&self.relay_ips(), &self.peers());
-    }
-
-    /// The credentials that this means.
-    pub fn credentials(&self) -> Credentials {
-        let mut credentials = Credentials::new(REALM);
-        for (name, password) in &self.users {
-            credentials.add_user(name, password).expect("good credentials");
-        }
-        for secret in &self.secrets {
-            credentials.add_secret(secret.to_string());
-        }
-        credentials
-    }
 }
 
 /// A datagram that left the server.
@@ -208,17 +124,7 @@ impl Lab {
         let (allocations, bindings) = setup.slots.unwrap_or_default();
         let memory = PlainMemory::new(allocations, bindings);
         let plane = setup.slots.map(|_| Plane::new(Arc::<PlainMemory>::clone(&memory)));
-        let shared = Shared::new(Settings {
-            config: setup.config.clone(),
-            strict_credential_expiry: setup.strict_expiry,
-            relays: setup.relay_ips(),
-            relay_ports: setup.ports.0..=setup.ports.1,
-            peers: setup.peers(),
-            user_quota: setup.user_quota,
-            total_quota: setup.total_quota,
-            plane,
-            ..Settings::new(setup.credentials(), [7; 32])
-        });
+        let shared = Shared::new(Settings { plane, ..setup.settings([7; 32]) });
         let workers = (0..setup.workers)
             .map(|number| Server::new(Arc::clone(&shared), WorkerId(number), [number as u8 + 1; 32]))
             .collect();
@@ -492,320 +398,4 @@ impl Sent {
         assert_eq!(usize::from(len), self.payload.len() - 4, "no padding over UDP");
         (number, self.payload[4..].to_vec())
     }
-}
-
-/// A client with its credentials, bound to one worker as the kernel's hash would do.
-#[derive(Clone)]
-pub struct Client {
-    /// Its own address.
-    pub address: SocketAddr,
-    /// The worker that gets its datagrams.
-    pub worker: usize,
-    /// Its user name.
-    pub user: String,
-    /// Its password.
-    pub password: String,
-    /// The realm that it signs for.
-    pub realm: String,
-    /// The nonce that it was given; empty before the first challenge.
-    pub nonce: Vec<u8>,
-    /// By what it reaches the server.
-    pub transport: Transport,
-    /// The socket at the server's end.
-    pub socket: ClientSocket,
-    next_transaction: u64,
-}
-
-/// An answer, parsed as far as tests want to know.
-#[derive(Debug)]
-pub struct Answer {
-    /// All of it.
-    pub bytes: Vec<u8>,
-    /// Success or error.
-    pub class: Class,
-    /// The error code.
-    pub code: Option<u16>,
-}
-
-impl Answer {
-    /// Reads an answer, which must be well-formed.
-    #[track_caller]
-    pub fn of(bytes: Vec<u8>) -> Self {
-        let message = Message::parse(&bytes).expect("the server's answers are well-formed");
-        let class = message.class();
-        let code =
-            message.attribute(attr::ERROR_CODE).map(|value| u16::from(value[2]) * 100 + u16::from(value[3]));
-        Self { class, code, bytes }
-    }
-
-    /// The answer as a message.
-    pub fn message(&self) -> Message<'_> {
-        Message::parse(&self.bytes).expect("parsed before")
-    }
-
-    /// It must be a success.
-    #[track_caller]
-    pub fn expect_success(&self) -> &Self {
-        assert_eq!((self.class, self.code), (Class::Success, None));
-        self
-    }
-
-    /// It must be this error.
-    #[track_caller]
-    pub fn expect_error(&self, code: u16) -> &Self {
-        assert_eq!((self.class, self.code), (Class::Error, Some(code)));
-        self
-    }
-
-    /// The first relayed address, which it must have.
-    pub fn relayed(&self) -> SocketAddr {
-        self.message().xor_address(attr::XOR_RELAYED_ADDRESS).expect("present").expect("well-formed")
-    }
-
-    /// All relayed addresses, in their order.
-    pub fn all_relayed(&self) -> Vec<SocketAddr> {
-        let kinds: Vec<_> =
-            self.message().attributes().filter(|(k, _)| *k == attr::XOR_RELAYED_ADDRESS).collect();
-        kinds.iter().map(|(_, value)| decode_xor(value, self.message().transaction_id())).collect()
-    }
-
-    /// LIFETIME, seconds.
-    pub fn lifetime(&self) -> u32 {
-        self.message().lifetime().expect("present").expect("well-formed")
-    }
-
-    /// RESERVATION-TOKEN.
-    pub fn token(&self) -> [u8; 8] {
-        self.message().reservation_token().expect("present").expect("well-formed")
-    }
-}
-
-/// XOR address decoding of our own, so that the tests don't trust the code under test.
-pub fn decode_xor(value: &[u8], transaction: TransactionId) -> SocketAddr {
-    let mut mask = [0; 16];
-    mask[..4].copy_from_slice(&[0x21, 0x12, 0xa4, 0x42]);
-    mask[4..].copy_from_slice(&transaction.0);
-    let port = u16::from_be_bytes([value[2] ^ 0x21, value[3] ^ 0x12]);
-    let ip: Vec<u8> = value[4..].iter().zip(mask).map(|(byte, mask)| byte ^ mask).collect();
-    match value[1] {
-        1 => SocketAddr::new(IpAddr::from(<[u8; 4]>::try_from(&ip[..]).expect("4 bytes")), port),
-        _ => SocketAddr::new(IpAddr::from(<[u8; 16]>::try_from(&ip[..]).expect("16 bytes")), port),
-    }
-}
-
-impl Client {
-    /// A client of the first user, on worker 0, over UDP.
-    pub fn new(address: &str) -> Self {
-        Self::named(address, "alice", "wonder")
-    }
-
-    /// A client of another user.
-    pub fn named(address: &str, user: &str, password: &str) -> Self {
-        Self {
-            address: addr(address),
-            worker: 0,
-            user: user.into(),
-            password: password.into(),
-            realm: REALM.into(),
-            nonce: Vec::new(),
-            transport: Transport::Udp,
-            socket: ClientSocket::listener(0),
-            next_transaction: u64::from(addr(address).port()) << 32,
-        }
-    }
-
-    /// Its datagrams reach this worker.
-    pub fn on_worker(mut self, worker: usize) -> Self {
-        self.worker = worker;
-        self
-    }
-
-    /// It is connected by TCP, as the server's first connection.
-    pub fn over_tcp(self) -> Self {
-        self.over_stream(Transport::Tcp, ClientSocket { index: 0, generation: 1 })
-    }
-
-    /// It is connected by TCP or TLS.
-    pub fn over_stream(mut self, transport: Transport, socket: ClientSocket) -> Self {
-        (self.transport, self.socket) = (transport, socket);
-        self
-    }
-
-    /// Its 5-tuple and the socket at the server's end.
-    pub fn path(&self) -> ClientPath {
-        let server = addr(if self.address.is_ipv4() { SERVER_V4 } else { SERVER_V6 });
-        let five_tuple = FiveTuple { client: ClientAddr(self.address), server, transport: self.transport };
-        ClientPath { five_tuple, socket: self.socket }
-    }
-
-    /// The key of its long-term credentials.
-    pub fn key(&self) -> Key {
-        Key::md5(&self.user, &self.realm, &self.password).expect("good credentials")
-    }
-
-    /// A transaction id that it has not used before.
-    pub fn transaction(&mut self) -> TransactionId {
-        self.next_transaction += 1;
-        let mut id = [0xc0; 12];
-        id[4..].copy_from_slice(&self.next_transaction.to_be_bytes());
-        TransactionId(id)
-    }
-
-    /// Sends bytes and takes the server's one answer.
-    #[track_caller]
-    pub fn exchange(&self, lab: &mut Lab, bytes: &[u8]) -> Answer {
-        lab.take_sent();
-        lab.client_sends(self.worker, self.path(), bytes, 0);
-        let sent = lab.take_one();
-        assert_eq!(sent.to, self.address);
-        Answer::of(sent.payload)
-    }
-
-    /// Sends bytes to which no answer is due.
-    #[track_caller]
-    pub fn send_unanswered(&self, lab: &mut Lab, bytes: &[u8]) {
-        lab.take_sent();
-        lab.client_sends(self.worker, self.path(), bytes, 0);
-        assert!(lab.sent.is_empty(), "no answer was expected: {:?}", lab.sent);
-    }
-
-    /// A request with credentials, signed.
-    pub fn signed(&mut self, method: u16, build: impl FnOnce(MessageBuilder) -> MessageBuilder) -> Vec<u8> {
-        let id = self.transaction();
-        self.signed_as(method, id, build)
-    }
-
-    /// The same with a transaction id of the test's choice.
-    pub fn signed_as(
-        &self,
-        method: u16,
-        id: TransactionId,
-        build: impl FnOnce(MessageBuilder) -> MessageBuilder,
-    ) -> Vec<u8> {
-        build(MessageBuilder::request(method, id))
-            .attribute(attr::USERNAME, self.user.as_bytes())
-            .attribute(attr::REALM, self.realm.as_bytes())
-            .attribute(attr::NONCE, &self.nonce)
-            .finish_signed(&self.key())
-    }
-
-    /// Gets a nonce by a request without credentials.
-    #[track_caller]
-    pub fn challenge(&mut self, lab: &mut Lab) {
-        let id = self.transaction();
-        let bytes = MessageBuilder::request(method::ALLOCATE, id)
-            .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
-            .attribute(attr::SOFTWARE, b"client")
-            .finish();
-        let answer = self.exchange(lab, &bytes);
-        answer.expect_error(401);
-        self.nonce = answer.message().attribute(attr::NONCE).expect("a nonce").to_vec();
-    }
-
-    /// A request as a client of RFC 8489 signs it: SHA-256 for the password and for the message.
-    pub fn signed_sha256(
-        &mut self,
-        method: u16,
-        build: impl FnOnce(MessageBuilder) -> MessageBuilder,
-    ) -> Vec<u8> {
-        let key = Key::sha256(&self.user, &self.realm, &self.password).expect("good credentials");
-        let builder = MessageBuilder::request(method, self.transaction());
-        build(builder)
-            .attribute(attr::USERNAME, self.user.as_bytes())
-            .attribute(attr::REALM, self.realm.as_bytes())
-            .attribute(attr::NONCE, &self.nonce)
-            .attribute(attr::PASSWORD_ALGORITHMS, &[0, 2, 0, 0, 0, 1, 0, 0])
-            .attribute(attr::PASSWORD_ALGORITHM, &[0, 2, 0, 0])
-            .finish_signed(&key)
-    }
-
-    /// An authenticated request and its answer.
-    #[track_caller]
-    pub fn request(
-        &mut self,
-        lab: &mut Lab,
-        method: u16,
-        build: impl FnOnce(MessageBuilder) -> MessageBuilder,
-    ) -> Answer {
-        if self.nonce.is_empty() {
-            self.challenge(lab);
-        }
-        let bytes = self.signed(method, build);
-        self.exchange(lab, &bytes)
-    }
-
-    /// Allocates with more attributes; gives the answer, whatever it is.
-    #[track_caller]
-    pub fn allocate_with(
-        &mut self,
-        lab: &mut Lab,
-        build: impl FnOnce(MessageBuilder) -> MessageBuilder,
-    ) -> Answer {
-        self.request(lab, method::ALLOCATE, |b| build(b.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])))
-    }
-
-    /// Allocates; gives the relayed address.
-    #[track_caller]
-    pub fn allocate(&mut self, lab: &mut Lab) -> SocketAddr {
-        let answer = self.allocate_with(lab, |b| b);
-        answer.expect_success().relayed()
-    }
-
-    /// Refreshes its allocation, or deletes it with 0.
-    #[track_caller]
-    pub fn refresh(&mut self, lab: &mut Lab, lifetime_secs: u32) -> Answer {
-        self.request(lab, method::REFRESH, |b| b.lifetime(lifetime_secs))
-    }
-
-    /// Installs a permission.
-    #[track_caller]
-    pub fn permit(&mut self, lab: &mut Lab, peer: &str) -> Answer {
-        self.request(lab, method::CREATE_PERMISSION, |b| b.xor_address(attr::XOR_PEER_ADDRESS, addr(peer)))
-    }
-
-    /// Binds a channel to a peer.
-    #[track_caller]
-    pub fn bind(&mut self, lab: &mut Lab, number: u16, peer: &str) -> Answer {
-        self.request(lab, method::CHANNEL_BIND, |b| {
-            let [high, low] = number.to_be_bytes();
-            b.attribute(attr::CHANNEL_NUMBER, &[high, low, 0, 0])
-                .xor_address(attr::XOR_PEER_ADDRESS, addr(peer))
-        })
-    }
-
-    /// ChannelData; gives what left the server because of it.
-    pub fn channel_data(&self, lab: &mut Lab, number: u16, data: &[u8]) -> Vec<Sent> {
-        let mut bytes = channel::header(number, data.len() as u16).to_vec();
-        bytes.extend_from_slice(data);
-        lab.take_sent();
-        lab.client_sends(self.worker, self.path(), &bytes, 0);
-        lab.take_sent()
-    }
-
-    /// A Send indication; gives what left the server because of it.
-    pub fn send_indication(&mut self, lab: &mut Lab, peer: &str, data: &[u8]) -> Vec<Sent> {
-        let bytes = MessageBuilder::indication(method::SEND, self.transaction())
-            .xor_address(attr::XOR_PEER_ADDRESS, addr(peer))
-            .attribute(attr::DATA, data)
-            .finish();
-        lab.take_sent();
-        lab.client_sends(self.worker, self.path(), &bytes, 0);
-        lab.take_sent()
-    }
-}
-
-/// Bytes of one attribute, padded.
-pub fn raw_attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let mut bytes = [kind.to_be_bytes(), (value.len() as u16).to_be_bytes()].concat();
-    bytes.extend_from_slice(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
-/// A message with more attributes behind its last one, whatever that is.
-pub fn append(mut message: Vec<u8>, attributes: &[u8]) -> Vec<u8> {
-    message.extend_from_slice(attributes);
-    let len = (message.len() - 20) as u16;
-    message[2..4].copy_from_slice(&len.to_be_bytes());
-    message
 }

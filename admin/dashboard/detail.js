@@ -1,10 +1,9 @@
 // One allocation, on a sheet of its own.
 
 import { api, connection } from "./api.js";
-import { $, el, section, setText, simpleTable, svg, userName } from "./dom.js";
-import { bits, bytes, clockTime, duration, visible, whole, words } from "./format.js";
+import { $, el, pathBadge, section, setText, simpleTable, svg, userName } from "./dom.js";
+import { bits, bytes, clockTime, duration, pathText, visible, whole, words } from "./format.js";
 import { handleFailure, sleep } from "./session.js";
-import { pathBadge, pathText } from "./table.js";
 
 const DETAIL_MS = 1_000;
 const SPARK_POINTS = 120;

@@ -1,7 +1,7 @@
 // Elements. Everything that comes from the relay is shown by textContent: names are hostile until proven
 // otherwise.
 
-import { visible } from "./format.js";
+import { pathText, visible } from "./format.js";
 
 export const $ = (id) => document.getElementById(id);
 
@@ -35,6 +35,11 @@ export function setValue(node, text) {
 
 /** A user's name, isolated from the direction of the text around it. */
 export const userName = (name) => el("bdi", {}, visible(name) || "(empty)");
+
+export function pathBadge(offload) {
+  const { text, why } = pathText(offload);
+  return el("span", { class: `badge ${text}`, title: why }, text);
+}
 
 export function button(text, attributes, act) {
   const node = el("button", { type: "button", class: "button", ...attributes }, text);

@@ -45,3 +45,9 @@ export function visible(text) {
 
 /** "drop_not_turn" is "not turn", "expired-credential" is "expired credential". */
 export const words = (name) => visible(name.replace(/^(drop|pass)_/, "").replaceAll(/[_-]/g, " "));
+
+/** Which way an allocation or a channel goes, and why. */
+export function pathText(offload) {
+  if (offload.active) return { text: "kernel", why: `${plural(offload.channels_active, "channel")} in the kernel` };
+  return { text: "userspace", why: visible(offload.explanation ?? words(offload.why_not ?? "")) };
+}

@@ -2,8 +2,8 @@
 
 import { api, connection, query } from "./api.js";
 import { detail } from "./detail.js";
-import { $, arrange, el, setText, userName } from "./dom.js";
-import { bits, bytes, countText, duration, limitText, plural, visible, whole } from "./format.js";
+import { $, arrange, el, pathBadge, setText, userName } from "./dom.js";
+import { bits, bytes, countText, duration, limitText, pathText, visible, whole } from "./format.js";
 import { handleFailure } from "./session.js";
 
 const COLUMNS = [
@@ -132,17 +132,6 @@ function fillRow(row, allocation, now) {
   const state = pathText(allocation.offload);
   if (cell.textContent !== state.text) cell.replaceChildren(pathBadge(allocation.offload));
   cell.title = state.why;
-}
-
-export function pathText(offload) {
-  if (offload.active) return { text: "kernel", why: `${plural(offload.channels_active, "channel")} in the kernel` };
-  const reason = visible(offload.why_not ?? "").replaceAll("_", " ");
-  return { text: "userspace", why: visible(offload.explanation ?? reason) };
-}
-
-export function pathBadge(offload) {
-  const { text, why } = pathText(offload);
-  return el("span", { class: `badge ${text}`, title: why }, text);
 }
 
 function showEmpty(page) {

@@ -20,13 +20,6 @@ use crate::wire::{Class, HEADER_LEN, Message, MessageBuilder, TransactionId, att
 /// The first two bytes of a Send indication (RFC 8489 s. 5: method 6, class indication).
 const SEND_INDICATION: [u8; 2] = [0x00, 0x16];
 
-/// How a peer's datagram goes to its client.
-enum ToClient {
-    Channel(Route),
-    /// It has no channel, but a permission: in a Data indication.
-    Indication(AllocationId),
-}
-
 impl Server {
     /// What to do with a datagram or frame: the data path, which copies nothing.
     #[inline]
@@ -73,31 +66,21 @@ impl Server {
         peer: PeerAddr,
         received: &Received<'_>,
     ) -> Forward {
-        match self.way_to_client(now, relay, peer, received) {
-            Ok(ToClient::Channel(route)) => self.count_forward(Ok(route)),
-            Ok(ToClient::Indication(_)) => Forward::Slow,
-            Err(verdict) => self.count_forward(Err(verdict)),
-        }
-    }
-
-    #[inline]
-    fn way_to_client(
-        &mut self,
-        now: Now,
-        relay: RelaySocket,
-        peer: PeerAddr,
-        received: &Received<'_>,
-    ) -> Result<ToClient, Verdict> {
-        let (id, _) = self.table.live_owner(relay, now.mono_ns).ok_or(Verdict::DropStale)?;
-        let Some(channel) = self.table.channel_of(id, peer, now.mono_ns) else {
-            let is_admitted = self.admits_unbound(now, id, peer);
-            return is_admitted.then_some(ToClient::Indication(id)).ok_or(Verdict::DropNoPermissionFromPeer);
+        let Some((id, _)) = self.table.live_owner(relay, now.mono_ns) else {
+            return self.count_forward(Err(Verdict::DropStale));
         };
-        let number = channel.number();
-        if self.is_closed(channel) {
-            return Err(Verdict::DropPeerDenied);
+        let Some(channel) = self.table.channel_of(id, peer, now.mono_ns) else {
+            if self.admits_unbound(now, id, peer) {
+                return Forward::Slow;
+            }
+            return self.count_forward(Err(Verdict::DropNoPermissionFromPeer));
+        };
+        let (number, is_closed) = (channel.number(), self.is_closed(channel));
+        if is_closed {
+            return self.count_forward(Err(Verdict::DropPeerDenied));
         }
-        self.channel_data_to_client(now, id, number, received).map(ToClient::Channel)
+        let outcome = self.channel_data_to_client(now, id, number, received);
+        self.count_forward(outcome)
     }
 
     pub(super) fn channel_range(&self) -> RangeInclusive<u16> {
@@ -300,12 +283,11 @@ impl Server {
         peer: PeerAddr,
         received: &Received<'_>,
     ) {
-        let indication = match self.way_to_client(now, relay, peer, received) {
-            Ok(ToClient::Channel(route)) => return self.transmit(Ok(route), received.bytes),
-            Ok(ToClient::Indication(id)) => self.data_indication(now, id, peer, received.bytes),
-            Err(verdict) => Err(verdict),
-        };
-        match indication {
+        match self.forward_peer(now, relay, peer, received) {
+            Forward::Slow => {}
+            forward => return self.transmit(&forward, received.bytes),
+        }
+        match self.data_indication(now, relay, peer, received.bytes) {
             Ok((path, payload)) => {
                 self.counts.count_forwarded(Verdict::DataToClient, received.bytes.len() as u64);
                 let tos = if path.five_tuple.transport.is_stream() { 0 } else { received.tos };
@@ -315,14 +297,15 @@ impl Server {
         }
     }
 
-    /// A peer's datagram that has no channel goes as a Data indication (RFC 8656 s. 11.4).
+    /// A permitted peer's datagram that has no channel goes as a Data indication (RFC 8656 s. 11.4).
     fn data_indication(
         &mut self,
         now: Now,
-        id: AllocationId,
+        relay: RelaySocket,
         peer: PeerAddr,
         bytes: &[u8],
     ) -> Result<(ClientPath, Vec<u8>), Verdict> {
+        let (id, _) = self.table.live_owner(relay, now.mono_ns).ok_or(Verdict::DropStale)?;
         let transaction = self.transaction_id();
         let public = self.shared.to_public(peer);
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
@@ -339,23 +322,22 @@ impl Server {
         Ok((path, indication.finish()))
     }
 
-    /// ChannelData that came through `handle_input`: the same as on the data path.
-    pub(super) fn transmit_channel_data(&mut self, now: Now, path: &ClientPath, received: &Received<'_>) {
-        let outcome = self.forward_channel_data(now, path, received);
-        self.transmit(outcome, received.bytes);
+    /// ChannelData or a Send indication that came through `handle_input`: the same as on the data path.
+    pub(super) fn handle_data(&mut self, now: Now, path: &ClientPath, received: &Received<'_>) {
+        let forward = self.forward_client(now, path, received);
+        self.transmit(&forward, received.bytes);
     }
 
-    /// A Send indication that came through `handle_input`: the same as on the data path.
-    pub(super) fn transmit_send(&mut self, now: Now, path: &ClientPath, received: &Received<'_>) {
-        let outcome = self.forward_send(now, path, received);
-        self.transmit(outcome, received.bytes);
-    }
-
-    fn transmit(&mut self, outcome: Result<Route, Verdict>, bytes: &[u8]) {
-        if let Forward::Route(route) = self.count_forward(outcome) {
-            let Route { egress, to, tos, dont_fragment, .. } = route;
-            let payload = route.assemble(bytes);
-            self.outputs.push_back(Output::Transmit { egress, to, payload, tos, dont_fragment });
+    fn transmit(&mut self, forward: &Forward, bytes: &[u8]) {
+        match forward {
+            Forward::Route(route) => {
+                let Route { egress, to, tos, dont_fragment, .. } = *route;
+                let payload = route.assemble(bytes);
+                self.outputs.push_back(Output::Transmit { egress, to, payload, tos, dont_fragment });
+            }
+            // Whoever has several workers asks first.
+            Forward::Elsewhere(_) => self.discard(Verdict::DropNoAllocation),
+            Forward::Drop(_) | Forward::Slow => {}
         }
     }
 

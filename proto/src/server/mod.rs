@@ -194,7 +194,7 @@ impl Server {
 
     fn handle_client(&mut self, now: Now, path: ClientPath, received: &Received<'_>) {
         if is_channel_data(received.bytes) {
-            return self.transmit_channel_data(now, &path, received);
+            return self.handle_data(now, &path, received);
         }
         let message = match Message::parse(received.bytes) {
             Ok(message) => message,
@@ -209,7 +209,7 @@ impl Server {
                 Class::Request,
                 method::ALLOCATE | method::REFRESH | method::CREATE_PERMISSION | method::CHANNEL_BIND,
             ) => self.handle_request(now, path, &message),
-            (Class::Indication, method::SEND) => self.transmit_send(now, &path, received),
+            (Class::Indication, method::SEND) => self.handle_data(now, &path, received),
             (Class::Indication, method::BINDING) => self.counts.verdicts.count(Verdict::KeepAlive),
             // RFC 8489 s. 6.3.3: nobody was asked, so nothing can be an answer.
             (Class::Success | Class::Error, _) => self.discard(Verdict::DropResponse),

@@ -83,6 +83,14 @@ impl CloseReason {
         CloseReason::ByRelay,
     ];
 
+    /// Nothing that an operator has to know of each time: clients come and go.
+    pub const fn is_usual(self) -> bool {
+        matches!(
+            self,
+            CloseReason::ByClient | CloseReason::Broken | CloseReason::Idle | CloseReason::ByRelay
+        )
+    }
+
     /// The name in metrics, log and API.
     pub const fn name(self) -> &'static str {
         match self {

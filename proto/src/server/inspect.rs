@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::Server;
-use crate::addr::PeerAddr;
+use crate::addr::{FiveTuple, PeerAddr};
 use crate::inspect::{
     AllocationDetail, AllocationView, ChannelView, InspectCursor, OffloadState, PermissionView, WhyNot,
 };
@@ -12,6 +12,11 @@ use crate::limits::{MAX_INSPECTED, MAX_PLACES_WALKED, MAX_VIEWED_PEERS};
 use crate::table::{Allocation, AllocationId};
 
 impl Server {
+    /// Whether a 5-tuple has an allocation, or is about to.
+    pub fn has_allocation(&self, five_tuple: &FiveTuple) -> bool {
+        self.table.find(five_tuple).is_some()
+    }
+
     /// A part of a walk over all allocations: at most `max` of them, and not more than [`MAX_INSPECTED`];
     /// perhaps none, although the walk goes on. It goes on at the cursor, and begins without one. What lives
     /// during the whole walk is met exactly once, whatever else begins and ends meanwhile.

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use turnpike_driver::streams::Streams;
 use turnpike_driver::{Datagram, Driver, Ingress};
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
 use turnpike_proto::limits::MAX_FORWARDED;
-use turnpike_proto::{ClientPath, Forward, Input, Now, Origin, Received, Route, Verdict, WorkerId};
+use turnpike_proto::{ClientPath, Egress, Forward, Input, Now, Origin, Received, RelaySocket, Route, Verdict, WorkerId};
 
 use super::Worker;
 use super::handover::{Handed, Handover};
@@ -18,6 +19,8 @@ enum Place<'a> {
     Buffer { datagram: &'a Datagram, segment: Range<usize> },
     /// Here: another worker has received them.
     Handed(&'a [u8]),
+    /// Among those that a stream has brought.
+    Stream(Range<usize>),
 }
 
 impl<D: Driver> Worker<D> {
@@ -75,10 +78,11 @@ impl<D: Driver> Worker<D> {
         let bytes = match &place {
             Place::Buffer { datagram, segment } => &self.driver.bytes(datagram)[segment.clone()],
             Place::Handed(bytes) => *bytes,
+            Place::Stream(range) => stream_bytes(&self.streams, range),
         };
         let received = Received { origin, bytes, tos };
         match self.server.forward(now, &received) {
-            Forward::Route(route) => self.send(&place, &route),
+            Forward::Route(route) => self.send(now, &place, &route),
             // The core has counted it.
             Forward::Drop(_) => {}
             Forward::Elsewhere(worker) => self.give(worker, origin, &place, tos),
@@ -89,14 +93,34 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    fn send(&mut self, place: &Place<'_>, route: &Route) {
-        match place {
-            Place::Buffer { datagram, segment } => self.driver.forward(datagram, segment.start, route),
-            Place::Handed(bytes) => {
-                let payload = route.assemble(bytes);
-                self.driver.transmit(route.egress, route.to, payload, route.tos, route.dont_fragment);
+    fn send(&mut self, now: Now, place: &Place<'_>, route: &Route) {
+        match (route.egress, place) {
+            (Egress::Client { socket, .. }, Place::Buffer { datagram, segment }) if !socket.is_listener() => {
+                let Some(streams) = &mut self.streams else { return };
+                let data = route.payload(&self.driver.bytes(datagram)[segment.clone()]);
+                let header = route.header.as_ref().map_or(&[][..], |header| header);
+                streams.send_media(now.mono_ns, socket, [header, data], route.padding_len);
+            }
+            (_, Place::Buffer { datagram, segment }) => {
+                self.driver.forward(datagram, segment.start, route);
+            }
+            (_, Place::Handed(bytes)) => self.transmit(route, route.assemble(bytes)),
+            (_, Place::Stream(range)) => {
+                let data = route.assemble(stream_bytes(&self.streams, range));
+                self.transmit(route, data);
             }
         }
+    }
+
+    /// Sends bytes that are not in a buffer of the driver: what comes from a client has no header in front.
+    fn transmit(&mut self, route: &Route, payload: Vec<u8>) {
+        self.driver.transmit(route.egress, route.to, payload, route.tos, route.dont_fragment);
+    }
+
+    /// A message from a client of a stream.
+    pub(super) fn handle_stream_message(&mut self, now: Now, path: ClientPath, bytes: Range<usize>) {
+        // A stream has no DSCP and no ECN to hand on (RFC 8656 s. 15).
+        self.relay(now, Origin::Client(path), Place::Stream(bytes), 0);
     }
 
     /// Gives another worker what is for one of its clients.
@@ -116,6 +140,10 @@ impl<D: Driver> Worker<D> {
         };
         self.server.count(verdict, 1);
     }
+}
+
+fn stream_bytes<'a>(streams: &'a Option<Streams>, range: &Range<usize>) -> &'a [u8] {
+    streams.as_ref().map_or(&[], |streams| streams.bytes(range))
 }
 
 /// A peer's address as the core compares it: without the interface and flow that a link-local one carries.

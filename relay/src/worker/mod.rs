@@ -4,6 +4,7 @@
 //!   driver.wait ─► events ─► server.forward_* ─► driver.forward     data.rs: one question, one answer
 //!                       └──► server.handle_input ─► outputs ─► driver / log
 //!   orders, questions (bounded queue, one wake) ┘     a snapshot is gathered over several turns
+//!   streams' messages, answers and ends (streams.rs) ─► the same way as datagrams
 //!   other workers' datagrams for this one (bounded queue) ─► the same way as its own
 //! ```
 //!
@@ -18,6 +19,7 @@ pub(crate) mod notices;
 mod orders;
 pub(crate) mod refusals;
 mod status;
+mod streams;
 mod walk;
 
 pub use events::{EventSink, EventSource, WorkerEvent, event_queue};
@@ -29,10 +31,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use turnpike_driver::streams::Streams;
 use turnpike_driver::{Driver, DriverCounters, Event};
 use turnpike_offload::{Answer, Outbox};
 use turnpike_proto::addr::PeerAddr;
-use turnpike_proto::{IcmpError, Input, Now, Output, Server, Verdict, WhyNot};
+use turnpike_proto::{Egress, IcmpError, Input, Now, Output, Server, Verdict, WhyNot};
 
 use self::handover::Handover;
 use self::lag::Lag;
@@ -58,6 +61,8 @@ pub struct Worker<D> {
     /// Where bindings for the kernel go, if there is a kernel data path.
     offload: Option<Outbox>,
     lag: Lag,
+    /// Clients over TCP and TLS, if there may be any.
+    streams: Option<Streams>,
     stopping: bool,
 }
 
@@ -79,6 +84,7 @@ impl<D: Driver> Worker<D> {
             disconnecting: Vec::new(),
             offload: None,
             lag: Lag::new(Duration::ZERO),
+            streams: None,
             stopping: false,
         }
     }
@@ -130,6 +136,7 @@ impl<D: Driver> Worker<D> {
     /// Handles the events of one `wait`, and whatever is due.
     pub fn turn(&mut self, now: Now, events: usize) {
         self.reporter.begin_turn(now);
+        let mut has_streams = false;
         for index in 0..events {
             match self.driver.event(index) {
                 Event::Datagram(datagram) => self.handle_datagram(now, &datagram),
@@ -140,8 +147,7 @@ impl<D: Driver> Worker<D> {
                 Event::PortOpened(relay) => self.handle(now, Input::PortOpened(relay)),
                 Event::PortFailed(relay, error) => self.handle(now, Input::PortFailed(relay, error)),
                 Event::PortClosed(relay) => self.handle(now, Input::PortClosed(relay)),
-                // Nothing has been given to watch.
-                Event::StreamsReady => {}
+                Event::StreamsReady => has_streams = true,
                 Event::Woken => {
                     self.handle_told(now);
                     self.handle_handed(now);
@@ -149,6 +155,7 @@ impl<D: Driver> Worker<D> {
                 }
             }
         }
+        let has_streams = self.handle_streams(now, has_streams);
         let is_due = self.server.poll_timeout().is_some_and(|(due_ns, _)| due_ns <= now.mono_ns);
         if is_due {
             self.handle(now, Input::Tick);
@@ -157,7 +164,7 @@ impl<D: Driver> Worker<D> {
             handover.wake();
         }
         self.flush_offload(now);
-        let eventful = events > 0 || is_due || self.walk.is_under_way();
+        let eventful = events > 0 || is_due || has_streams || self.walk.is_under_way();
         if self.walk.is_under_way() {
             self.walk.step(&self.server, &mut self.reporter);
         }
@@ -165,6 +172,7 @@ impl<D: Driver> Worker<D> {
         if let Some(is_behind) = self.lag.end_turn(now, overflowed > 0) {
             self.handle(now, Input::Behind(is_behind));
         }
+        self.flush_streams(now);
         self.reporter.publish(now, &self.server, &self.status, eventful);
     }
 
@@ -174,13 +182,14 @@ impl<D: Driver> Worker<D> {
             return Some(Duration::ZERO);
         }
         let server_ns = self.server.poll_timeout().map(|(due_ns, _)| due_ns);
-        let due_ns = [server_ns, self.reporter.due_ns()].into_iter().flatten().min()?;
+        let streams_ns = self.streams.as_ref().and_then(Streams::poll_timeout);
+        let due_ns = [server_ns, streams_ns, self.reporter.due_ns()].into_iter().flatten().min()?;
         Some(Duration::from_nanos(due_ns.saturating_sub(now.mono_ns)))
     }
 
     /// It was told to stop, and has closed everything.
     pub fn is_done(&self) -> bool {
-        self.stopping && self.server.table_counts().relay_sockets == 0
+        self.stopping && self.server.table_counts().relay_sockets == 0 && self.streams_are_closed()
     }
 
     /// The driver, for what drives the loop step by step.
@@ -257,6 +266,11 @@ impl<D: Driver> Worker<D> {
     fn carry_out(&mut self, now: Now) {
         while let Some(output) = self.server.poll_output() {
             match output {
+                Output::Transmit { egress: Egress::Client { socket, .. }, payload, .. }
+                    if !socket.is_listener() =>
+                {
+                    self.answer_stream(now, socket, &payload);
+                }
                 Output::Transmit { egress, to, payload, tos, dont_fragment } => {
                     self.driver.transmit(egress, to, payload, tos, dont_fragment);
                 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use tracing::{debug, info, warn};
+use turnpike_driver::streams::{CloseCounts, CloseReason};
 use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::method;
 use turnpike_proto::{AllocationView, Now, RefusalReason, RefusedRequest};
@@ -21,6 +22,14 @@ pub(crate) struct Notices {
     lines: u32,
     period: u64,
     old_channels_named: bool,
+    streams: StreamNotices,
+}
+
+/// What was said of streams' connections, and when.
+#[derive(Debug, Default)]
+struct StreamNotices {
+    said: CloseCounts,
+    quiet_until_ns: u64,
 }
 
 /// What is written down once a minute. Without a source where it would have been refused to anybody.
@@ -136,6 +145,29 @@ impl Notices {
         self.lines += 1;
         let before = self.refused.insert(cause, Named { last_ns: now.mono_ns, more: 0 });
         Some(before.map_or(0, |named| named.more))
+    }
+
+    /// Connections of clients that were refused, or failed for a reason that concerns the operator: once a minute, by
+    /// reason. Addresses of those who never proved theirs are not named.
+    pub(crate) fn streams(&mut self, now: Now, closed: &CloseCounts) {
+        let notices = &mut self.streams;
+        if now.mono_ns < notices.quiet_until_ns || *closed == notices.said {
+            return;
+        }
+        for reason in CloseReason::ALL {
+            let connections = closed.of(reason) - notices.said.of(reason);
+            if connections == 0 || reason.is_usual() {
+                continue;
+            }
+            notices.quiet_until_ns = now.mono_ns + QUIET_NS;
+            match reason {
+                CloseReason::NoDescriptor | CloseReason::TotalCap => {
+                    warn!(reason = reason.name(), connections, "connections refused: this server has no more");
+                }
+                _ => info!(reason = reason.name(), connections, "connections of clients closed"),
+            }
+        }
+        notices.said = *closed;
     }
 
     /// Names the option for old clients, once.

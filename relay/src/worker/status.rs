@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use turnpike_driver::clock;
+use turnpike_driver::streams::StreamCounters;
 use turnpike_proto::stats::{AllocationRecord, ServerCounts, Traffic};
 use turnpike_proto::{Now, RefusedRequest, Server};
 
@@ -60,6 +61,8 @@ pub struct Report {
     pub kernel: [Traffic; 2],
     /// Allocations that the kernel forwarded for at the last walk.
     pub offloaded: u64,
+    /// Its clients' connections over TCP and TLS.
+    pub streams: StreamCounters,
     /// How busy it was.
     pub load: Load,
 }
@@ -110,6 +113,7 @@ pub(crate) struct Reporter {
     kernel_seen: HashMap<u64, [Traffic; 2]>,
     offloaded: u64,
     load: Load,
+    streams: StreamCounters,
     refusals: RecentRefusals,
     turn_began_ns: Option<u64>,
     reported_ns: u64,
@@ -130,6 +134,11 @@ impl Reporter {
         let bucket = TURN_BOUNDS_NS.partition_point(|bound| *bound < duration_ns);
         self.load.turn_counts[bucket] += 1;
         self.load.turn_sum_ns += duration_ns;
+    }
+
+    /// What there is of streams.
+    pub(crate) fn note_streams(&mut self, counters: &StreamCounters) {
+        self.streams = *counters;
     }
 
     /// An allocation has ended.
@@ -195,6 +204,7 @@ impl Reporter {
             ended: self.ended.clone(),
             kernel: self.kernel,
             offloaded: self.offloaded,
+            streams: self.streams,
             load: self.load.clone(),
         };
         // Whoever reads the last one keeps it: nobody waits for a reader.

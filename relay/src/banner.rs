@@ -21,8 +21,12 @@ const TRIAL_CREDENTIAL_SECS: u64 = 24 * 3600;
 /// What the relay came to use.
 #[derive(Clone, Debug)]
 pub struct Ready {
-    /// Where it listens, with the ports that the kernel chose.
+    /// Where it listens for UDP, with the ports that the kernel chose.
     pub listen: Vec<SocketAddr>,
+    /// Where it listens for TCP.
+    pub tcp: Vec<SocketAddr>,
+    /// Where it listens for TLS.
+    pub tls: Vec<SocketAddr>,
     /// Where it relays from.
     pub relay: Vec<RelayIp>,
     /// The ports of relayed addresses.
@@ -53,6 +57,11 @@ impl fmt::Display for DataPath {
 }
 
 impl Ready {
+    /// Where clients come, by whatever transport.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        [&self.listen, &self.tcp, &self.tls].into_iter().flatten().copied().collect()
+    }
+
     /// What a configuration leads to with these addresses.
     pub fn new(
         config: &Config,
@@ -63,6 +72,8 @@ impl Ready {
     ) -> Self {
         Ready {
             listen,
+            tcp: Vec::new(),
+            tls: Vec::new(),
             relay,
             port_range: config.port_range,
             workers: config.workers.get(),
@@ -76,11 +87,16 @@ impl Ready {
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let relay: Vec<_> = self.relay.iter().map(ToString::to_string).collect();
-        let listen: Vec<_> = self.listen.iter().map(SocketAddr::to_string).collect();
+        f.write_str("turnpike ready:")?;
+        for (name, listen) in [("listen", &self.listen), ("tcp", &self.tcp), ("tls", &self.tls)] {
+            let listen: Vec<_> = listen.iter().map(SocketAddr::to_string).collect();
+            if !listen.is_empty() {
+                write!(f, " {name}={}", listen.join(","))?;
+            }
+        }
         write!(
             f,
-            "turnpike ready: listen={} relay={} ports={} workers={} io={} data-path={}",
-            listen.join(","),
+            " relay={} ports={} workers={} io={} data-path={}",
             relay.join(","),
             self.port_range,
             self.workers,
@@ -91,9 +107,24 @@ impl fmt::Display for Ready {
     }
 }
 
-/// `turn:` addresses where clients reach the relay, the most useful one first.
-pub fn urls(ready: &Ready) -> Vec<String> {
-    endpoints(ready).iter().map(|endpoint| format!("turn:{endpoint}?transport=udp")).collect()
+/// `turn:` and `turns:` addresses where clients reach the relay (RFC 7065), the most useful one first: UDP before TCP
+/// before TLS. `names` are those of the certificates: by an address alone no certificate is accepted.
+pub fn urls(ready: &Ready, names: &[String]) -> Vec<String> {
+    let of = |transport: &'static str, listen: &[SocketAddr]| {
+        let endpoints = endpoints(listen, &ready.relay).into_iter();
+        endpoints.map(move |endpoint| format!("turn:{endpoint}?transport={transport}")).collect::<Vec<_>>()
+    };
+    let mut urls = of("udp", &ready.listen);
+    urls.extend(of("tcp", &ready.tcp));
+    for name in names.iter().filter(|name| !name.starts_with("*.") && name.parse::<IpAddr>().is_err()) {
+        for listener in &ready.tls {
+            let url = format!("turns:{name}:{}?transport=tcp", listener.port());
+            if !urls.contains(&url) {
+                urls.push(url);
+            }
+        }
+    }
+    urls
 }
 
 /// Prints the ready line on stdout, and for a trial how to use it. Whoever reads stdout is not waited for.
@@ -120,8 +151,8 @@ fn unix_secs() -> u64 {
 /// Everything that a developer needs: addresses, credentials, settings for a browser, a test.
 fn quickstart_text(ready: &Ready, config: &Config, now_unix_secs: u64) -> Zeroizing<String> {
     let (user, password) = trial_credentials(config, now_unix_secs);
-    let urls = urls(ready);
-    let main = endpoints(ready).first().copied();
+    let urls = urls(ready, &[]);
+    let main = endpoints(&ready.listen, &ready.relay).first().copied();
     let test = main.map_or_else(String::new, |main| {
         format!(
             "\nTest it:\n\n  turnutils_uclient -y -c -u {} -w {} -n 50 -p {} {}\n",
@@ -174,25 +205,23 @@ fn trial_credentials(config: &Config, now_unix_secs: u64) -> (String, Zeroizing<
 
 /// Where clients reach the relay, the most useful address first. For a wildcard that is the relay
 /// address of its family, which other hosts see too.
-fn endpoints(ready: &Ready) -> Vec<SocketAddr> {
+fn endpoints(listen: &[SocketAddr], relays: &[RelayIp]) -> Vec<SocketAddr> {
     let reachable = |listener: &SocketAddr| {
         let same_family = |relay: &&RelayIp| relay.local.is_ipv4() == listener.is_ipv4();
         let ip = match listener.ip() {
             ip if !ip.is_unspecified() => ip,
             // An IPv6 listener without an address beyond this host isn't worth an URL.
-            IpAddr::V6(_) => ready.relay.iter().find(same_family)?.public(),
-            IpAddr::V4(_) => ready
-                .relay
-                .iter()
-                .find(same_family)
-                .map_or(Ipv4Addr::LOCALHOST.into(), |relay| relay.public()),
+            IpAddr::V6(_) => relays.iter().find(same_family)?.public(),
+            IpAddr::V4(_) => {
+                relays.iter().find(same_family).map_or(Ipv4Addr::LOCALHOST.into(), |relay| relay.public())
+            }
         };
         Some(SocketAddr::new(ip, listener.port()))
     };
-    let mut endpoints: Vec<_> = ready.listen.iter().filter_map(reachable).collect();
+    let mut endpoints: Vec<_> = listen.iter().filter_map(reachable).collect();
     if endpoints.is_empty() {
         let local = |listener: &SocketAddr| SocketAddr::new(Ipv6Addr::LOCALHOST.into(), listener.port());
-        endpoints.extend(ready.listen.first().map(local));
+        endpoints.extend(listen.first().map(local));
     }
     endpoints
 }
@@ -286,6 +315,32 @@ mod tests {
             assert!(text.contains(&expected), "{expected:?} is missing in {}", text.as_str());
         }
         assert!(!ready.to_string().contains(&password), "the ready line has no password");
+    }
+
+    // RFC 7065 s. 3.1
+    #[test]
+    fn urls_name_each_transport_and_a_certificate_s_names() {
+        let ready = Ready {
+            tcp: vec!["0.0.0.0:3478".parse().unwrap()],
+            tls: vec!["0.0.0.0:443".parse().unwrap(), "[::]:443".parse().unwrap()],
+            ..ready(&["0.0.0.0:3478"], &[("10.0.0.5", "203.0.113.9")])
+        };
+        let names = ["*.example.org", "turn.example.org", "192.0.2.1"].map(str::to_owned);
+        assert_eq!(
+            urls(&ready, &names),
+            [
+                "turn:203.0.113.9:3478?transport=udp",
+                "turn:203.0.113.9:3478?transport=tcp",
+                "turns:turn.example.org:443?transport=tcp",
+            ]
+        );
+        assert!(ready.to_string().starts_with(
+            "turnpike ready: listen=0.0.0.0:3478 tcp=0.0.0.0:3478 tls=0.0.0.0:443,[::]:443 relay="
+        ));
+        assert_eq!(ready.listeners().len(), 4, "none of them is a peer for anybody");
+        let without_udp = Ready { listen: Vec::new(), ..ready };
+        assert!(without_udp.to_string().starts_with("turnpike ready: tcp="));
+        assert_eq!(urls(&without_udp, &[]), ["turn:203.0.113.9:3478?transport=tcp"]);
     }
 
     #[test]

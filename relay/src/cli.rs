@@ -157,19 +157,19 @@ fn health_command() -> Command {
 
 fn check_health(matches: &ArgMatches) -> ExitCode {
     let server = match matches.get_one::<SocketAddr>("server") {
-        Some(server) => *server,
+        Some(server) => health::Listener::udp(*server),
         None => match configured_listener(config_file(matches)) {
             Ok(server) => server,
             Err(code) => return code,
         },
     };
     match health::check(server) {
-        Ok(took) => print(&format!("{server}: answered in {:.1} ms\n", took.as_secs_f64() * 1e3)),
+        Ok(took) => print(&format!("{}: answered in {:.1} ms\n", server.address, took.as_secs_f64() * 1e3)),
         Err(why) => fail(FAILURE, &why),
     }
 }
 
-fn configured_listener(file: Option<PathBuf>) -> Result<SocketAddr, ExitCode> {
+fn configured_listener(file: Option<PathBuf>) -> Result<health::Listener, ExitCode> {
     if file.is_none() {
         return health::listener(&Config::default()).map_err(|why| fail(FAILURE, &why));
     }

@@ -41,6 +41,9 @@ impl KernelPath {
                 None => "offload is off",
             }));
         }
+        if config.no_udp {
+            return Ok(KernelPath::none("no-udp: the kernel forwards for clients over UDP only"));
+        }
         let is_required = config.offload == config::Offload::Require;
         match Offload::start(settings(config, addresses, listeners)) {
             Ok(offload) => {

@@ -60,6 +60,7 @@ impl Bench {
             offload: Arc::new(StatusCell::off("a test")),
             users: Users::default(),
             certificates: Store::default(),
+            tls: None,
         });
         let mut tokens = Tokens::default();
         tokens.add(TOKEN, [Scope::Admin]);

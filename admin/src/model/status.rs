@@ -77,6 +77,8 @@ pub struct Certificate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CertificateAudience {
+    /// Clients over TLS.
+    Clients,
     /// Clients of the administration.
     Admin,
 }

@@ -85,10 +85,7 @@ impl CloseReason {
 
     /// Nothing that an operator has to know of each time: clients come and go.
     pub const fn is_usual(self) -> bool {
-        matches!(
-            self,
-            CloseReason::ByClient | CloseReason::Broken | CloseReason::Idle | CloseReason::ByRelay
-        )
+        matches!(self, CloseReason::ByClient | CloseReason::Broken | CloseReason::Idle | CloseReason::ByRelay)
     }
 
     /// The name in metrics, log and API.

@@ -7,8 +7,9 @@ use turnpike_proto::auth::prepare_name;
 
 use super::options::Config;
 use super::report::{Place, Problem, Report};
-use super::resolve::{Possible, family_warning, reach_warning};
+use super::resolve::{Possible, family_warning, possible_listeners, reach_warning};
 use super::settings::Settings;
+use super::streams;
 use super::strength::Strength;
 use super::types::{ExternalAddress, PublicAddress, Secret};
 
@@ -17,6 +18,7 @@ use super::types::{ExternalAddress, PublicAddress, Secret};
 pub(super) fn check(config: &Config, settings: &Settings, report: &mut Report) {
     check_credentials(config, settings, report);
     check_listeners(config, settings, report);
+    streams::check(config, &possible_listeners(config), settings, report);
     check_relay_addresses(config, settings, report);
     check_external_addresses(config, settings, report);
     check_peers(config, settings, report);
@@ -103,7 +105,7 @@ fn check_listeners(config: &Config, settings: &Settings, report: &mut Report) {
             };
             report.fault(Problem::new(place(), "listen", message));
         }
-        if config.port_range.contains(later.port()) {
+        if config.port_range.contains(later.port()) && !config.no_udp {
             let range = config.port_range;
             let message =
                 format!("\"{later}\": the port is within port-range ({range}), one relayed port less");
@@ -113,7 +115,7 @@ fn check_listeners(config: &Config, settings: &Settings, report: &mut Report) {
 }
 
 /// Each port 0 becomes a port of its own.
-fn overlap(a: &SocketAddr, b: &SocketAddr) -> bool {
+pub(super) fn overlap(a: &SocketAddr, b: &SocketAddr) -> bool {
     let one_covers = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && one_covers
 }

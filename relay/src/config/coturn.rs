@@ -6,6 +6,10 @@ const RENAMED: &[(&str, &str)] = &[
     ("listening-ip", "listen"),
     ("listening-port", "listen"),
     ("aux-server", "listen"),
+    ("tls-listening-port", "listen-tls"),
+    ("cert", "tls-cert"),
+    ("pkey", "tls-key"),
+    ("no-tlsv1_2", "tls-min-version"),
     ("relay-ip", "relay-address"),
     ("external-ip", "external-address"),
     ("min-port", "port-range"),
@@ -38,7 +42,6 @@ const RENAMED: &[(&str, &str)] = &[
 
 /// Keys for what is always so here.
 const ALWAYS: &[&str] = &[
-    "no-tcp",
     "no-tcp-relay",
     "lt-cred-mech",
     "stale-nonce",
@@ -60,13 +63,11 @@ const ALWAYS: &[&str] = &[
 
 /// Keys for what Turnpike doesn't do, or leaves to others.
 const MISSING: &[&str] = &[
-    "tls-listening-port",
     "alt-tls-listening-port",
     "alt-listening-port",
     "dtls",
     "no-tls",
     "no-dtls",
-    "no-udp",
     "no-udp-relay",
     "rfc5780",
     "listening-device",
@@ -86,8 +87,6 @@ const MISSING: &[&str] = &[
     "mysql-userdb",
     "mongo-userdb",
     "secret-key-file",
-    "cert",
-    "pkey",
     "pkey-pwd",
     "cipher-list",
     "CA-file",

@@ -46,7 +46,8 @@ impl Host {
     /// The same, and which of the addresses that a configuration names sockets can be bound to: an address may be
     /// ours without being an interface's, and it is nobody's yet while it is tentative (RFC 4862 s. 5.4).
     pub fn detect_for(config: &Config) -> Self {
-        let named = (config.listen.iter().map(|listener| listener.ip()))
+        let listeners = [&config.listen, &config.listen_tcp, &config.listen_tls].into_iter().flatten();
+        let named = (listeners.map(|listener| listener.ip()))
             .chain(config.relay_address.iter().copied())
             .chain(config.external_address.iter().filter_map(|external| external.local));
         Host { bindable: named.filter(|ip| can_bind(*ip)).collect(), ..Host::detect() }

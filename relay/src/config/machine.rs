@@ -24,7 +24,7 @@ const SQLITE: &[u8; 16] = b"SQLite format 3\0";
 
 /// Adds what would keep the relay from starting here, or from doing what is configured.
 pub(super) fn check(config: &Config, settings: &Settings, report: &mut Report) {
-    check_certificate(config, settings, report);
+    check_certificates(config, settings, report);
     check_database(config, settings, report);
     check_open_files(config, settings, report);
 }
@@ -44,6 +44,11 @@ pub(super) fn check_addresses(config: &Config, settings: &Settings, report: &mut
     for (index, ip) in config.relay_address.iter().enumerate() {
         look("relay-address", index, ip, UdpSocket::bind((*ip, 0)).map(drop));
     }
+    for (key, list) in [("listen-tcp", &config.listen_tcp), ("listen-tls", &config.listen_tls)] {
+        for (index, listen) in list.iter().enumerate() {
+            look(key, index, listen, TcpListener::bind(listen).map(drop));
+        }
+    }
     if let Some(admin) = config.admin {
         look("admin", 0, &admin, TcpListener::bind(admin).map(drop));
     }
@@ -60,24 +65,28 @@ fn why_not(error: &io::Error) -> String {
     }
 }
 
-fn check_certificate(config: &Config, settings: &Settings, report: &mut Report) {
-    let (Some(_), Some(cert), Some(key)) = (config.admin, &config.admin_tls_cert, &config.admin_tls_key)
-    else {
-        return;
-    };
-    let place = || settings.place("admin-tls-cert", 0);
-    match Certificate::read(&Files { cert: cert.clone(), key: key.clone() }) {
-        Ok(certificate) => {
-            let warnings = certificate.warnings(unix_secs());
-            let message = |why| format!("{:?}: the certificate {why}", cert.display());
-            let problem = |why| Problem::new(place(), "admin-tls-cert", message(why));
-            warnings.into_iter().for_each(|why| report.warn(problem(why)));
-        }
-        Err(why) => report.fault(Problem::new(place(), "admin-tls-cert", why.to_string())),
+/// Whatever is shown to anybody: each file is read.
+fn check_certificates(config: &Config, settings: &Settings, report: &mut Report) {
+    let mut pairs: Vec<_> = (config.tls_cert.iter().zip(&config.tls_key).enumerate())
+        .map(|(index, (cert, key))| ("tls-cert", "tls-key", index, cert, key))
+        .collect();
+    if let (Some(_), Some(cert), Some(key)) = (config.admin, &config.admin_tls_cert, &config.admin_tls_key) {
+        pairs.push(("admin-tls-cert", "admin-tls-key", 0, cert, key));
     }
-    if let Some(why) = exposure(key) {
-        let message = format!("{:?}: {why}", key.display());
-        report.warn(Problem::new(settings.place("admin-tls-key", 0), "admin-tls-key", message));
+    for (cert_option, key_option, index, cert, key) in pairs {
+        let problem = |why: String| Problem::new(settings.place(cert_option, index), cert_option, why);
+        match Certificate::read(&Files { cert: cert.clone(), key: key.clone() }) {
+            Ok(certificate) => {
+                let message = |why| format!("{:?}: the certificate {why}", cert.display());
+                let warnings = certificate.warnings(unix_secs());
+                warnings.into_iter().for_each(|why| report.warn(problem(message(why))));
+            }
+            Err(why) => report.fault(problem(why.to_string())),
+        }
+        if let Some(why) = exposure(key) {
+            let message = format!("{:?}: {why}", key.display());
+            report.warn(Problem::new(settings.place(key_option, index), key_option, message));
+        }
     }
 }
 

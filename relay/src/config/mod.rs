@@ -30,6 +30,7 @@ pub mod resolve;
 mod secrets;
 mod settings;
 mod show;
+mod streams;
 mod strength;
 mod types;
 
@@ -43,7 +44,7 @@ pub use report::{Place, Problem, Problems};
 pub use show::Shown;
 pub use types::{
     AdminScope, AdminToken, DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload,
-    OffloadMode, PortRange, PublicAddress, Quickstart, Secret, User,
+    OffloadMode, PortRange, PublicAddress, Quickstart, Secret, TlsVersion, User,
 };
 
 #[cfg(test)]

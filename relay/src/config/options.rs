@@ -13,7 +13,7 @@ use super::settings::Settings;
 use super::show::{Shown, ToShown};
 use super::types::{
     AdminToken, DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload, OffloadMode,
-    PortRange, Quickstart, Secret, User,
+    PortRange, Quickstart, Secret, TlsVersion, User,
 };
 
 /// What kind of value an option takes.
@@ -158,6 +158,38 @@ options! {
     /// waited for.
     "listen" List("IP:PORT") listen: Vec<SocketAddr> = Vec::new(),
     shown "`0.0.0.0:3478`, and `[::]:3478` where the host has IPv6", parse::listen, on restart;
+
+    /// Address and port where clients reach the relay by TCP, for those whose networks let no UDP pass; peers are
+    /// reached by UDP all the same. Together with `listen-tls` on one port, the first byte decides.
+    "listen-tcp" List("IP:PORT") listen_tcp: Vec<SocketAddr> = Vec::new(),
+    shown "the addresses of `listen`, as RFC 8656 has it", parse::listen, on restart;
+
+    /// Take no TURN over TCP without TLS.
+    "no-tcp" Switch("BOOL") no_tcp: bool = false,
+    shown "`false`", parse::switch, on restart;
+
+    /// Address and port where clients reach the relay by TLS over TCP (`turns:`). Port 443 passes most firewalls.
+    "listen-tls" List("IP:PORT") listen_tls: Vec<SocketAddr> = Vec::new(),
+    shown "with a `tls-cert`, port 5349 of the addresses of `listen`; else none", parse::listen, on restart;
+
+    /// File with a certificate chain (PEM) for clients, the server's own certificate first. Of several, the name
+    /// that a client looks for (SNI) decides; the first is for everybody else. The files are read again when they
+    /// change and with a reload, without dropping a connection; if they can't be used, the certificate from before
+    /// stays in force.
+    "tls-cert" List("FILE") tls_cert: Vec<PathBuf> = Vec::new(),
+    shown "none", parse::path, on restart;
+
+    /// File with the private key (PEM) of each `tls-cert`, in the same order. It may be the same file.
+    "tls-key" List("FILE") tls_key: Vec<PathBuf> = Vec::new(),
+    shown "none", parse::path, on restart;
+
+    /// Oldest version of TLS that clients may speak.
+    "tls-min-version" Text("1.2|1.3") tls_min_version: TlsVersion = TlsVersion::V12,
+    shown "`1.2`", parse::tls_version, on restart;
+
+    /// Take no TURN over UDP: clients come by TCP or TLS only. `listen` still says on which addresses.
+    "no-udp" Switch("BOOL") no_udp: bool = false,
+    shown "`false`", parse::switch, on restart;
 
     /// Address of this host that relayed transport addresses are taken from. One that isn't there yet is waited
     /// for. Without any, clients that talk to another address of the host than its primary one are relayed from

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::types::{
     AdminScope, AdminToken, DEFAULT_PORT, DefaultFamily, ExternalAddress, IoBackend, LogFormat, LogLevel,
-    Offload, OffloadMode, PortRange, PublicAddress, Secret, User,
+    Offload, OffloadMode, PortRange, PublicAddress, Secret, TlsVersion, User,
 };
 use crate::limits::{
     MAX_BURST_MS, MAX_COALESCE_US, MAX_HOST_BYTES, MAX_PERIOD_SECS, MAX_QUEUE_DELAY_MS, MAX_REALM_BYTES,
@@ -281,6 +281,10 @@ pub(super) fn io(text: &str) -> Parsed<IoBackend> {
 
 pub(super) fn offload(text: &str) -> Parsed<Offload> {
     word(text, Offload::WORDS)
+}
+
+pub(super) fn tls_version(text: &str) -> Parsed<TlsVersion> {
+    word(text, TlsVersion::WORDS)
 }
 
 pub(super) fn offload_mode(text: &str) -> Parsed<OffloadMode> {

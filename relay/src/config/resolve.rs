@@ -14,14 +14,19 @@ pub use super::host::Host;
 use super::host::is_private;
 use super::options::Config;
 use super::report::{Place, Problem};
+use super::streams;
 use super::types::{DEFAULT_PORT, DefaultFamily, ExternalAddress, PublicAddress};
 use crate::limits::MAX_NEAR_NETWORKS;
 
 /// The addresses to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// The addresses and ports to listen on.
+    /// The addresses and ports to listen on for UDP.
     pub listen: Vec<SocketAddr>,
+    /// Where to listen for TCP.
+    pub listen_tcp: Vec<SocketAddr>,
+    /// Where to listen for TLS.
+    pub listen_tls: Vec<SocketAddr>,
     /// Where to relay from now, for every client.
     pub relay: Vec<RelayIp>,
     /// Where to relay from for clients that talk to that very address: those of the host's other networks.
@@ -52,6 +57,11 @@ pub enum Awaited {
 }
 
 impl Addresses {
+    /// Where clients come, by whatever transport.
+    fn listeners(&self) -> Vec<SocketAddr> {
+        [&self.listen, &self.listen_tcp, &self.listen_tls].into_iter().flatten().copied().collect()
+    }
+
     /// All that is relayed from now.
     pub fn relays(&self) -> impl Iterator<Item = &RelayIp> {
         self.relay.iter().chain(&self.near)
@@ -132,10 +142,17 @@ impl Possible {
 
 /// The addresses that a configuration means on a host.
 pub fn resolve(config: &Config, host: &Host) -> Addresses {
-    let mut addresses = Addresses { listen: listeners(config, host), ..Addresses::default() };
-    let named = addresses.listen.iter().filter(|listener| !listener.ip().is_unspecified());
-    let missing = named.filter(|listener| !host.can_bind(listener.ip()));
-    addresses.awaited = missing.map(|listener| Awaited::Listener(*listener)).collect();
+    let listen = listeners(config, host);
+    let (listen_tcp, listen_tls) = (streams::tcp(config, &listen), streams::tls(config, &listen));
+    let listen = if config.no_udp { Vec::new() } else { listen };
+    let mut addresses = Addresses { listen, listen_tcp, listen_tls, ..Addresses::default() };
+    for listener in addresses.listeners() {
+        let is_missing = !listener.ip().is_unspecified() && !host.can_bind(listener.ip());
+        let awaited = Awaited::Listener(listener);
+        if is_missing && !addresses.awaited.contains(&awaited) {
+            addresses.awaited.push(awaited);
+        }
+    }
     let general = relay_ips(config, host);
     let near = near_ips(config, host, &general);
     for (ips, is_near) in [(&general, false), (&near, true)] {
@@ -181,6 +198,11 @@ impl Addresses {
         };
         Ok(RelayIp { local, external: Some(public).filter(|public| *public != local) })
     }
+}
+
+/// The listeners that a configuration can mean on any host.
+pub(super) fn possible_listeners(config: &Config) -> Vec<SocketAddr> {
+    listeners(config, &Host { has_ipv6: true, ..Host::default() })
 }
 
 /// The configured listeners, or both wildcards.

@@ -13,6 +13,7 @@ mod documents;
 mod hosts;
 mod reload;
 mod secrets;
+mod streams;
 
 const CREDENTIALS: &str = "user = [\"alice:wonderland\"]\n";
 
@@ -120,6 +121,10 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
         "listen: [127.0.0.1:0, [::1]:5000]",
     ),
     ("listen", r#""127.0.0.1:1""#, "127.0.0.1:1", "listen: [127.0.0.1:1]"),
+    ("listen-tcp", r#"["127.0.0.1:443"]"#, "127.0.0.1:443", "listen_tcp: [127.0.0.1:443]"),
+    ("no-tcp", "true", "yes", "no_tcp: true"),
+    ("no-udp", "true", "yes", "no_udp: true"),
+    ("tls-min-version", r#""1.3""#, "1.3", "tls_min_version: V13"),
     ("relay-address", r#"["192.0.2.1"]"#, "192.0.2.1", "relay_address: [192.0.2.1]"),
     ("external-address", r#"["192.0.2.1"]"#, "192.0.2.1", "{ public: Ip(192.0.2.1), local: None }"),
     ("external-address", r#"["192.0.2.1=10.0.0.1"]"#, "192.0.2.1=10.0.0.1", "local: Some(10.0.0.1) }"),
@@ -196,6 +201,7 @@ fn good_values_mean_the_same_from_every_source() {
 #[test]
 fn every_option_has_an_accepted_value_in_the_tests() {
     let apart = ["user", "user-file", "auth-secret", "auth-secret-file"];
+    let apart = [&apart[..], streams::TESTED].concat();
     for spec in OPTIONS {
         let tested = apart.contains(&spec.key)
             || admin::TESTED.contains(&spec.key)
@@ -285,6 +291,7 @@ const REFUSED: &[(&str, &str)] = &[
     (r#"workers = 0"#, r#"11: workers: "0": is outside 1-1024"#),
     (r#"workers = -1"#, r#"11: workers: "-1": is not a whole number of at most 20 digits"#),
     (r#"workers = 1.5"#, "11: workers: has a value of type float: write a whole number"),
+    (r#"tls-min-version = "1.1""#, r#"19: tls-min-version: "1.1": is none of 1.2, 1.3"#),
     (r#"io = "uring""#, r#"6: io: "uring": is none of auto, io-uring, epoll"#),
     (r#"coalesce = 1001"#, r#"12: coalesce: "1001": is outside 0-1000 microseconds"#),
     (r#"max-queue-delay = 10001"#, r#"19: max-queue-delay: "10001": is outside 0-10000 milliseconds"#),

@@ -7,8 +7,10 @@ use std::ops::{Deref, RangeInclusive};
 use turnpike_driver::choose::Backend;
 use zeroize::Zeroizing;
 
-/// The port of TURN over UDP (RFC 8656 s. 4).
+/// The port of TURN over UDP and TCP (RFC 8656 s. 4).
 pub const DEFAULT_PORT: u16 = 3478;
+/// The port of TURN over TLS (RFC 8656 s. 4).
+pub const DEFAULT_TLS_PORT: u16 = 5349;
 
 /// The ports that relayed transport addresses are taken from, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,6 +231,16 @@ words! {
         Native = "native",
         /// From the network stack: slow, for tests only.
         Generic = "generic",
+    }
+}
+
+words! {
+    /// The oldest version of TLS that clients may speak.
+    TlsVersion {
+        /// TLS 1.2.
+        V12 = "1.2",
+        /// TLS 1.3.
+        V13 = "1.3",
     }
 }
 

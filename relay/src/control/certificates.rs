@@ -51,9 +51,11 @@ pub fn follow_certificates(control: &Arc<Control>) -> io::Result<()> {
 
 /// The certificates that a configuration wants.
 pub fn wanted(config: &Config) -> Vec<(Audience, Files)> {
+    let clients = config.tls_cert.iter().cloned().zip(config.tls_key.iter().cloned());
+    let clients = clients.map(|(cert, key)| (Audience::Clients, Files { cert, key }));
     let admin = config.admin_tls_cert.clone().zip(config.admin_tls_key.clone());
     let admin = admin.filter(|_| config.admin.is_some());
-    admin.map(|(cert, key)| (Audience::Admin, Files { cert, key })).into_iter().collect()
+    clients.chain(admin.map(|(cert, key)| (Audience::Admin, Files { cert, key }))).collect()
 }
 
 impl Control {
@@ -83,12 +85,12 @@ impl Control {
                 expires_unix_secs = entry.certificate.expires_unix_secs,
                 "a new certificate is in force"
             );
-            match (entry.audience, self.admin.get()) {
-                (Audience::Admin, Some(admin)) => {
-                    admin.set_certificate(Arc::clone(&entry.certificate.key));
-                }
-                (Audience::Admin, None) => {}
+            if let (Audience::Admin, Some(admin)) = (entry.audience, self.admin.get()) {
+                admin.set_certificate(Arc::clone(&entry.certificate.key));
             }
+        }
+        if let (Some(tls), Some(certificates)) = (&self.tls, prepared.changed_for_clients()) {
+            tls.set(certificates);
         }
         self.certificates.put(prepared);
     }
@@ -101,6 +103,11 @@ impl Control {
             .map(|entry| Arc::clone(&entry.certificate.key))
     }
 
+    /// What clients over TLS may call this relay.
+    pub(super) fn certificate_names(&self) -> Vec<String> {
+        self.certificates.for_clients().iter().flat_map(|certificate| certificate.names.clone()).collect()
+    }
+
     fn certificate_paths(&self) -> Vec<PathBuf> {
         let entries = self.certificates.entries();
         entries.into_iter().flat_map(|entry| [entry.files.cert, entry.files.key]).collect()
@@ -110,6 +117,7 @@ impl Control {
     pub(super) fn shown_certificates(&self) -> Vec<model::Certificate> {
         let show = |entry: Entry| model::Certificate {
             audience: match entry.audience {
+                Audience::Clients => model::CertificateAudience::Clients,
                 Audience::Admin => model::CertificateAudience::Admin,
             },
             cert_file: entry.files.cert.display().to_string(),

@@ -28,7 +28,7 @@ impl Control {
             username: credential.username,
             password: Password::new(credential.password.as_str().to_owned()),
             ttl_secs,
-            uris: banner::urls(&self.ready),
+            uris: banner::urls(&self.ready, &self.certificate_names()),
         })
     }
 }

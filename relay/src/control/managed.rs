@@ -1,5 +1,6 @@
 //! The relay as its operators see it, by signal or by API.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -145,9 +146,21 @@ impl Control {
         model::Config { options: options.collect() }
     }
 
+    fn shown_listeners(&self) -> Vec<model::Listener> {
+        let ready = &self.ready;
+        let all = [
+            (model::Transport::Udp, &ready.listen),
+            (model::Transport::Tcp, &ready.tcp),
+            (model::Transport::Tls, &ready.tls),
+        ];
+        let of = |(transport, list): (model::Transport, &Vec<SocketAddr>)| {
+            list.iter().map(|&address| model::Listener { address, transport }).collect::<Vec<_>>()
+        };
+        all.into_iter().flat_map(of).collect()
+    }
+
     fn describe(&self) -> model::Status {
         let (now, ready) = (Moment::now(), &self.ready);
-        let listener = |address| model::Listener { address, transport: model::Transport::Udp };
         let relay = |address: &RelayIp| model::RelayAddress {
             address: address.local,
             external: address.external,
@@ -159,7 +172,7 @@ impl Control {
             started_unix_secs: self.started.unix_secs(),
             uptime_secs: now.mono_ns.saturating_sub(self.started.mono_ns) / 1_000_000_000,
             realm: self.shared.auth.realm().to_owned(),
-            listeners: ready.listen.iter().copied().map(listener).collect(),
+            listeners: self.shown_listeners(),
             certificates: self.shown_certificates(),
             relay_addresses: self.addresses.load().relays().map(relay).collect(),
             data_path: model::DataPath {

@@ -40,7 +40,7 @@ impl Control {
         let _enforcing = lock(&self.enforcing);
         let (config, addresses) = (self.config.load(), self.addresses.load());
         note_families(&mut lock(&self.had), &addresses);
-        let peers = setup::peer_rules(&config, &addresses, &self.ready.listen);
+        let peers = setup::peer_rules(&config, &addresses, &self.ready.listeners());
         self.shared.set_network(&setup::relay_ips(&addresses), &peers);
         let told = self.tell(Order::PolicyChanged).is_ok();
         self.all_told.store(told, Ordering::Release);

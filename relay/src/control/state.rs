@@ -22,6 +22,7 @@ use crate::config::resolve::Addresses;
 use crate::config::{Config, Loader};
 use crate::limits::MAX_EVENT_LAG;
 use crate::network::Publics;
+use crate::tls::server::ClientTls;
 use crate::tls::store::Store;
 use crate::worker::{Order, WorkerHandle};
 
@@ -47,6 +48,8 @@ pub struct Parts {
     pub users: Users,
     /// The certificates that are shown.
     pub certificates: Store,
+    /// How TLS is spoken with clients, where it is.
+    pub tls: Option<Arc<ClientTls>>,
 }
 
 /// Everything that operators may ask and order. Shared by the main thread and the API's threads.
@@ -65,6 +68,7 @@ pub struct Control {
     pub(super) offload: Arc<StatusCell>,
     pub(super) users: Users,
     pub(super) certificates: Store,
+    pub(super) tls: Option<Arc<ClientTls>>,
     pub(super) drain: Mutex<Drain>,
     /// Held while credentials are put together, so that the last change wins.
     pub(super) reloading: Mutex<()>,
@@ -105,6 +109,7 @@ impl Control {
             offload,
             users,
             certificates,
+            tls,
         } = parts;
         Arc::new_cyclic(|me| Self {
             started: Moment::now(),
@@ -119,6 +124,7 @@ impl Control {
             offload,
             users,
             certificates,
+            tls,
             drain: Mutex::default(),
             reloading: Mutex::default(),
             following: Mutex::default(),

@@ -21,7 +21,7 @@ pub(super) fn status(answer: &Value) -> String {
     let mut rows = vec![
         row("version", text(&answer["version"])),
         row("uptime", duration(answer["uptime_secs"].as_u64().unwrap_or(0))),
-        row("listen", texts(&answer["listeners"], "address")),
+        row("listen", listeners(answer)),
         row("relay", texts(&answer["relay_addresses"], "address")),
         row("userspace", format!("{} ({})", text(&path["name"]), text(&path["why"]))),
         row("kernel", format!("{kernel} ({})", text(&offload["why"]))),
@@ -41,6 +41,11 @@ pub(super) fn status(answer: &Value) -> String {
         rows.push(row(&format!("worker {}", text(&worker["index"])), line));
     }
     table(&[], &rows)
+}
+
+fn listeners(status: &Value) -> String {
+    let show = |own: &Value| format!("{}/{}", text(&own["address"]), text(&own["transport"]));
+    list(&status["listeners"]).iter().map(show).collect::<Vec<_>>().join(" ")
 }
 
 /// The options that are set.

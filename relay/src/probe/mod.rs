@@ -109,7 +109,7 @@ fn addresses(host: &Host) -> String {
     let join = |texts: Vec<String>| texts.join(" ");
     let addresses = resolve(&Config::default(), host);
     let mut text = format!(
-        "listen     {} by default\n",
+        "listen     {} by default, UDP and TCP; 5349 for TLS with a tls-cert\n",
         join(addresses.listen.iter().map(ToString::to_string).collect())
     );
     if !addresses.relay.is_empty() {

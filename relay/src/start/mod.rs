@@ -12,6 +12,7 @@ mod descriptors;
 mod run;
 mod signals;
 mod stop;
+mod streams;
 mod watch;
 
 pub use run::{StartError, run};

@@ -18,6 +18,7 @@ use turnpike_driver::choose::{self, Backend};
 use turnpike_driver::epoll::EpollDriver;
 use turnpike_driver::reserved::Reserved;
 use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners};
+use turnpike_driver::streams::Streams;
 use turnpike_driver::uring::UringDriver;
 use turnpike_driver::{clock, heap};
 use turnpike_offload::pinning;
@@ -28,16 +29,16 @@ use super::admin::Administration;
 use super::descriptors;
 use super::signals::{self, Signal, SignalSource};
 use super::stop::{self, WorkerThread};
+use super::streams::{self, StreamListeners};
 use super::watch::Watch;
 use crate::banner::{self, DataPath, Ready};
 use crate::config::resolve::{Addresses, Host, resolve};
 use crate::config::{Config, Loader, Problems};
-use crate::control::{Control, Parts, Users, follow_addresses, follow_certificates, follow_publics, wanted};
+use crate::control::{Control, Parts, Users, follow_addresses, follow_certificates, follow_publics};
 use crate::kernel::KernelPath;
 use crate::network::{AddressNews, Publics};
 use crate::service_manager::{News, tell};
 use crate::setup;
-use crate::tls::store::{self, Store};
 use crate::worker::handover::Handover;
 use crate::worker::{EventSink, Worker, WorkerHandle, event_queue};
 
@@ -75,11 +76,11 @@ impl StartError {
         }
     }
 
-    fn other<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> StartError + '_ {
+    pub(super) fn other<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> StartError + '_ {
         move |why| Self::system(what)(io::Error::other(why.to_string()))
     }
 
-    fn system(what: &str) -> impl FnOnce(io::Error) -> StartError + '_ {
+    pub(super) fn system(what: &str) -> impl FnOnce(io::Error) -> StartError + '_ {
         move |source| StartError::System { what: what.to_owned(), source }
     }
 }
@@ -140,27 +141,23 @@ impl Relay {
         addresses: Addresses,
         news: AddressNews,
     ) -> Result<(Self, Ready), StartError> {
-        let io = choose::choose(config.io.wanted())
-            .map_err(io::Error::other)
-            .map_err(StartError::system("io = \"io-uring\""))?;
-        let options = SocketOptions {
-            coalesce: config.coalesce,
-            max_relay_descriptor: descriptors::for_relay_sockets(),
-            ..SocketOptions::default()
-        };
+        let io = choose::choose(config.io.wanted()).map_err(StartError::other("io = \"io-uring\""))?;
+        let options = socket_options(config);
         let sockets = bind_all(&addresses.listen, config.workers.get(), &options)?;
-        let own = sockets.first().map(Vec::as_slice).unwrap_or_default();
-        let listeners: Vec<SocketAddr> = own.iter().map(ListenerSocket::local_addr).collect();
+        let listeners: Vec<_> = sockets[0].iter().map(ListenerSocket::local_addr).collect();
+        let streams = StreamListeners::bind(&addresses, &listeners, config.workers.get())?;
         let seed = || setup::seed().map_err(StartError::system("random numbers"));
         let kernel = KernelPath::start(config, &addresses, &listeners)
             .map_err(StartError::other("offload = \"require\""))?;
-        let shared = setup::shared(config, &addresses, &listeners, seed()?, kernel.plane())?;
-        let certificates = open_certificates(config, &loader)?;
+        let shared = setup::shared(config, &addresses, &streams.beside(&listeners), seed()?, kernel.plane())?;
         let users = Users::open(config).map_err(StartError::other("user-database"))?;
         let (events, event_source) = event_queue();
         let reserved = Arc::new(Reserved::default());
         let handovers = Handover::between(sockets.len());
-        let started = sockets.into_iter().zip(handovers).zip(0..).map(|((own, handover), number)| {
+        let certificates = streams::open_certificates(config, &loader)?;
+        let (tls, stream_options) = streams::options(config, &streams, &certificates)?;
+        let sockets = sockets.into_iter().zip(streams.by_worker);
+        let started = sockets.zip(handovers).zip(0..).map(|(((own, streams), handover), number)| {
             let parts = WorkerParts {
                 worker: WorkerId(number),
                 server: Server::new(Arc::clone(&shared), WorkerId(number), seed()?),
@@ -169,11 +166,13 @@ impl Relay {
                 kernel: &kernel,
                 reserved: Arc::clone(&reserved),
                 max_queue_delay: config.max_queue_delay,
+                streams: streams::of_worker(streams, &stream_options)?,
             };
             parts.open(io.backend, own, options)
         });
         let (workers, threads) = started.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let mut ready = Ready::new(config, listeners, addresses.relay.clone(), io, kernel.data_path());
+        (ready.tcp, ready.tls) = (streams.tcp, streams.tls);
         let publics = Arc::new(Publics::default());
         publics.ask(&addresses.questions);
         let control = Control::new(Parts {
@@ -187,14 +186,13 @@ impl Relay {
             offload: Arc::clone(kernel.status()),
             users,
             certificates,
+            tls,
         });
         control.apply_credentials(config).map_err(StartError::other("users"))?;
         let admin =
             Administration::start(config, &control, event_source).map_err(StartError::other("admin"))?;
         ready.admin = admin.as_ref().map(Administration::url);
-        follow_publics(&control).map_err(StartError::system("thread for public addresses"))?;
-        follow_addresses(news, &control).map_err(StartError::system("thread for addresses"))?;
-        follow_certificates(&control).map_err(StartError::system("thread for certificates"))?;
+        follow_all(news, &control)?;
         Ok((Self { control, kernel, threads, admin }, ready))
     }
 
@@ -270,15 +268,19 @@ impl Relay {
     }
 }
 
-/// What is shown to clients of TLS, from the files as they are now.
-fn open_certificates(config: &Config, loader: &Arc<Loader>) -> Result<Store, StartError> {
-    let wanted = wanted(config);
-    let read = loader.in_time(move |loader| store::read(wanted, |path| loader.note(path)));
-    let found = read.map_err(StartError::other("certificates"))?;
-    let store = Store::default();
-    let prepared = store.prepare(found);
-    store.put(prepared.map_err(StartError::other("certificates"))?);
-    Ok(store)
+fn socket_options(config: &Config) -> SocketOptions {
+    SocketOptions {
+        coalesce: config.coalesce,
+        max_relay_descriptor: descriptors::for_relay_sockets(),
+        ..SocketOptions::default()
+    }
+}
+
+/// Follows what changes while the relay runs.
+fn follow_all(news: AddressNews, control: &Arc<Control>) -> Result<(), StartError> {
+    follow_publics(control).map_err(StartError::system("thread for public addresses"))?;
+    follow_addresses(news, control).map_err(StartError::system("thread for addresses"))?;
+    follow_certificates(control).map_err(StartError::system("thread for certificates"))
 }
 
 /// Reloads that signals asked for: one at a time, on a thread of its own, since files and databases may
@@ -397,6 +399,7 @@ struct WorkerParts<'a> {
     kernel: &'a KernelPath,
     reserved: Arc<Reserved>,
     max_queue_delay: Duration,
+    streams: Option<Streams>,
 }
 
 impl WorkerParts<'_> {
@@ -421,7 +424,7 @@ impl WorkerParts<'_> {
     }
 
     fn start(self, driver: impl Driver + Send + 'static) -> Result<(WorkerHandle, WorkerThread), StartError> {
-        let Self { worker: id, server, handover, events, kernel, max_queue_delay, .. } = self;
+        let Self { worker: id, server, handover, events, kernel, max_queue_delay, streams, .. } = self;
         let (handle, told, status) = WorkerHandle::new(driver.waker());
         let outbox = kernel.outbox(id, driver.waker());
         let worker = Worker::new(driver, server, told, status);
@@ -429,6 +432,9 @@ impl WorkerParts<'_> {
         let mut worker = worker.with_max_queue_delay(max_queue_delay);
         if let Some(outbox) = outbox {
             worker.set_offload(outbox);
+        }
+        if let Some(streams) = streams {
+            worker = worker.with_streams(streams).map_err(StartError::system("listeners for TCP"))?;
         }
         let thread = thread::Builder::new()
             .name(format!("worker-{}", id.0))

@@ -8,6 +8,7 @@
 //! It decides which certificate is in force: the last that could be used. It knows no connection.
 
 pub mod certificate;
+pub mod server;
 pub mod store;
 pub mod watch;
 

@@ -11,6 +11,8 @@ use super::certificate::{Certificate, Files, Unusable, unix_secs};
 /// Whom a certificate is shown to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
+    /// Clients over TLS.
+    Clients,
     /// Clients of the administration.
     Admin,
 }
@@ -53,6 +55,16 @@ pub struct Prepared {
     pub faults: Vec<(String, bool)>,
 }
 
+impl Prepared {
+    /// What clients over TLS are to see, if that changes.
+    pub fn changed_for_clients(&self) -> Option<Vec<Arc<Certificate>>> {
+        let is_theirs = |entry: &&Entry| entry.audience == Audience::Clients;
+        self.changes.iter().find(is_theirs)?;
+        let theirs = self.entries.iter().filter(is_theirs);
+        Some(theirs.map(|entry| Arc::clone(&entry.certificate)).collect())
+    }
+}
+
 /// All certificates in force, in the order of the configuration.
 #[derive(Debug, Default)]
 pub struct Store(Mutex<Vec<Entry>>);
@@ -93,6 +105,12 @@ impl Store {
     /// Puts it in force.
     pub fn put(&self, prepared: Prepared) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = prepared.entries;
+    }
+
+    /// What clients over TLS see.
+    pub fn for_clients(&self) -> Vec<Arc<Certificate>> {
+        let entries = self.entries().into_iter();
+        entries.filter(|entry| entry.audience == Audience::Clients).map(|entry| entry.certificate).collect()
     }
 
     /// What is in force.

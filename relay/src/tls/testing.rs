@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, SignatureAlgorithm, date_time_ymd};
 
 use super::certificate::{Files, unix_secs};
 
@@ -17,12 +17,17 @@ pub(crate) struct Made {
 
 /// A certificate of nobody's but its own for these names, valid for these days from now on.
 pub(crate) fn made_for(names: &[&str], days: Range<i64>) -> Made {
+    made_with(&PKCS_ECDSA_P256_SHA256, names, days)
+}
+
+/// The same, with a key of another kind.
+pub(crate) fn made_with(kind: &'static SignatureAlgorithm, names: &[&str], days: Range<i64>) -> Made {
     let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
     let mut params = CertificateParams::new(names).expect("names");
     let (begin, end) = (unix_secs() + days.start * 86_400, unix_secs() + days.end * 86_400);
     let at = |secs: i64| date_time_ymd(1970, 1, 1) + Duration::from_secs(secs.unsigned_abs());
     (params.not_before, params.not_after) = (at(begin), at(end));
-    let key = KeyPair::generate().expect("a key");
+    let key = KeyPair::generate_for(kind).expect("a key");
     let cert = params.self_signed(&key).expect("a certificate");
     Made { cert: cert.pem(), key: key.serialize_pem() }
 }

@@ -7,7 +7,7 @@ use turnpike_driver::streams::Streams;
 use turnpike_driver::{Datagram, Driver, Ingress};
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
 use turnpike_proto::limits::MAX_FORWARDED;
-use turnpike_proto::{ClientPath, Egress, Forward, Input, Now, Origin, Received, RelaySocket, Route, Verdict, WorkerId};
+use turnpike_proto::{ClientPath, Egress, Forward, Input, Now, Origin, Received, Route, Verdict, WorkerId};
 
 use super::Worker;
 use super::handover::{Handed, Handover};

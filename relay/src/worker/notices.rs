@@ -162,7 +162,10 @@ impl Notices {
             notices.quiet_until_ns = now.mono_ns + QUIET_NS;
             match reason {
                 CloseReason::NoDescriptor | CloseReason::TotalCap => {
-                    warn!(reason = reason.name(), connections, "connections refused: this server has no more");
+                    warn!(
+                        reason = reason.name(),
+                        connections, "connections refused: this server has no more"
+                    );
                 }
                 _ => info!(reason = reason.name(), connections, "connections of clients closed"),
             }

@@ -192,7 +192,7 @@ fn a_quota_above_the_ports_is_a_warning() {
 #[test]
 fn coturns_keys_are_known_and_its_file_is_recognised() {
     let faults = Given::file(&format!(
-        "listening-port = 3478\nno-multicast-peers = true\ncert = \"x\"\n{CREDENTIALS}"
+        "listening-port = 3478\nno-multicast-peers = true\npkey-pwd = \"x\"\n{CREDENTIALS}"
     ))
     .faults();
     assert_eq!(
@@ -200,7 +200,7 @@ fn coturns_keys_are_known_and_its_file_is_recognised() {
         [
             "turnpike.toml:1:1: \"listening-port\": is coturn's; here it is `listen`",
             "turnpike.toml:2:1: \"no-multicast-peers\": is coturn's; here it is always so: leave it out",
-            "turnpike.toml:3:1: \"cert\": is coturn's; nothing here does it: see docs/migrate-from-coturn.md",
+            "turnpike.toml:3:1: \"pkey-pwd\": is coturn's; nothing here does it: see docs/migrate-from-coturn.md",
         ]
     );
     let faults =

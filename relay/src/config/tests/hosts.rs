@@ -96,6 +96,14 @@ fn what_is_named_and_not_there_is_waited_for() {
         [Awaited::Listener(v4), Awaited::Listener(v6), Awaited::Relay(first), Awaited::Relay(second)]
     );
     assert_eq!(resolve(&config, &nothing).awaited_families(), [Family::V4]);
+    let streams = Config {
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        listen_tcp: vec!["192.0.2.1:443".parse().unwrap()],
+        listen_tls: vec!["192.0.2.1:443".parse().unwrap()],
+        relay_address: ips(["127.0.0.1"]),
+        ..Config::default()
+    };
+    assert_eq!(awaited(&streams, &nothing), [Awaited::Listener(streams.listen_tls[0])], "said once");
     let half = Host { bindable: ips(["192.0.2.1", "10.0.0.2"]), ..nothing.clone() };
     assert_eq!(awaited(&config, &half), [Awaited::Listener(v6), Awaited::Relay(first)]);
     assert_eq!(locals(&config, &half), ["10.0.0.2"]);

@@ -1,0 +1,139 @@
+//! Listeners for clients over TCP and TLS, and how TLS is spoken there.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use turnpike_driver::streams::{
+    Offer, StreamListener, StreamOptions, Streams, TlsConfig, bind_stream_listeners,
+};
+
+use super::descriptors;
+use super::run::StartError;
+use crate::config::resolve::Addresses;
+use crate::config::{Config, Loader};
+use crate::control::wanted;
+use crate::tls::server::ClientTls;
+use crate::tls::store::{self, Store};
+
+/// All workers' listeners for streams, and where they are.
+#[derive(Default)]
+pub(super) struct StreamListeners {
+    pub(super) by_worker: Vec<Vec<StreamListener>>,
+    pub(super) tcp: Vec<SocketAddr>,
+    pub(super) tls: Vec<SocketAddr>,
+}
+
+impl StreamListeners {
+    /// Binds them; `udp` is where the listeners for UDP are, with the ports that the kernel chose.
+    pub(super) fn bind(
+        addresses: &Addresses,
+        udp: &[SocketAddr],
+        workers: usize,
+    ) -> Result<Self, StartError> {
+        let by_worker = (0..workers).map(|_| Vec::new()).collect();
+        let mut all = StreamListeners { by_worker, ..StreamListeners::default() };
+        for address in &addresses.listen_tcp {
+            let has_tls = address.port() != 0 && addresses.listen_tls.contains(address);
+            let group = bind_beside(*address, addresses, udp, workers, Offer { plain: true, tls: has_tls })
+                .map_err(StartError::system("listen-tcp"))?;
+            let local = group[0].local_addr();
+            all.tcp.push(local);
+            if has_tls {
+                all.tls.push(local);
+            }
+            all.add(group);
+        }
+        for address in &addresses.listen_tls {
+            if address.port() != 0 && addresses.listen_tcp.contains(address) {
+                continue;
+            }
+            let group = bind_stream_listeners(*address, workers, Offer { plain: false, tls: true })
+                .map_err(StartError::system("listen-tls"))?;
+            all.tls.push(group[0].local_addr());
+            all.add(group);
+        }
+        Ok(all)
+    }
+
+    /// All addresses of listeners, with those for UDP.
+    pub(super) fn beside(&self, udp: &[SocketAddr]) -> Vec<SocketAddr> {
+        udp.iter().chain(&self.tcp).chain(&self.tls).copied().collect()
+    }
+
+    fn add(&mut self, group: Vec<StreamListener>) {
+        for (own, listener) in self.by_worker.iter_mut().zip(group) {
+            own.push(listener);
+        }
+    }
+}
+
+/// Where the kernel chose a port for UDP, TCP gets the same one if it is free.
+fn bind_beside(
+    address: SocketAddr,
+    addresses: &Addresses,
+    udp: &[SocketAddr],
+    workers: usize,
+    offer: Offer,
+) -> io::Result<Vec<StreamListener>> {
+    let beside = addresses.listen.iter().zip(udp).find(|(configured, _)| **configured == address);
+    if let (0, Some((_, chosen))) = (address.port(), beside) {
+        match bind_stream_listeners(*chosen, workers, offer) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            outcome => return outcome,
+        }
+    }
+    bind_stream_listeners(address, workers, offer)
+}
+
+/// What is shown to clients of TLS, from the files as they are now.
+pub(super) fn open_certificates(config: &Config, loader: &Arc<Loader>) -> Result<Store, StartError> {
+    let wanted = wanted(config);
+    let read = loader.in_time(move |loader| store::read(wanted, |path| loader.note(path)));
+    let found = read.map_err(StartError::other("certificates"))?;
+    let store = Store::default();
+    let prepared = store.prepare(found);
+    store.put(prepared.map_err(StartError::other("certificates"))?);
+    Ok(store)
+}
+
+/// How TLS is spoken with clients, if it is.
+fn client_tls(
+    config: &Config,
+    streams: &StreamListeners,
+    certificates: &Store,
+) -> Result<Option<Arc<ClientTls>>, StartError> {
+    if streams.tls.is_empty() {
+        return Ok(None);
+    }
+    let tls = ClientTls::new(config.tls_min_version, certificates.for_clients());
+    tls.map(|tls| Some(Arc::new(tls))).map_err(StartError::other("tls"))
+}
+
+/// A worker's streams, if it has listeners for them.
+pub(super) fn of_worker(
+    listeners: Vec<StreamListener>,
+    options: &StreamOptions,
+) -> Result<Option<Streams>, StartError> {
+    if listeners.is_empty() {
+        return Ok(None);
+    }
+    let streams = Streams::new(listeners, options.clone());
+    streams.map(Some).map_err(StartError::system("listeners for TCP"))
+}
+
+/// How TLS is spoken with clients, if it is, and what each worker's streams are made of.
+pub(super) fn options(
+    config: &Config,
+    listeners: &StreamListeners,
+    certificates: &Store,
+) -> Result<(Option<Arc<ClientTls>>, StreamOptions), StartError> {
+    let tls = client_tls(config, listeners, certificates)?;
+    let shown = |tls: &Arc<ClientTls>| {
+        let tls = Arc::clone(tls);
+        Arc::new(move || tls.config()) as TlsConfig
+    };
+    let mut options = StreamOptions { tls: tls.as_ref().map(shown), ..StreamOptions::default() };
+    options.limits.total = descriptors::for_connections(config.workers.get(), options.limits.total);
+    Ok((tls, options))
+}

@@ -20,6 +20,7 @@ use crate::measure::{Context, Target};
 use crate::results::{DIRECT, FORMAT, LeftOut, Results, Sample, ScenarioInfo, ServerInfo, Setup, summarise};
 use crate::scenario::{SCENARIOS, Scenario};
 use crate::server::{Program, Programs, Running, VARIANTS, Variant};
+use crate::streams::Certificate;
 use crate::{affinity, cpu};
 
 /// How long the idle machine is watched.
@@ -79,6 +80,7 @@ pub fn run(options: &Options) -> Result<Results, Fault> {
         trial: options.trial,
         idle_cpu_per_sec,
         stop,
+        certificate: Certificate::make(folder.path())?,
     };
     let (rounds, samples) = all_rounds(&context, &labs, &scenarios, &servers, options, begun)?;
     let setup = Setup {
@@ -119,6 +121,7 @@ const NOTES: &[&str] = &[
     "The server process's CPU contains what veth makes a sender do: the receiver's part of the network stack up to its socket, and waking it. What the server's own receiving costs is the generator's, and an XDP program's work as well; so system CPU is the fairer measure. XDP programs are counted by `kernel.bpf_stats_enabled`, which is on for all servers while the load is fixed and comes from sockets.",
     "Where frames are made in the kernel (BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES) they leave the client's or the peer's interface with the addresses and ports of real allocations; an XDP program counts them where they have to arrive, and drops them. It is so for all servers, and the direct path is the same with the sink where the server would be. In a socket's queue such a frame takes a page, as with many network cards; coturn-multiplex gets queues as long as Turnpike's for that, by `--sock-buf-size`.",
     "Each server starts anew for each sample. Logs go to a file at the default level. Turnpike's limit on unauthenticated answers, which coturn lacks by default, is off.",
+    "Where clients come over TCP or TLS, each server listens there, too, with the same ECDSA P-256 certificate, which clients don't check. A hop is a message in and a datagram out, or the reverse; nothing is subtracted. Turnpike's options are --listen-tcp, --listen-tls, --tls-cert and --tls-key, coturn's --tls-listening-port, --cert and --pkey. Video reaches its client through a proxy in the client's namespace that makes a round trip of 40 ms with a window of 256 KiB; delays are those that server and queues add.",
     "The load is an open loop: what a slow server does not take is lost, not postponed. Delays are of round trips, between two clients of one way.",
 ];
 
@@ -177,7 +180,7 @@ fn try_all(
         if stop.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(Fault::Interrupted);
         }
-        match Running::start(lab, programs, variant, folder).and_then(Running::stop) {
+        match Running::start(lab, programs, variant, folder, None).and_then(Running::stop) {
             Ok(_) => servers.push(variant),
             Err(fault) if variant.required || asked_for => return Err(fault),
             Err(fault) => {
@@ -229,15 +232,21 @@ fn all_rounds(
 
 fn targets(scenario: &Scenario, servers: &[&'static Variant]) -> Vec<Target> {
     let direct = scenario.has_direct_path().then_some(Target::Direct);
-    direct.into_iter().chain(servers.iter().map(|&variant| Target::Server(variant))).collect()
+    // What comes over a stream never goes the kernel's way.
+    let takes_part = |variant: &&Variant| !(scenario.is_over_streams() && variant.is_kernel_path());
+    let servers = servers.iter().copied().filter(takes_part).map(Target::Server);
+    direct.into_iter().chain(servers).collect()
 }
 
 fn progress(sample: &Sample) -> String {
-    const SHOWN: [(&str, &str); 6] = [
+    const SHOWN: [(&str, &str); 9] = [
         ("ndr_pps", "NDR/s"),
         ("allocations_per_sec", "allocations/s"),
         ("system_cpu_us", "µs/hop"),
         ("server_cpu_us_per_allocation", "µs/allocation"),
+        ("handshakes_per_sec", "handshakes/s"),
+        ("rss_kib_per_client", "KiB/client"),
+        ("frozen_percent", "% frozen"),
         ("p99_us", "µs p99"),
         ("loss_percent", "% lost"),
     ];
@@ -276,7 +285,7 @@ fn describe(programs: &Programs, variant: &Variant) -> ServerInfo {
     ServerInfo {
         name: variant.name.to_owned(),
         version: programs.version(variant.program),
-        command: format!("{program} {}", command_line(&programs.arguments(variant))),
+        command: format!("{program} {}", command_line(&programs.arguments(variant, None))),
         is_reference: variant.program == Program::Coturn,
     }
 }

@@ -17,6 +17,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use turnpike_loadtest::modes::stop_flag;
+use turnpike_loadtest::transport::Transport;
 use turnpike_proto::auth::Key;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, method};
 
@@ -37,6 +38,7 @@ const CALLS: Traffic = Traffic {
     run: 1,
     in_step: false,
     path: Path::Channel,
+    transport: Transport::Udp,
 };
 /// Between two new clients.
 const NEWCOMERS_APART: Duration = Duration::from_millis(100);
@@ -138,7 +140,7 @@ pub fn run(options: &Options) -> Result<(), Fault> {
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for kind in Kind::ALL {
         for variant in VARIANTS.iter().filter(wanted) {
-            let server = Running::start(&lab, &programs, variant, folder.path())?;
+            let server = Running::start(&lab, &programs, variant, folder.path(), None)?;
             let outcome = flood(&lab, &server, kind, options, &stop);
             println!("{}", outcome?.row(kind, variant));
             server.stop()?;

@@ -23,6 +23,7 @@ use turnpike_loadtest::engine::Framing;
 use turnpike_loadtest::engine::mmsg::{mono_ns, set_precise_timers};
 use turnpike_loadtest::session::{Session, SessionConfig, State};
 use turnpike_loadtest::stats::percent;
+use turnpike_loadtest::transport::Transport;
 
 use crate::fault::Fault;
 use crate::lab::{CLIENT, Device, Lab, Namespace, PEER, SERVER, device};
@@ -151,7 +152,7 @@ impl Frames<'_> {
     /// # Errors
     /// If the server refuses, or the kernel does; or nothing of what is sent arrives.
     pub fn start(lab: &Lab, traffic: FrameTraffic) -> Result<Frames<'_>, Fault> {
-        let config = Arc::new(session(Framing::Channel));
+        let config = Arc::new(session(Framing::Channel, Transport::Udp));
         let open = || -> Result<Vec<Client>, Fault> {
             (0..traffic.clients).map(|number| open_client(number, &config)).collect()
         };

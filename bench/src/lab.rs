@@ -23,6 +23,8 @@ use crate::fault::Fault;
 pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 10));
 /// Where servers listen.
 pub const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2)), 3478);
+/// Where servers listen for TLS.
+pub const SERVER_TLS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2)), 5349);
 /// What servers relay from.
 pub const RELAYED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 2, 2));
 /// Where peers are.

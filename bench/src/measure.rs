@@ -17,6 +17,7 @@ use crate::results::{DIRECT, Sample};
 use crate::scenario::{FrameTraffic, Path, Scenario, Traffic, Work, idle_traffic};
 use crate::search::{self, Found, Outcome};
 use crate::server::{Program, Programs, Running, Variant, counted_drops};
+use crate::streams::{Certificate, server_address};
 use crate::xdp::{Counting, Runs};
 
 /// Between the set-up and the load, so that neither is charged to the other.
@@ -50,6 +51,8 @@ pub struct Context<'a> {
     pub idle_cpu_per_sec: f64,
     /// Raised by SIGINT and SIGTERM.
     pub stop: Arc<AtomicBool>,
+    /// For TLS.
+    pub certificate: Certificate,
 }
 
 /// What is measured: a server, or the way without one.
@@ -96,7 +99,13 @@ impl Context<'_> {
             (Target::Direct, Work::Paced(traffic)) => self.direct(lab, &traffic, &mut sample),
             (Target::Direct, Work::PacedFrames(traffic)) => self.frames_alone(lab, traffic, &mut sample),
             (Target::Direct, _) => Err("this scenario has no direct path".into()),
-            (Target::Server(variant), work) => self.serve(lab, variant, work, &mut sample),
+            (Target::Server(variant), _)
+                if scenario.is_over_streams() && !self.programs.has_streams(variant) =>
+            {
+                sample.leave_out("this Turnpike serves neither TCP nor TLS");
+                Ok(())
+            }
+            (Target::Server(variant), _) => self.serve(lab, variant, scenario, &mut sample),
         };
         match outcome {
             Ok(()) => Ok(sample),
@@ -120,15 +129,27 @@ impl Context<'_> {
         generator.release().map(drop)
     }
 
-    fn serve(&self, lab: &Lab, variant: &Variant, work: Work, sample: &mut Sample) -> Result<(), Fault> {
+    fn serve(
+        &self,
+        lab: &Lab,
+        variant: &Variant,
+        scenario: &Scenario,
+        sample: &mut Sample,
+    ) -> Result<(), Fault> {
+        let certificate = scenario.is_over_streams().then_some(&self.certificate);
         let (queue_drops, backlog_drops) = (lab.relay_queue_drops(), cpu::backlog_drops());
-        let server = Running::start(lab, self.programs, variant, self.folder)?;
+        let server = Running::start(lab, self.programs, variant, self.folder, certificate)?;
         let pid = server.pid();
         note_resident(sample, "rss_start_mib", pid);
-        let lost = match work {
+        let lost = match scenario.work {
             Work::Paced(traffic) => self.paced(lab, &traffic, pid, sample).map(|()| None),
             Work::Churn { clients } => self.churn(lab, clients, pid, sample).map(|()| None),
             Work::Settle { clients } => self.settle(lab, clients, pid, sample).map(|()| None),
+            Work::Video { transport, receiver_mbit_per_sec } => {
+                self.video(lab, transport, receiver_mbit_per_sec, pid, sample).map(|()| None)
+            }
+            Work::Handshakes => self.handshakes(lab, pid, sample).map(|()| None),
+            Work::Idle { clients } => self.idle(lab, clients, pid, sample).map(|()| None),
             Work::Search(traffic) => self.search(lab, &traffic, pid, sample).map(Some),
             Work::PacedFrames(traffic) => self.paced_frames(lab, traffic, pid, sample).map(|()| None),
             Work::SearchFrames(traffic) => self.search_frames(lab, traffic, pid, sample).map(|()| None),
@@ -153,7 +174,14 @@ impl Context<'_> {
             Path::RelayToRelay | Path::Binding => Ends::Nobody,
         };
         let kernel_before = cpu::kernel_kib();
-        let mut generator = Generator::start(lab, traffic, SERVER, ends, self.threads, &self.stop)?;
+        let mut generator = Generator::start(
+            lab,
+            traffic,
+            server_address(traffic.transport),
+            ends,
+            self.threads,
+            &self.stop,
+        )?;
         let setup = generator.setup()?;
         note_refusals(sample, &setup);
         std::thread::sleep(SETTLE);
@@ -170,7 +198,7 @@ impl Context<'_> {
         self.note_load(sample, &load);
         let messages = lab.relay_messages() - messages_before;
         // Of what an XDP program forwards the server gets only some control messages.
-        if messages >= load.hops / MOST_MERGED {
+        if !traffic.transport.is_stream() && messages >= load.hops / MOST_MERGED {
             sample.set("datagrams_per_message", load.hops as f64 / messages as f64);
         }
         note_program(sample, &Runs::of(pid).since(&runs_before), load.hops);
@@ -343,7 +371,7 @@ impl Context<'_> {
         note_foreign(sample, used);
     }
 
-    fn without_idle(&self, used: &Used) -> f64 {
+    pub(crate) fn without_idle(&self, used: &Used) -> f64 {
         (used.system_secs - self.idle_cpu_per_sec * used.wall_secs).max(0.0)
     }
 }
@@ -391,7 +419,7 @@ fn note_overload(sample: &mut Sample, sent: u64, received: u64, sending: Duratio
     sample.set("overload_loss_percent", outcome.loss_percent);
 }
 
-fn note_resident(sample: &mut Sample, key: &str, pid: u32) {
+pub(crate) fn note_resident(sample: &mut Sample, key: &str, pid: u32) {
     if let Some(kib) = cpu::resident_kib(pid) {
         sample.set(key, kib as f64 / 1024.0);
     }
@@ -410,13 +438,13 @@ fn note_kernel_memory(sample: &mut Sample, traffic: &Traffic, before_kib: Option
     }
 }
 
-fn note_refusals(sample: &mut Sample, setup: &SetupReport) {
+pub(crate) fn note_refusals(sample: &mut Sample, setup: &SetupReport) {
     for (reason, count) in &setup.failures {
         sample.doubts.push(format!("{count} of {} allocations failed: {reason}", setup.wanted));
     }
 }
 
-fn note_foreign(sample: &mut Sample, used: &Used) {
+pub(crate) fn note_foreign(sample: &mut Sample, used: &Used) {
     let per_sec = used.foreign_secs / used.wall_secs.max(1e-9);
     sample.set("foreign_cpu_per_sec", per_sec);
     if per_sec > FOREIGN_LIMIT {

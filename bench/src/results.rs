@@ -14,6 +14,9 @@ pub const FORMAT: u32 = 1;
 /// Name of the pseudo server that stands for the way without any relay.
 pub const DIRECT: &str = "direct";
 
+/// How the doubt of a server begins that can't take part in a scenario.
+const LEFT_OUT: &str = "left out: ";
+
 /// A whole comparison.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Results {
@@ -116,6 +119,16 @@ impl Sample {
         }
     }
 
+    /// The place of a measurement in which a server doesn't take part.
+    pub fn leave_out(&mut self, reason: &str) {
+        self.doubts.push(format!("{LEFT_OUT}{reason}"));
+    }
+
+    /// Whether it is such a place: nothing failed.
+    pub fn is_left_out(&self) -> bool {
+        self.doubts.iter().any(|doubt| doubt.starts_with(LEFT_OUT))
+    }
+
     /// Sets a value; not a number is left out.
     pub fn set(&mut self, key: &str, value: f64) {
         debug_assert!(METRICS.iter().any(|metric| metric.key == key), "{key} is in no report");
@@ -195,6 +208,11 @@ pub fn is_search(scenario: &str) -> bool {
         .any(|known| known.name == scenario && matches!(known.work, Work::Search(_) | Work::SearchFrames(_)))
 }
 
+/// Whether a scenario's clients come over TCP or TLS.
+pub fn is_over_streams(scenario: &str) -> bool {
+    SCENARIOS.iter().any(|known| known.name == scenario && known.is_over_streams())
+}
+
 const fn metric(key: &'static str, title: &'static str, better: Better, digits: usize) -> Metric {
     Metric { key, title, better, digits }
 }
@@ -237,12 +255,19 @@ pub const METRICS: &[Metric] = &[
     metric("allocations_per_sec", "allocations made per second", Better::Higher, 0),
     metric("server_cpu_us_per_allocation", "server process CPU per allocation, µs", Better::Lower, 1),
     metric("system_cpu_us_per_allocation", "system CPU per allocation, µs", Better::Lower, 1),
+    metric("handshakes_per_sec", "TLS handshakes per second", Better::Higher, 0),
+    metric("server_cpu_us_per_handshake", "server process CPU per handshake, µs", Better::Lower, 0),
+    metric("system_cpu_us_per_handshake", "system CPU per handshake, µs", Better::Lower, 0),
+    metric("frozen_percent", "frames frozen, %", Better::Neither, 1),
+    metric("late_percent", "frames late (400 ms), %", Better::Neither, 1),
     metric("rss_start_mib", "RSS at start, MiB", Better::Lower, 1),
     metric("rss_mib", "RSS under load, MiB", Better::Lower, 1),
     metric("rss_after_mib", "RSS after all allocations ended, MiB", Better::Lower, 1),
     metric("rss_settled_mib", "RSS 60 s after all allocations ended, MiB", Better::Lower, 2),
     metric("rss_settled_ratio", "the same, × that at start", Better::Neither, 2),
     metric("rss_kib_per_allocation", "RSS per allocation, KiB", Better::Lower, 2),
+    metric("rss_kib_per_client", "RSS per idle client, KiB", Better::Lower, 1),
+    metric("rss_given_back_percent", "of that given back 10 s after they left, %", Better::Neither, 0),
     metric(
         "kernel_kib_per_allocation",
         "kernel memory per allocation less direct path, KiB",
@@ -347,7 +372,7 @@ impl Results {
 
     /// How many measurements came to nothing.
     pub fn failures(&self) -> usize {
-        self.samples.iter().filter(|sample| sample.values.is_empty()).count()
+        self.samples.iter().filter(|sample| sample.values.is_empty() && !sample.is_left_out()).count()
     }
 
     /// The summary of one value.
@@ -439,6 +464,18 @@ pub(crate) mod tests {
         assert_eq!(ratio("ours", "ndr_pps"), Some(0.25), "of 20/80, 30/90, 500/2000");
         assert_eq!(ratio("theirs", "system_cpu_us"), Some(1.0));
         assert_eq!(ratio(DIRECT, "system_cpu_us"), None);
+    }
+
+    #[test]
+    fn a_server_that_cannot_take_part_has_not_failed() {
+        let mut results = example();
+        let before = results.failures();
+        let mut sample = Sample { scenario: "small".into(), server: "ours".into(), ..Sample::default() };
+        sample.leave_out("it serves no TCP");
+        results.samples.push(sample);
+        assert_eq!(results.failures(), before);
+        results.samples.push(Sample::failed("small", "ours", 1, &"it ended".into()));
+        assert_eq!(results.failures(), before + 1);
     }
 
     #[test]

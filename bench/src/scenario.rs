@@ -13,6 +13,7 @@ use turnpike_loadtest::transport::Transport;
 
 use crate::lab::{CLIENT, Link, PEER};
 use crate::server::{PASSWORD, USER};
+use crate::streams;
 
 /// A scenario.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +49,20 @@ pub enum Work {
     },
     /// The highest rate without loss, and what still gets through at twice that rate.
     Search(Traffic),
+    /// Video calls over a stream with 40 ms of round trip.
+    Video {
+        /// TCP or TLS.
+        transport: Transport,
+        /// What the client's way takes, Mbit/s; `None` = enough.
+        receiver_mbit_per_sec: Option<f64>,
+    },
+    /// TLS connections opened one after another.
+    Handshakes,
+    /// Clients over TLS, each with an allocation, that do nothing; then they leave.
+    Idle {
+        /// How many.
+        clients: usize,
+    },
     /// A fixed load of frames that are made and counted in the kernel.
     PacedFrames(FrameTraffic),
     /// The highest rate without loss of such frames, and what still gets through at twice that rate.
@@ -95,6 +110,8 @@ pub struct Traffic {
     pub in_step: bool,
     /// The way.
     pub path: Path,
+    /// Between clients and server.
+    pub transport: Transport,
 }
 
 const SMALL: Traffic = Traffic {
@@ -104,6 +121,7 @@ const SMALL: Traffic = Traffic {
     run: 1,
     in_step: false,
     path: Path::Channel,
+    transport: Transport::Udp,
 };
 const VIDEO: Traffic = Traffic { payload_bytes: 1200, run: 8, ..SMALL };
 const SMALL_FRAMES: FrameTraffic =
@@ -256,6 +274,54 @@ pub const SCENARIOS: &[Scenario] = &[
         only_if_named: false,
     },
     Scenario {
+        name: "tcp-small",
+        title: "ChannelData over TCP, 10 clients × 1000 packets/s × 170 B, evenly spaced, echoed by a peer over UDP",
+        link: Link::Plain,
+        work: Work::Paced(Traffic { transport: Transport::Tcp, ..SMALL }),
+        max_rounds: 9,
+        only_if_named: false,
+    },
+    Scenario {
+        name: "tls-small",
+        title: "ChannelData over TLS, 10 clients × 1000 packets/s × 170 B, evenly spaced, echoed by a peer over UDP",
+        link: Link::Plain,
+        work: Work::Paced(Traffic { transport: Transport::Tls, ..SMALL }),
+        max_rounds: 9,
+        only_if_named: false,
+    },
+    Scenario {
+        name: "tcp-video",
+        title: "a call of 4 Mbit/s to a client over TCP, round trip 40 ms, every 60th frame has 150 packets; 10 s",
+        link: Link::Plain,
+        work: Work::Video { transport: Transport::Tcp, receiver_mbit_per_sec: None },
+        max_rounds: 3,
+        only_if_named: false,
+    },
+    Scenario {
+        name: "tcp-video-half",
+        title: "the same to a client whose way takes half of that rate",
+        link: Link::Plain,
+        work: Work::Video { transport: Transport::Tcp, receiver_mbit_per_sec: Some(2.0) },
+        max_rounds: 3,
+        only_if_named: false,
+    },
+    Scenario {
+        name: "tls-handshakes",
+        title: "full TLS handshakes with an ECDSA P-256 certificate, 32 at a time, each with a Binding request",
+        link: Link::Plain,
+        work: Work::Handshakes,
+        max_rounds: 9,
+        only_if_named: false,
+    },
+    Scenario {
+        name: "tls-idle",
+        title: "8000 idle clients over TLS with an allocation each, then none",
+        link: Link::Plain,
+        work: Work::Idle { clients: 8_000 },
+        max_rounds: 1,
+        only_if_named: true,
+    },
+    Scenario {
         name: "memory",
         title: "16,000 allocations made and deleted, then a minute of rest",
         link: Link::Plain,
@@ -266,10 +332,21 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 impl Scenario {
+    /// Whether clients reach the server over TCP or TLS.
+    pub fn is_over_streams(&self) -> bool {
+        match self.work {
+            Work::Paced(traffic) | Work::Search(traffic) => traffic.transport.is_stream(),
+            Work::Video { .. } | Work::Handshakes | Work::Idle { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether the same traffic can also go without any relay, to be subtracted.
     pub fn has_direct_path(&self) -> bool {
-        let is_paced =
-            matches!(self.work, Work::Paced(Traffic { path: Path::Channel | Path::Indication, .. }));
+        let is_paced = matches!(
+            self.work,
+            Work::Paced(Traffic { path: Path::Channel | Path::Indication, transport: Transport::Udp, .. })
+        );
         is_paced || matches!(self.work, Work::PacedFrames(_))
     }
 }
@@ -285,7 +362,7 @@ impl Traffic {
         let payload_bytes = if self.path == Path::Binding { MIN_PAYLOAD } else { self.payload_bytes };
         let group = Group {
             name: "clients".into(),
-            session: Arc::new(session(framing)),
+            session: Arc::new(session(framing, self.transport)),
             framing,
             payload_bytes,
             packets_per_sec: self.packets_per_sec / self.clients as f64,
@@ -306,8 +383,8 @@ impl Traffic {
         });
         Plan {
             server,
-            transport: Transport::Udp,
-            tls: None,
+            transport: self.transport,
+            tls: (self.transport == Transport::Tls).then(streams::tls_client),
             local: Some(CLIENT),
             device: None,
             groups: vec![group],
@@ -336,9 +413,9 @@ pub fn idle_traffic(clients: usize) -> Traffic {
 }
 
 /// What each client asks the server for.
-pub fn session(framing: Framing) -> SessionConfig {
+pub fn session(framing: Framing, transport: Transport) -> SessionConfig {
     SessionConfig {
-        transport: Transport::Udp,
+        transport,
         credentials: Some(Credentials::new(USER, PASSWORD)),
         allocate: AllocateOptions {
             lifetime_secs: 600,

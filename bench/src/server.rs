@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::fault::Fault;
-use crate::lab::{self, Lab, RELAYED, SERVER};
+use crate::lab::{self, Lab, RELAYED, SERVER, SERVER_TLS};
+use crate::streams::Certificate;
 use turnpike_testkit::process::find;
 
 /// The user that every server knows.
@@ -49,6 +50,13 @@ pub struct Variant {
     pub extra: &'static [&'static str],
     /// Whether a comparison without it makes no sense; others are left out where they can't start.
     pub required: bool,
+}
+
+impl Variant {
+    /// Whether it is there for the kernel's data path.
+    pub fn is_kernel_path(&self) -> bool {
+        self.extra.contains(&"--offload=require")
+    }
 }
 
 /// Every variant, Turnpike's first. A new data path is one more line.
@@ -95,6 +103,8 @@ pub struct Programs {
     pub threads: usize,
     /// Keep Turnpike's limits on strangers, which coturn doesn't have.
     pub limits: bool,
+    /// Turnpike serves TCP and TLS.
+    pub turnpike_has_streams: bool,
 }
 
 impl Programs {
@@ -121,7 +131,8 @@ impl Programs {
                 "no turnserver to compare with: apt-get install coturn, or name it with --turnserver PATH"
             }
         })?;
-        Ok(Programs { turnpike, turnserver, cpus, threads, limits: false })
+        let turnpike_has_streams = knows(&turnpike, "--listen-tls");
+        Ok(Programs { turnpike, turnserver, cpus, threads, limits: false, turnpike_has_streams })
     }
 
     /// A program's version as it prints it, in one line.
@@ -143,8 +154,14 @@ impl Programs {
         }
     }
 
-    /// A variant's arguments.
-    pub fn arguments(&self, variant: &Variant) -> Vec<String> {
+    /// Whether a variant can take part where clients come over TCP and TLS. The kernel's data path has no part
+    /// in that.
+    pub fn has_streams(&self, variant: &Variant) -> bool {
+        variant.program == Program::Coturn || self.turnpike_has_streams
+    }
+
+    /// A variant's arguments; over TCP and TLS, too, if a certificate is given.
+    pub fn arguments(&self, variant: &Variant, certificate: Option<&Certificate>) -> Vec<String> {
         let (first, last) = RELAY_PORTS;
         let own = match variant.program {
             Program::Turnpike => vec![
@@ -170,8 +187,6 @@ impl Programs {
                 format!("--user={USER}:{PASSWORD}"),
                 format!("--relay-threads={}", self.threads),
                 "--lt-cred-mech".to_owned(),
-                "--no-tcp".to_owned(),
-                "--no-tls".to_owned(),
                 "--no-dtls".to_owned(),
                 "--no-cli".to_owned(),
                 "--log-file=stdout".to_owned(),
@@ -179,8 +194,42 @@ impl Programs {
                 "--userdb=".to_owned(),
             ],
         };
-        own.into_iter().chain(variant.extra.iter().map(|&argument| argument.to_owned())).collect()
+        let streams = streams(variant.program, certificate);
+        own.into_iter()
+            .chain(streams)
+            .chain(variant.extra.iter().map(|&argument| argument.to_owned()))
+            .collect()
     }
+}
+
+/// A program's options about TCP and TLS.
+fn streams(program: Program, certificate: Option<&Certificate>) -> Vec<String> {
+    let Some(Certificate { chain, key }) = certificate else {
+        return match program {
+            Program::Turnpike => Vec::new(),
+            Program::Coturn => vec!["--no-tcp".to_owned(), "--no-tls".to_owned()],
+        };
+    };
+    let (chain, key) = (chain.display(), key.display());
+    match program {
+        Program::Turnpike => vec![
+            format!("--listen-tcp={SERVER}"),
+            format!("--listen-tls={SERVER_TLS}"),
+            format!("--tls-cert={chain}"),
+            format!("--tls-key={key}"),
+        ],
+        Program::Coturn => vec![
+            format!("--tls-listening-port={}", SERVER_TLS.port()),
+            format!("--cert={chain}"),
+            format!("--pkey={key}"),
+        ],
+    }
+}
+
+/// Whether a program's help has an option.
+fn knows(turnpike: &Path, option: &str) -> bool {
+    let output = Command::new(turnpike).args(["run", "--help"]).stdin(Stdio::null()).output();
+    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(option))
 }
 
 /// A running server; killed when dropped.
@@ -194,7 +243,13 @@ impl Running {
     ///
     /// # Errors
     /// If it ends, or doesn't answer in time: with the end of its log.
-    pub fn start(lab: &Lab, programs: &Programs, variant: &Variant, folder: &Path) -> Result<Running, Fault> {
+    pub fn start(
+        lab: &Lab,
+        programs: &Programs,
+        variant: &Variant,
+        folder: &Path,
+        certificate: Option<&Certificate>,
+    ) -> Result<Running, Fault> {
         let log = folder.join(format!("{}.log", variant.name));
         let file = File::create(&log).map_err(Fault::file(&log))?;
         let errors = file.try_clone().map_err(Fault::file(&log))?;
@@ -204,12 +259,16 @@ impl Running {
                 command.env_remove(name);
             }
         }
-        command.args(programs.arguments(variant)).stdin(Stdio::null()).stdout(file).stderr(errors);
+        command
+            .args(programs.arguments(variant, certificate))
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(errors);
         // coturn drops files into its current folder.
         command.current_dir(folder);
         let child = command.spawn().map_err(|error| format!("{}: {error}", variant.name))?;
         let mut running = Running { child, log };
-        match running.wait_until_ready(lab) {
+        match running.wait_until_ready(lab, certificate.is_some()) {
             Ok(()) => Ok(running),
             Err(why) => {
                 running.kill();
@@ -246,7 +305,7 @@ impl Running {
         Err("the server didn't end after SIGTERM".into())
     }
 
-    fn wait_until_ready(&mut self, lab: &Lab) -> Result<(), String> {
+    fn wait_until_ready(&mut self, lab: &Lab, streams: bool) -> Result<(), String> {
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
             match self.child.try_wait() {
@@ -254,7 +313,8 @@ impl Running {
                 Ok(Some(status)) => return Err(format!("ended at once ({status})")),
                 Err(error) => return Err(error.to_string()),
             }
-            if lab.client.enter(|| answers().unwrap_or(false)) {
+            let listens = || !streams || TcpStream::connect(SERVER_TLS).is_ok();
+            if lab.client.enter(|| answers().unwrap_or(false) && listens()) {
                 return Ok(());
             }
         }

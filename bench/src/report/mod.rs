@@ -6,7 +6,7 @@ pub mod text;
 
 use turnpike_loadtest::report::svg::bars;
 
-use crate::results::{DIRECT, METRICS, Metric, Results, Summary, is_comparable, is_search};
+use crate::results::{DIRECT, METRICS, Metric, Results, Summary, is_comparable, is_over_streams, is_search};
 
 /// A picture that every report has.
 pub struct Picture {
@@ -191,7 +191,8 @@ fn cell(metric: &Metric, summary: &Summary) -> String {
 /// What explains the delays in a table: without it they look like a fault, or like a comparison.
 fn delay_note(table: &Table<'_>, scenario: &str) -> Option<String> {
     let has = |key: &str| table.rows.iter().any(|row| row.metric.key == key);
-    if !has("p50_us") {
+    // What is waited for more datagrams is about sockets of the clients' own.
+    if !has("p50_us") || is_over_streams(scenario) {
         return None;
     }
     if is_search(scenario) {

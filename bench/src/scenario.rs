@@ -315,9 +315,9 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "tls-idle",
-        title: "8000 idle clients over TLS with an allocation each, then none",
+        title: "4000 idle clients of one address over TLS with an allocation each, then none",
         link: Link::Plain,
-        work: Work::Idle { clients: 8_000 },
+        work: Work::Idle { clients: 4_000 },
         max_rounds: 1,
         only_if_named: true,
     },

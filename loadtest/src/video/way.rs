@@ -23,6 +23,8 @@ use crate::engine::mmsg::{mono_ns, set_precise_timers};
 const TICK: Duration = Duration::from_micros(500);
 /// Receive buffer towards the server: little, so that what the way doesn't take stays with the server.
 const RECEIVE_BUFFER_BYTES: usize = 16 << 10;
+/// The same where the way is narrow: bytes wait there, too.
+const NARROW_BUFFER_BYTES: usize = 4 << 10;
 /// Segments as on Ethernet, also where both ends are on one machine.
 const SEGMENT_BYTES: u32 = 1448;
 /// Bytes of one read at most.
@@ -119,7 +121,8 @@ impl Ways {
 
     fn dial(&self) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::for_address(self.server), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+        let narrow = self.way.bytes_per_sec.is_some();
+        socket.set_recv_buffer_size(if narrow { NARROW_BUFFER_BYTES } else { RECEIVE_BUFFER_BYTES })?;
         socket.set_tcp_mss(SEGMENT_BYTES)?;
         if let Some(ip) = self.local {
             socket.bind(&SocketAddr::new(ip, 0).into())?;

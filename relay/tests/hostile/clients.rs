@@ -1,14 +1,13 @@
 //! Clients of other makes, and the parts of RFC 8489 that few of them use.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use turnpike_proto::wire::attr;
 use turnpike_testkit::PATIENCE;
+use turnpike_testkit::python;
 
 use super::lab::{CLIENT_V4, Lab, PEER_V4, RELAY_V4};
 use super::process::{self, Outcome, Process};
@@ -90,30 +89,10 @@ fn s18_s22_s23_sha256_and_userhash_work() {
     assert!(log.records().iter().all(|record| record.contains("user=\"alice\"")), "{}", log.0);
 }
 
-/// Python with aioice in a virtual environment, made once; else why not.
+/// Python with aioice; else why not.
 fn python_with_aioice() -> Result<PathBuf, String> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("aioice-0.10.1");
-    let python = folder.join("bin/python");
-    if folder.join("complete").exists() {
-        return Ok(python);
-    }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
-    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile/aioice.txt");
-    run(Command::new(&python)
-        .args(["-m", "pip", "install", "--quiet", "--no-deps", "--requirement"])
-        .arg(list))?;
-    std::fs::write(folder.join("complete"), "").map_err(|error| error.to_string())?;
-    Ok(python)
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim())),
-    }
+    python::with_packages(&folder, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile/aioice.txt"))
 }
 
 /// A call of aioice that lasts `seconds`, its channel refreshed every `refresh` seconds: the peer talks all

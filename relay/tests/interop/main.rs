@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   lab: namespaces ─► relay: the server ─► uclient | client | stun: who talks to it
-//!                                           load, refusals, addresses, startup, workers: the tests
+//!                                           load, refusals, addresses, startup, streams, workers: the tests
 //! ```
 //!
 //! They need root, iproute2 and coturn's clients, so they are ignored by a plain `cargo test`;
@@ -15,6 +15,7 @@ mod load;
 mod refusals;
 mod relay;
 mod startup;
+mod streams;
 mod stun;
 mod workers;
 

@@ -2,11 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use turnpike_proto::addr::{Family, PeerAddr};
+use turnpike_proto::addr::{Family, FiveTuple, PeerAddr};
+use turnpike_proto::settings::RelayIp;
+use turnpike_proto::shared::Shared;
 use turnpike_proto::wire::{Class, attr, method};
 
+use super::choices::PORTS;
 use super::reference::{self, Stun};
-use super::world::World;
+use super::shadow::Allocation;
 
 /// A datagram due to a peer.
 #[derive(Debug)]
@@ -59,16 +62,22 @@ const KNOWN: &[u16] = &[
     attr::RESERVATION_TOKEN,
 ];
 
-impl World {
+/// What one client was promised, with what decides how far it holds.
+pub struct Promised<'w> {
+    /// What the client holds.
+    pub allocation: &'w Allocation,
+    /// Who talks to whom.
+    pub five_tuple: FiveTuple,
+    /// Asked for the policy in force.
+    pub shared: &'w Shared,
+    /// What is relayed from.
+    pub relays: &'w [RelayIp],
+}
+
+impl Promised<'_> {
     /// What a client's datagram has to cause (RFC 8656 s. 11.2 and 12.6).
-    pub(super) fn expected_to_peer<'a>(
-        &self,
-        client: usize,
-        bytes: &'a [u8],
-        message: Option<&Stun<'a>>,
-        tos: u8,
-    ) -> Option<ToPeer<'a>> {
-        let allocation = self.shadow.get(client)?;
+    pub fn to_peer<'a>(&self, bytes: &'a [u8], message: Option<&Stun<'a>>, tos: u8) -> Option<ToPeer<'a>> {
+        let allocation = self.allocation;
         let (to, data, dont_fragment) = match bytes {
             [0x40..=0x7F, ..] => {
                 let [n0, n1, l0, l1] = *bytes.first_chunk()?;
@@ -82,8 +91,8 @@ impl World {
                 if send.attributes.iter().any(|(kind, _)| *kind < 0x8000 && !KNOWN.contains(kind)) {
                     return None;
                 }
-                let peer = self.to_local(send.address(send.get(attr::XOR_PEER_ADDRESS)?)?);
-                let client_ip = self.five_tuple(client).client.ip();
+                let peer = to_local(self.relays, send.address(send.get(attr::XOR_PEER_ADDRESS)?)?);
+                let client_ip = self.five_tuple.client.ip();
                 let same_family = client_ip.is_ipv4() == peer.is_ipv4();
                 let fragment = send.get(attr::DONT_FRAGMENT).is_some() && same_family;
                 (peer, send.get(attr::DATA)?, fragment)
@@ -96,16 +105,9 @@ impl World {
     }
 
     /// What a peer's datagram has to cause (RFC 8656 s. 11.4 and 12.7).
-    pub(super) fn expected_to_client<'a>(
-        &self,
-        client: usize,
-        peer: SocketAddr,
-        bytes: &'a [u8],
-        tos: u8,
-    ) -> Option<ToClient<'a>> {
-        let allocation = self.shadow.get(client)?;
+    pub fn to_client<'a>(&self, peer: SocketAddr, bytes: &'a [u8], tos: u8) -> Option<ToClient<'a>> {
+        let (allocation, five_tuple) = (self.allocation, self.five_tuple);
         allocation.half(Family::of(&peer.ip()))?;
-        let five_tuple = self.five_tuple(client);
         // RFC 8656 s. 16: neither DSCP nor ECN; no datagram that would have to hold it.
         let (tos, room) = match five_tuple.transport.is_stream() {
             true => (0, 20 + 65_532),
@@ -124,23 +126,47 @@ impl World {
     }
 
     /// What an ICMP error has to cause (RFC 8656 s. 11.5).
-    pub(super) fn expected_icmp(
-        &self,
-        client: usize,
-        peer: SocketAddr,
-        [icmp_type, code]: [u8; 2],
-        data: u32,
-    ) -> Option<ToClient<'static>> {
+    pub fn icmp(&self, peer: SocketAddr, [icmp_type, code]: [u8; 2], data: u32) -> Option<ToClient<'static>> {
         let relevant = match Family::of(&peer.ip()) {
             Family::V4 => [3, 11].contains(&icmp_type),
             Family::V6 => [1, 2, 3].contains(&icmp_type),
         };
-        let admits = self.shadow.get(client)?.admits(peer);
+        let admits = self.allocation.admits(peer);
         // RFC 8656 s. 18.13: 16 bits reserved, 7 bits of type, 9 bits of code, 32 bits of data.
         let mut value = [0; 8];
         value[2..4].copy_from_slice(&(u16::from(icmp_type) * 512 + u16::from(code)).to_be_bytes());
         value[4..].copy_from_slice(&data.to_be_bytes());
         (relevant && admits).then_some(ToClient::Icmp(self.to_public(peer), value))
+    }
+
+    /// Whether data may go to a peer or come from it through a channel: not where another program of the host may
+    /// have the port that was a relayed address once.
+    fn is_channel_open(&self, peer: SocketAddr) -> bool {
+        let internal = PORTS.contains(&peer.port()) && self.relays.iter().any(|r| r.local == peer.ip());
+        !internal || self.shared.check_peer(PeerAddr(peer)).is_ok()
+    }
+
+    /// A peer's address as clients see it.
+    fn to_public(&self, peer: SocketAddr) -> SocketAddr {
+        translate(self.relays, peer, |relay| Some(relay.local), |relay| relay.external)
+    }
+}
+
+/// A peer's address as our sockets see it.
+pub fn to_local(relays: &[RelayIp], peer: SocketAddr) -> SocketAddr {
+    translate(relays, peer, |relay| relay.external, |relay| Some(relay.local))
+}
+
+fn translate(
+    relays: &[RelayIp],
+    address: SocketAddr,
+    from: impl Fn(&RelayIp) -> Option<IpAddr>,
+    to: impl Fn(&RelayIp) -> Option<IpAddr>,
+) -> SocketAddr {
+    let relay = relays.iter().find(|relay| from(relay) == Some(address.ip()));
+    match relay.and_then(to) {
+        Some(ip) => SocketAddr::new(ip, address.port()),
+        None => address,
     }
 }
 

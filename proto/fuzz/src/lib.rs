@@ -7,12 +7,14 @@
 //!         ─► request     datagrams to two workers, signed so that they get past authentication ─┐
 //!         ─► operations  allocations, permissions, data, time, failures                         ─┴─► world
 //!
-//!   world: a driver without sockets, a kernel without routes ─► shadow: what the answers promised, and so what data may pass
+//!   world: a driver without sockets, a kernel without routes ─► shadow: what the answers promised
+//!                                                            ─► expect: so what data has to pass
 //! ```
 //!
 //! The fuzzer's binaries call `run` of a module with its input. Ordinary tests include this file
 //! and replay the committed corpora (`corpus/`), so every find stays found.
 
+pub mod choices;
 pub mod expect;
 pub mod framer;
 pub mod input;

@@ -7,7 +7,8 @@ use turnpike_proto::auth::{Key, rest_password};
 use turnpike_proto::wire::{Message, MessageBuilder, attr};
 use turnpike_proto::{ClientPath, ClientSocket, ErrorCode};
 
-use super::world::REALM;
+/// The realm of everybody.
+pub const REALM: &str = "example.org";
 
 /// Somebody who is known.
 pub(super) struct User {

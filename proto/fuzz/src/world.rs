@@ -4,14 +4,13 @@
 //! well-formed, small and signed; data exactly where the [`Shadow`] says it may go.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use turnpike_proto::addr::{Family, FiveTuple, PeerAddr, RelayedAddr, Transport};
-use turnpike_proto::auth::{Credentials, Key};
+use turnpike_proto::auth::Key;
 use turnpike_proto::limits::{RESERVATION_LIFETIME_SECS, SECOND_NS};
-use turnpike_proto::policy::PeerRules;
-use turnpike_proto::settings::{DefaultFamily, RelayIp, RelayIps, ServerConfig, Settings};
+use turnpike_proto::settings::{RelayIp, Settings};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::wire::{Class, MessageBuilder, TransactionId, attr, method};
@@ -20,16 +19,13 @@ use turnpike_proto::{
     Received, RelaySocket, Route, Server, TableCounts, WorkerId,
 };
 
-use super::expect::{ToClient, ToPeer};
+use super::choices::{self, PORTS};
+use super::expect::{self, Promised, ToClient, ToPeer};
 use super::kernel::Kernel;
-use super::people::{Client, STATIC_USERS, User, clients, is_signed, users};
+use super::people::{Client, REALM, STATIC_USERS, User, clients, is_signed, users};
 use super::reference::{self, Stun};
 use super::shadow::{Half, Shadow};
 
-/// The realm of everybody.
-pub const REALM: &str = "example.org";
-/// Few ports, so that they run out.
-pub const PORTS: std::ops::RangeInclusive<u16> = 50_001..=50_012;
 /// Peers: reachable ones, ours, and ones that no policy allows.
 pub const PEERS: [&str; 12] = [
     "198.51.100.7:4000",
@@ -137,22 +133,12 @@ impl World {
     /// The operator's choices are the bits of `options`.
     pub fn new(options: u8) -> Self {
         let bit = |n: u8| options >> n & 1 == 1;
-        let ip = |text: &str| text.parse::<IpAddr>().expect("an IP");
-        let mut relays = vec![
-            RelayIp { local: ip("192.0.2.1"), external: None },
-            RelayIp { local: ip("2001:db8::1"), external: None },
-        ];
-        if bit(2) {
-            relays[0] = RelayIp { local: ip("10.9.9.9"), external: Some(ip("192.0.2.1")) };
-        }
-        if bit(3) {
-            relays.pop();
-        }
+        let relays = choices::relays(bit);
         let memory = PlainMemory::new(SLOTS.0, SLOTS.1);
         let shared = Shared::new(Settings {
-            relays: relay_ips(&relays),
+            relays: choices::relay_ips(&relays),
             plane: Some(Plane::new(Arc::<PlainMemory>::clone(&memory))),
-            ..settings(bit)
+            ..choices::settings(bit)
         });
         let workers =
             (0..2).map(|n| Server::new(Arc::clone(&shared), WorkerId(n), [n as u8 + 1; 32])).collect();
@@ -252,7 +238,7 @@ impl World {
         let message = reference::parse(bytes).ok();
         self.asked = bytes.to_vec();
         self.opens = false;
-        let expected = self.expected_to_peer(client, bytes, message.as_ref(), tos);
+        let expected = self.promised(client).and_then(|it| it.to_peer(bytes, message.as_ref(), tos));
         // A stream's connection is one worker's.
         let is_datagram = !path.five_tuple.transport.is_stream();
         let is_astray = self.astray && is_datagram && self.shadow.get(client).is_some();
@@ -287,7 +273,7 @@ impl World {
     pub fn peer_sends(&mut self, client: usize, peer: SocketAddr, bytes: &[u8], tos: u8) {
         self.shadow.expire(self.now.mono_ns);
         let Some((worker, relay)) = self.open_socket(client, Family::of(&peer.ip())) else { return };
-        let expected = self.expected_to_client(client, peer, bytes, tos);
+        let expected = self.promised(client).and_then(|it| it.to_client(peer, bytes, tos));
         let origin = Origin::Peer { relay, peer: PeerAddr(peer) };
         let received = Received { origin, bytes, tos };
         match self.workers[worker].forward(self.now, &received) {
@@ -306,7 +292,7 @@ impl World {
         // The driver gives the MTU of "too big" errors, else 0.
         let too_big = matches!((peer.is_ipv4(), icmp_type, icmp_code), (true, 3, 4) | (false, 2, _));
         let data = if too_big { data } else { 0 };
-        let expected = self.expected_icmp(client, peer, kind, data);
+        let expected = self.promised(client).and_then(|it| it.icmp(peer, kind, data));
         let error = IcmpError { relay, peer: PeerAddr(peer), icmp_type, icmp_code, data };
         self.input(worker, Input::PeerIcmp(error));
         self.check_to_client(client, expected);
@@ -337,7 +323,7 @@ impl World {
     /// The operator changes the policy.
     pub fn change_policy(&mut self, strict: bool) {
         self.shadow.expire(self.now.mono_ns);
-        self.shared.set_network(&relay_ips(&self.relays), &peers(strict));
+        self.shared.set_network(&choices::relay_ips(&self.relays), &choices::peers(strict));
         (0..self.workers.len()).for_each(|worker| self.input(worker, Input::PolicyChanged));
         self.shadow.revoke(&self.shared);
     }
@@ -492,39 +478,19 @@ impl World {
         assert_eq!(self.shared.plane().expect("there is one").taken(), Default::default());
     }
 
-    /// A client's address, server address and worker.
-    pub(super) fn five_tuple(&self, client: usize) -> FiveTuple {
+    fn five_tuple(&self, client: usize) -> FiveTuple {
         self.clients[client].path.five_tuple
     }
 
     /// A peer's address as our sockets see it.
     pub(super) fn to_local(&self, peer: SocketAddr) -> SocketAddr {
-        self.translate(peer, |relay| relay.external, |relay| Some(relay.local))
+        expect::to_local(&self.relays, peer)
     }
 
-    /// A peer's address as clients see it.
-    pub(super) fn to_public(&self, peer: SocketAddr) -> SocketAddr {
-        self.translate(peer, |relay| Some(relay.local), |relay| relay.external)
-    }
-
-    /// Whether data may go to a peer or come from it through a channel: not where another program of the host may
-    /// have the port that was a relayed address once.
-    pub(super) fn is_channel_open(&self, peer: SocketAddr) -> bool {
-        let internal = PORTS.contains(&peer.port()) && self.relays.iter().any(|r| r.local == peer.ip());
-        !internal || self.shared.check_peer(PeerAddr(peer)).is_ok()
-    }
-
-    fn translate(
-        &self,
-        address: SocketAddr,
-        from: impl Fn(&RelayIp) -> Option<IpAddr>,
-        to: impl Fn(&RelayIp) -> Option<IpAddr>,
-    ) -> SocketAddr {
-        let relay = self.relays.iter().find(|relay| from(relay) == Some(address.ip()));
-        match relay.and_then(to) {
-            Some(ip) => SocketAddr::new(ip, address.port()),
-            None => address,
-        }
+    /// What a client with an allocation may have.
+    fn promised(&self, client: usize) -> Option<Promised<'_>> {
+        let (allocation, five_tuple) = (self.shadow.get(client)?, self.five_tuple(client));
+        Some(Promised { allocation, five_tuple, shared: &self.shared, relays: &self.relays })
     }
 
     fn input(&mut self, worker: usize, input: Input<'_>) {
@@ -803,47 +769,5 @@ impl World {
             let token = token.try_into().expect("eight bytes");
             self.tokens.push((token, owner.to_vec(), ends_ns));
         }
-    }
-}
-
-/// What the operator chose, but for what is relayed from and the kernel's memory.
-fn settings(bit: impl Fn(u8) -> bool) -> Settings {
-    let mut credentials = Credentials::new(REALM);
-    for (name, password) in STATIC_USERS {
-        credentials.add_user(name, password).expect("good credentials");
-    }
-    if bit(4) {
-        credentials.add_secret("north".to_owned());
-    }
-    let config = ServerConfig {
-        rfc5766_channels: bit(5),
-        default_family: if bit(6) { DefaultFamily::Keep } else { DefaultFamily::Ipv4 },
-        max_bitrate_bits: if bit(0) { 80_000 } else { 0 },
-        ..ServerConfig::default()
-    };
-    let (user_quota, total_quota) = if bit(1) { (2, 3) } else { (0, 0) };
-    Settings {
-        config,
-        strict_credential_expiry: bit(7),
-        relay_ports: PORTS,
-        peers: peers(false),
-        user_quota,
-        total_quota,
-        ..Settings::new(credentials, [7; 32])
-    }
-}
-
-fn relay_ips(relays: &[RelayIp]) -> RelayIps {
-    RelayIps { general: relays.to_vec(), ..RelayIps::default() }
-}
-
-fn peers(strict: bool) -> PeerRules {
-    let net = |text: &str| text.parse().expect("a network");
-    let deny = [net("198.51.100.8/32"), net("2001:db8:ffff::8/128")];
-    let listeners = ["192.0.2.1:3478", "[2001:db8::1]:3478"].map(|text| text.parse().expect("an address"));
-    PeerRules {
-        deny: if strict { deny.to_vec() } else { vec![] },
-        listeners: listeners.to_vec(),
-        ..PeerRules::default()
     }
 }

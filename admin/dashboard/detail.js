@@ -131,7 +131,7 @@ function trafficSection(allocation) {
 function channelSection(allocation) {
   const now = allocation.as_of_unix_millis / 1000;
   const rows = allocation.channel_list.map((channel) => [
-    `0x${channel.number.toString(16)}`, channel.peer, pathBadge(channel.offload), duration(channel.expires_unix_secs - now),
+    `0x${channel.number.toString(16)}`, peerCell(channel.peer), pathBadge(channel.offload), duration(channel.expires_unix_secs - now),
   ]);
   return section(`Channels (${rows.length})`, rows.length > 0
     ? simpleTable(["Number", "Peer", "Path", "Expires in"], rows, 3)
@@ -140,8 +140,11 @@ function channelSection(allocation) {
 
 function permissionSection(allocation) {
   const now = allocation.as_of_unix_millis / 1000;
-  const rows = allocation.permission_list.map((permission) => [permission.peer, duration(permission.expires_unix_secs - now)]);
+  const rows = allocation.permission_list.map((permission) => [peerCell(permission.peer), duration(permission.expires_unix_secs - now)]);
   return section(`Permissions (${rows.length})`, rows.length > 0
     ? simpleTable(["Peer", "Expires in"], rows, 1)
     : el("p", { class: "nothing" }, "None: no peer may send to this allocation."));
 }
+
+/** An IPv6 address may be longer than its column. */
+const peerCell = (peer) => el("span", { class: "peer" }, peer);

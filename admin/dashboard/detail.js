@@ -103,7 +103,7 @@ function factSection(allocation) {
   const { offload } = allocation;
   const why = pathText(offload).why;
   const facts = [
-    ["Client", el("span", { class: "mono" }, `${allocation.client} (${allocation.transport})`)],
+    ["Client", el("span", { class: "mono" }, `${allocation.client} (${allocation.transport}${allocation.proxy ? `, by proxy ${allocation.proxy}` : ""})`)],
     ["Server", el("span", { class: "mono" }, allocation.server)],
     ["Relayed as", el("span", { class: "mono" }, allocation.relayed.join(", "))],
     ["Created", `${clockTime(allocation.created_unix_secs)}, ${duration(now - allocation.created_unix_secs)} ago`],

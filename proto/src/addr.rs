@@ -19,6 +19,9 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// All of them.
+    pub const ALL: [Transport; 3] = [Transport::Udp, Transport::Tcp, Transport::Tls];
+
     /// The name in logs and the API.
     pub const fn name(self) -> &'static str {
         match self {

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::addr::FiveTuple;
+use crate::addr::{ClientAddr, FiveTuple};
+use crate::io::ClientSocket;
 use crate::stats::TrafficByPath;
 
 /// Declares [`WhyNot`] with names and explanations side by side.
@@ -42,6 +43,7 @@ reasons! {
     NextHopsFull = "next_hops_full", "the kernel's table of next hops is full: clients or peers are behind too many neighbours";
     Busy = "busy", "an earlier binding of the same addresses has not been taken out of the kernel yet";
     Stream = "stream", "the client talks TCP or TLS, which only userspace can relay";
+    Proxied = "proxied", "the client is behind a proxy whose headers only userspace reads";
     Refused = "refused", "the kernel refused; the log says more";
 }
 
@@ -74,6 +76,10 @@ pub struct AllocationView {
     pub quota_user: Arc<str>,
     /// Client, server, transport.
     pub five_tuple: FiveTuple,
+    /// The client's own address: behind a trusted proxy another one than the 5-tuple's.
+    pub client: ClientAddr,
+    /// The listener or connection by which the client is reached.
+    pub socket: ClientSocket,
     /// Relayed transport addresses that have not ended, as clients see them.
     pub relayed: Vec<SocketAddr>,
     /// When it was answered, on the monotonic clock, nanoseconds.

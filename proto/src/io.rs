@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use turnpike_abi::Verdict;
 
-use crate::addr::{FiveTuple, PeerAddr, RelayedAddr};
+use crate::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr};
 use crate::inspect::{AllocationView, WhyNot};
 use crate::refusal::RefusedRequest;
 use crate::shared::plane::SlotName;
@@ -92,6 +92,22 @@ impl ClientPath {
     #[inline]
     pub(crate) fn is_continued_by(&self, other: &ClientPath) -> bool {
         !other.five_tuple.transport.is_stream() || self.socket == other.socket
+    }
+}
+
+/// Who a message is from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender {
+    /// The way that it came, and that an answer takes.
+    pub(crate) path: ClientPath,
+    /// The client's own address: behind a trusted proxy another one than the path's.
+    pub(crate) client: ClientAddr,
+}
+
+impl Sender {
+    /// What the client itself would call its 5-tuple.
+    pub(crate) fn own_tuple(&self) -> FiveTuple {
+        FiveTuple { client: self.client, ..self.path.five_tuple }
     }
 }
 
@@ -202,6 +218,19 @@ pub enum Input<'a> {
     /// A datagram or frame. Whoever has several workers, or doesn't want it copied, asks `Server::forward` first, and
     /// hands in only what that calls [`Forward::Slow`].
     Received(Received<'a>),
+    /// The same, not asked about before, from a client behind a proxy that the operator trusts. The allocation is the
+    /// 5-tuple's, which is the proxy's; all that is said and counted of the client is said and counted of its own
+    /// address.
+    Proxied {
+        /// Who sent it: the proxy.
+        path: ClientPath,
+        /// For whom (see [`wire::proxy`](crate::wire::proxy)).
+        client: ClientAddr,
+        /// All of it, without the proxy's header.
+        bytes: &'a [u8],
+        /// DSCP and ECN.
+        tos: u8,
+    },
     /// A stream's connection is closed, from either side: what its client has ends at once. Nothing comes from it
     /// after this.
     ClientGone(ClientPath),

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use turnpike_abi::Verdict;
 
-use crate::addr::{FiveTuple, RelayedAddr};
+use crate::addr::{ClientAddr, FiveTuple, RelayedAddr, Transport};
 use crate::error::ErrorCode;
+use crate::io::ClientSocket;
 use crate::refusal::RefusalCounts;
 use crate::wire::method;
 
@@ -123,6 +124,8 @@ pub struct ServerCounts {
     pub bindings: u64,
     /// Allocations that were answered with success.
     pub allocations_created: u64,
+    /// The same, and how many of them have ended, by their clients' transport.
+    pub transports: TransportCounts,
     /// Allocations that have ended.
     pub allocations_ended: u64,
     /// Relay ports that could not be opened.
@@ -155,6 +158,31 @@ impl ServerCounts {
             Verdict::ChannelToPeer | Verdict::SendToPeer => self.bytes_to_peer += payload_len,
             _ => self.bytes_to_client += payload_len,
         }
+    }
+}
+
+/// Allocations by the transport of their clients.
+#[derive(Clone, Debug, Default)]
+pub struct TransportCounts([(u64, u64); Transport::ALL.len()]);
+
+impl TransportCounts {
+    pub(crate) fn count_created(&mut self, transport: Transport) {
+        self.0[transport as usize].0 += 1;
+    }
+
+    pub(crate) fn count_ended(&mut self, transport: Transport) {
+        self.0[transport as usize].1 += 1;
+    }
+
+    /// How many were answered with success.
+    pub fn created(&self, transport: Transport) -> u64 {
+        self.0[transport as usize].0
+    }
+
+    /// How many live.
+    pub fn live(&self, transport: Transport) -> u64 {
+        let (created, ended) = self.0[transport as usize];
+        created - ended
     }
 }
 
@@ -252,6 +280,10 @@ pub struct AllocationRecord {
     pub quota_user: Arc<str>,
     /// Client, server, transport.
     pub five_tuple: FiveTuple,
+    /// The client's own address: behind a trusted proxy another one than the 5-tuple's.
+    pub client: ClientAddr,
+    /// The listener or connection by which the client is reached.
+    pub socket: ClientSocket,
     /// Relayed transport addresses in their local form: one, or one of each family.
     pub relayed: Vec<RelayedAddr>,
     /// The same as clients saw them.

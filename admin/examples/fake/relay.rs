@@ -210,6 +210,7 @@ fn invent(number: u64) -> Carrying {
         transport: if number.is_multiple_of(5) { Transport::Tcp } else { Transport::Udp },
         client: SocketAddr::new(host(198), 40_000 + (number % 20_000) as u16),
         server: SocketAddr::from(([192, 0, 2, 10], 3478)),
+        proxy: None,
         relayed: vec![SocketAddr::from(([192, 0, 2, 10], 49_152 + (number % 16_000) as u16))],
         peers: vec![host(203)],
         created_unix_secs: now,

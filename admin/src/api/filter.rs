@@ -269,6 +269,7 @@ mod tests {
             transport: if number.is_multiple_of(2) { Transport::Udp } else { Transport::Tcp },
             client: SocketAddr::from(([198, 51, 100, number as u8], 4000)),
             server: SocketAddr::from(([192, 0, 2, 1], 3478)),
+            proxy: None,
             relayed: vec![SocketAddr::from(([192, 0, 2, 1], 50_000 + number as u16))],
             peers: vec![IpAddr::from([203, 0, 113, number as u8])],
             created_unix_secs: 1000 - number,

@@ -20,7 +20,8 @@ use prometheus_client::registry::Registry;
 use self::page::Page;
 use crate::guard::{Metrics, Needs};
 use crate::model::{
-    Certificate, Counts, OffloadCounts, Readiness, Status, Totals, Traffic, TrafficByPath, WorkerTotals,
+    Certificate, Counts, OffloadCounts, Readiness, Status, Totals, Traffic, TrafficByPath, TransportCount,
+    WorkerTotals,
 };
 use crate::problem::Problems;
 use crate::state::{ApiCounts, Shared};
@@ -141,6 +142,14 @@ fn allocations(page: &mut Page<'_>, totals: &Totals) -> fmt::Result {
         )?;
     }
     page.counter("allocations_created", "Allocations created.", plain(sum.allocations_created))?;
+    let of = |count: fn(&TransportCount) -> u64| {
+        let transports = sum.transports.iter();
+        transports.map(move |(name, counts)| (vec![("transport", name.clone())], count(counts)))
+    };
+    let help = "Allocations that live, by how their clients talk to the server.";
+    page.gauge("transport_allocations", help, of(|counts| counts.allocations))?;
+    let help = "Allocations created, by how their clients talk to the server.";
+    page.counter("transport_allocations_created", help, of(|counts| counts.allocations_created))?;
     let ended = sum.allocations_ended.iter().map(|(reason, &n)| (vec![("reason", reason.clone())], n));
     page.counter("allocations_ended", "Allocations ended, by reason.", ended)
 }

@@ -131,9 +131,13 @@ pub struct Allocation {
     /// The client's address.
     #[schema(value_type = String, example = "192.0.2.1:50000")]
     pub client: SocketAddr,
-    /// The server's address that the client talks to.
+    /// The server's address that the client, or its proxy, talks to.
     #[schema(value_type = String, example = "192.0.2.10:3478")]
     pub server: SocketAddr,
+    /// The address from which a trusted proxy speaks for the client.
+    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<SocketAddr>,
     /// Relayed transport addresses, as clients see them: one, or one of each family.
     #[schema(value_type = Vec<String>)]
     pub relayed: Vec<SocketAddr>,

@@ -18,7 +18,7 @@ pub enum Event {
     Ended {
         /// The allocation as it ended, with its final traffic.
         allocation: Allocation,
-        /// Why: `deleted`, `expired`, `disconnected`, ...
+        /// Why: `deleted`, `expired`, `disconnected`, `connection_closed`, ...
         reason: String,
         /// How long it lived.
         duration_secs: f64,

@@ -49,6 +49,8 @@ pub struct Counts {
     pub allocations_offloaded: u64,
     /// Allocations created.
     pub allocations_created: u64,
+    /// Allocations by how their clients talk to the server: `udp`, `tcp`, `tls`.
+    pub transports: BTreeMap<String, TransportCount>,
     /// Allocations ended, by the name of the reason.
     pub allocations_ended: BTreeMap<String, u64>,
     /// Relay ports that could not be opened.
@@ -57,6 +59,15 @@ pub struct Counts {
     pub relay_sockets: u64,
     /// Datagrams that the kernel dropped because a socket's buffer was full.
     pub socket_drops: u64,
+}
+
+/// Allocations of clients with one transport.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TransportCount {
+    /// Now.
+    pub allocations: u64,
+    /// Created since the start.
+    pub allocations_created: u64,
 }
 
 /// Error answers to one method with one code.

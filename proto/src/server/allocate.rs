@@ -55,13 +55,13 @@ impl Server {
             return self.repeat_allocate(now, request, id);
         }
         let transaction = request.message.transaction_id();
-        if self.ended_allocates.contains(now, request.path.five_tuple, transaction) {
+        if self.ended_allocates.contains(now, request.sender.path.five_tuple, transaction) {
             self.discard(Verdict::DropRetransmission);
             return Ok(());
         }
         let wish = self.allocate_wish(request)?;
         let lifetime_secs = self.granted_lifetime(request.message)?;
-        if self.draining && self.shared.alternate(request.path.five_tuple.client.ip()).is_some() {
+        if self.draining && self.shared.alternate(request.sender.client.ip()).is_some() {
             return Err(RefusalReason::Redirected.into());
         }
         if self.draining {
@@ -70,7 +70,7 @@ impl Server {
         if self.table.len() >= MAX_ALLOCATIONS {
             return Err(RefusalReason::TableFull.into());
         }
-        let five_tuple = request.path.five_tuple;
+        let five_tuple = request.sender.path.five_tuple;
         // Another worker may have got the same request just now; its answer will do.
         if !self.shared.directory.claim(&five_tuple, self.worker) {
             self.discard(Verdict::DropRetransmission);
@@ -110,7 +110,7 @@ impl Server {
         let found = self.find_ports(now, request, wish, &mut state)?;
         let bitrate_bits = limits.bitrate_bits.unwrap_or(self.shared.config.max_bitrate_bits);
         let new = NewAllocation {
-            path: request.path,
+            sender: request.sender,
             identity: Arc::clone(request.identity),
             quota,
             request: state,
@@ -182,7 +182,7 @@ impl Server {
                 _ if request.message.has(attr::ADDITIONAL_ADDRESS_FAMILY) => return Ok(Family::V4),
                 DefaultFamily::Ipv4 => Family::V4,
                 DefaultFamily::Ipv6 => Family::V6,
-                DefaultFamily::Keep => Family::of(&request.path.five_tuple.client.ip()),
+                DefaultFamily::Keep => Family::of(&request.sender.client.ip()),
             },
         };
         match self.shared.offers(family) {
@@ -221,7 +221,7 @@ impl Server {
                 Ok(vec![found.ok_or_else(|| self.no_port(family))?])
             }
             Wish::One { family, pair: true, .. } => {
-                let near = request.path.five_tuple.server.ip();
+                let near = request.sender.path.five_tuple.server.ip();
                 let reserved = self.reserve_pair(now, family, near, &request.identity.quota_user);
                 let (found, token) = reserved.ok_or_else(|| self.no_port(family))?;
                 state.token = Some(token);
@@ -238,7 +238,7 @@ impl Server {
         family: Family,
         parity: Parity,
     ) -> Option<Found> {
-        let near = request.path.five_tuple.server.ip();
+        let near = request.sender.path.five_tuple.server.ip();
         let random = [self.rng.next_u32(), self.rng.next_u32()];
         let taken =
             self.shared.take_port(PortWish { family, parity, pair: false, near }, random, now.mono_ns)?;
@@ -401,7 +401,7 @@ impl Server {
                     Refusal::with(RefusalReason::NoDescriptor, words)
                 }
             };
-            self.refuse(allocation.path(), allocation.identity(), allocation.request().reply_to, refusal);
+            self.refuse(&allocation.sender(), allocation.identity(), allocation.request().reply_to, refusal);
         }
     }
 
@@ -417,10 +417,11 @@ impl Server {
     }
 
     fn answer_when_open(&mut self, now: Now, id: AllocationId) {
-        if self.table.get(id).is_some_and(|allocation| allocation.all_open()) {
+        if let Some(allocation) = self.table.get(id).filter(|allocation| allocation.all_open()) {
+            self.counts.allocations_created += 1;
+            self.counts.transports.count_created(allocation.path().five_tuple.transport);
             self.table.go_live(id, now.mono_ns);
             self.take_slot(id);
-            self.counts.allocations_created += 1;
             self.answer_allocate(id);
             let view = self.table.get(id).and_then(|allocation| self.view(allocation));
             self.outputs.extend(view.map(|view| Output::Created(Box::new(view))));
@@ -436,9 +437,8 @@ impl Server {
             reply =
                 reply.xor_address(attr::XOR_RELAYED_ADDRESS, self.shared.relayed_to_public(half.relayed()));
         }
-        reply = reply
-            .lifetime(state.lifetime_secs)
-            .xor_address(attr::XOR_MAPPED_ADDRESS, allocation.path().five_tuple.client.0);
+        reply =
+            reply.lifetime(state.lifetime_secs).xor_address(attr::XOR_MAPPED_ADDRESS, allocation.client().0);
         if let Some(token) = state.token {
             reply = reply.attribute(attr::RESERVATION_TOKEN, &token);
         }

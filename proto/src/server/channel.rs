@@ -26,7 +26,7 @@ impl Server {
         self.table.bind(id, number, (peer, internal), relay, now.mono_ns);
         self.table.permit(id, peer.ip(), now.mono_ns);
         self.offload_channel(id, number);
-        self.succeed(&request.path, request.identity, MessageBuilder::success(request.message));
+        self.succeed(&request.sender.path, request.identity, MessageBuilder::success(request.message));
         Ok(())
     }
 

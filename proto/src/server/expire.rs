@@ -87,11 +87,14 @@ impl Server {
         }
         self.counts.allocations_ended += 1;
         let [to_peer, to_client] = allocation.traffic();
+        self.counts.transports.count_ended(allocation.path().five_tuple.transport);
         let record = Box::new(AllocationRecord {
             id: allocation.number(),
             user: allocation.identity().user.clone(),
             quota_user: allocation.identity().quota_user.clone(),
             five_tuple: allocation.path().five_tuple,
+            client: allocation.client(),
+            socket: allocation.path().socket,
             relayed_public: allocation
                 .relayed()
                 .iter()

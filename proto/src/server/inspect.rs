@@ -85,6 +85,8 @@ impl Server {
             user: allocation.identity().user.clone(),
             quota_user: allocation.identity().quota_user.clone(),
             five_tuple: allocation.path().five_tuple,
+            client: allocation.client(),
+            socket: allocation.path().socket,
             relayed: halves.map(|half| self.shared.relayed_to_public(half.relayed())).collect(),
             created_ns,
             expires_ns: allocation.ends_ns(),

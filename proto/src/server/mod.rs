@@ -31,7 +31,7 @@ use turnpike_abi::Verdict;
 
 use crate::auth::{Identity, Rejection, claimed_user};
 use crate::error::ErrorCode;
-use crate::io::{ClientPath, Egress, Input, Now, Origin, Output, Reason, Received, WorkerId};
+use crate::io::{ClientPath, Egress, Input, Now, Origin, Output, Reason, Received, Sender, WorkerId};
 use crate::limits::{CHALLENGE_FACTOR, MAX_REQUEST};
 use crate::refusal::{Refusal, RefusalReason, RefusedRequest};
 use crate::shared::Shared;
@@ -92,7 +92,7 @@ pub struct Server {
 
 /// An authenticated request on its way through the server.
 struct Request<'a> {
-    path: ClientPath,
+    sender: Sender,
     message: &'a Message<'a>,
     identity: &'a Arc<Identity>,
     /// The 5-tuple's allocation, if there is one.
@@ -126,9 +126,16 @@ impl Server {
     pub fn handle_input(&mut self, now: Now, input: Input<'_>) {
         match input {
             Input::Received(received) => match received.origin {
-                Origin::Client(path) => self.handle_client(now, path, &received),
+                Origin::Client(path) => {
+                    let sender = Sender { path, client: path.five_tuple.client };
+                    self.handle_client(now, &sender, &received);
+                }
                 Origin::Peer { relay, peer } => self.handle_peer(now, relay, peer, &received),
             },
+            Input::Proxied { path, client, bytes, tos } => {
+                let received = Received { origin: Origin::Client(path), bytes, tos };
+                self.handle_client(now, &Sender { path, client }, &received);
+            }
             Input::ClientGone(path) => self.handle_client_gone(now, &path),
             Input::PeerIcmp(error) => self.handle_icmp(now, &error),
             Input::PortOpened(relay) => self.handle_port_opened(now, relay),
@@ -192,9 +199,9 @@ impl Server {
         self.counts.verdicts.add(verdict, times);
     }
 
-    fn handle_client(&mut self, now: Now, path: ClientPath, received: &Received<'_>) {
+    fn handle_client(&mut self, now: Now, sender: &Sender, received: &Received<'_>) {
         if is_channel_data(received.bytes) {
-            return self.handle_data(now, &path, received);
+            return self.handle_data(now, &sender.path, received);
         }
         let message = match Message::parse(received.bytes) {
             Ok(message) => message,
@@ -204,12 +211,12 @@ impl Server {
             return self.discard(Verdict::DropMalformed);
         }
         match (message.class(), message.method()) {
-            (Class::Request, method::BINDING) => self.handle_binding(now, &path, &message),
+            (Class::Request, method::BINDING) => self.handle_binding(now, sender, &message),
             (
                 Class::Request,
                 method::ALLOCATE | method::REFRESH | method::CREATE_PERMISSION | method::CHANNEL_BIND,
-            ) => self.handle_request(now, path, &message),
-            (Class::Indication, method::SEND) => self.handle_data(now, &path, received),
+            ) => self.handle_request(now, sender, &message),
+            (Class::Indication, method::SEND) => self.handle_data(now, &sender.path, received),
             (Class::Indication, method::BINDING) => self.counts.verdicts.count(Verdict::KeepAlive),
             // RFC 8489 s. 6.3.3: nobody was asked, so nothing can be an answer.
             (Class::Success | Class::Error, _) => self.discard(Verdict::DropResponse),
@@ -219,52 +226,51 @@ impl Server {
     }
 
     // RFC 8489 s. 6.3.1, RFC 8489 s. 2: Binding needs no credentials.
-    fn handle_binding(&mut self, now: Now, path: &ClientPath, message: &Message<'_>) {
-        let (source, random) = (path.five_tuple.client.ip(), self.rng.next_u32());
+    fn handle_binding(&mut self, now: Now, sender: &Sender, message: &Message<'_>) {
+        let (source, random) = (sender.client.ip(), self.rng.next_u32());
         let unknown = message.unknown_required(KNOWN_ATTRIBUTES);
         if !unknown.is_empty() {
             // The answer can be more than twice the request: it counts with the other errors.
             if !self.shared.limiter.admits_unauthenticated(now, source, random) {
                 return self.discard(Verdict::DropUnauthenticatedRate);
             }
-            if !self.has_time_for(now, path, StrangerWork::Rejection) {
+            if !self.has_time_for(now, &sender.path, StrangerWork::Rejection) {
                 return self.discard(Verdict::DropStrangerBudget);
             }
             self.counts.errors.count(method::BINDING, ErrorCode::UnknownAttribute);
             let reply =
                 MessageBuilder::error(message, ErrorCode::UnknownAttribute).unknown_attributes(&unknown);
-            return self.answer(path, reply.finish());
+            return self.answer(&sender.path, reply.finish());
         }
         if !self.shared.limiter.admits_binding(now, source, random) {
             return self.discard(Verdict::DropBindingRate);
         }
-        if !self.has_time_for(now, path, StrangerWork::Binding) {
+        if !self.has_time_for(now, &sender.path, StrangerWork::Binding) {
             return self.discard(Verdict::DropStrangerBudget);
         }
-        let reply =
-            MessageBuilder::success(message).xor_address(attr::XOR_MAPPED_ADDRESS, path.five_tuple.client.0);
+        let reply = MessageBuilder::success(message).xor_address(attr::XOR_MAPPED_ADDRESS, sender.client.0);
         self.counts.bindings += 1;
-        self.answer(path, reply.finish());
+        self.answer(&sender.path, reply.finish());
     }
 
-    fn handle_request(&mut self, now: Now, path: ClientPath, message: &Message<'_>) {
-        let allocation = self.find_settled(now, &path);
+    fn handle_request(&mut self, now: Now, sender: &Sender, message: &Message<'_>) {
+        let allocation = self.find_settled(now, &sender.path);
         if allocation.is_none() && !message.has_integrity() && !is_first_request(message) {
             return self.discard(Verdict::DropNoCredentials);
         }
         // Before any of the work that its credentials may be.
         if message.has_integrity()
-            && !self.has_time_for(now, &path, StrangerWork::Login)
-            && !self.proves_address(now, &path, message)
+            && !self.has_time_for(now, &sender.path, StrangerWork::Login)
+            && !self.has_valid_nonce(now, sender, message)
         {
             return self.discard(Verdict::DropStrangerBudget);
         }
         let held = allocation.and_then(|id| self.table.get(id)).map(|a| Arc::clone(a.identity()));
-        let identity = match self.shared.auth.authenticate(now, &path.five_tuple, message, held.as_ref()) {
+        let identity = match self.shared.auth.authenticate(now, &sender.own_tuple(), message, held.as_ref()) {
             Ok(identity) => identity,
             Err(rejection) => {
                 self.counts.authentications.count(result_of(message, rejection));
-                return self.reject(now, &path, message, rejection);
+                return self.reject(now, sender, message, rejection);
             }
         };
         self.counts.authentications.count(Authentication::Accepted);
@@ -275,13 +281,13 @@ impl Server {
             // Its user's password was changed, and the client has the new one.
             self.table.set_identity(id, Arc::clone(&identity));
         }
-        let request = Request { path, message, identity: &identity, allocation };
+        let request = Request { sender: *sender, message, identity: &identity, allocation };
         let unknown = message.unknown_required(KNOWN_ATTRIBUTES);
         if !unknown.is_empty() {
-            self.note_refusal(&path, &identity, message.method(), RefusalReason::UnknownAttribute.into());
+            self.note_refusal(sender, &identity, message.method(), RefusalReason::UnknownAttribute.into());
             let reply =
                 MessageBuilder::error(message, ErrorCode::UnknownAttribute).unknown_attributes(&unknown);
-            return self.answer(&path, reply.finish_signed(identity.key()));
+            return self.answer(&sender.path, reply.finish_signed(identity.key()));
         }
         let outcome = match message.method() {
             method::ALLOCATE => self.handle_allocate(now, &request),
@@ -290,7 +296,7 @@ impl Server {
             _ => self.handle_channel_bind(now, &request),
         };
         if let Err(refusal) = outcome {
-            self.refuse(&path, &identity, message.reply_to(), refusal);
+            self.refuse(sender, &identity, message.reply_to(), refusal);
         }
     }
 
@@ -309,10 +315,10 @@ impl Server {
 
     /// Answers a request that did not authenticate, unless its source has had enough of them; the answer
     /// can't be signed.
-    fn reject(&mut self, now: Now, path: &ClientPath, message: &Message<'_>, rejection: Rejection) {
+    fn reject(&mut self, now: Now, sender: &Sender, message: &Message<'_>, rejection: Rejection) {
         let has_credentials = rejection.code == ErrorCode::Unauthenticated && message.has_integrity();
-        let proves_address = has_credentials && self.proves_address(now, path, message);
-        if let Err(verdict) = self.admits_rejection(now, path, message, rejection, proves_address) {
+        let proves_address = has_credentials && self.proves_address(now, sender, message);
+        if let Err(verdict) = self.admits_rejection(now, sender, message, rejection, proves_address) {
             return self.discard(verdict);
         }
         self.counts.errors.count(message.method(), rejection.code);
@@ -321,25 +327,30 @@ impl Server {
             // What anybody could send in another's name leaves no trace but a number.
             if proves_address {
                 let user = message.attribute(attr::USERNAME).map(claimed_user);
-                self.tell_refusal(path, message.method(), user, refusal);
+                self.tell_refusal(sender, message.method(), user, refusal);
             }
         }
         let mut reply = MessageBuilder::error(message, rejection.code);
         if rejection.challenge {
             let random = self.rng.next_u32();
             // Whoever has proved to receive what is sent to its address is no victim of a large answer.
-            let room = match proves_address || rejection.code == ErrorCode::StaleNonce {
+            let is_stream = sender.path.five_tuple.transport.is_stream();
+            let room = match proves_address || is_stream || rejection.code == ErrorCode::StaleNonce {
                 true => usize::MAX,
                 false => message.len() * CHALLENGE_FACTOR.0 / CHALLENGE_FACTOR.1,
             };
-            reply = self.shared.auth.challenge(now, &path.five_tuple, random, room, reply);
+            reply = self.shared.auth.challenge(now, &sender.own_tuple(), random, room, reply);
         }
-        self.answer(path, reply.finish());
+        self.answer(&sender.path, reply.finish());
     }
 
-    /// Whether the sender receives what is sent to its address.
-    fn proves_address(&self, now: Now, path: &ClientPath, message: &Message<'_>) -> bool {
-        self.shared.auth.has_valid_nonce(now, &path.five_tuple, message)
+    /// Whether the sender receives what is sent to its address: it has a connection, or a nonce.
+    fn proves_address(&self, now: Now, sender: &Sender, message: &Message<'_>) -> bool {
+        sender.path.five_tuple.transport.is_stream() || self.has_valid_nonce(now, sender, message)
+    }
+
+    fn has_valid_nonce(&self, now: Now, sender: &Sender, message: &Message<'_>) -> bool {
+        self.shared.auth.has_valid_nonce(now, &sender.own_tuple(), message)
     }
 
     /// Who has credentials, or proves to receive what is sent to its address, does not compete with a
@@ -347,7 +358,7 @@ impl Server {
     fn admits_rejection(
         &mut self,
         now: Now,
-        path: &ClientPath,
+        sender: &Sender,
         message: &Message<'_>,
         rejection: Rejection,
         failed_login: bool,
@@ -356,7 +367,7 @@ impl Server {
         if rejection.code == ErrorCode::StaleNonce {
             return Ok(());
         }
-        let (source, random) = (path.five_tuple.client.ip(), self.rng.next_u32());
+        let (source, random) = (sender.client.ip(), self.rng.next_u32());
         let limiter = &self.shared.limiter;
         if failed_login {
             let name = message.attribute(attr::USERNAME).or(message.attribute(attr::USERHASH));
@@ -365,11 +376,11 @@ impl Server {
         }
         // The buckets first: they cost less than checking a nonce.
         let refused = match limiter.admits_unauthenticated(now, source, random) {
-            true if self.has_time_for(now, path, StrangerWork::Rejection) => return Ok(()),
+            true if self.has_time_for(now, &sender.path, StrangerWork::Rejection) => return Ok(()),
             true => Verdict::DropStrangerBudget,
             false => Verdict::DropUnauthenticatedRate,
         };
-        self.proves_address(now, path, message).then_some(()).ok_or(refused)
+        self.has_valid_nonce(now, sender, message).then_some(()).ok_or(refused)
     }
 
     /// Whether this worker's time allows for work that somebody who may be a stranger asks for; who has an
@@ -381,28 +392,28 @@ impl Server {
     }
 
     /// Answers an authenticated request with an error.
-    fn refuse(&mut self, path: &ClientPath, identity: &Identity, reply_to: ReplyTo, refusal: Refusal) {
-        self.note_refusal(path, identity, reply_to.method(), refusal);
+    fn refuse(&mut self, sender: &Sender, identity: &Identity, reply_to: ReplyTo, refusal: Refusal) {
+        self.note_refusal(sender, identity, reply_to.method(), refusal);
         let code = refusal.reason.code();
         let mut reply = MessageBuilder::error_to(reply_to, code);
         // RFC 8489 s. 10: 300 says where to go instead.
         if code == ErrorCode::TryAlternate
-            && let Some(server) = self.shared.alternate(path.five_tuple.client.ip())
+            && let Some(server) = self.shared.alternate(sender.client.ip())
         {
             reply = reply.address(attr::ALTERNATE_SERVER, server);
         }
-        self.answer(path, reply.finish_signed(identity.key()));
+        self.answer(&sender.path, reply.finish_signed(identity.key()));
     }
 
     /// Counts and tells why an authenticated request is refused.
-    fn note_refusal(&mut self, path: &ClientPath, identity: &Identity, method: u16, refusal: Refusal) {
+    fn note_refusal(&mut self, sender: &Sender, identity: &Identity, method: u16, refusal: Refusal) {
         self.counts.errors.count(method, refusal.reason.code());
         self.counts.refusals.count(method, refusal.reason);
-        self.tell_refusal(path, method, Some(Arc::clone(&identity.quota_user)), refusal);
+        self.tell_refusal(sender, method, Some(Arc::clone(&identity.quota_user)), refusal);
     }
 
-    fn tell_refusal(&mut self, path: &ClientPath, method: u16, user: Option<Arc<str>>, refusal: Refusal) {
-        let client = path.five_tuple.client.0;
+    fn tell_refusal(&mut self, sender: &Sender, method: u16, user: Option<Arc<str>>, refusal: Refusal) {
+        let client = sender.client.0;
         self.outputs.push_back(Output::Refused(Box::new(RefusedRequest { client, method, user, refusal })));
     }
 

@@ -4,7 +4,7 @@
 //! stops at once; its port and slots are kept until the answer comes.
 
 use super::Server;
-use crate::addr::{PeerAddr, Transport};
+use crate::addr::PeerAddr;
 use crate::inspect::WhyNot;
 use crate::io::{OffloadBinding, Output};
 use crate::shared::plane::SlotName;
@@ -14,7 +14,7 @@ impl Server {
     /// An allocation goes live: if it may ever be forwarded by the kernel, it takes a slot.
     pub(super) fn take_slot(&mut self, id: AllocationId) {
         let Some(plane) = self.shared.plane() else { return };
-        if self.table.get(id).is_some_and(|a| a.path().five_tuple.transport == Transport::Udp) {
+        if self.table.get(id).is_some_and(|allocation| why_never(allocation).is_none()) {
             self.table.take_slot(id, plane);
         }
     }
@@ -23,7 +23,7 @@ impl Server {
     pub(super) fn offload_channel(&mut self, id: AllocationId, number: u16) {
         let Some(plane) = self.shared.plane().cloned() else { return };
         let Some(allocation) = self.table.get(id) else { return };
-        if !allocation.has_slot() && allocation.path().five_tuple.transport == Transport::Udp {
+        if !allocation.has_slot() && why_never(allocation).is_none() {
             // None was free when it went live; perhaps one is now.
             self.table.take_slot(id, &plane);
         }
@@ -43,14 +43,10 @@ impl Server {
 
     /// Why none of an allocation's channels can be forwarded by the kernel.
     pub(super) fn why_not_allocation(&self, allocation: &Allocation) -> Option<WhyNot> {
-        if self.shared.plane().is_none() {
-            Some(WhyNot::Off)
-        } else if allocation.path().five_tuple.transport != Transport::Udp {
-            Some(WhyNot::Stream)
-        } else if !allocation.has_slot() {
-            Some(WhyNot::NoSlot)
-        } else {
-            None
+        match (self.shared.plane(), why_never(allocation)) {
+            (None, _) => Some(WhyNot::Off),
+            (Some(_), Some(never)) => Some(never),
+            (Some(_), None) => (!allocation.has_slot()).then_some(WhyNot::NoSlot),
         }
     }
 
@@ -81,5 +77,13 @@ impl Server {
         let released = self.table.withdrawn(binding);
         self.outputs.extend(released.socket.map(Output::ClosePort));
         self.outputs.extend(released.record.map(Output::Ended));
+    }
+}
+
+/// Why the kernel can't forward anything of an allocation, whatever room there is.
+fn why_never(allocation: &Allocation) -> Option<WhyNot> {
+    match allocation.path().five_tuple.transport.is_stream() {
+        true => Some(WhyNot::Stream),
+        false => allocation.is_proxied().then_some(WhyNot::Proxied),
     }
 }

@@ -42,7 +42,7 @@ impl Server {
         for ip in peers {
             self.table.permit(id, ip, now.mono_ns);
         }
-        self.succeed(&request.path, request.identity, MessageBuilder::success(request.message));
+        self.succeed(&request.sender.path, request.identity, MessageBuilder::success(request.message));
         Ok(())
     }
 }

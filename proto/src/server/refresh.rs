@@ -10,7 +10,7 @@ use crate::wire::{Message, MessageBuilder};
 
 impl Server {
     pub(super) fn handle_refresh(&mut self, now: Now, request: &Request<'_>) -> Result<(), Refusal> {
-        let (five_tuple, transaction) = (request.path.five_tuple, request.message.transaction_id());
+        let (five_tuple, transaction) = (request.sender.path.five_tuple, request.message.transaction_id());
         // RFC 8489 s. 6.3.1: the same answer again, even if the 5-tuple has another allocation by now.
         if self.deletions.contains(now, five_tuple, transaction) {
             self.answer_refresh(request, 0);
@@ -41,7 +41,7 @@ impl Server {
 
     fn answer_refresh(&mut self, request: &Request<'_>, lifetime_secs: u32) {
         let reply = MessageBuilder::success(request.message).lifetime(lifetime_secs);
-        self.succeed(&request.path, request.identity, reply);
+        self.succeed(&request.sender.path, request.identity, reply);
     }
 }
 

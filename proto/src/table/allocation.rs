@@ -10,10 +10,10 @@ use super::arena::Name;
 use super::offload::Bound;
 use super::timer::{Expiry, Timed};
 use super::{Table, shrink_map};
-use crate::addr::{Family, PeerAddr, RelayedAddr};
+use crate::addr::{ClientAddr, Family, PeerAddr, RelayedAddr};
 use crate::auth::Identity;
 use crate::error::ErrorCode;
-use crate::io::{ClientPath, RelaySocket};
+use crate::io::{ClientPath, RelaySocket, Sender};
 use crate::limits::SECOND_NS;
 use crate::shared::plane::AllocationSlot;
 use crate::shared::ports::PortLease;
@@ -65,7 +65,7 @@ pub(crate) struct AllocateState {
 
 /// What a new allocation starts with.
 pub(crate) struct NewAllocation {
-    pub(crate) path: ClientPath,
+    pub(crate) sender: Sender,
     pub(crate) identity: Arc<Identity>,
     pub(crate) quota: QuotaGuard,
     pub(crate) request: AllocateState,
@@ -102,6 +102,8 @@ pub(super) struct Direction {
 pub(crate) struct Allocation {
     number: u64,
     pub(super) path: ClientPath,
+    /// The client's own address, if that is another one: it is behind a proxy.
+    proxied: Option<Box<ClientAddr>>,
     identity: Arc<Identity>,
     request: AllocateState,
     live_since_ns: Option<u64>,
@@ -168,9 +170,11 @@ const fn half_of(family: Family) -> usize {
 
 impl Allocation {
     fn new(number: u64, new: NewAllocation) -> Self {
+        let Sender { path, client } = new.sender;
         Self {
             number,
-            path: new.path,
+            path,
+            proxied: (client != path.five_tuple.client).then(|| Box::new(client)),
             identity: new.identity,
             request: new.request,
             live_since_ns: None,
@@ -195,6 +199,21 @@ impl Allocation {
 
     pub(crate) fn path(&self) -> &ClientPath {
         &self.path
+    }
+
+    /// The client's own address.
+    pub(crate) fn client(&self) -> ClientAddr {
+        self.proxied.as_deref().copied().unwrap_or(self.path.five_tuple.client)
+    }
+
+    /// Who asked for it.
+    pub(crate) fn sender(&self) -> Sender {
+        Sender { path: self.path, client: self.client() }
+    }
+
+    /// Whether its client is behind a proxy.
+    pub(crate) fn is_proxied(&self) -> bool {
+        self.proxied.is_some()
     }
 
     /// Whose it is, with the keys in force.
@@ -297,7 +316,7 @@ impl Allocation {
 impl Table {
     /// Adds an allocation that is not answered yet; its 5-tuple is taken from now on.
     pub(crate) fn insert(&mut self, new: NewAllocation) -> AllocationId {
-        let (number, five_tuple) = (self.next_number, new.path.five_tuple);
+        let (number, five_tuple) = (self.next_number, new.sender.path.five_tuple);
         let id = self.allocations.insert(Box::new(Allocation::new(number, new)));
         let previous = self.five_tuples.insert(five_tuple, id);
         debug_assert!(previous.is_none(), "one allocation per 5-tuple");

@@ -15,6 +15,7 @@ mod limits;
 mod offload;
 mod operate;
 mod permission;
+mod proxied;
 mod refresh;
 mod refusals;
 mod reservation;

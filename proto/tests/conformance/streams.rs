@@ -54,7 +54,7 @@ fn h3_nothing_of_a_peers_ip_header_reaches_a_stream() {
 }
 
 #[test]
-fn a_closed_connection_ends_its_allocation_at_once() {
+fn a13_a_closed_connection_ends_its_allocation_at_once() {
     for mut client in both() {
         let mut lab = Lab::with(Setup { user_quota: 1, ports: (50_000, 50_000), ..Setup::default() });
         client.allocate(&mut lab);
@@ -87,7 +87,7 @@ fn a_connection_closed_while_its_port_is_being_opened_leaves_nothing() {
 
 // A number that is used again must not carry one user's data to another
 #[test]
-fn nothing_of_an_earlier_connection_reaches_a_later_one() {
+fn a13_nothing_of_an_earlier_connection_reaches_a_later_one() {
     let mut lab = Lab::new();
     let mut before = Client::new(CLIENT).over_stream(Transport::Tcp, connection(7, 3));
     before.allocate(&mut lab);
@@ -125,4 +125,184 @@ fn one_five_tuple_on_two_workers_is_two_connections() {
     lab.input(0, Input::ClientGone(first.path()));
     second.refresh(&mut lab, 0).expect_success();
     lab.assert_empty();
+}
+
+// RFC 8656 s. 7.2, RFC 6062 s. 5.1: what is relayed is UDP, however the client is connected
+#[test]
+fn a2_a_stream_relays_udp_and_not_yet_tcp() {
+    for mut client in both() {
+        let mut lab = Lab::new();
+        let tcp = client
+            .request(&mut lab, method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, &[6, 0, 0, 0]));
+        tcp.expect_error(442);
+        let answer = client.allocate_with(&mut lab, |b| b);
+        let mapped = answer.expect_success().message().xor_address(attr::XOR_MAPPED_ADDRESS);
+        assert_eq!(mapped, Some(Ok(addr(CLIENT))));
+        assert_eq!(lab.created[0].five_tuple.transport, client.transport);
+    }
+}
+
+#[test]
+fn s25_a_stale_nonce_is_a_438_and_the_fresh_one_goes_on_by_the_same_connection() {
+    let mut lab = Lab::new();
+    let mut client = Client::new(CLIENT).over_tcp();
+    let relayed = client.allocate(&mut lab);
+    for _ in 0..7 {
+        lab.sleep(550);
+        let answer = client.refresh(&mut lab, 600);
+        if answer.code == Some(438) {
+            client.nonce = answer.message().attribute(attr::NONCE).expect("a fresh nonce").to_vec();
+            client.refresh(&mut lab, 600).expect_success();
+        }
+    }
+    assert!(lab.ended.is_empty());
+    client.permit(&mut lab, PEER).expect_success();
+    assert_eq!(lab.peer_data(PEER, relayed, b"still there").len(), 1);
+}
+
+// RFC 8489 s. 6.2.2: no client repeats over a stream, but if one does, it is no second effect
+#[test]
+fn s26_a_transaction_repeated_over_a_stream_has_one_effect() {
+    let mut lab = Lab::with(Setup { user_quota: 1, ..Setup::default() });
+    let mut client = Client::new(CLIENT).over_tcp();
+    client.challenge(&mut lab);
+    let request = client.signed(method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]));
+    let first = client.exchange(&mut lab, &request).expect_success().relayed();
+    assert_eq!(client.exchange(&mut lab, &request).expect_success().relayed(), first);
+    let delete = client.signed(method::REFRESH, |b| b.lifetime(0));
+    assert_eq!(client.exchange(&mut lab, &delete).expect_success().lifetime(), 0);
+    assert_eq!(client.exchange(&mut lab, &delete).expect_success().lifetime(), 0);
+    assert_eq!((lab.created.len(), lab.ended.len()), (1, 1));
+    lab.assert_empty();
+}
+
+// RFC 8656 s. 3.1
+#[test]
+fn o6_data_goes_both_ways_over_a_stream_as_over_udp() {
+    for mut client in both() {
+        let mut lab = Lab::new();
+        let relayed = client.allocate(&mut lab);
+        client.permit(&mut lab, PEER).expect_success();
+        let sent = client.send_indication(&mut lab, PEER, b"odd");
+        assert_eq!((sent[0].to, &sent[0].payload[..]), (addr(PEER), &b"odd"[..]));
+        let sent = &lab.peer_data(PEER, relayed, b"odd")[0];
+        assert_eq!(sent.data_indication(), (addr(PEER), b"odd".to_vec()));
+        // RFC 8489 s. 14: a STUN message is padded as it is, on a stream as in a datagram.
+        assert!(sent.payload.len().is_multiple_of(4));
+        client.bind(&mut lab, CHANNEL, PEER).expect_success();
+        let sent = client.channel_data(&mut lab, CHANNEL, b"odder");
+        assert_eq!((sent[0].to, &sent[0].payload[..]), (addr(PEER), &b"odder"[..]));
+    }
+}
+
+// RFC 8656 s. 15: DF is what Send says, whatever the packets of the connection are
+#[test]
+fn h2_dont_fragment_is_heeded_over_a_stream_of_either_family() {
+    for address in [CLIENT, "[2001:db8:5::1]:1000"] {
+        let mut lab = Lab::new();
+        let mut client = Client::new(address).over_tcp();
+        client.allocate(&mut lab);
+        client.permit(&mut lab, PEER).expect_success();
+        let send = MessageBuilder::indication(method::SEND, TransactionId([1; 12]))
+            .xor_address(attr::XOR_PEER_ADDRESS, addr(PEER))
+            .attribute(attr::DONT_FRAGMENT, &[])
+            .attribute(attr::DATA, b"whole")
+            .finish();
+        lab.take_sent();
+        lab.client_sends(0, client.path(), &send, 0);
+        assert!(lab.take_one().dont_fragment);
+        assert!(!client.send_indication(&mut lab, PEER, b"in pieces")[0].dont_fragment);
+    }
+}
+
+// What fits into a peer's datagram fits into a stream, as long as the message's length does
+#[test]
+fn d2_the_largest_datagrams_go_over_a_stream() {
+    let mut lab = Lab::new();
+    let mut client = Client::new(CLIENT).over_tcp();
+    let relayed = client.allocate(&mut lab);
+    client.permit(&mut lab, PEER).expect_success();
+    let data = vec![0xAB; 65_507];
+    let sent = lab.peer_data(PEER, relayed, &data);
+    let indication = turnpike_proto::wire::Message::parse(&sent[0].payload).expect("well-formed");
+    assert_eq!(indication.data(), Some(&data[..]));
+    client.bind(&mut lab, CHANNEL, PEER).expect_success();
+    let sent = lab.peer_data(PEER, relayed, &data);
+    assert_eq!(sent[0].payload, [channel_data(&data), vec![0]].concat());
+    let sent = client.channel_data(&mut lab, CHANNEL, &data);
+    assert_eq!(sent[0].payload, data);
+    // One byte more fits into the frame, but into no datagram.
+    assert!(client.channel_data(&mut lab, CHANNEL, &[0; 65_508]).is_empty());
+    assert_eq!(lab.verdicts(Verdict::DropTooLarge), 1);
+}
+
+#[test]
+fn d3_what_no_stun_message_can_hold_is_dropped_over_a_stream() {
+    let mut lab = Lab::new();
+    let mut client = Client::new("[2001:db8:5::1]:1000").over_tcp();
+    let answer =
+        client.allocate_with(&mut lab, |b| b.attribute(attr::REQUESTED_ADDRESS_FAMILY, &[2, 0, 0, 0]));
+    let relayed = answer.expect_success().relayed();
+    let peer = crate::lab::PEER_V6;
+    client.permit(&mut lab, peer).expect_success();
+    // Header 20, XOR-PEER-ADDRESS 24, DATA 4: 65,504 bytes of data are left of 65,552.
+    assert_eq!(lab.peer_data(peer, relayed, &[0xAB; 65_504])[0].payload.len(), 65_552);
+    assert!(lab.peer_data(peer, relayed, &[0xAB; 65_505]).is_empty());
+    assert_eq!(lab.verdicts(Verdict::DropTooLarge), 1);
+}
+
+// Q4, Q7: nobody forges a connection's source, but work is work
+#[test]
+fn q7_the_limits_on_strangers_and_failed_logins_hold_for_streams() {
+    let mut lab = Lab::new();
+    let ask = |lab: &mut Lab, port: u16| {
+        let client = Client::new(&format!("203.0.113.5:{port}"));
+        let mut client = client.over_stream(Transport::Tcp, connection(port.into(), 1));
+        let request = MessageBuilder::request(method::ALLOCATE, client.transaction())
+            .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+            .finish();
+        lab.client_sends(0, client.path(), &request, 0);
+    };
+    (1..=3000).for_each(|port| ask(&mut lab, port));
+    assert!(lab.take_sent().len() < 2000);
+    assert!(lab.verdicts(Verdict::DropUnauthenticatedRate) > 1000);
+
+    let mut lab = Lab::new();
+    let mut wrong = Client::named(CLIENT, "alice", "wrong").over_tcp();
+    wrong.challenge(&mut lab);
+    for _ in 0..500 {
+        let request =
+            wrong.signed(method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]));
+        lab.client_sends(0, wrong.path(), &request, 0);
+    }
+    assert!(lab.take_sent().len() < 250);
+    Client::new("203.0.113.6:1000").over_tcp().allocate(&mut lab);
+}
+
+// A challenge over a stream is no weapon, however small its request: it says all that RFC 8489 has
+#[test]
+fn q4_a_challenge_over_a_stream_is_never_cut_short() {
+    let small = MessageBuilder::request(method::ALLOCATE, TransactionId([1; 12]))
+        .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+        .finish();
+    let algorithms = |client: Client| {
+        let answer = client.exchange(&mut Lab::new(), &small);
+        answer.message().has(attr::PASSWORD_ALGORITHMS)
+    };
+    assert!(!algorithms(Client::new(CLIENT)));
+    assert!(both().into_iter().all(algorithms));
+}
+
+#[test]
+fn allocations_are_counted_by_transport() {
+    let mut lab = Lab::new();
+    let [mut tcp, mut tls] = both();
+    let mut udp = Client::new(CLIENT);
+    for client in [&mut udp, &mut tcp, &mut tls] {
+        client.allocate(&mut lab);
+    }
+    lab.input(0, Input::ClientGone(tcp.path()));
+    let counts = &lab.workers[0].counts().transports;
+    let of = Transport::ALL.map(|transport| (counts.live(transport), counts.created(transport)));
+    assert_eq!(of, [(1, 1), (0, 1), (1, 1)]);
 }

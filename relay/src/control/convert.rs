@@ -1,12 +1,13 @@
 //! From the core's views to the API's models.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::worker::notices::method_name;
 use crate::worker::refusals::RecentRefusal;
 use turnpike_admin::model;
-use turnpike_proto::addr::Transport;
+use turnpike_proto::addr::{ClientAddr, FiveTuple, Transport};
 use turnpike_proto::stats::{AllocationRecord, Traffic};
 use turnpike_proto::{AllocationDetail, AllocationView, OffloadState, TrafficByPath};
 
@@ -66,6 +67,11 @@ pub(super) fn transport(transport: Transport) -> model::Transport {
     }
 }
 
+/// The address that a client's proxy has, if there is one.
+fn proxy(client: ClientAddr, five_tuple: FiveTuple) -> Option<SocketAddr> {
+    Some(five_tuple.client).filter(|sender| *sender != client).map(|proxy| proxy.0)
+}
+
 fn offload(state: OffloadState) -> model::OffloadState {
     match state {
         OffloadState::Active { channels, .. } => {
@@ -87,8 +93,9 @@ pub(super) fn allocation(view: AllocationView, at: Moment, rates: Rates) -> mode
         user: view.user,
         quota_user: view.quota_user,
         transport: transport(view.five_tuple.transport),
-        client: view.five_tuple.client.0,
+        client: view.client.0,
         server: view.five_tuple.server,
+        proxy: proxy(view.client, view.five_tuple),
         relayed: view.relayed,
         peers: view.peers,
         created_unix_secs: at.unix_secs_of(view.created_ns),
@@ -142,8 +149,9 @@ pub(super) fn ended(record: AllocationRecord, at: Moment) -> model::Event {
         user: Arc::clone(&record.user),
         quota_user: record.quota_user,
         transport: transport(record.five_tuple.transport),
-        client: record.five_tuple.client.0,
+        client: record.client.0,
         server: record.five_tuple.server,
+        proxy: proxy(record.client, record.five_tuple),
         relayed: record.relayed_public,
         peers: Vec::new(),
         created_unix_secs: at.unix_secs_of(created_ns),

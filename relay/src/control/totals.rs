@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use turnpike_admin::model;
 use turnpike_offload::xdp::Mode;
+use turnpike_proto::addr::Transport;
 use turnpike_proto::stats::{Authentication, ServerCounts};
 use turnpike_proto::{RefusalReason, Verdict};
 
@@ -145,11 +146,23 @@ fn counts(report: &Report, status: &Status) -> model::Counts {
         allocations: status.allocations() as u64,
         allocations_offloaded: *offloaded,
         allocations_created: counts.allocations_created,
+        transports: transports(counts),
         allocations_ended: ended.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
         ports_failed: counts.ports_failed,
         relay_sockets: status.relay_sockets() as u64,
         socket_drops: counts.verdicts.of(Verdict::DropSocketOverflow),
     }
+}
+
+fn transports(counts: &ServerCounts) -> BTreeMap<String, model::TransportCount> {
+    let count = |transport: Transport| {
+        let (live, created) = (counts.transports.live(transport), counts.transports.created(transport));
+        (
+            transport.name().to_owned(),
+            model::TransportCount { allocations: live, allocations_created: created },
+        )
+    };
+    Transport::ALL.into_iter().map(count).collect()
 }
 
 fn refusals(counts: &ServerCounts) -> Vec<model::RefusalCount> {
@@ -173,6 +186,11 @@ fn add(sum: &mut model::Counts, worker: &model::Counts) {
     add_map(&mut sum.verdicts, &worker.verdicts);
     add_map(&mut sum.authentications, &worker.authentications);
     add_map(&mut sum.allocations_ended, &worker.allocations_ended);
+    for (transport, count) in &worker.transports {
+        let sum = sum.transports.entry(transport.clone()).or_default();
+        sum.allocations += count.allocations;
+        sum.allocations_created += count.allocations_created;
+    }
     for error in &worker.errors {
         let same = |other: &&mut model::ErrorCount| other.method == error.method && other.code == error.code;
         match sum.errors.iter_mut().find(same) {

@@ -89,6 +89,8 @@ mod tests {
             user: "alice".into(),
             quota_user: "alice".into(),
             five_tuple,
+            client: five_tuple.client,
+            socket: turnpike_proto::ClientSocket::listener(0),
             relayed: Vec::new(),
             relayed_public: Vec::new(),
             bitrate_bits: 0,

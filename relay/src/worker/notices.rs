@@ -49,7 +49,7 @@ impl Notices {
             allocation = format_args!("{:016x}", view.id),
             user = &*view.user,
             quota_user = &*view.quota_user,
-            client = %view.five_tuple.client,
+            client = %view.client,
             server = %view.five_tuple.server,
             relayed = ?view.relayed,
             "allocation created"
@@ -67,7 +67,7 @@ impl Notices {
             // As a string, not by `Display`: the text form quotes it then, so that a name can't pass for fields.
             user = &*record.user,
             quota_user = &*record.quota_user,
-            client = %record.five_tuple.client,
+            client = %record.client,
             server = %record.five_tuple.server,
             transport = record.five_tuple.transport.name(),
             relayed = relayed.join(","),

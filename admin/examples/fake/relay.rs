@@ -302,26 +302,7 @@ impl ManagedRelay for Fake {
                 last_port: 65_535,
             }],
             data_path: DataPath { name: "io-uring".into(), why: "it works here".into() },
-            offload: OffloadStatus {
-                active: true,
-                why: "attached to 1 of 2 interfaces".into(),
-                interfaces: vec![
-                    InterfaceOffload {
-                        name: "eth0".into(),
-                        attached: true,
-                        mode: Some("native".into()),
-                        why: None,
-                    },
-                    InterfaceOffload {
-                        name: "lo".into(),
-                        attached: false,
-                        mode: None,
-                        why: Some("never on lo".into()),
-                    },
-                ],
-                routes: allocations * 2,
-                max_routes: 262_144,
-            },
+            offload: offload_status(allocations),
             workers: vec![worker(0), worker(1)],
             allocations,
             drain: Self::drain_state(&state),
@@ -568,6 +549,21 @@ const REFUSALS: [(&str, u16, &str, Option<&str>); 8] = [
     ("channel_bind", 400, "channel-conflict", Some("channel 0x4000")),
     ("refresh", 438, "stale-nonce", None),
 ];
+
+fn offload_status(allocations: u64) -> OffloadStatus {
+    let mode = Some("native".into());
+    let why = Some("never on lo".into());
+    OffloadStatus {
+        active: true,
+        why: "attached to 1 of 2 interfaces".into(),
+        interfaces: vec![
+            InterfaceOffload { name: "eth0".into(), attached: true, mode, why: None },
+            InterfaceOffload { name: "lo".into(), attached: false, mode: None, why },
+        ],
+        routes: allocations * 2,
+        max_routes: 262_144,
+    }
+}
 
 fn worker_load(seconds: u64) -> WorkerLoad {
     WorkerLoad {

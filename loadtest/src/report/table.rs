@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{GroupSummary, Report, SetupSummary, TrialSummary, command_line, percent_text};
+use super::{GroupSummary, Report, SearchSummary, SetupSummary, TrialSummary, command_line, percent_text};
 use crate::stats::DelaySummary;
 
 /// The whole report, lines ending in newlines.
@@ -33,19 +33,7 @@ pub fn render(report: &Report) -> String {
     }
     if let Some(search) = &report.search {
         out.push('\n');
-        line(
-            &mut out,
-            format_args!("{:<6} {:>10} {:>14} {:>12} {:>14}", "", "max loss", "packets/s", "loss", "payload"),
-        );
-        for found in &search.results {
-            let rate = found.rate_pps.map_or("none".into(), |rate| format!("{rate:.0}"));
-            let at_least = if found.is_lower_bound { ">= " } else { "" };
-            let loss = found.loss_percent.map_or("-".into(), |loss| format!("{loss:.4} %"));
-            let payload = found.payload_mbit_per_sec.map_or("-".into(), |rate| format!("{rate:.1} Mbit/s"));
-            let bound = format!("{} %", found.max_loss_percent);
-            let rate = format!("{at_least}{rate}");
-            line(&mut out, format_args!("{:<6} {bound:>10} {rate:>14} {loss:>12} {payload:>14}", found.name));
-        }
+        render_search(&mut out, search);
     }
     if let Some(release) = &report.release {
         out.push('\n');
@@ -70,6 +58,22 @@ pub fn render(report: &Report) -> String {
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     writeln!(out, "{text}").expect("writing to a String doesn't fail");
+}
+
+fn render_search(out: &mut String, search: &SearchSummary) {
+    line(
+        out,
+        format_args!("{:<6} {:>10} {:>14} {:>12} {:>14}", "", "max loss", "packets/s", "loss", "payload"),
+    );
+    for found in &search.results {
+        let rate = found.rate_pps.map_or("none".into(), |rate| format!("{rate:.0}"));
+        let at_least = if found.is_lower_bound { ">= " } else { "" };
+        let loss = found.loss_percent.map_or("-".into(), |loss| format!("{loss:.4} %"));
+        let payload = found.payload_mbit_per_sec.map_or("-".into(), |rate| format!("{rate:.1} Mbit/s"));
+        let bound = format!("{} %", found.max_loss_percent);
+        let rate = format!("{at_least}{rate}");
+        line(out, format_args!("{:<6} {bound:>10} {rate:>14} {loss:>12} {payload:>14}", found.name));
+    }
 }
 
 fn render_setup(out: &mut String, setup: &SetupSummary) {

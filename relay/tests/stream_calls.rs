@@ -13,7 +13,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Stream
 use turnpike::config::resolve::Addresses;
 use turnpike::config::{Config, Hidden, Secret, User};
 use turnpike::setup;
-use turnpike::worker::{Command, Message as ToWorker, Status, Worker};
+use turnpike::worker::{Order, Status, ToWorker, Worker};
 use turnpike_driver::epoll::EpollDriver;
 use turnpike_driver::sockets::{ListenerSocket, SocketOptions};
 use turnpike_driver::streams::{CloseReason, Offer, StreamOptions, Streams, bind_stream_listeners};
@@ -57,8 +57,7 @@ impl Relay {
             allow_loopback_peers: true,
             ..Config::default()
         };
-        let addresses =
-            Addresses { listen: vec![address], relay: vec![HERE.into()], ..Addresses::default() };
+        let addresses = Addresses { listen: vec![address], relay: vec![HERE.into()], ..Addresses::default() };
         let shared = setup::shared(&config, &addresses, &[address], [7; 32], None).expect("a good user");
         let server = Server::new(shared, WorkerId(0), [9; 32]);
         let (orders, receiver) = sync_channel(8);
@@ -71,8 +70,8 @@ impl Relay {
         Relay { address, trust, orders, waker, status, thread }
     }
 
-    fn order(&self, command: Command) {
-        self.orders.send(ToWorker::Tell(command)).expect("the worker lives");
+    fn order(&self, order: Order) {
+        self.orders.send(ToWorker::Tell(order)).expect("the worker lives");
         self.waker.wake();
     }
 
@@ -86,7 +85,7 @@ impl Relay {
 
     /// Ends it as SIGTERM does.
     fn stop(self) -> Arc<Status> {
-        self.order(Command::Stop);
+        self.order(Order::Stop);
         self.thread.join().expect("no panic").expect("no error");
         self.status
     }
@@ -97,9 +96,8 @@ impl Relay {
         let local = socket.local_addr().expect("connected");
         let stream: Box<dyn ReadWrite> = match tls {
             true => {
-                let config = ClientConfig::builder()
-                    .with_root_certificates(self.trust.clone())
-                    .with_no_client_auth();
+                let config =
+                    ClientConfig::builder().with_root_certificates(self.trust.clone()).with_no_client_auth();
                 let name = ServerName::try_from("localhost").expect("a name");
                 let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
                 Box::new(StreamOwned::new(connection, socket))

@@ -6,6 +6,7 @@
 mod page;
 mod process;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use prometheus_client::registry::Registry;
 use self::page::Page;
 use crate::guard::{Metrics, Needs};
 use crate::model::{
-    Certificate, Counts, OffloadCounts, Readiness, Status, Totals, Traffic, TrafficByPath, TransportCount,
+    Certificate, Counts, OffloadCounts, Readiness, Status, StreamCounts, Totals, Traffic, TrafficByPath, TransportCount,
     WorkerTotals,
 };
 use crate::problem::Problems;
@@ -77,6 +78,7 @@ impl Collector for Scrape {
         allocations(&mut page, &self.totals)?;
         requests(&mut page, &self.totals.sum)?;
         sockets(&mut page, &self.totals)?;
+        streams(&mut page, &self.totals.sum.streams)?;
         offload(&mut page, &self.totals.offload)?;
         workers(&mut page, &self.totals.workers)?;
         certificates(&mut page, &self.status.certificates)?;
@@ -189,6 +191,28 @@ fn sockets(page: &mut Page<'_>, totals: &Totals) -> fmt::Result {
     };
     page.gauge("relay_ports_used", "Relay ports in use, by address.", ports(|port| port.used))?;
     page.gauge("relay_ports_limit", "Relay ports of the range, by address.", ports(|port| port.total))
+}
+
+fn streams(page: &mut Page<'_>, streams: &StreamCounts) -> fmt::Result {
+    let by = |label: &'static str, counts: &BTreeMap<String, u64>| {
+        counts.iter().map(|(name, &n)| (vec![(label, name.clone())], n)).collect::<Vec<_>>()
+    };
+    let open = [("tcp", streams.tcp), ("tls", streams.tls)];
+    page.gauge(
+        "stream_connections",
+        "Connections of clients that have sent a message, by transport.",
+        open.map(|(transport, n)| (vec![("transport", transport.to_owned())], n)),
+    )?;
+    let help = "Connections of clients that have not sent a message yet.";
+    page.gauge("stream_connections_opening", help, plain(streams.opening))?;
+    let help = "Connections of clients that were taken.";
+    page.counter("stream_connections_accepted", help, plain(streams.accepted))?;
+    let help = "Connections of clients that were closed, or not taken, by reason.";
+    page.counter("stream_connections_closed", help, by("reason", &streams.closed))?;
+    let help = "TLS handshakes of clients that ended well, by kind.";
+    page.counter("tls_handshakes", help, by("kind", &streams.handshakes))?;
+    let help = "Media and answers for clients over TCP and TLS that went nowhere, by reason.";
+    page.counter("stream_drops", help, by("reason", &streams.dropped))
 }
 
 fn offload(page: &mut Page<'_>, offload: &OffloadCounts) -> fmt::Result {

@@ -59,6 +59,27 @@ pub struct Counts {
     pub relay_sockets: u64,
     /// Datagrams that the kernel dropped because a socket's buffer was full.
     pub socket_drops: u64,
+    /// Connections of clients over TCP and TLS.
+    pub streams: StreamCounts,
+}
+
+/// Connections of clients over TCP and TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StreamCounts {
+    /// Connections over TCP that have sent a message, now.
+    pub tcp: u64,
+    /// The same over TLS.
+    pub tls: u64,
+    /// Connections that have not sent a message yet, now.
+    pub opening: u64,
+    /// Connections taken.
+    pub accepted: u64,
+    /// Connections that were closed, or not taken, by the name of the reason.
+    pub closed: BTreeMap<String, u64>,
+    /// TLS handshakes that ended well: `full` and `resumed`.
+    pub handshakes: BTreeMap<String, u64>,
+    /// Media and answers for clients that went nowhere: `queue_full`, `queue_age`, `closed`.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// Allocations of clients with one transport.

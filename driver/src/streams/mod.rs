@@ -28,7 +28,7 @@ mod tls;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ pub struct StreamLimits {
     pub opening_time: Duration,
     /// After this long without a message it is asked whether a connection carries anything.
     pub idle_time: Duration,
+    /// Connections have descriptors below this number: the rest is for everything else.
+    pub max_descriptor: RawFd,
 }
 
 impl Default for StreamLimits {
@@ -92,6 +94,7 @@ impl Default for StreamLimits {
             opening_per_source: 256,
             opening_time: Duration::from_secs(5),
             idle_time: Duration::from_secs(60),
+            max_descriptor: RawFd::MAX,
         }
     }
 }
@@ -419,6 +422,10 @@ impl Streams {
 
     fn admit(&mut self, now_ns: u64, connection: Connection) -> Result<(), CloseReason> {
         let limits = &self.options.limits;
+        // The system gives the lowest free number.
+        if connection.as_fd().as_raw_fd() >= limits.max_descriptor {
+            return Err(CloseReason::NoDescriptor);
+        }
         self.table.admit(connection.client(), limits)?;
         if self.table.opening() >= limits.opening
             && let Some(oldest) = self.table.oldest_opening()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use turnpike_admin::model;
+use turnpike_driver::streams::{CloseReason, StreamCounters};
 use turnpike_offload::xdp::Mode;
 use turnpike_proto::addr::Transport;
 use turnpike_proto::stats::{Authentication, ServerCounts};
@@ -151,6 +152,27 @@ fn counts(report: &Report, status: &Status) -> model::Counts {
         ports_failed: counts.ports_failed,
         relay_sockets: status.relay_sockets() as u64,
         socket_drops: counts.verdicts.of(Verdict::DropSocketOverflow),
+        streams: streams(&report.streams),
+    }
+}
+
+fn streams(counters: &StreamCounters) -> model::StreamCounts {
+    let named = |counts: &[(&str, u64)]| {
+        counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<BTreeMap<_, _>>()
+    };
+    let closed = CloseReason::ALL.map(|reason| (reason.name(), counters.closed.of(reason)));
+    model::StreamCounts {
+        tcp: counters.open_tcp,
+        tls: counters.open_tls,
+        opening: counters.opening,
+        accepted: counters.accepted,
+        closed: named(&closed),
+        handshakes: named(&[("full", counters.handshakes - counters.resumed), ("resumed", counters.resumed)]),
+        dropped: named(&[
+            ("queue_full", counters.dropped_full),
+            ("queue_age", counters.dropped_old),
+            ("closed", counters.dropped_closed),
+        ]),
     }
 }
 
@@ -211,6 +233,17 @@ fn add(sum: &mut model::Counts, worker: &model::Counts) {
     sum.ports_failed += worker.ports_failed;
     sum.relay_sockets += worker.relay_sockets;
     sum.socket_drops += worker.socket_drops;
+    add_streams(&mut sum.streams, &worker.streams);
+}
+
+fn add_streams(sum: &mut model::StreamCounts, worker: &model::StreamCounts) {
+    sum.tcp += worker.tcp;
+    sum.tls += worker.tls;
+    sum.opening += worker.opening;
+    sum.accepted += worker.accepted;
+    add_map(&mut sum.closed, &worker.closed);
+    add_map(&mut sum.handshakes, &worker.handshakes);
+    add_map(&mut sum.dropped, &worker.dropped);
 }
 
 fn add_paths(sum: &mut model::TrafficByPath, worker: &model::TrafficByPath) {

@@ -155,6 +155,11 @@ fn caps_in_total_and_of_half_open_ones_hold() {
         rig.introduce(&mut client);
         clients.push(client);
     }
+    // The last descriptors are not for connections either.
+    let bounds = StreamLimits { max_descriptor: 3, ..StreamLimits::default() };
+    let mut poor = Rig::new(BOTH, limits(bounds));
+    let _refused = poor.connect();
+    poor.until(|rig| rig.closed(CloseReason::NoDescriptor) == 1);
     let _fourth = rig.connect();
     rig.until(|rig| rig.closed(CloseReason::TotalCap) == 1);
 }

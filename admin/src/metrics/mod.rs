@@ -21,8 +21,8 @@ use prometheus_client::registry::Registry;
 use self::page::Page;
 use crate::guard::{Metrics, Needs};
 use crate::model::{
-    Certificate, Counts, OffloadCounts, Readiness, Status, StreamCounts, Totals, Traffic, TrafficByPath, TransportCount,
-    WorkerTotals,
+    Certificate, Counts, OffloadCounts, Readiness, Status, StreamCounts, Totals, Traffic, TrafficByPath,
+    TransportCount, WorkerTotals,
 };
 use crate::problem::Problems;
 use crate::state::{ApiCounts, Shared};

@@ -69,7 +69,7 @@ impl Server {
     /// Ends it in order; gives what it printed.
     fn stop(self) -> String {
         self.process.signal(rustix::process::Signal::TERM);
-        let Outcome { code, output } = self.process.wait(turnpike_testkit::server::STOP);
+        let Outcome { code, output } = self.process.wait(turnpike_testkit::PATIENCE);
         assert!(code == Some(0) || is_coturn(), "{code:?}: {output}");
         output
     }

@@ -1,241 +1,289 @@
-//! The running program's listeners for TCP and TLS: who reaches them, by which certificate, and what a change of it
-//! does to those who are connected.
+//! Clients over TCP and TLS on a worker with real sockets: what they ask is answered, what they send goes on, and
+//! nothing is left of them when they are gone. On both drivers.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::path::Path;
-use std::process::Command;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::thread;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version};
-use serde_json::Value;
-use tempfile::TempDir;
-use turnpike_proto::wire::{Message, MessageBuilder, TransactionId, method};
-use turnpike_testkit::http::{TOKEN, exchange};
-use turnpike_testkit::server::{Server, without_options};
-use turnpike_testkit::{PASSWORD, USER};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
+use turnpike::config::resolve::Addresses;
+use turnpike::config::{Config, Hidden, Secret, User};
+use turnpike::setup;
+use turnpike::worker::{Order, Status, ToWorker, Worker};
+use turnpike_driver::epoll::EpollDriver;
+use turnpike_driver::sockets::{ListenerSocket, SocketOptions};
+use turnpike_driver::streams::{CloseReason, Offer, StreamOptions, Streams, bind_stream_listeners};
+use turnpike_driver::uring::{self, UringDriver};
+use turnpike_driver::{Driver, clock};
+use turnpike_proto::wire::framer::{self, Frame};
+use turnpike_proto::wire::{MessageBuilder, attr, channel, method};
+use turnpike_proto::{Server, WorkerId};
+use turnpike_testkit::talker::{Answer, Talker, UDP};
+use turnpike_testkit::{PASSWORD, USER, skip};
+use zeroize::Zeroizing;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long something may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-struct Made {
-    cert: String,
-    key: String,
-    der: CertificateDer<'static>,
-}
-
-fn made(name: &str) -> Made {
-    let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
-    Made { cert: made.cert.pem(), key: made.signing_key.serialize_pem(), der: made.cert.der().clone() }
-}
-
-/// Both files, each renamed over the old one.
-fn write(folder: &Path, name: &str, made: &Made) {
-    for (what, text) in [("cert", &made.cert), ("key", &made.key)] {
-        std::fs::write(folder.join("new"), text).expect("written");
-        std::fs::rename(folder.join("new"), folder.join(format!("{name}-{what}.pem"))).expect("renamed");
-    }
-}
-
-/// The program with an administration, and these certificates for clients.
+/// A worker on a thread of its own, with one listener for TCP and TLS.
 struct Relay {
-    running: Server,
-    folder: TempDir,
+    address: SocketAddr,
+    trust: RootCertStore,
+    orders: SyncSender<ToWorker>,
+    waker: Arc<dyn turnpike_driver::Waker>,
+    status: Arc<Status>,
+    thread: JoinHandle<io::Result<()>>,
 }
 
 impl Relay {
-    fn start(certificates: &[(&str, &Made)], lines: &str) -> Relay {
-        let folder = tempfile::tempdir().expect("a folder");
-        let list = |what: &str| {
-            let path = |name: &str| folder.path().join(format!("{name}-{what}.pem")).display().to_string();
-            let all: Vec<_> = certificates.iter().map(|(name, _)| format!("{:?}", path(name))).collect();
-            all.join(", ")
+    fn start<D: Driver + Send + 'static>(
+        make: impl FnOnce(Vec<ListenerSocket>, SocketOptions) -> io::Result<D>,
+    ) -> Relay {
+        let offer = Offer { plain: true, tls: true };
+        let listeners = bind_stream_listeners((HERE, 0).into(), 1, offer).expect("a free port");
+        let address = listeners[0].local_addr();
+        let (tls, trust) = certificate();
+        let options = StreamOptions { tls: Some(Arc::new(move || Arc::clone(&tls))), ..Default::default() };
+        let streams = Streams::new(listeners, options).expect("descriptors");
+        let user = User { name: USER.to_owned(), password: Secret::new(Zeroizing::new(PASSWORD.to_owned())) };
+        let config = Config {
+            realm: "example.org".to_owned(),
+            users: Hidden(vec![user]),
+            allow_loopback_peers: true,
+            ..Config::default()
         };
-        let tls = match certificates {
-            [] => String::new(),
-            _ => format!("tls-cert = [{}]\ntls-key = [{}]\n", list("cert"), list("key")),
+        let addresses = Addresses { listen: vec![address], relay: vec![HERE.into()], ..Addresses::default() };
+        let shared = setup::shared(&config, &addresses, &[address], [7; 32], None).expect("a good user");
+        let server = Server::new(shared, WorkerId(0), [9; 32]);
+        let (orders, receiver) = sync_channel(8);
+        let status = Arc::new(Status::default());
+        let driver = make(Vec::new(), SocketOptions::default()).expect("a driver");
+        let waker = driver.waker();
+        let worker = Worker::new(driver, server, receiver, Arc::clone(&status));
+        let mut worker = worker.with_streams(streams).expect("it can be watched");
+        let thread = thread::spawn(move || worker.run(clock::now));
+        Relay { address, trust, orders, waker, status, thread }
+    }
+
+    fn order(&self, order: Order) {
+        self.orders.send(ToWorker::Tell(order)).expect("the worker lives");
+        self.waker.wake();
+    }
+
+    fn until(&self, holds: impl Fn(&Status) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(&self.status) {
+            assert!(Instant::now() < deadline, "it did not happen: {:?}", self.status.report());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it as SIGTERM does.
+    fn stop(self) -> Arc<Status> {
+        self.order(Order::Stop);
+        self.thread.join().expect("no panic").expect("no error");
+        self.status
+    }
+
+    fn client(&self, tls: bool) -> Client {
+        let socket = TcpStream::connect(self.address).expect("it listens");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let local = socket.local_addr().expect("connected");
+        let stream: Box<dyn ReadWrite> = match tls {
+            true => {
+                let config =
+                    ClientConfig::builder().with_root_certificates(self.trust.clone()).with_no_client_auth();
+                let name = ServerName::try_from("localhost").expect("a name");
+                let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
+                Box::new(StreamOwned::new(connection, socket))
+            }
+            false => Box::new(socket),
         };
-        certificates.iter().for_each(|(name, made)| write(folder.path(), name, made));
-        let text = format!(
-            "listen = [\"127.0.0.1:0\"]\nrelay-address = [\"127.0.0.1\"]\nallow-loopback-peers = true\n\
-             user = [\"{USER}:{PASSWORD}\"]\nworkers = 2\nunauthenticated-rate = 0\noffload = \"off\"\n\
-             admin = \"127.0.0.1:0\"\nadmin-token = [\"{TOKEN}\"]\n{tls}{lines}"
-        );
-        let file = folder.path().join("turnpike.toml");
-        std::fs::write(&file, text).expect("written");
-        let program = turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike"));
-        let mut command = without_options(Command::new(program));
-        command.arg("run").arg("--config").arg(file);
-        Relay { running: Server::start(command), folder }
-    }
-
-    fn at(&self, field: &str) -> SocketAddr {
-        self.running.field(field).parse().expect("an address")
-    }
-
-    fn api(&self, method: &str, path: &str) -> Value {
-        let (_, admin) = self.running.field("admin=").trim_end_matches('/').split_once("://").expect("a URL");
-        let stream = TcpStream::connect(admin).expect("it listens");
-        let (status, body) = exchange(stream, method, path, "");
-        assert_eq!(status, 200, "{method} {path}: {body}");
-        serde_json::from_str(&body).expect("JSON")
+        let unused = UdpSocket::bind((HERE, 0)).expect("a free port");
+        Client { stream, local, unread: Vec::new(), talker: Talker::on(unused, self.address) }
     }
 }
 
-/// A Binding request over a stream, and whether its answer comes.
-fn is_answered(mut stream: impl Read + Write) -> std::io::Result<()> {
-    let id = TransactionId(*b"a-dozen-byte");
-    stream.write_all(&MessageBuilder::request(method::BINDING, id).finish())?;
-    let mut answer = vec![0; 20];
-    stream.read_exact(&mut answer)?;
-    answer.resize(20 + usize::from(u16::from_be_bytes([answer[2], answer[3]])), 0);
-    stream.read_exact(&mut answer[20..])?;
-    assert_eq!(Message::parse(&answer).expect("a message").transaction_id(), id);
-    Ok(())
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}
+
+/// A client of a stream.
+struct Client {
+    stream: Box<dyn ReadWrite>,
+    local: SocketAddr,
+    unread: Vec<u8>,
+    /// Signs its requests; its socket is not used.
+    talker: Talker,
 }
 
-/// A connection of a client that knows these names and trusts this certificate alone.
-fn tls(
-    server: SocketAddr,
-    name: &str,
-    trusted: &Made,
-    versions: &[&'static SupportedProtocolVersion],
-) -> StreamOwned<ClientConnection, TcpStream> {
-    let mut roots = RootCertStore::empty();
-    roots.add(trusted.der.clone()).expect("a certificate");
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(versions)
-        .expect("ring has both")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(name.to_owned()).expect("a name");
-    let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
-    let stream = TcpStream::connect(server).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
-    StreamOwned::new(connection, stream)
+impl Client {
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("sent");
+        self.stream.flush().expect("sent");
+    }
+
+    /// The next message, with its padding.
+    fn hear(&mut self) -> Option<Vec<u8>> {
+        loop {
+            match framer::next(&self.unread) {
+                Frame::Message { consumed, .. } => return Some(self.unread.drain(..consumed).collect()),
+                Frame::Need(_) => {}
+                Frame::Invalid => panic!("not a message: {:02x?}", self.unread),
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(len) => self.unread.extend_from_slice(&buffer[..len]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => panic!("cut: {error}"),
+            }
+        }
+    }
+
+    fn ask(&mut self, request: &[u8]) -> Answer {
+        self.send(request);
+        Answer::of(self.hear().expect("an answer"))
+    }
+
+    fn request(&mut self, method: u16, build: impl FnOnce(MessageBuilder) -> MessageBuilder) -> Answer {
+        if self.talker.nonce.is_empty() {
+            let bare = self.talker.bare_allocate();
+            let challenge = self.ask(&bare);
+            self.talker.heed(&challenge);
+        }
+        let request = self.talker.signed(method, build);
+        let answer = self.ask(&request);
+        assert_eq!(answer.code, None, "{answer:?}");
+        answer
+    }
+
+    fn allocate(&mut self) -> SocketAddr {
+        let answer = self.request(method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, &UDP));
+        let mapped = answer.message().xor_address(attr::XOR_MAPPED_ADDRESS);
+        assert_eq!(mapped, Some(Ok(self.local)));
+        answer.message().xor_address(attr::XOR_RELAYED_ADDRESS).expect("present").expect("well-formed")
+    }
+
+    fn bind(&mut self, peer: SocketAddr) {
+        self.request(method::CHANNEL_BIND, |builder| {
+            let number = builder.attribute(attr::CHANNEL_NUMBER, &[0x40, 0, 0, 0]);
+            number.xor_address(attr::XOR_PEER_ADDRESS, peer)
+        });
+    }
 }
 
-// RFC 8656 s. 4: TCP where UDP is
+fn certificate() -> (Arc<ServerConfig>, RootCertStore) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let certificate = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key)
+        .expect("they belong together");
+    let mut trust = RootCertStore::empty();
+    trust.add(certificate).expect("a certificate");
+    (Arc::new(config), trust)
+}
+
+/// Runs a test on each driver, over TCP and over TLS.
+fn on_all(test: impl Fn(Relay, bool)) {
+    for tls in [false, true] {
+        test(Relay::start(EpollDriver::new), tls);
+        match uring::probe() {
+            Ok(()) => test(Relay::start(UringDriver::new), tls),
+            Err(why) => skip("streams on io_uring", &format!("there is no io_uring: {why}")),
+        }
+    }
+}
+
+// RFC 8656 s. 12.5: over a stream ChannelData is padded to a multiple of four, and its padding goes nowhere.
 #[test]
-fn tcp_is_there_by_default_and_udp_is_not_where_it_is_unwanted() {
-    let relay = Relay::start(&[], "");
-    assert_eq!(relay.at("tcp="), relay.at("listen="), "the same port");
-    is_answered(TcpStream::connect(relay.at("tcp=")).expect("it listens")).expect("an answer");
-    let listeners = relay.api("GET", "/v1/status")["listeners"].clone();
-    let transports: Vec<_> =
-        listeners.as_array().expect("a list").iter().map(|own| own["transport"].clone()).collect();
-    assert_eq!(transports, ["udp", "tcp"]);
-    drop(relay);
-
-    let relay = Relay::start(&[], "no-udp = true\n");
-    let tcp = relay.at("tcp=");
-    is_answered(TcpStream::connect(tcp).expect("it listens")).expect("an answer");
-    UdpSocket::bind(tcp).expect("nobody has that port for UDP");
-    drop(relay);
-
-    let relay = Relay::start(&[], "no-tcp = true\n");
-    assert!(TcpStream::connect(relay.at("listen=")).is_err(), "nobody listens");
-}
-
-fn turnpike(arguments: &[&str], file: &Path) -> String {
-    let program = turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike"));
-    let output =
-        without_options(Command::new(program)).args(arguments).arg(file).output().expect("it starts");
-    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
-}
-
-#[test]
-fn the_name_decides_about_the_certificate_and_old_versions_are_refused() {
-    let (one, two) = (made("one.example"), made("two.example"));
-    let relay = Relay::start(&[("one", &one), ("two", &two)], "tls-min-version = \"1.3\"\n");
-    let server = relay.at("tls=");
-    let modern = &[&version::TLS13];
-    is_answered(tls(server, "one.example", &one, modern)).expect("the first");
-    is_answered(tls(server, "two.example", &two, modern)).expect("the second");
-    assert!(is_answered(tls(server, "two.example", &one, modern)).is_err(), "not the other one");
-    assert!(is_answered(tls(server, "one.example", &one, &[&version::TLS12])).is_err(), "too old");
-    let certificates = relay.api("GET", "/v1/status")["certificates"].clone();
-    assert_eq!(certificates[1]["names"][0], "two.example");
-    assert_eq!(certificates[1]["audience"], "clients");
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let address = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    address.expect("a free one").port()
-}
-
-/// What `turnpike health` says of a relay with this configuration.
-fn health(relay: &Relay) -> String {
-    turnpike(&["health", "--config"], &relay.folder.path().join("turnpike.toml"))
+fn a_stream_carries_a_call_both_ways() {
+    on_all(|relay, tls| {
+        let peer = UdpSocket::bind((HERE, 0)).expect("a free port");
+        peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let peer_address = peer.local_addr().expect("bound");
+        let mut client = relay.client(tls);
+        let relayed = client.allocate();
+        client.bind(peer_address);
+        let mut buffer = [0; 2048];
+        for size in [0_usize, 1, 2, 3, 4, 1199, 1200] {
+            let data = vec![size as u8; size];
+            let mut frame = [&channel::header(0x4000, size as u16)[..], &data].concat();
+            frame.resize(frame.len().next_multiple_of(4), 0xee);
+            client.send(&frame);
+            let (len, from) = peer.recv_from(&mut buffer).expect("the data");
+            assert_eq!((&buffer[..len], from), (&data[..], relayed));
+            peer.send_to(&data, relayed).expect("sent");
+            let heard = client.hear().expect("ChannelData");
+            let zeros = vec![0; size.next_multiple_of(4) - size];
+            assert_eq!(heard, [&channel::header(0x4000, size as u16)[..], &data, &zeros].concat());
+        }
+        // A peer's other port has no channel: a Data indication.
+        let other = UdpSocket::bind((HERE, 0)).expect("a free port");
+        other.send_to(b"by permission", relayed).expect("sent");
+        let heard = client.hear().expect("a Data indication");
+        assert_eq!(heard[..2], [0x00, 0x17]);
+        let answer = client.request(method::REFRESH, |builder| builder.lifetime(0));
+        assert_eq!(answer.code, None);
+        relay.until(|status| status.allocations() == 0);
+        relay.stop();
+    });
 }
 
 #[test]
-fn one_port_has_tcp_and_tls_and_health_asks_there() {
-    let own = made("one.example");
-    let at = format!("[\"127.0.0.1:{}\"]", free_port());
-    let lines = format!("listen-tcp = {at}\nlisten-tls = {at}\nno-udp = true\n");
-    let relay = Relay::start(&[("one", &own)], &lines);
-    assert_eq!(relay.at("tcp="), relay.at("tls="));
-    is_answered(TcpStream::connect(relay.at("tcp=")).expect("it listens")).expect("an answer");
-    is_answered(tls(relay.at("tls="), "one.example", &own, rustls::ALL_VERSIONS)).expect("an answer");
-    assert!(health(&relay).contains("answered in"), "over TCP: {}", health(&relay));
-    drop(relay);
-
-    let lines = format!("no-tcp = true\nlisten-tls = [\"127.0.0.1:{}\"]\nno-udp = true\n", free_port());
-    let relay = Relay::start(&[("one", &own)], &lines);
-    assert!(health(&relay).contains("answered in"), "over TLS: {}", health(&relay));
+fn a_connection_that_breaks_ends_its_allocation_at_once() {
+    on_all(|relay, tls| {
+        let mut client = relay.client(tls);
+        client.allocate();
+        relay.until(|status| status.allocations() == 1);
+        drop(client);
+        relay.until(|status| status.allocations() == 0 && status.relay_sockets() == 0);
+        // The same client may come again.
+        let mut again = relay.client(tls);
+        again.allocate();
+        let status = relay.stop();
+        assert_eq!(status.report().ended.get("connection_closed"), Some(&1), "{:?}", status.report().ended);
+    });
 }
 
 #[test]
-fn a_certificate_that_is_replaced_a_hundred_times_drops_no_connection() {
-    let all: Vec<Made> = (0..=100).map(|_| made("one.example")).collect();
-    let relay = Relay::start(&[("one", &all[0])], "");
-    let server = relay.at("tls=");
-    let report = relay.folder.path().join("report.json").display().to_string();
-    let url = format!("turns:{server}?transport=tcp");
-    let arguments = [
-        "turnpike-loadtest",
-        "loss",
-        &url,
-        "-u",
-        USER,
-        "-w",
-        PASSWORD,
-        "-c",
-        "8",
-        "-r",
-        "25",
-        "-l",
-        "200",
-        "-d",
-        "10",
-        "--json",
-        &report,
-    ];
-    let load = arguments.map(Into::into).to_vec();
-    let load = thread::spawn(move || turnpike_loadtest::cli::main(load));
-    let end = Instant::now() + PATIENCE;
-    while relay.api("GET", "/v1/status")["allocations"] != 8 {
-        assert!(Instant::now() < end, "the clients are there");
-        thread::sleep(Duration::from_millis(20));
-    }
-    let mut held = tls(server, "one.example", &all[0], rustls::ALL_VERSIONS);
-    is_answered(&mut held).expect("the first one");
-    for next in &all[1..] {
-        write(relay.folder.path(), "one", next);
-        relay.api("POST", "/v1/reload");
-        is_answered(tls(server, "one.example", next, rustls::ALL_VERSIONS)).expect("the next one at once");
-    }
-    is_answered(&mut held).expect("it is still there");
-    load.join().expect("it ends");
-    let report = std::fs::read_to_string(report).expect("a report");
-    let report: Value = serde_json::from_str(&report).expect("JSON");
-    let total = &report["trials"][0]["total"];
-    let number = |name: &str| total[name].as_u64().expect("a number");
-    assert!(number("sent") > 0 && number("lost") == 0, "{total}");
-    let log = relay.running.stop();
-    assert_eq!(log.matches("a new certificate is in force").count(), 100, "{log}");
+fn a_stop_ends_allocations_and_says_goodbye() {
+    on_all(|relay, tls| {
+        let mut client = relay.client(tls);
+        client.allocate();
+        let status = relay.stop();
+        assert_eq!(client.hear(), None, "closed, not cut");
+        let report = status.report();
+        assert_eq!(report.ended.get("shutdown"), Some(&1), "{:?}", report.ended);
+        assert_eq!(report.streams.closed.of(CloseReason::ByRelay), 1);
+    });
+}
+
+#[test]
+fn a_client_that_never_reads_loses_media_that_is_counted_and_a_neighbour_nothing() {
+    on_all(|relay, tls| {
+        let peer = UdpSocket::bind((HERE, 0)).expect("a free port");
+        let address = peer.local_addr().expect("bound");
+        let (mut stalled, mut reader) = (relay.client(tls), relay.client(tls));
+        let (to_stalled, to_reader) = (stalled.allocate(), reader.allocate());
+        stalled.bind(address);
+        reader.bind(address);
+        let deadline = Instant::now() + PATIENCE;
+        while relay.status.report().streams.dropped_full + relay.status.report().streams.dropped_old == 0 {
+            assert!(Instant::now() < deadline, "{:?}", relay.status.report().streams);
+            for _ in 0..200 {
+                peer.send_to(&[1; 1200], to_stalled).expect("sent");
+            }
+            // Resent until it has come: UDP on a busy machine may lose it.
+            peer.send_to(&[2; 100], to_reader).expect("sent");
+            assert_eq!(reader.hear().expect("ChannelData").len(), 104);
+        }
+        relay.stop();
+    });
 }

@@ -135,5 +135,6 @@ pub(super) fn options(
     };
     let mut options = StreamOptions { tls: tls.as_ref().map(shown), ..StreamOptions::default() };
     options.limits.total = descriptors::for_connections(config.workers.get(), options.limits.total);
+    options.limits.max_descriptor = descriptors::for_relay_sockets();
     Ok((tls, options))
 }

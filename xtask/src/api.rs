@@ -19,12 +19,7 @@ const EXAMPLES: &str = "20";
 /// When an answer is not what the document says, or something can't be built or started.
 pub fn run(root: &Path) -> Result<(), String> {
     let schemathesis = install(root)?;
-    cargo(
-        root,
-        &["build", "--locked", "-p", "turnpike-admin", "--example", "fake"],
-        &[],
-        &mut Counts::default(),
-    )?;
+    cargo(root, &["build", "--locked", "--workspace", "--example", "fake"], &[], &mut Counts::default())?;
     let relay = Relay::start(&target_folder(root).join("debug/examples/fake"))?;
     let reports = target_folder(root).join("schemathesis");
     std::fs::create_dir_all(&reports).map_err(|error| format!("{}: {error}", reports.display()))?;

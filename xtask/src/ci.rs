@@ -65,9 +65,11 @@ pub fn offload(root: &Path, filter: Option<&str>) -> Result<(), String> {
 }
 
 const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+// Each step asks for the whole workspace, and for the tests of it that it wants: dependencies would be built again with
+// other features for a package by itself, which takes minutes.
 /// What takes a minute: allocations by the ten thousands.
 const WORKER: &[&str] =
-    &["test", "-p", "turnpike", "--test", "worker", "--locked", "--", "--ignored", "--test-threads", "1"];
+    &["test", "--workspace", "--test", "worker", "--locked", "--", "--ignored", "--test-threads", "1"];
 /// What workers share, under every interleaving.
 const LOOM: &[&str] =
     &["test", "-p", "turnpike-abi", "-p", "turnpike-proto", "--lib", "--locked", "interleavings"];
@@ -87,7 +89,7 @@ fn run_with_binary(
 ) -> Result<(), String> {
     let binary = target_folder(root).join("release/turnpike");
     let binary = binary.to_str().ok_or("the path of the repository is not UTF-8")?;
-    let mut arguments = vec!["test", "--package", "turnpike"];
+    let mut arguments = vec!["test", "--workspace"];
     programs.iter().for_each(|program| arguments.extend(["--test", program]));
     arguments.extend(["--locked", "--", "--ignored", "--test-threads", threads]);
     arguments.extend(filter);

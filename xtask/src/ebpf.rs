@@ -31,7 +31,7 @@ const STAMP: &str = "ebpf/object/stamp";
 
 /// Cargo's arguments for the frame tests: the object in the kernel, without the benchmark among them.
 pub const FRAME_TESTS: &[&str] =
-    &["test", "--package", "turnpike", "--test", "frames", "--locked", "--", "--ignored", "--skip", "bench_"];
+    &["test", "--workspace", "--test", "frames", "--locked", "--", "--ignored", "--skip", "bench_"];
 
 /// What objects were built from and with.
 #[derive(Debug, PartialEq, Eq)]

@@ -35,10 +35,9 @@ const DEPLOY: Suite = Suite {
 };
 
 /// What both start. The CI has built them before: the release binary, and the rest for its tests.
-const PROGRAMS: [&[&str]; 3] = [
+const PROGRAMS: [&[&str]; 2] = [
     &["build", "--release", "--locked"],
-    &["build", "--locked", "-p", "turnpike-admin", "--example", "fake"],
-    &["build", "--locked", "-p", "turnpike-loadtest"],
+    &["build", "--locked", "--workspace", "--example", "fake", "--bin", "turnpike-loadtest"],
 ];
 
 /// The dashboard in a browser.

@@ -100,15 +100,16 @@ pub fn run(options: &Options) -> Result<Results, Fault> {
         setup,
         servers: servers.iter().map(|variant| describe(&programs, variant)).collect(),
         left_out,
-        scenarios: scenarios
-            .iter()
-            .map(|s| ScenarioInfo { name: s.name.into(), title: s.title.into() })
-            .collect(),
+        scenarios: scenarios.iter().map(|scenario| info(scenario)).collect(),
         samples,
         summaries: Vec::new(),
     };
     results.summaries = summarise(&results);
     Ok(results)
+}
+
+fn info(scenario: &Scenario) -> ScenarioInfo {
+    ScenarioInfo { name: scenario.name.into(), title: scenario.title.into() }
 }
 
 /// What holds for all servers.

@@ -13,6 +13,7 @@ use turnpike_loadtest::engine::mmsg::raise_open_files_limit;
 use turnpike_loadtest::modes::stop_flag;
 use turnpike_loadtest::report::command_line;
 
+use crate::certificate::Certificate;
 use crate::fault::Fault;
 use crate::lab::{self, Lab, Link};
 use crate::machine::{self, Machine};
@@ -20,7 +21,6 @@ use crate::measure::{Context, Target};
 use crate::results::{DIRECT, FORMAT, LeftOut, Results, Sample, ScenarioInfo, ServerInfo, Setup, summarise};
 use crate::scenario::{SCENARIOS, Scenario};
 use crate::server::{Program, Programs, Running, VARIANTS, Variant};
-use crate::streams::Certificate;
 use crate::{affinity, cpu};
 
 /// How long the idle machine is watched.

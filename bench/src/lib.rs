@@ -14,6 +14,7 @@
 //! the kernel tells about them in /proc.
 
 pub mod affinity;
+pub mod certificate;
 pub mod cli;
 pub mod compare;
 pub mod cpu;

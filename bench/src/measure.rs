@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use turnpike_loadtest::engine::SetupReport;
 use turnpike_loadtest::stats::percent;
 
+use crate::certificate::{Certificate, server_address};
 use crate::cpu::{self, Reading, Used};
 use crate::fault::Fault;
 use crate::frames::{Counted, Frames};
@@ -17,7 +18,6 @@ use crate::results::{DIRECT, Sample};
 use crate::scenario::{FrameTraffic, Path, Scenario, Traffic, Work, idle_traffic};
 use crate::search::{self, Found, Outcome};
 use crate::server::{Program, Programs, Running, Variant, counted_drops};
-use crate::streams::{Certificate, server_address};
 use crate::xdp::{Counting, Runs};
 
 /// Between the set-up and the load, so that neither is charged to the other.

@@ -11,9 +11,9 @@ use turnpike_loadtest::session::SessionConfig;
 use turnpike_loadtest::stun_client::{AllocateOptions, Family};
 use turnpike_loadtest::transport::Transport;
 
+use crate::certificate::tls_client;
 use crate::lab::{CLIENT, Link, PEER};
 use crate::server::{PASSWORD, USER};
-use crate::streams;
 
 /// A scenario.
 #[derive(Clone, Copy, Debug)]
@@ -384,7 +384,7 @@ impl Traffic {
         Plan {
             server,
             transport: self.transport,
-            tls: (self.transport == Transport::Tls).then(streams::tls_client),
+            tls: (self.transport == Transport::Tls).then(tls_client),
             local: Some(CLIENT),
             device: None,
             groups: vec![group],

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::certificate::Certificate;
 use crate::fault::Fault;
 use crate::lab::{self, Lab, RELAYED, SERVER, SERVER_TLS};
-use crate::streams::Certificate;
 use turnpike_testkit::process::find;
 
 /// The user that every server knows.

@@ -1,31 +1,27 @@
 //! Clients over TCP and TLS: video, handshakes, and memory of those that do nothing.
 
-use std::fs;
-use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use turnpike_loadtest::engine::Framing;
-use turnpike_loadtest::engine::stream::tls::{Identity, TlsClient};
 use turnpike_loadtest::stats::percent;
 use turnpike_loadtest::transport::Transport;
 use turnpike_loadtest::video::shape::Shape;
 use turnpike_loadtest::video::way::Way;
 use turnpike_loadtest::video::{Calls, Outcome, Settings};
 
+use crate::certificate::{server_address, tls_client};
 use crate::cpu::{self, Reading};
 use crate::fault::Fault;
 use crate::generator::{Ends, Generator};
 use crate::handshakes;
-use crate::lab::{CLIENT, Lab, PEER, SERVER, SERVER_TLS};
+use crate::lab::{CLIENT, Lab, PEER, SERVER_TLS};
 use crate::measure::{Context, note_foreign, note_refusals, note_resident};
 use crate::results::Sample;
 use crate::scenario::{Traffic, idle_traffic, session};
 
-/// Name in the servers' certificate.
-const NAME: &str = "turn.example";
 /// Length of a call: five groups of frames.
 const CALL: Duration = Duration::from_secs(10);
 /// The way of a call: one way's delay, and the window.
@@ -39,42 +35,6 @@ const GONE: Duration = Duration::from_secs(10);
 
 /// Share of its processors' time that a server at its limit uses.
 const BUSY: f64 = 0.85;
-
-/// A server's certificate and key, as files.
-#[derive(Clone, Debug)]
-pub struct Certificate {
-    /// PEM.
-    pub chain: PathBuf,
-    /// PEM.
-    pub key: PathBuf,
-}
-
-impl Certificate {
-    /// Makes one that signs itself, ECDSA P-256.
-    ///
-    /// # Errors
-    /// If the files can't be written.
-    pub fn make(folder: &Path) -> Result<Certificate, Fault> {
-        let made =
-            rcgen::generate_simple_self_signed([NAME.to_owned()]).map_err(|error| error.to_string())?;
-        let (chain, key) = (folder.join("cert.pem"), folder.join("key.pem"));
-        fs::write(&chain, made.cert.pem()).map_err(Fault::file(&chain))?;
-        fs::write(&key, made.signing_key.serialize_pem()).map_err(Fault::file(&key))?;
-        Ok(Certificate { chain, key })
-    }
-}
-
-/// What clients begin TLS with: as little work of their own as there can be.
-pub fn tls_client() -> TlsClient {
-    TlsClient::new(NAME, None, Identity::None, None)
-        .expect("the name is one, and there are no files")
-        .careless()
-}
-
-/// Where a transport's clients go.
-pub fn server_address(transport: Transport) -> SocketAddr {
-    if transport == Transport::Tls { SERVER_TLS } else { SERVER }
-}
 
 impl Context<'_> {
     /// One call; a stream's losses are the server's.

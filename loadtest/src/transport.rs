@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::engine::stream::tls::{Identity, TlsClient};
+use crate::engine::stream::tls::{Identity, TlsClient, TlsVersion};
 
 /// Between client and server; what is relayed to peers is UDP with each of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize)]
@@ -40,17 +40,6 @@ impl std::fmt::Display for Transport {
             Self::Tls => "TLS",
         })
     }
-}
-
-/// Versions of TLS that can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TlsVersion {
-    /// TLS 1.2 only
-    #[value(name = "1.2")]
-    V1_2,
-    /// TLS 1.3 only
-    #[value(name = "1.3")]
-    V1_3,
 }
 
 /// Options about the way to the server.

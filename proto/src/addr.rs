@@ -83,6 +83,29 @@ address! {
     RelayedAddr
 }
 
+/// The driver's handle for where a client's bytes come from: a listener, or a stream's connection. The generation
+/// makes sure that what is meant for a connection that is closed never reaches the one that has its index now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientSocket {
+    /// Dense index: usable as an index into the driver's table of listeners, or into that of connections.
+    pub index: u32,
+    /// 0 for listeners. Connections begin with 1, and have another one each time an index is used again.
+    pub generation: u32,
+}
+
+impl ClientSocket {
+    /// A listener of datagrams, which stays.
+    pub const fn listener(index: u32) -> Self {
+        Self { index, generation: 0 }
+    }
+
+    /// Whether it is a listener of datagrams, not a stream's connection.
+    #[inline]
+    pub const fn is_listener(self) -> bool {
+        self.generation == 0
+    }
+}
+
 /// What identifies an allocation: client address and port, server address and port, transport (RFC 8656 s. 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FiveTuple {

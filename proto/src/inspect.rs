@@ -3,8 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::addr::{ClientAddr, FiveTuple};
-use crate::io::ClientSocket;
+use crate::addr::{ClientAddr, ClientSocket, FiveTuple};
 use crate::stats::TrafficByPath;
 
 /// Declares [`WhyNot`] with names and explanations side by side.

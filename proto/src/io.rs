@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use turnpike_abi::Verdict;
 
-use crate::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr};
+use crate::addr::{ClientAddr, ClientSocket, FiveTuple, PeerAddr, RelayedAddr};
 use crate::inspect::{AllocationView, WhyNot};
 use crate::refusal::RefusedRequest;
 use crate::shared::plane::SlotName;
@@ -46,29 +46,6 @@ impl WorkerId {
     /// The worker's place in a list of all.
     pub const fn index(self) -> usize {
         self.0 as usize
-    }
-}
-
-/// The driver's handle for where a client's bytes come from: a listener, or a stream's connection. The generation
-/// makes sure that what is meant for a connection that is closed never reaches the one that has its index now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ClientSocket {
-    /// Dense index: usable as an index into the driver's table of listeners, or into that of connections.
-    pub index: u32,
-    /// 0 for listeners. Connections begin with 1, and have another one each time an index is used again.
-    pub generation: u32,
-}
-
-impl ClientSocket {
-    /// A listener of datagrams, which stays.
-    pub const fn listener(index: u32) -> Self {
-        Self { index, generation: 0 }
-    }
-
-    /// Whether it is a listener of datagrams, not a stream's connection.
-    #[inline]
-    pub const fn is_listener(self) -> bool {
-        self.generation == 0
     }
 }
 

@@ -16,6 +16,7 @@ pub mod stats;
 mod table;
 pub mod wire;
 
+pub use addr::ClientSocket;
 pub use error::ErrorCode;
 pub use inspect::{
     AllocationDetail, AllocationView, ChannelView, InspectCursor, OffloadState, PermissionView, WhyNot,

@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use turnpike_abi::Verdict;
 
-use crate::addr::{ClientAddr, FiveTuple, RelayedAddr, Transport};
+use crate::addr::{ClientAddr, ClientSocket, FiveTuple, RelayedAddr, Transport};
 use crate::error::ErrorCode;
-use crate::io::ClientSocket;
 use crate::refusal::RefusalCounts;
 use crate::wire::method;
 

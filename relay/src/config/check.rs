@@ -11,7 +11,7 @@ use super::resolve::{Possible, family_warning, possible_listeners, reach_warning
 use super::settings::Settings;
 use super::streams;
 use super::strength::Strength;
-use super::types::{ExternalAddress, PublicAddress, Secret};
+use super::types::{ExternalAddress, PublicAddress, Secret, overlap};
 
 /// Adds what is wrong (faults) or probably not meant (warnings) to the report. Values that already are
 /// faults aren't in `config`, so what would depend on them isn't judged.
@@ -112,12 +112,6 @@ fn check_listeners(config: &Config, settings: &Settings, report: &mut Report) {
             report.warn(Problem::new(place(), "listen", message));
         }
     }
-}
-
-/// Each port 0 becomes a port of its own.
-pub(super) fn overlap(a: &SocketAddr, b: &SocketAddr) -> bool {
-    let one_covers = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && one_covers
 }
 
 fn check_relay_addresses(config: &Config, settings: &Settings, report: &mut Report) {

@@ -2,11 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::check::overlap;
 use super::options::Config;
 use super::report::{Problem, Report};
 use super::settings::Settings;
-use super::types::{DEFAULT_TLS_PORT, Offload};
+use super::types::{DEFAULT_TLS_PORT, Offload, overlap};
 
 /// Where TURN over TCP is offered, with these listeners for UDP: on the same addresses (RFC 8656 s. 4).
 pub(super) fn tcp(config: &Config, udp: &[SocketAddr]) -> Vec<SocketAddr> {

@@ -1,7 +1,7 @@
 //! The types of configured values.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, RangeInclusive};
 
 use turnpike_driver::choose::Backend;
@@ -11,6 +11,12 @@ use zeroize::Zeroizing;
 pub const DEFAULT_PORT: u16 = 3478;
 /// The port of TURN over TLS (RFC 8656 s. 4).
 pub const DEFAULT_TLS_PORT: u16 = 5349;
+
+/// Whether two listeners of a transport would take each other's clients. Each port 0 becomes a port of its own.
+pub(super) fn overlap(a: &SocketAddr, b: &SocketAddr) -> bool {
+    let one_covers = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && one_covers
+}
 
 /// The ports that relayed transport addresses are taken from, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

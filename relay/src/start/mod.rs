@@ -9,10 +9,12 @@
 
 mod admin;
 mod descriptors;
+mod error;
 mod run;
 mod signals;
 mod stop;
 mod streams;
 mod watch;
 
-pub use run::{StartError, run};
+pub use error::StartError;
+pub use run::run;

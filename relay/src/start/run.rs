@@ -22,18 +22,18 @@ use turnpike_driver::streams::Streams;
 use turnpike_driver::uring::UringDriver;
 use turnpike_driver::{clock, heap};
 use turnpike_offload::pinning;
-use turnpike_proto::auth::BadCredential;
 use turnpike_proto::{Server, WorkerId};
 
 use super::admin::Administration;
 use super::descriptors;
+use super::error::StartError;
 use super::signals::{self, Signal, SignalSource};
 use super::stop::{self, WorkerThread};
 use super::streams::{self, StreamListeners};
 use super::watch::Watch;
 use crate::banner::{self, DataPath, Ready};
 use crate::config::resolve::{Addresses, Host, resolve};
-use crate::config::{Config, Loader, Problems};
+use crate::config::{Config, Loader};
 use crate::control::{Control, Parts, Users, follow_addresses, follow_certificates, follow_publics};
 use crate::kernel::KernelPath;
 use crate::network::{AddressNews, Publics};
@@ -47,43 +47,6 @@ const GLANCE: Duration = Duration::from_millis(200);
 
 /// How long the start waits for the first address where the kernel data path depends on it.
 const PATIENCE_FOR_ADDRESSES: Duration = Duration::from_secs(5);
-
-/// Why the relay couldn't start, or had to give up.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The configuration doesn't fit this host.
-    #[error(transparent)]
-    Config(#[from] Problems),
-    /// A user's name or password can't be used.
-    #[error(transparent)]
-    Credential(#[from] BadCredential),
-    /// Something the relay needs from the operating system failed.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried, for the operator.
-        what: String,
-        /// Why it failed.
-        source: io::Error,
-    },
-}
-
-impl StartError {
-    /// The exit code: 2 for the configuration, 1 for everything else.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            StartError::Config(_) | StartError::Credential(_) => 2,
-            StartError::System { .. } => 1,
-        }
-    }
-
-    pub(super) fn other<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> StartError + '_ {
-        move |why| Self::system(what)(io::Error::other(why.to_string()))
-    }
-
-    pub(super) fn system(what: &str) -> impl FnOnce(io::Error) -> StartError + '_ {
-        move |source| StartError::System { what: what.to_owned(), source }
-    }
-}
 
 /// Runs the relay; returns when it was told to stop. `loader` loads the configuration again for a reload.
 ///

@@ -9,7 +9,7 @@ use turnpike_driver::streams::{
 };
 
 use super::descriptors;
-use super::run::StartError;
+use super::error::StartError;
 use crate::config::resolve::Addresses;
 use crate::config::{Config, Loader};
 use crate::control::wanted;

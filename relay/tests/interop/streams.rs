@@ -17,9 +17,8 @@ use super::process::{self, Outcome, Process};
 use super::relay::{self, PASSWORD, PORT, REALM, USER, is_coturn};
 use super::uclient;
 
-/// The port for TLS, and the one where connections begin with a PROXY header.
+/// The port for TLS.
 const TLS_PORT: u16 = 5349;
-const PROXY_PORT: u16 = 5350;
 /// Where HAProxy and nginx listen, on the relay's second address.
 const FRONT_PORT: u16 = 443;
 /// The echo server's port; it opens the next one too.
@@ -34,32 +33,21 @@ struct Server {
 }
 
 impl Server {
-    /// Starts it, or says why there is none.
-    fn start(lab: &Lab, name: &str) -> Option<Self> {
-        Self::start_with(lab, name, false)
-    }
-
-    /// The same; with `proxied` connections to [`PROXY_PORT`] begin with a PROXY header, where coturn listens
-    /// for nothing else over TCP then.
-    fn start_with(lab: &Lab, name: &str, proxied: bool) -> Option<Self> {
-        let needed = if proxied { "--proxy-protocol-from" } else { "--listen-tls" };
-        if !is_coturn() && !knows(needed) {
-            println!("{name}: this Turnpike has no {needed}");
-            return None;
-        }
+    fn start(lab: &Lab) -> Self {
         let folder = tempfile::tempdir().expect("there is a folder for temporary files");
         make_certificates(folder.path());
         let mut command = relay::program(lab);
         command.current_dir(folder.path());
-        command.args(if is_coturn() { coturn_arguments(proxied) } else { turnpike_arguments(proxied) });
+        command.args(if is_coturn() { coturn_arguments() } else { turnpike_arguments() });
         let process = Process::start(command);
         let server = Self { process, folder };
-        let ports = if proxied { &[PROXY_PORT][..] } else { &[PORT, TLS_PORT] };
-        for address in ports.iter().flat_map(|&port| [RELAY_V4, RELAY_V6].map(|ip| SocketAddr::new(ip, port)))
-        {
-            assert!(opens(lab, address), "the server doesn't listen on {address}");
+        for ip in [RELAY_V4, RELAY_V6] {
+            for port in [PORT, TLS_PORT] {
+                let address = SocketAddr::new(ip, port);
+                assert!(opens(lab, address), "the server doesn't listen on {address}");
+            }
         }
-        Some(server)
+        server
     }
 
     fn authority(&self) -> PathBuf {
@@ -88,14 +76,6 @@ fn opens(lab: &Lab, address: SocketAddr) -> bool {
     false
 }
 
-/// Whether this Turnpike has an option.
-fn knows(option: &str) -> bool {
-    let output = Command::new(turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike")))
-        .args(["run", "--help"])
-        .output();
-    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(option))
-}
-
 /// An authority, and a certificate of it for the addresses of the lab.
 fn make_certificates(folder: &Path) {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -119,16 +99,13 @@ fn make_certificates(folder: &Path) {
     write("key.pem", server_key.serialize_pem());
 }
 
-fn turnpike_arguments(proxied: bool) -> Vec<String> {
+fn turnpike_arguments() -> Vec<String> {
     let mut arguments =
         vec!["run".to_owned(), format!("--realm={REALM}"), format!("--user={USER}:{PASSWORD}")];
     for ip in [RELAY_V4, RELAY_V6] {
         let at = |port| SocketAddr::new(ip, port);
         arguments.extend([format!("--listen={}", at(PORT)), format!("--listen-tcp={}", at(PORT))]);
-        arguments.push(format!("--listen-tls={}", at(if proxied { PROXY_PORT } else { TLS_PORT })));
-    }
-    if proxied {
-        arguments.push(format!("--proxy-protocol-from={RELAY_V4_SECOND}/32"));
+        arguments.push(format!("--listen-tls={}", at(TLS_PORT)));
     }
     arguments.extend([RELAYED_V4, RELAYED_V6].map(|ip| format!("--relay-address={ip}")));
     let fixed = ["--tls-cert=cert.pem", "--tls-key=key.pem", "--rfc5766-channel-numbers"];
@@ -137,15 +114,12 @@ fn turnpike_arguments(proxied: bool) -> Vec<String> {
     arguments
 }
 
-fn coturn_arguments(proxied: bool) -> Vec<String> {
+fn coturn_arguments() -> Vec<String> {
     let fixed =
         ["-n", "--log-file=stdout", "--no-dtls", "--no-cli", "--lt-cred-mech", "--pidfile=", "--userdb="];
     let mut arguments: Vec<String> = fixed.map(str::to_owned).to_vec();
     arguments.extend(["--cert=cert.pem", "--pkey=key.pem"].map(str::to_owned));
     arguments.extend([format!("--listening-port={PORT}"), format!("--tls-listening-port={TLS_PORT}")]);
-    if proxied {
-        arguments.push(format!("--tcp-proxy-port={PROXY_PORT}"));
-    }
     arguments.extend([format!("--realm={REALM}"), format!("--user={USER}:{PASSWORD}")]);
     arguments.extend([RELAY_V4, RELAY_V6].map(|ip| format!("--listening-ip={ip}")));
     arguments.extend([RELAYED_V4, RELAYED_V6].map(|ip| format!("--relay-ip={ip}")));
@@ -161,7 +135,7 @@ fn echo(lab: &Lab) -> Process {
 
 fn uclient_over_tcp(name: &str, server: IpAddr, arguments: &[&str]) {
     let Some(lab) = Lab::new(name) else { return };
-    let Some(relay) = Server::start(&lab, name) else { return };
+    let relay = Server::start(&lab);
     let _echo = echo(&lab);
     uclient::assert_no_loss(&lab, server, &[&["-t", "-u", USER, "-w", PASSWORD], arguments].concat());
     relay.stop();
@@ -189,7 +163,7 @@ fn tcp_channels_over_ipv6() {
 /// turnutils_uclient reports false losses over TLS, against coturn as well: ours stands in for it.
 fn uclient_over_tls(name: &str, server: IpAddr, arguments: &[&str]) {
     let Some(lab) = Lab::new(name) else { return };
-    let Some(relay) = Server::start(&lab, name) else { return };
+    let relay = Server::start(&lab);
     let _echo = echo(&lab);
     let authority = relay.authority().display().to_string();
     let server = server.to_string();
@@ -223,7 +197,7 @@ fn aioice(name: &str, port: u16, over_tls: bool) {
         Ok(python) => python,
         Err(why) => return skip(name, &why),
     };
-    let Some(relay) = Server::start(&lab, name) else { return };
+    let relay = Server::start(&lab);
     let _echo = echo(&lab);
     let trust = if over_tls { relay.authority().display().to_string() } else { "tcp".to_owned() };
     let mut command = lab.client.command(&python);
@@ -348,7 +322,7 @@ fn request(stream: &mut TcpStream) -> (String, String) {
 /// A data channel of `bytes` from a page to itself, relayed only, both ends over the same way.
 fn chromium_transfer(name: &str, url: &str, way: &str, bytes: u64) {
     let Some(lab) = Lab::new(name) else { return };
-    let Some(relay) = Server::start(&lab, name) else { return };
+    let relay = Server::start(&lab);
     let Some(seen) = chromium(&lab, name, &relay, &format!("url={url}&bytes={bytes}")) else { return };
     assert_eq!(seen["ways"], serde_json::json!([way, way]), "{seen}");
     assert_eq!(seen["wrong"], 0, "{seen}");
@@ -378,7 +352,7 @@ fn chromium_transfers_over_tls_and_ipv6() {
 /// A call with the browser's fake camera: pictures keep coming.
 fn chromium_call(name: &str, url: &str, way: &str) {
     let Some(lab) = Lab::new(name) else { return };
-    let Some(relay) = Server::start(&lab, name) else { return };
+    let relay = Server::start(&lab);
     let Some(seen) = chromium(&lab, name, &relay, &format!("url={url}&video=20")) else { return };
     assert_eq!(seen["ways"], serde_json::json!([way, way]), "{seen}");
     // The camera makes 20 pictures a second; a busy machine may encode fewer.
@@ -411,40 +385,38 @@ fn front(lab: &Lab, folder: &Path, program: &str, arguments: &[&str], text: &str
 }
 
 /// A load over TLS through what listens on the relay's second address, with the server's own certificate.
-fn load_through_front(lab: &Lab, relay: &Server, over_tls: bool) {
+fn load_through_front(lab: &Lab, relay: &Server) {
     let authority = relay.authority().display().to_string();
     let (server, port) = (RELAY_V4_SECOND.to_string(), FRONT_PORT.to_string());
     let fixed = ["turnpike-loadtest", "uclient", "-t", "-u", USER, "-w", PASSWORD, "-p", &port];
     let secure = ["-S", "-E", &authority];
-    let secure = if over_tls { &secure[..] } else { &[] };
     let load = ["-y", "-c", "-m", "10", "-n", "50", "--fail-above-loss", "0", &server];
-    let all = [&fixed[..], secure, &load].concat().into_iter().map(Into::into).collect();
+    let all = [&fixed[..], &secure, &load].concat().into_iter().map(Into::into).collect();
     let code = lab.client.enter(|| turnpike_loadtest::cli::main(all));
     assert_eq!(code, std::process::ExitCode::SUCCESS);
 }
 
-/// HAProxy passes TLS on as it is, behind a PROXY v2 header that names the client.
+/// HAProxy passes TLS on as it is.
 #[test]
 #[ignore = "needs root: cargo xtask interop"]
-fn haproxy_in_front_names_the_client() {
-    let name = "haproxy_in_front_names_the_client";
+fn haproxy_in_front_passes_tls_on() {
+    let name = "haproxy_in_front_passes_tls_on";
     let Some(lab) = Lab::new(name) else { return };
     if !Path::new("/usr/sbin/haproxy").exists() {
         return skip(name, "haproxy is not installed (cargo xtask setup installs it)");
     }
-    let Some(relay) = Server::start_with(&lab, name, true) else { return };
+    let relay = Server::start(&lab);
     let text = format!(
         "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
          frontend turns\n  bind {RELAY_V4_SECOND}:{FRONT_PORT}\n  default_backend relay\n\
-         backend relay\n  server relay {RELAY_V4}:{PROXY_PORT} send-proxy-v2 source {RELAY_V4_SECOND}\n"
+         backend relay\n  server relay {RELAY_V4}:{TLS_PORT}\n"
     );
     let _front = front(&lab, relay.folder.path(), "haproxy", &["-db", "-f"], &text);
-    // coturn expects no TLS behind the header.
-    load_through_front(&lab, &relay, !is_coturn());
+    load_through_front(&lab, &relay);
     relay.stop();
 }
 
-/// nginx passes TLS on as it is (it sends PROXY headers of version 1 only, so none here).
+/// nginx passes TLS on as it is.
 #[test]
 #[ignore = "needs root: cargo xtask interop"]
 fn nginx_in_front_passes_tls_on() {
@@ -453,7 +425,7 @@ fn nginx_in_front_passes_tls_on() {
     if !Path::new("/usr/lib/nginx/modules/ngx_stream_module.so").exists() {
         return skip(name, "nginx with its stream module is not installed (cargo xtask setup installs it)");
     }
-    let Some(relay) = Server::start(&lab, name) else { return };
+    let relay = Server::start(&lab);
     let folder = relay.folder.path().display().to_string();
     let text = format!(
         "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\ndaemon off;\nuser root;\n\
@@ -461,6 +433,6 @@ fn nginx_in_front_passes_tls_on() {
          stream {{ server {{ listen {RELAY_V4_SECOND}:{FRONT_PORT}; proxy_pass {RELAY_V4}:{TLS_PORT}; }} }}\n"
     );
     let _front = front(&lab, relay.folder.path(), "nginx", &["-c"], &text);
-    load_through_front(&lab, &relay, true);
+    load_through_front(&lab, &relay);
     relay.stop();
 }

@@ -3,6 +3,7 @@
 //! that test the API. `TOKEN` may be several with commas between, each with a scope before it
 //! (`read:TOKEN`); without one it opens everything.
 
+#[path = "../../src/fake.rs"]
 mod relay;
 
 use std::error::Error;

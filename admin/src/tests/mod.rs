@@ -11,7 +11,7 @@ mod scrape;
 mod tls;
 mod watching;
 
-#[path = "../../examples/fake/relay.rs"]
+#[path = "../fake.rs"]
 mod fake;
 
 use std::net::SocketAddr;

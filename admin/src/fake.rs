@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::broadcast;
-use turnpike_admin::model::*;
-use turnpike_admin::{Answer, ManagedRelay, RelayError};
+
+use crate::model::*;
+use crate::{Answer, ManagedRelay, RelayError};
 
 /// Payload of the invented datagrams.
 const DATAGRAM_BYTES: u64 = 1000;
@@ -94,13 +95,11 @@ impl Fake {
     }
 
     /// How often it was asked about one allocation: in a real relay, each time a worker is.
-    #[allow(dead_code, reason = "for tests")]
     pub fn times_asked(&self) -> u64 {
         self.state().asked
     }
 
     /// The oldest allocation ends, and a new one begins.
-    #[allow(dead_code, reason = "the tests hold still")]
     pub fn churn(&self) {
         let oldest = self.state().allocations.keys().next().copied();
         if let Some(id) = oldest {

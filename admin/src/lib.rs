@@ -11,16 +11,15 @@
 //! calls, is decided behind that trait.
 //!
 //! Begin with [`ManagedRelay`], which a relay implements, and [`start`], which serves it to holders of [`Tokens`];
-//! `examples/fake` is a relay in memory behind the whole of it. [`model`] has the types of what goes over the wire,
-//! [`limits`] what is taken at the most.
-
-#[cfg(test)]
-extern crate self as turnpike_admin;
+//! [`model`] has the types of what goes over the wire, [`limits`] what is taken at the most. With the feature `fake`
+//! there is a relay in memory behind that trait; the example `fake` serves it.
 
 mod api;
 mod audit;
 mod dashboard;
 mod extract;
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod files;
 mod guard;
 mod history;

@@ -3,17 +3,13 @@
 //! that test the API. `TOKEN` may be several with commas between, each with a scope before it
 //! (`read:TOKEN`); without one it opens everything.
 
-#[path = "../../src/fake.rs"]
-mod relay;
-
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use turnpike_admin::fake::Fake;
 use turnpike_admin::{ManagedRelay, Scope, Settings, Tokens, start};
-
-use self::relay::Fake;
 
 /// How often an allocation ends and another begins.
 const CHURN: Duration = Duration::from_secs(2);

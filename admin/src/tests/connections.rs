@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use turnpike_testkit::{PATIENCE, becomes_true};
 
-use super::fake::Fake;
 use super::{ADMIN, tokens};
+use crate::fake::Fake;
 use crate::server::{LIMITS, Limits, Running, Settings, StartError, start, start_with};
 use crate::slots::Shares;
 use crate::token::Tokens;

@@ -3,8 +3,8 @@
 use axum::body::Body;
 use axum::http::{Request, header};
 
-use super::fake::SECRET;
 use super::{ADMIN, Api};
+use crate::fake::SECRET;
 
 #[tokio::test]
 async fn unknown_parameters_are_named() {

@@ -11,9 +11,6 @@ mod scrape;
 mod tls;
 mod watching;
 
-#[path = "../fake.rs"]
-mod fake;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -26,7 +23,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tower::ServiceExt;
 
-use self::fake::Fake;
+use crate::fake::Fake;
 use crate::server::LIMITS;
 use crate::state::Shared;
 use crate::token::{Scope, Tokens};

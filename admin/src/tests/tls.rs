@@ -12,8 +12,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use turnpike_testkit::PATIENCE;
 
-use super::fake::Fake;
 use super::tokens;
+use crate::fake::Fake;
 use crate::server::{LIMITS, Limits, Running, Settings, start_with};
 
 /// A new certificate with its key, and what a client needs to trust it.

@@ -3,7 +3,7 @@
 //! `cargo xtask fuzz TARGET` looks for more; see `docs/fuzzing.md`.
 #![expect(clippy::disallowed_methods, reason = "a test may read the files of its corpus; the core may not")]
 
-#[path = "../fuzz/src/lib.rs"]
+#[path = "../fuzz_checks/src/lib.rs"]
 mod fuzz;
 
 use std::path::Path;

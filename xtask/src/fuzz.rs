@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::{target_folder, tool};
 
-/// What can be fuzzed: the modules of proto/fuzz/src.
+/// What can be fuzzed: the modules of proto/fuzz_checks/src.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Target {
     /// The parser, against a reference.

@@ -3,10 +3,9 @@
 //! `cargo xtask fuzz TARGET` looks for more; see `docs/fuzzing.md`.
 #![expect(clippy::disallowed_methods, reason = "a test may read the files of its corpus; the core may not")]
 
-#[path = "../fuzz_checks/src/lib.rs"]
-mod fuzz;
-
 use std::path::Path;
+
+use turnpike_fuzz_checks::{framer, operations, proxy, request, wire};
 
 /// Runs a target over each file of its corpus, and names the file if it fails.
 fn replay(target: &str, run: fn(&[u8])) {
@@ -28,29 +27,29 @@ fn replay(target: &str, run: fn(&[u8])) {
 // Conformance S1, S7, S10, S13, Q11, Q12
 #[test]
 fn every_sequence_of_bytes_is_read_as_the_reference_reads_it() {
-    replay("wire", fuzz::wire::run);
+    replay("wire", wire::run);
 }
 
 // Conformance S27, C6, Q12
 #[test]
 fn every_stream_is_cut_where_its_messages_end() {
-    replay("framer", fuzz::framer::run);
+    replay("framer", framer::run);
 }
 
 // Conformance Q12
 #[test]
 fn every_header_of_a_proxy_says_what_stands_there() {
-    replay("proxy", fuzz::proxy::run);
+    replay("proxy", proxy::run);
 }
 
 // Conformance S4, S5, S6, S8, S13, Q12, Q13
 #[test]
 fn arbitrary_requests_of_known_users_do_nothing_that_was_not_promised() {
-    replay("request", fuzz::request::run);
+    replay("request", request::run);
 }
 
 // Conformance A14, R2, P2, P3, P4, C3, C8, Q8
 #[test]
 fn any_order_of_operations_leaves_tables_ports_and_quotas_consistent() {
-    replay("operations", fuzz::operations::run);
+    replay("operations", operations::run);
 }

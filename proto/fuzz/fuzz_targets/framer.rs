@@ -1,4 +1,4 @@
 #![no_main]
-//! See `turnpike_fuzz::framer`.
+//! See `turnpike_fuzz_checks::framer`.
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| turnpike_fuzz::framer::run(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| turnpike_fuzz_checks::framer::run(data));

@@ -1,4 +1,4 @@
 #![no_main]
-//! See `turnpike_fuzz::operations`.
+//! See `turnpike_fuzz_checks::operations`.
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| turnpike_fuzz::operations::run(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| turnpike_fuzz_checks::operations::run(data));

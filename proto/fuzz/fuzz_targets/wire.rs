@@ -1,4 +1,4 @@
 #![no_main]
-//! See `turnpike_fuzz::wire`.
+//! See `turnpike_fuzz_checks::wire`.
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| turnpike_fuzz::wire::run(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| turnpike_fuzz_checks::wire::run(data));

@@ -11,19 +11,19 @@
 //!                                                            ─► expect: so what data has to pass
 //! ```
 //!
-//! The fuzzer's binaries call `run` of a module with its input. Ordinary tests include this file
-//! and replay the committed corpora (`corpus/`), so every find stays found.
+//! A target is a module with `run`. The fuzzer's binaries (`proto/fuzz`, a workspace of its own) call it with what they
+//! invent, and `proto/tests/fuzz_corpus.rs` with the committed corpora, so every find stays found.
 
-pub mod choices;
-pub mod expect;
+mod choices;
+mod expect;
 pub mod framer;
-pub mod input;
-pub mod kernel;
+mod input;
+mod kernel;
 pub mod operations;
 mod people;
 pub mod proxy;
-pub mod reference;
+mod reference;
 pub mod request;
-pub mod shadow;
+mod shadow;
 pub mod wire;
-pub mod world;
+mod world;

@@ -1,7 +1,7 @@
 //! Target `operations`: any sequence of what clients, peers, the host and the operator may do.
 //!
 //! Well-formed messages in any order, with time passing and ports failing between them; the
-//! [`World`] checks each step (conformance A14, R2, P2, P3, C3, Q8).
+//! `world` checks each step (conformance A14, R2, P2, P3, C3, Q8).
 
 use turnpike_proto::limits::SECOND_NS;
 use turnpike_proto::wire::{MessageBuilder, TransactionId, attr, channel, method};

@@ -68,7 +68,8 @@ fn run(root: &Path, suite: &Suite, counts: &mut Counts) -> Result<(), String> {
     }
     let mut command = Command::new("node");
     command
-        .args(["--test", "--test-reporter=spec"])
+        // A file waits most of the time, for a page or for a program: one more than node takes on two cores.
+        .args(["--test", "--test-reporter=spec", "--test-concurrency=2"])
         .args(test_files(&root.join(suite.folder))?)
         .env("TARGET", target_folder(root))
         .current_dir(root.join(suite.folder));

@@ -7,7 +7,7 @@ use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 
-use crate::state::Shared;
+use crate::state::AppState;
 
 /// A path, its media type, and what is there.
 type Asset = (&'static str, &'static str, &'static str);
@@ -50,7 +50,7 @@ const SCRIPTS: [Asset; 18] = scripts![
 type File = ([(HeaderName, &'static str); 1], &'static str);
 
 /// The routes of the page and of what it loads.
-pub fn routes() -> Router<Arc<Shared>> {
+pub fn routes() -> Router<Arc<AppState>> {
     let assets = ASSETS.into_iter().chain(SCRIPTS);
     assets.fold(Router::new(), |router, (path, kind, text)| router.route(path, get(move || file(kind, text))))
 }

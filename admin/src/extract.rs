@@ -14,15 +14,15 @@ use serde::de::DeserializeOwned;
 use crate::limits::{MAX_BODY_BYTES, MAX_NAME_BYTES};
 use crate::model::AllocationId;
 use crate::problem::Problem;
-use crate::state::Shared;
+use crate::state::AppState;
 
 /// A query in which every parameter is known.
 pub struct Query<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequestParts<Arc<Shared>> for Query<T> {
+impl<T: DeserializeOwned> FromRequestParts<Arc<AppState>> for Query<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<AppState>) -> Result<Self, Problem> {
         parse_query(&parts.uri).map(Self)
     }
 }
@@ -34,10 +34,10 @@ pub struct NoQuery;
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-impl FromRequestParts<Arc<Shared>> for NoQuery {
+impl FromRequestParts<Arc<AppState>> for NoQuery {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<AppState>) -> Result<Self, Problem> {
         parse_query::<Nothing>(&parts.uri).map(|Nothing {}| Self)
     }
 }
@@ -60,10 +60,10 @@ fn innermost(error: &dyn std::error::Error) -> String {
 /// A JSON body.
 pub struct Body<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<AppState>> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, shared: &Arc<AppState>) -> Result<Self, Problem> {
         let (parts, bytes) = whole(request, shared).await?;
         parse_json(parts, bytes, shared).await.map(Self)
     }
@@ -72,10 +72,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
 /// A JSON body that may be left out.
 pub struct OptionalBody<T>(pub T);
 
-impl<T: DeserializeOwned + Default> FromRequest<Arc<Shared>> for OptionalBody<T> {
+impl<T: DeserializeOwned + Default> FromRequest<Arc<AppState>> for OptionalBody<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, shared: &Arc<AppState>) -> Result<Self, Problem> {
         let (parts, bytes) = whole(request, shared).await?;
         let none = bytes.is_empty() && !parts.headers.contains_key(header::CONTENT_TYPE);
         if none || bytes.trim_ascii() == b"null" {
@@ -86,7 +86,7 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Shared>> for OptionalBody<T>
 }
 
 /// The whole body, and what came before it.
-async fn whole(request: Request, shared: &Arc<Shared>) -> Result<(Parts, Bytes), Problem> {
+async fn whole(request: Request, shared: &Arc<AppState>) -> Result<(Parts, Bytes), Problem> {
     let (parts, body) = request.into_parts();
     let request = Request::from_parts(parts.clone(), body);
     Ok((parts, Bytes::from_request(request, shared).await.map_err(bad_body)?))
@@ -95,7 +95,7 @@ async fn whole(request: Request, shared: &Arc<Shared>) -> Result<(Parts, Bytes),
 async fn parse_json<T: DeserializeOwned>(
     parts: Parts,
     bytes: Bytes,
-    shared: &Arc<Shared>,
+    shared: &Arc<AppState>,
 ) -> Result<T, Problem> {
     let first = bytes.trim_ascii_start().first().copied();
     let request = Request::from_parts(parts, bytes.into());
@@ -154,10 +154,10 @@ fn without_values(message: &str) -> String {
 /// The allocation in the path.
 pub struct IdInPath(pub AllocationId);
 
-impl FromRequestParts<Arc<Shared>> for IdInPath {
+impl FromRequestParts<Arc<AppState>> for IdInPath {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<AppState>) -> Result<Self, Problem> {
         let text = segment(parts, shared).await?;
         let id = text.parse().map_err(|bad: crate::model::BadAllocationId| {
             Problem::new(StatusCode::BAD_REQUEST, "bad_id", bad.to_string())
@@ -169,10 +169,10 @@ impl FromRequestParts<Arc<Shared>> for IdInPath {
 /// The user in the path.
 pub struct NameInPath(pub String);
 
-impl FromRequestParts<Arc<Shared>> for NameInPath {
+impl FromRequestParts<Arc<AppState>> for NameInPath {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<AppState>) -> Result<Self, Problem> {
         let name = segment(parts, shared).await?;
         if name.is_empty() || name.contains(char::is_control) {
             let detail = "a name has no control characters";
@@ -186,7 +186,7 @@ impl FromRequestParts<Arc<Shared>> for NameInPath {
     }
 }
 
-async fn segment(parts: &mut Parts, shared: &Arc<Shared>) -> Result<String, Problem> {
+async fn segment(parts: &mut Parts, shared: &Arc<AppState>) -> Result<String, Problem> {
     let Path(text) = Path::<String>::from_request_parts(parts, shared).await.map_err(bad_path)?;
     Ok(text)
 }

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use crate::audit::Call;
 use crate::limits::MAX_TOKEN_BYTES;
 use crate::problem::Problem;
-use crate::state::Shared;
+use crate::state::AppState;
 use crate::token::{Scope, Scopes};
 
 /// Nothing but our own files runs, and nobody frames them.
@@ -34,7 +34,7 @@ const ANSWER_HEADERS: [(HeaderName, HeaderValue); 7] = [
 
 /// Around everything: where the request may come from, how long it may take, and what browsers must
 /// know about the answer.
-pub async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+pub async fn around(State(shared): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let refused = check_host(request.uri(), request.headers(), &shared.hosts)
         .and_then(|()| check_origin(request.method(), request.headers()))
         .err();
@@ -152,10 +152,10 @@ scopes! {
     Admin
 }
 
-impl<S: ScopeOf + Send> FromRequestParts<Arc<Shared>> for Needs<S> {
+impl<S: ScopeOf + Send> FromRequestParts<Arc<AppState>> for Needs<S> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<AppState>) -> Result<Self, Problem> {
         check_scope(scopes_of(shared, parts)?, S::SCOPE)?;
         Ok(Self(PhantomData))
     }
@@ -164,16 +164,16 @@ impl<S: ScopeOf + Send> FromRequestParts<Arc<Shared>> for Needs<S> {
 /// What a handler asks for that answers every token of ours: what this one opens.
 pub struct AnyToken(pub Scopes);
 
-impl FromRequestParts<Arc<Shared>> for AnyToken {
+impl FromRequestParts<Arc<AppState>> for AnyToken {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<AppState>) -> Result<Self, Problem> {
         Ok(Self(scopes_of(shared, parts)?))
     }
 }
 
 /// The scopes of the token that a request carries.
-fn scopes_of(shared: &Shared, parts: &Parts) -> Result<Scopes, Problem> {
+fn scopes_of(shared: &AppState, parts: &Parts) -> Result<Scopes, Problem> {
     let source = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let Some(token) = bearer(&parts.headers) else {
         let detail = "a token is needed: Authorization: Bearer TOKEN";
@@ -195,7 +195,7 @@ fn check_scope(scopes: Scopes, wanted: Scope) -> Result<(), Problem> {
     ))
 }
 
-fn wrong_token(shared: &Shared, source: Option<IpAddr>) -> Problem {
+fn wrong_token(shared: &AppState, source: Option<IpAddr>) -> Problem {
     shared.counts.wrong_tokens.fetch_add(1, Ordering::Relaxed);
     let source = source.unwrap_or(IpAddr::from([0, 0, 0, 0]));
     shared.audit.wrong_token(source);

@@ -32,7 +32,7 @@ use crate::limits::{
 };
 use crate::managed::ManagedRelay;
 use crate::slots::{Shares, Slots};
-use crate::state::{Shared, told_to_stop};
+use crate::state::{AppState, told_to_stop};
 use crate::tls::Tls;
 use crate::token::Tokens;
 
@@ -146,7 +146,8 @@ pub(crate) fn start_with(
     let address = listener.local_addr().map_err(fault)?;
     let tls = settings.tls.map(Tls::new).map(Arc::new);
     let (stop, stopping) = watch::channel(false);
-    let shared = Arc::new(Shared::new(relay, settings.tokens, settings.hosts, limits.request_time, stopping));
+    let shared =
+        Arc::new(AppState::new(relay, settings.tokens, settings.hosts, limits.request_time, stopping));
     let handle = Handle { shared: Arc::clone(&shared), tls: tls.clone() };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVING_THREADS)
@@ -171,7 +172,7 @@ pub(crate) fn start_with(
 /// What can change while it runs. Clones are of the same one.
 #[derive(Clone)]
 pub struct Handle {
-    shared: Arc<Shared>,
+    shared: Arc<AppState>,
     tls: Option<Arc<Tls>>,
 }
 
@@ -233,7 +234,7 @@ impl Drop for Running {
 #[derive(Clone)]
 struct Server {
     router: Router,
-    shared: Arc<Shared>,
+    shared: Arc<AppState>,
     tls: Option<Arc<Tls>>,
     limits: Limits,
 }
@@ -326,7 +327,7 @@ impl Server {
 }
 
 /// Reads the counters into the history from now on, until everything stops.
-async fn keep_history(shared: &Shared) {
+async fn keep_history(shared: &AppState) {
     let mut stopping = shared.stopping.clone();
     let mut ticks = interval(history::PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -19,7 +19,7 @@ use crate::token::Tokens;
 const TOTALS_AGE: Duration = Duration::from_millis(900);
 
 /// The relay, and what is needed to decide who may ask it.
-pub struct Shared {
+pub struct AppState {
     /// The relay that is administered.
     pub relay: Arc<dyn ManagedRelay>,
     /// The tokens in force, which a reload replaces.
@@ -43,7 +43,7 @@ pub struct Shared {
     totals: Mutex<Option<(Instant, Arc<str>)>>,
 }
 
-impl Shared {
+impl AppState {
     /// Shared by all requests to one relay.
     pub fn new(
         relay: Arc<dyn ManagedRelay>,

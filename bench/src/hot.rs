@@ -109,18 +109,18 @@ impl Core {
         match path {
             HotPath::ClientToPeer => {
                 let forward = self.server.forward(NOW, &from_client(five_tuple, &self.channel_data));
-                matches!(forward, Forward::Route(_))
+                matches!(forward, Forward::Transmit(_))
             }
             HotPath::SendToPeer => {
                 let forward = self.server.forward(NOW, &from_client(five_tuple, &self.send_indication));
-                matches!(forward, Forward::Route(_))
+                matches!(forward, Forward::Transmit(_))
             }
             HotPath::PeerToClient => {
                 let relay = self.relays[client];
                 let origin = Origin::Peer { relay, peer: PeerAddr(PEER) };
                 let received = Received { origin, bytes: &self.payload, tos: 0 };
                 let forward = self.server.forward(NOW, &received);
-                matches!(forward, Forward::Route(_))
+                matches!(forward, Forward::Transmit(_))
             }
             HotPath::Authenticate => {
                 // Signed by the first client: a nonce is good for one 5-tuple only.

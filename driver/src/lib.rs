@@ -1,7 +1,7 @@
 //! The seam between a worker and the operating system: sockets, buffers, and nearly all of userspace's `unsafe`.
 //!
 //! A [`Driver`] owns sockets and buffers. It hands out events and borrows of received
-//! bytes; it takes routes over those same bytes (nothing is copied), whole datagrams, and
+//! bytes; it is told what to send on of those same bytes (nothing is copied), and takes whole datagrams and
 //! wishes for relay sockets. It decides nothing about TURN, and knows no configuration and no log of its own.
 //!
 //! ```text
@@ -44,7 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use turnpike_proto::addr::RelayedAddr;
-use turnpike_proto::{ClientSocket, Egress, PortError, RelaySocket, Route};
+use turnpike_proto::{ClientSocket, Egress, PortError, RelaySocket, Transmit};
 
 /// Where a datagram arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,8 +147,8 @@ pub trait Driver {
     fn bytes(&self, datagram: &Datagram) -> &[u8];
 
     /// Queues a part of a received datagram for sending: the segment starts at `segment_start` within
-    /// `datagram`, the route's payload offset counts from there.
-    fn forward(&mut self, datagram: &Datagram, segment_start: usize, route: &Route);
+    /// `datagram`, its payload offset counts from there.
+    fn forward(&mut self, datagram: &Datagram, segment_start: usize, transmit: &Transmit);
 
     /// Queues a datagram of our own making, with these DSCP and ECN (`tos`) and DF.
     fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool);

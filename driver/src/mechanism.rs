@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::Socket;
 use turnpike_proto::addr::RelayedAddr;
-use turnpike_proto::{ClientSocket, Egress, RelaySocket, Route};
+use turnpike_proto::{ClientSocket, Egress, RelaySocket, Transmit};
 
 use crate::buffers::BufferPool;
 use crate::coalesce::Coalescer;
@@ -20,7 +20,7 @@ use crate::kernel::{not_reserved, opened};
 use crate::limits::{MAX_LISTENERS, MAX_RELAY_SOCKETS};
 use crate::reserved::Reserved;
 use crate::send::batch::{Envelope, Payload};
-use crate::send::queue::{SendQueue, envelope, routed};
+use crate::send::queue::{SendQueue, envelope, payload_of};
 use crate::sockets::{ListenerSocket, SocketOptions};
 use crate::{Datagram, Driver, DriverCounters, Event, Ingress, Waker, clock, heap};
 
@@ -217,11 +217,11 @@ impl<M: Mechanism> Driver for M {
         bytes.expect("the datagram was described by this driver in this turn")
     }
 
-    fn forward(&mut self, datagram: &Datagram, segment_start: usize, route: &Route) {
-        let payload = routed(datagram, segment_start, route, bytes_start(self, datagram));
+    fn forward(&mut self, datagram: &Datagram, segment_start: usize, transmit: &Transmit) {
+        let payload = payload_of(datagram, segment_start, transmit, bytes_start(self, datagram));
         let sockets = &self.base().sockets;
-        let envelope = envelope(sockets, route.egress, route.to, route.tos, route.dont_fragment);
-        enqueue(self, envelope, route.header, payload);
+        let envelope = envelope(sockets, transmit.egress, transmit.to, transmit.tos, transmit.dont_fragment);
+        enqueue(self, envelope, transmit.header, payload);
     }
 
     fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool) {

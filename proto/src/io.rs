@@ -1,7 +1,7 @@
 //! The whole contract between the core and what drives it.
 //!
 //! What happens goes in as [`Input`], and what is to be done comes out as [`Output`]. Data needn't: `Server::forward`
-//! answers with a [`Route`] over the driver's own buffer, or with [`Forward::Slow`] when the datagram has to go through
+//! answers with a [`Transmit`] over the driver's own buffer, or with [`Forward::Slow`] when the datagram has to go through
 //! [`Input`] after all.
 
 use std::net::{IpAddr, SocketAddr};
@@ -138,7 +138,7 @@ pub enum Egress {
 
 /// How to forward one data segment. `Copy`, and it borrows nothing: the driver owns the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct Transmit {
     /// The listener or relay socket that it leaves by.
     pub egress: Egress,
     /// The client or peer that it goes to.
@@ -160,7 +160,7 @@ pub struct Route {
     pub verdict: Verdict,
 }
 
-impl Route {
+impl Transmit {
     /// The part of what was received that is sent on.
     #[inline]
     pub fn payload<'a>(&self, received: &'a [u8]) -> &'a [u8] {
@@ -179,8 +179,8 @@ impl Route {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
     /// Send it like this.
-    Route(Route),
-    /// It needs more than a route: hand it in as [`Input::Received`].
+    Transmit(Transmit),
+    /// It needs more than that: hand it in as [`Input::Received`].
     Slow,
     /// Counted and gone.
     Drop(Verdict),

@@ -13,7 +13,7 @@ use crate::guard::{Admin, Needs, Read};
 use crate::limits::MAX_BITS_PER_SEC;
 use crate::model::{AllocationDetail, AllocationPage, LimitChange};
 use crate::problem::{Problem, Problems};
-use crate::state::Shared;
+use crate::state::AppState;
 
 /// A page of the allocations that match, from a snapshot that is at most a second old.
 #[utoipa::path(
@@ -24,7 +24,7 @@ use crate::state::Shared;
 pub async fn list(
     _: Needs<Read>,
     Query(query): Query<ListQuery>,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> Result<Json<AllocationPage>, Problem> {
     let query = query.checked()?;
     let snapshot = shared.relay.snapshot().await?;
@@ -41,7 +41,7 @@ pub async fn detail(
     _: Needs<Read>,
     IdInPath(id): IdInPath,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> Result<Json<AllocationDetail>, Problem> {
     Ok(Json(shared.relay.allocation(id).await?))
 }
@@ -56,7 +56,7 @@ pub async fn disconnect(
     _: Needs<Admin>,
     IdInPath(id): IdInPath,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> Result<StatusCode, Problem> {
     shared.relay.disconnect(id).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -73,7 +73,7 @@ pub async fn limit(
     _: Needs<Admin>,
     IdInPath(id): IdInPath,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     Body(change): Body<LimitChange>,
 ) -> Result<Detailed<Json<AllocationDetail>>, Problem> {
     let bits_per_sec = checked_limit(change.max_bits_per_sec)?;

@@ -11,7 +11,7 @@ use crate::guard::{self, Needs};
 use crate::limits::{MAX_CREDENTIAL_USER_BYTES, MAX_TTL_SECS};
 use crate::model::{CredentialRequest, Credentials};
 use crate::problem::{Problem, Problems};
-use crate::state::Shared;
+use crate::state::AppState;
 
 /// Makes time-limited credentials with the first shared secret of the configuration.
 #[utoipa::path(
@@ -22,7 +22,7 @@ use crate::state::Shared;
 pub async fn issue(
     _: Needs<guard::Credentials>,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     Body(request): Body<CredentialRequest>,
 ) -> Result<Json<Credentials>, Problem> {
     let name_fits = (1..=MAX_CREDENTIAL_USER_BYTES).contains(&request.user.len());

@@ -12,14 +12,14 @@ use crate::guard::{Admin, Needs, Read};
 use crate::limits::MAX_DEADLINE_SECS;
 use crate::model::{DrainRequest, DrainState, ReloadReport};
 use crate::problem::{Problem, Problems};
-use crate::state::Shared;
+use crate::state::AppState;
 
 /// Whether new allocations are refused.
 #[utoipa::path(
     get, path = "/v1/drain", tag = "operation", security(("token" = ["read"])),
     responses((status = 200, description = "Whether it drains", body = DrainState), Problems)
 )]
-pub async fn state(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>>) -> Json<DrainState> {
+pub async fn state(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<AppState>>) -> Json<DrainState> {
     Json(shared.relay.status().drain)
 }
 
@@ -33,7 +33,7 @@ pub async fn state(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>>
 pub async fn begin(
     _: Needs<Admin>,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     OptionalBody(request): OptionalBody<DrainRequest>,
 ) -> Result<Detailed<Json<DrainState>>, Problem> {
     if request.deadline_secs.is_some_and(|secs| secs > MAX_DEADLINE_SECS) {
@@ -54,7 +54,7 @@ pub async fn begin(
 pub async fn end(
     _: Needs<Admin>,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> Result<Json<DrainState>, Problem> {
     let state = shared.relay.resume().await?;
     Ok(Json(state))
@@ -68,7 +68,7 @@ pub async fn end(
 pub async fn reload(
     _: Needs<Admin>,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> Result<Json<ReloadReport>, Problem> {
     Ok(Json(shared.relay.reload().await?))
 }

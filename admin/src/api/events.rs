@@ -18,7 +18,7 @@ use crate::guard::{Needs, Read};
 use crate::limits::MAX_EVENT_STREAMS;
 use crate::model::Event;
 use crate::problem::{Problem, Problems};
-use crate::state::{Shared, told_to_stop};
+use crate::state::{AppState, told_to_stop};
 
 /// How often the totals are sent.
 const TOTALS_PERIOD: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ const TOTALS_PERIOD: Duration = Duration::from_secs(1);
 pub async fn events(
     _: Needs<Read>,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> Result<Sse<impl Stream<Item = Result<Sent, Infallible>>>, Problem> {
     let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
         let detail = format!("there are {MAX_EVENT_STREAMS} streams already");
@@ -60,7 +60,7 @@ struct Watching {
     events: broadcast::Receiver<Arc<Event>>,
     stopping: watch::Receiver<bool>,
     seconds: Interval,
-    shared: Arc<Shared>,
+    shared: Arc<AppState>,
     _permit: OwnedSemaphorePermit,
 }
 

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use crate::extract::NoQuery;
 use crate::model::Readiness;
 use crate::problem::Problems;
-use crate::state::Shared;
+use crate::state::AppState;
 
 /// Whether it works: all its workers turn.
 #[utoipa::path(
@@ -20,7 +20,7 @@ use crate::state::Shared;
         Problems
     )
 )]
-pub async fn healthz(_: NoQuery, State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
+pub async fn healthz(_: NoQuery, State(shared): State<Arc<AppState>>) -> (StatusCode, String) {
     let faults = shared.relay.faults();
     match faults.is_empty() {
         true => (StatusCode::OK, "ok\n".to_owned()),
@@ -37,7 +37,7 @@ pub async fn healthz(_: NoQuery, State(shared): State<Arc<Shared>>) -> (StatusCo
         Problems
     )
 )]
-pub async fn readyz(_: NoQuery, State(shared): State<Arc<Shared>>) -> (StatusCode, Json<Readiness>) {
+pub async fn readyz(_: NoQuery, State(shared): State<Arc<AppState>>) -> (StatusCode, Json<Readiness>) {
     let readiness = shared.relay.readiness();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness))

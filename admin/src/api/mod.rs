@@ -35,7 +35,7 @@ use crate::guard;
 use crate::limits::MAX_BODY_BYTES;
 use crate::model::Event;
 use crate::problem::{Problem, ProblemBody, Problems};
-use crate::state::Shared;
+use crate::state::AppState;
 use crate::{dashboard, metrics};
 
 #[derive(OpenApi)]
@@ -71,7 +71,7 @@ impl Modify for Tokens {
 }
 
 /// The routes with their document.
-fn routes() -> OpenApiRouter<Arc<Shared>> {
+fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(status::status))
         .routes(routes!(status::config))
@@ -114,7 +114,7 @@ async fn document(_: crate::extract::NoQuery) -> ([(axum::http::HeaderName, &'st
 }
 
 /// Everything that HTTP can ask for.
-pub fn router(shared: Arc<Shared>) -> Router {
+pub fn router(shared: Arc<AppState>) -> Router {
     let (router, _) = routes().split_for_parts();
     router
         .merge(dashboard::routes())

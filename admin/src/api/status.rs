@@ -9,14 +9,14 @@ use crate::extract::NoQuery;
 use crate::guard::{Needs, Read};
 use crate::model::{Config, DropReasons, Status, Totals};
 use crate::problem::Problems;
-use crate::state::Shared;
+use crate::state::AppState;
 
 /// Version, addresses, data paths and workers.
 #[utoipa::path(
     get, path = "/v1/status", tag = "status", security(("token" = ["read"])),
     responses((status = 200, description = "What runs here", body = Status), Problems)
 )]
-pub async fn status(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>>) -> Json<Status> {
+pub async fn status(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<AppState>>) -> Json<Status> {
     Json(shared.relay.status())
 }
 
@@ -25,7 +25,7 @@ pub async fn status(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>
     get, path = "/v1/config", tag = "status", security(("token" = ["read"])),
     responses((status = 200, description = "Each option", body = Config), Problems)
 )]
-pub async fn config(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>>) -> Json<Config> {
+pub async fn config(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<AppState>>) -> Json<Config> {
     Json(shared.relay.config())
 }
 
@@ -34,7 +34,7 @@ pub async fn config(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>
     get, path = "/v1/totals", tag = "status", security(("token" = ["read"])),
     responses((status = 200, description = "All counters", body = Totals), Problems)
 )]
-pub async fn totals(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>>) -> Json<Totals> {
+pub async fn totals(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<AppState>>) -> Json<Totals> {
     Json(shared.relay.totals())
 }
 
@@ -46,7 +46,7 @@ pub async fn totals(_: Needs<Read>, _: NoQuery, State(shared): State<Arc<Shared>
 pub async fn drop_reasons(
     _: Needs<Read>,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> Json<DropReasons> {
     Json(DropReasons { reasons: shared.relay.drop_reasons() })
 }

@@ -14,7 +14,7 @@ use crate::guard::{Needs, Read};
 use crate::limits::{MAX_TALKERS, USUAL_TALKERS};
 use crate::model::{Snapshot, Talker, Talkers};
 use crate::problem::{Problem, Problems};
-use crate::state::Shared;
+use crate::state::AppState;
 
 /// How many to show.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -36,7 +36,7 @@ pub struct TalkersQuery {
 pub async fn talkers(
     _: Needs<Read>,
     Query(query): Query<TalkersQuery>,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> Result<Json<Talkers>, Problem> {
     let limit = query.limit.unwrap_or(USUAL_TALKERS);
     if !(1..=MAX_TALKERS).contains(&limit) {

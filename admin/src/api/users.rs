@@ -15,7 +15,7 @@ use crate::guard::{Admin, Needs, Read};
 use crate::limits::{MAX_OFFSET, MAX_PAGE, MAX_PASSWORD_BYTES, MAX_TEXT, USUAL_PAGE};
 use crate::model::{Disconnected, User, UserChange, UserPage};
 use crate::problem::{Problem, Problems};
-use crate::state::Shared;
+use crate::state::AppState;
 
 /// Which users to list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -28,7 +28,7 @@ pub struct UsersQuery {
     /// Users in the answer; the default is 100.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
-    /// How many to skip.
+    /// How many users, by name, to leave out before the first one shown.
     #[param(minimum = 0, maximum = 10_000_000)]
     offset: Option<u32>,
 }
@@ -42,7 +42,7 @@ pub struct UsersQuery {
 pub async fn list(
     _: Needs<Read>,
     Query(query): Query<UsersQuery>,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> Result<Json<UserPage>, Problem> {
     let limit = query.limit.unwrap_or(USUAL_PAGE);
     let offset = query.offset.unwrap_or(0);
@@ -71,7 +71,7 @@ pub async fn one(
     _: Needs<Read>,
     NameInPath(name): NameInPath,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> Result<Json<User>, Problem> {
     Ok(Json(shared.relay.user(&name).await?))
 }
@@ -92,7 +92,7 @@ pub async fn put(
     _: Needs<Admin>,
     NameInPath(name): NameInPath,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     Body(change): Body<UserChange>,
 ) -> Result<(StatusCode, Extension<Details>, Json<User>), Problem> {
     change.max_bits_per_sec.map(checked_limit).transpose()?;
@@ -122,7 +122,7 @@ pub async fn delete(
     _: Needs<Admin>,
     NameInPath(name): NameInPath,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> Result<StatusCode, Problem> {
     shared.relay.delete_user(&name).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -140,7 +140,7 @@ pub async fn disconnect_all(
     _: Needs<Admin>,
     NameInPath(name): NameInPath,
     _: NoQuery,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> Result<Detailed<Json<Disconnected>>, Problem> {
     let disconnected = shared.relay.disconnect_user(&name).await?;
     Ok(detailed(format!("allocations={}", disconnected.allocations), Json(disconnected)))

@@ -25,7 +25,7 @@ use crate::model::{
     TransportCount, WorkerTotals,
 };
 use crate::problem::Problems;
-use crate::state::{ApiCounts, Shared};
+use crate::state::{ApiCounts, AppState};
 
 /// All counters, for Prometheus.
 #[utoipa::path(
@@ -34,7 +34,7 @@ use crate::state::{ApiCounts, Shared};
 )]
 pub async fn scrape(
     _: Needs<Metrics>,
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
 ) -> ([(HeaderName, &'static str); 1], String) {
     let mut registry = Registry::with_prefix("turnpike");
     registry.register_collector(Box::new(Scrape {

@@ -25,7 +25,7 @@ use tower::ServiceExt;
 
 use crate::fake::Fake;
 use crate::server::LIMITS;
-use crate::state::Shared;
+use crate::state::AppState;
 use crate::token::{Scope, Tokens};
 
 const ADMIN: &str = "admin-token-0123456789";
@@ -45,7 +45,7 @@ fn tokens() -> Tokens {
 /// The API of an invented relay, without a connection.
 struct Api {
     fake: Arc<Fake>,
-    shared: Arc<Shared>,
+    shared: Arc<AppState>,
     router: Router,
     stop: watch::Sender<bool>,
 }
@@ -82,7 +82,7 @@ impl Api {
         let fake = Fake::new(allocations);
         let (stop, stopping) = watch::channel(false);
         let hosts = vec!["turn.example.org".into()];
-        let shared = Arc::new(Shared::new(fake.clone(), tokens(), hosts, LIMITS.request_time, stopping));
+        let shared = Arc::new(AppState::new(fake.clone(), tokens(), hosts, LIMITS.request_time, stopping));
         Self { fake, router: crate::api::router(Arc::clone(&shared)), shared, stop }
     }
 

@@ -102,7 +102,7 @@ impl Part {
 
 /// One or more datagrams that one call sends.
 #[derive(Clone, Copy, Debug)]
-pub struct Message {
+pub struct JoinedMessage {
     /// What they have in common.
     pub envelope: Envelope,
     /// Size of each but the last, which may be shorter, bytes.
@@ -115,7 +115,7 @@ pub struct Message {
     last: u32,
 }
 
-impl Message {
+impl JoinedMessage {
     fn takes(&self, envelope: &Envelope, len: usize) -> bool {
         self.open
             && self.envelope == *envelope
@@ -129,7 +129,7 @@ impl Message {
 /// The datagrams of a turn, as messages.
 #[derive(Debug, Default)]
 pub struct Batch {
-    messages: Vec<Message>,
+    messages: Vec<JoinedMessage>,
     parts: Vec<Part>,
     /// Each flow's newest message.
     newest: HashMap<(Sender, SocketAddr), u32, RandomState>,
@@ -185,7 +185,7 @@ impl Batch {
             return;
         }
         let number = self.messages.len() as u32;
-        self.messages.push(Message {
+        self.messages.push(JoinedMessage {
             envelope,
             segment_bytes: len,
             segments: 1,
@@ -221,7 +221,7 @@ impl Batch {
     }
 
     /// The message at a place of the order.
-    pub fn message(&self, place: usize) -> &Message {
+    pub fn message(&self, place: usize) -> &JoinedMessage {
         &self.messages[self.order[place].1 as usize]
     }
 
@@ -241,7 +241,7 @@ impl Batch {
     }
 
     /// A message's datagrams, in order.
-    pub fn parts<'a>(&'a self, message: &Message) -> impl Iterator<Item = &'a Part> + use<'a> {
+    pub fn parts<'a>(&'a self, message: &JoinedMessage) -> impl Iterator<Item = &'a Part> + use<'a> {
         let mut next = message.first;
         std::iter::from_fn(move || {
             let part = self.parts.get(next as usize)?;

@@ -23,7 +23,7 @@ fn push(batch: &mut Batch, envelope: Envelope, len: usize) {
 /// The sizes of the datagrams of each message, in the order of sending.
 fn sizes(batch: &mut Batch) -> Vec<Vec<usize>> {
     batch.sort();
-    let sizes = |message: &Message| batch.parts(message).map(Part::len).collect();
+    let sizes = |message: &JoinedMessage| batch.parts(message).map(Part::len).collect();
     (0..batch.count()).map(|place| sizes(batch.message(place))).collect()
 }
 

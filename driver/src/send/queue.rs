@@ -10,14 +10,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::time::Instant;
 
-use turnpike_proto::{Egress, Route};
+use turnpike_proto::{Egress, Transmit};
 
 use crate::buffers::BufferPool;
 use crate::kernel::cmsg::{CONTROL_BYTES, Control, ControlWriter, RawAddr};
 use crate::kernel::empty_header;
 use crate::kernel::table::Sockets;
 use crate::limits::{MAX_QUEUED, MESSAGES_PER_CALL};
-use crate::send::batch::{Batch, Envelope, Message, Part, Payload, Sender};
+use crate::send::batch::{Batch, Envelope, JoinedMessage, Part, Payload, Sender};
 use crate::send::refusals::Refusals;
 use crate::sockets;
 use crate::{Datagram, DriverCounters};
@@ -50,14 +50,19 @@ pub(crate) fn envelope(
     Some(Envelope { sender, to, source, tos, dont_fragment })
 }
 
-/// Where the bytes of a route are in the pool; those of the datagram begin at `start`.
+/// Where the payload that is sent on lies in the pool; the bytes of its datagram begin at `start`.
 ///
 /// # Panics
-/// If the route leads out of its datagram: a fault of the caller.
-pub(crate) fn routed(datagram: &Datagram, segment_start: usize, route: &Route, start: usize) -> Payload {
-    let within = segment_start + route.payload_start as usize;
-    let len = route.payload_len as usize;
-    assert!(within + len <= datagram.len as usize, "a route leads out of its datagram");
+/// If it reaches beyond its datagram: a fault of the caller.
+pub(crate) fn payload_of(
+    datagram: &Datagram,
+    segment_start: usize,
+    transmit: &Transmit,
+    start: usize,
+) -> Payload {
+    let within = segment_start + transmit.payload_start as usize;
+    let len = transmit.payload_len as usize;
+    assert!(within + len <= datagram.len as usize, "a payload lies within its datagram");
     Payload::Received(start + within..start + within + len)
 }
 
@@ -300,7 +305,7 @@ impl Assembly {
     }
 
     /// Adds a message, without the pointers into vectors that may still move.
-    fn add(&mut self, batch: &Batch, message: &Message, pool: &BufferPool) {
+    fn add(&mut self, batch: &Batch, message: &JoinedMessage, pool: &BufferPool) {
         let first = self.vectors.len();
         for part in batch.parts(message) {
             self.vectors.extend(vectors(part, pool).into_iter().skip(usize::from(part.header.is_none())));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use turnpike_proto::addr::RelayedAddr;
 use turnpike_proto::limits::MAX_UDP_PAYLOAD;
-use turnpike_proto::{Egress, RelaySocket, Route};
+use turnpike_proto::{Egress, RelaySocket, Transmit};
 
 use super::SimNetwork;
 use super::network::Delivery;
@@ -126,11 +126,11 @@ impl Driver for SimDriver {
         &self.buffers[datagram.buffer as usize]
     }
 
-    fn forward(&mut self, datagram: &Datagram, segment_start: usize, route: &Route) {
-        let start = segment_start + route.payload_start as usize;
-        let data = &self.bytes(datagram)[start..start + route.payload_len as usize];
-        let payload = route.header.iter().flatten().chain(data).copied().collect();
-        self.transmit(route.egress, route.to, payload, route.tos, route.dont_fragment);
+    fn forward(&mut self, datagram: &Datagram, segment_start: usize, transmit: &Transmit) {
+        let start = segment_start + transmit.payload_start as usize;
+        let data = &self.bytes(datagram)[start..start + transmit.payload_len as usize];
+        let payload = transmit.header.iter().flatten().chain(data).copied().collect();
+        self.transmit(transmit.egress, transmit.to, payload, transmit.tos, transmit.dont_fragment);
     }
 
     fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool) {

@@ -1,5 +1,5 @@
 use turnpike_proto::addr::RelayedAddr;
-use turnpike_proto::{ClientSocket, Egress, PortError, RelaySocket, Route, Verdict};
+use turnpike_proto::{ClientSocket, Egress, PortError, RelaySocket, Transmit, Verdict};
 
 use super::*;
 use crate::{Driver, Event, Ingress};
@@ -179,7 +179,7 @@ fn a_route_is_sent_with_its_header_and_tos() {
     peer.send_to(addr("192.0.2.1:50000"), b"..data.", 0x2e);
     let Some(Event::Datagram(datagram)) = events(&mut driver).first().copied() else { panic!("no datagram") };
     assert_eq!(datagram.ingress, Ingress::Relay(relay(0)));
-    let route = Route {
+    let transmit = Transmit {
         egress: Egress::Client { socket: ClientSocket::listener(0), source: addr(SERVER) },
         to: client.address(),
         header: Some([0x40, 0, 0, 4]),
@@ -190,7 +190,7 @@ fn a_route_is_sent_with_its_header_and_tos() {
         dont_fragment: true,
         verdict: Verdict::ChannelToClient,
     };
-    driver.forward(&datagram, 1, &route);
+    driver.forward(&datagram, 1, &transmit);
     assert!(client.recv().is_none(), "it is only queued");
     driver.flush();
     assert_eq!(client.recv(), Some((addr(SERVER), b"\x40\0\0\x04data".to_vec(), 0x2e)));

@@ -174,12 +174,12 @@ fn await_datagram(driver: &mut impl Rig) -> Datagram {
     })
 }
 
-fn echo_route(datagram: &Datagram) -> Route {
+fn echo_of(datagram: &Datagram) -> Transmit {
     let egress = match datagram.ingress {
         Ingress::Client { socket, server } => Egress::Client { socket, source: server },
         Ingress::Relay(relay) => Egress::Relay(relay),
     };
-    Route {
+    Transmit {
         egress,
         to: datagram.from,
         header: None,
@@ -199,7 +199,7 @@ fn echo(driver: &mut impl Rig, count: usize) {
     while echoed < count && Instant::now() < deadline {
         for event in turn(driver, SILENCE) {
             if let Event::Datagram(datagram) = event {
-                driver.forward(&datagram, 0, &echo_route(&datagram));
+                driver.forward(&datagram, 0, &echo_of(&datagram));
                 echoed += 1;
             }
         }
@@ -245,8 +245,8 @@ fn a_route_takes_a_part_and_puts_a_header_in_front<D: Rig>() {
     client.send_to(b"skip|pre|payload|post", server).expect("sent");
     let datagram = await_datagram(&mut driver);
     let header = Some([0x40, 0x01, 0, 7]);
-    let route = Route { header, payload_start: 4, payload_len: 7, ..echo_route(&datagram) };
-    driver.forward(&datagram, 5, &route);
+    let transmit = Transmit { header, payload_start: 4, payload_len: 7, ..echo_of(&datagram) };
+    driver.forward(&datagram, 5, &transmit);
     driver.flush();
     let mut buffer = [0; 100];
     let len = client.recv(&mut buffer).expect("an answer");
@@ -264,7 +264,7 @@ fn dscp_and_ecn_survive_both_directions_in_both_families<D: Rig>() {
             far.flush();
             let there = await_datagram(&mut near);
             assert_eq!((there.tos, there.from), (tos, relayed));
-            near.forward(&there, 0, &echo_route(&there));
+            near.forward(&there, 0, &echo_of(&there));
             near.flush();
             let back = await_datagram(&mut far);
             assert_eq!((back.tos, back.from), (tos, server), "a TOS does not stick to the socket");
@@ -280,7 +280,7 @@ fn a_wildcard_listener_answers_from_the_address_that_was_asked<D: Rig>() {
     let datagram = await_datagram(&mut v4);
     assert_eq!(datagram.ingress, Ingress::Client { socket: ClientSocket::listener(0), server: asked });
     // With a TOS, so that both control messages travel together.
-    v4.forward(&datagram, 0, &Route { tos: 0xb9, ..echo_route(&datagram) });
+    v4.forward(&datagram, 0, &Transmit { tos: 0xb9, ..echo_of(&datagram) });
     v4.flush();
     assert_eq!(client_v4.recv_from(&mut [0; 10]).expect("an answer").1, asked);
 
@@ -290,7 +290,7 @@ fn a_wildcard_listener_answers_from_the_address_that_was_asked<D: Rig>() {
     client_v6.send_to(b"x", asked).expect("sent");
     let datagram = await_datagram(&mut v6);
     assert_eq!(datagram.ingress, Ingress::Client { socket: ClientSocket::listener(0), server: asked });
-    v6.forward(&datagram, 0, &Route { tos: 0xb9, ..echo_route(&datagram) });
+    v6.forward(&datagram, 0, &Transmit { tos: 0xb9, ..echo_of(&datagram) });
     v6.flush();
     assert_eq!(client_v6.recv_from(&mut [0; 10]).expect("an answer").1, asked);
 }
@@ -480,8 +480,8 @@ fn more_than_a_batch_arrives_and_leaves_in_order<D: Rig>() {
             let Event::Datagram(datagram) = event else { continue };
             let index = forwarded % 2;
             let egress = Egress::Relay(relay(index as u32));
-            let route = Route { egress, to: local(&peers[index]), ..echo_route(&datagram) };
-            driver.forward(&datagram, 0, &route);
+            let transmit = Transmit { egress, to: local(&peers[index]), ..echo_of(&datagram) };
+            driver.forward(&datagram, 0, &transmit);
             forwarded += 1;
         }
     }

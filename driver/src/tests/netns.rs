@@ -156,7 +156,7 @@ fn link_local_addresses_keep_their_zone<D: Rig>() {
         let Some(&Event::Datagram(datagram)) = events.first() else { panic!("{events:?}") };
         assert_eq!(datagram.from, local(&client));
         assert_eq!(datagram.ingress, Ingress::Client { socket: ClientSocket::listener(0), server: asked });
-        driver.forward(&datagram, 0, &echo_route(&datagram));
+        driver.forward(&datagram, 0, &echo_of(&datagram));
         driver.flush();
         assert_eq!(client.recv_from(&mut [0; 10]).expect("an answer").1, asked);
     });
@@ -242,7 +242,7 @@ fn relay_on(driver: &mut impl Rig, to: SocketAddr, received: &mut u64) -> usize 
     for event in &events {
         if let Event::Datagram(datagram) = event {
             let egress = Egress::Relay(relay((*received % 8) as u32));
-            driver.forward(datagram, 0, &Route { egress, to, ..echo_route(datagram) });
+            driver.forward(datagram, 0, &Transmit { egress, to, ..echo_of(datagram) });
             *received += 1;
         }
     }

@@ -130,8 +130,8 @@ fn joined_datagrams_over_the_mtu_arrive_all_the_same<D: Rig>() {
                     for event in turn(&mut driver, PATIENCE) {
                         let Event::Datagram(datagram) = event else { continue };
                         let to = local(&client);
-                        let route = Route { egress, to, header, ..echo_route(&datagram) };
-                        driver.forward(&datagram, 0, &route);
+                        let transmit = Transmit { egress, to, header, ..echo_of(&datagram) };
+                        driver.forward(&datagram, 0, &transmit);
                         forwarded += 1;
                     }
                 }

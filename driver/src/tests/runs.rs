@@ -81,14 +81,14 @@ fn a_run_may_be_sent_on_segment_by_segment<D: Rig>() {
     let run = await_datagram(&mut middle);
     assert_eq!((run.len, run.segment_size), (8 * 50 + 20, 50));
     for (number, start) in (0..run.len).step_by(50).enumerate() {
-        let route = Route {
+        let transmit = Transmit {
             to: local(&peers[number % 2]),
             header: Some([0x40, 0, 0, number as u8]),
             payload_start: 4,
             payload_len: 50.min(run.len - start) - 4,
-            ..echo_route(&run)
+            ..echo_of(&run)
         };
-        middle.forward(&run, start as usize, &route);
+        middle.forward(&run, start as usize, &transmit);
     }
     middle.flush();
     for number in 0..9u8 {

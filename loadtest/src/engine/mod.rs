@@ -2,7 +2,7 @@
 //! release everything, and an optional built-in peer.
 //!
 //! ```text
-//!   main ──Command──► worker: flows (link + Session + Pace + Tracker) ──► server
+//!   main ──WorkerCommand──► worker: flows (link + Session + Pace + Tracker) ──► server
 //!        ◄──Reply───         epoll, sendmmsg, recvmmsg                  ◄──
 //!                     (over TCP and TLS: `stream`)
 //!                     peer thread: echoes, stamps and counts            ◄──► server's relay ports
@@ -62,22 +62,22 @@ pub enum Framing {
 pub enum PeerChoice {
     /// Nobody: the server itself answers.
     None,
-    /// An echo server.
+    /// This address, where something echoes.
     Fixed(SocketAddr),
     /// The relayed address of another flow of the plan, by index.
     Partner(usize),
-    /// The built-in peer.
+    /// The peer that the load test runs itself: it echoes, and counts what reached it.
     BuiltIn,
 }
 
 /// Flows with the same traffic.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// Name in reports.
+    /// What reports call it.
     pub name: String,
-    /// Session settings.
+    /// What its clients ask of the server before and beside their data.
     pub session: Arc<SessionConfig>,
-    /// Framing of data.
+    /// What is put around each packet's payload.
     pub framing: Framing,
     /// Application bytes of a packet.
     pub payload_bytes: usize,
@@ -85,7 +85,7 @@ pub struct Group {
     pub packets_per_sec: f64,
     /// Packets sent back to back.
     pub run: u32,
-    /// Fill of the payload.
+    /// What the payload is filled with behind the marks that measure it.
     pub fill: Fill,
     /// Pad ChannelData to 4 bytes over UDP too; in streams it always is.
     pub pad_channel_data: bool,
@@ -96,11 +96,11 @@ pub struct Group {
 /// One client (one 5-tuple, one allocation).
 #[derive(Debug, Clone)]
 pub struct FlowSpec {
-    /// Index of its group.
+    /// Which of [`Plan::groups`] it is in.
     pub group: usize,
-    /// Where its data goes.
+    /// Whom its data goes to.
     pub peer: PeerChoice,
-    /// EVEN-PORT with R bit.
+    /// Ask for an even port; `true`: reserve the next one, too (the R bit of EVEN-PORT).
     pub even_port: Option<bool>,
     /// Takes the reservation token of this flow.
     pub token_from: Option<usize>,
@@ -121,11 +121,11 @@ pub struct Plan {
     pub local: Option<IpAddr>,
     /// SO_BINDTODEVICE of the clients.
     pub device: Option<String>,
-    /// Traffic groups.
+    /// The kinds of traffic, which are reported each by itself.
     pub groups: Vec<Group>,
-    /// Clients.
+    /// One for each client; indices of flows are places in this list.
     pub flows: Vec<FlowSpec>,
-    /// Worker threads.
+    /// How many threads the clients are spread over.
     pub threads: usize,
     /// Set-ups under way at a time, over all workers.
     pub in_flight: usize,
@@ -147,7 +147,7 @@ pub struct Plan {
     pub first_byte: bool,
     /// Go on setting up after a client failed.
     pub keep_going: bool,
-    /// Skip allocation.
+    /// Nothing is set up: for Binding requests and floods of garbage.
     pub no_setup: bool,
     /// Where the built-in peer binds; default: the address that reaches the server.
     pub peer_bind: Option<IpAddr>,
@@ -175,7 +175,7 @@ pub struct Trial {
 /// Counters that a worker shows while it runs.
 #[derive(Debug, Default)]
 pub struct Live {
-    /// Packets sent.
+    /// Packets handed to the kernel.
     pub sent: AtomicU64,
     /// Distinct packets received.
     pub received: AtomicU64,
@@ -190,13 +190,13 @@ pub struct Live {
 pub struct Snapshot {
     /// Time since the phase began.
     pub elapsed: Duration,
-    /// Packets sent.
+    /// Packets handed to the kernel.
     pub sent: u64,
     /// Distinct packets received.
     pub received: u64,
-    /// Flows still running.
+    /// Flows that still send, or wait for what they have sent.
     pub running: u64,
-    /// Sessions done.
+    /// Sessions that are set up, or released, whichever phase it is.
     pub sessions: u64,
 }
 
@@ -205,7 +205,7 @@ pub struct Snapshot {
 pub struct SetupReport {
     /// Sessions that are ready.
     pub ready: usize,
-    /// Sessions asked for.
+    /// Sessions that the plan has.
     pub wanted: usize,
     /// Failures by reason: how many.
     pub failures: Vec<(SetupError, usize)>,
@@ -219,7 +219,7 @@ pub struct SetupReport {
     pub first_byte: Delays,
     /// Wall time of the whole set-up.
     pub elapsed: Duration,
-    /// Stopped by a signal.
+    /// A signal ended it before its time.
     pub interrupted: bool,
 }
 
@@ -232,7 +232,7 @@ pub struct ReleaseReport {
     pub confirmed: usize,
     /// Connections that had ended before, outside of trials: their allocations may be gone with them.
     pub connections_lost: u64,
-    /// Wall time.
+    /// From the first Refresh to the last answer, or to the end of patience.
     pub elapsed: Duration,
 }
 
@@ -261,7 +261,7 @@ pub struct TrialReport {
     pub cpu_secs: f64,
     /// (seconds, packets sent, packets received) every 100 ms.
     pub series: Vec<(f64, u64, u64)>,
-    /// Stopped by a signal.
+    /// A signal ended it before its time.
     pub interrupted: bool,
     /// Renewals of allocations, permissions or channels that failed.
     pub renewal_failures: u64,
@@ -270,7 +270,7 @@ pub struct TrialReport {
 }
 
 impl TrialReport {
-    /// All groups together.
+    /// The counters of all groups, added up.
     pub fn total(&self) -> GroupStats {
         let mut total = GroupStats::default();
         self.groups.iter().for_each(|group| total.merge(group));
@@ -279,7 +279,7 @@ impl TrialReport {
 }
 
 /// What main asks of a worker.
-pub(crate) enum Command {
+pub(crate) enum WorkerCommand {
     Setup { deadline_ns: u64 },
     Trial { trial: Arc<Trial>, start_ns: u64 },
     Release { deadline_ns: u64 },
@@ -293,7 +293,7 @@ pub(crate) enum Reply {
 }
 
 struct WorkerHandle {
-    commands: Sender<Command>,
+    commands: Sender<WorkerCommand>,
     replies: Receiver<Reply>,
     live: Arc<Live>,
     thread: JoinHandle<()>,
@@ -354,7 +354,7 @@ impl Engine {
         let started_ns = mmsg::mono_ns();
         let deadline_ns = started_ns + self.plan.setup_deadline.as_nanos() as u64;
         let mut report = SetupReport { wanted: self.plan.flows.len(), ..SetupReport::default() };
-        self.send_all(|| Command::Setup { deadline_ns });
+        self.send_all(|| WorkerCommand::Setup { deadline_ns });
         self.collect(started_ns, progress, |reply| {
             let Reply::Setup(part) = reply else { return };
             report.ready += part.ready;
@@ -389,7 +389,7 @@ impl Engine {
             worker.live.sent.store(0, Ordering::Relaxed);
             worker.live.received.store(0, Ordering::Relaxed);
         }
-        self.send_all(|| Command::Trial { trial: trial.clone(), start_ns });
+        self.send_all(|| WorkerCommand::Trial { trial: trial.clone(), start_ns });
         let mut series = Vec::new();
         let mut sample = |now: &Snapshot| {
             series.push((now.elapsed.as_secs_f64(), now.sent, now.received));
@@ -417,7 +417,7 @@ impl Engine {
         let started_ns = mmsg::mono_ns();
         let deadline_ns = started_ns + within.as_nanos() as u64;
         let mut report = ReleaseReport::default();
-        self.send_all(|| Command::Release { deadline_ns });
+        self.send_all(|| WorkerCommand::Release { deadline_ns });
         self.collect(started_ns, progress, |reply| {
             let Reply::Release(part) = reply else { return };
             report.held += part.held;
@@ -446,7 +446,7 @@ impl Engine {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn send_all(&self, command: impl Fn() -> Command) {
+    fn send_all(&self, command: impl Fn() -> WorkerCommand) {
         for worker in &self.workers {
             worker.commands.send(command()).expect("a worker lives until its channel closes");
         }

@@ -23,7 +23,7 @@ const TURN_NS: u64 = 5_000_000;
 /// Window of a flow's sequence numbers in which duplicates are recognised.
 const WINDOW: u64 = 1 << 14;
 
-enum Command {
+enum PeerCommand {
     Begin(u32),
     Finish(Sender<Vec<GroupStats>>),
 }
@@ -31,7 +31,7 @@ enum Command {
 /// A running built-in peer.
 pub struct PeerHost {
     addresses: Vec<SocketAddr>,
-    commands: Sender<Command>,
+    commands: Sender<PeerCommand>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -73,13 +73,13 @@ impl PeerHost {
 
     /// Starts counting a trial.
     pub fn begin(&self, trial: u32) {
-        self.commands.send(Command::Begin(trial)).expect("the peer lives as long as its host");
+        self.commands.send(PeerCommand::Begin(trial)).expect("the peer lives as long as its host");
     }
 
     /// Ends the trial; counters by group.
     pub fn finish(&self) -> Vec<GroupStats> {
         let (answer, result) = channel();
-        self.commands.send(Command::Finish(answer)).expect("the peer lives as long as its host");
+        self.commands.send(PeerCommand::Finish(answer)).expect("the peer lives as long as its host");
         result.recv().expect("the peer answers each command")
     }
 }
@@ -115,7 +115,7 @@ struct Echo {
 }
 
 impl Echo {
-    fn run(mut self, inbox: &Receiver<Command>, stop: &AtomicBool) {
+    fn run(mut self, inbox: &Receiver<PeerCommand>, stop: &AtomicBool) {
         let mut poller = Poller::new().expect("an epoll descriptor was counted in the open-files check");
         for (index, socket) in self.sockets.iter().enumerate() {
             poller.add(socket.as_fd(), index as u64).expect("a fresh socket can be watched");
@@ -124,8 +124,8 @@ impl Echo {
         let mut ready = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             match inbox.try_recv() {
-                Ok(Command::Begin(trial)) => self.begin(trial),
-                Ok(Command::Finish(answer)) => {
+                Ok(PeerCommand::Begin(trial)) => self.begin(trial),
+                Ok(PeerCommand::Finish(answer)) => {
                     // The asker may have gone because of a signal.
                     let _ = answer.send(self.finish());
                 }

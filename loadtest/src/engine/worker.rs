@@ -22,7 +22,7 @@ use super::schedule::Pace;
 use super::sender::{Visit, disrupt, framing_prefix, send_due, send_single};
 use super::stream::{Dial, Inbox, LinkError, StreamLink};
 use super::{
-    Command, Framing, Live, PeerChoice, Plan, ReleaseReport, Reply, SetupReport, Trial, TrialReport,
+    Framing, Live, PeerChoice, Plan, ReleaseReport, Reply, SetupReport, Trial, TrialReport, WorkerCommand,
     add_failure, any_address, open_socket,
 };
 use crate::limits::{MAX_SETUP_ATTEMPTS, PACKETS_PER_TURN, RECEIVES_PER_TURN, VISITS_PER_TURN};
@@ -57,16 +57,16 @@ pub(crate) struct Builder {
 
 impl Builder {
     /// Runs the thread until the command channel closes.
-    pub fn run(self, inbox: &Receiver<Command>, outbox: &Sender<Reply>) {
+    pub fn run(self, inbox: &Receiver<WorkerCommand>, outbox: &Sender<Reply>) {
         set_precise_timers();
         let mut worker = Worker::new(self);
         loop {
             let reply = match inbox.try_recv() {
-                Ok(Command::Setup { deadline_ns }) => Reply::Setup(Box::new(worker.setup(deadline_ns))),
-                Ok(Command::Trial { trial, start_ns }) => {
+                Ok(WorkerCommand::Setup { deadline_ns }) => Reply::Setup(Box::new(worker.setup(deadline_ns))),
+                Ok(WorkerCommand::Trial { trial, start_ns }) => {
                     Reply::Trial(Box::new(worker.trial(&trial, start_ns)))
                 }
-                Ok(Command::Release { deadline_ns }) => Reply::Release(worker.release(deadline_ns)),
+                Ok(WorkerCommand::Release { deadline_ns }) => Reply::Release(worker.release(deadline_ns)),
                 Err(TryRecvError::Empty) => {
                     worker.turn(TURN_NS);
                     continue;

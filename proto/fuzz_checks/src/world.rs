@@ -16,7 +16,7 @@ use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::wire::{Class, MessageBuilder, TransactionId, attr, method};
 use turnpike_proto::{
     Egress, Forward, IcmpError, Input, Now, OffloadBinding, Origin, Output, Plane, PortError, Reason,
-    Received, RelaySocket, Route, Server, TableCounts, WorkerId,
+    Received, RelaySocket, Server, TableCounts, Transmit, WorkerId,
 };
 
 use super::choices::{self, PORTS};
@@ -251,7 +251,7 @@ impl World {
             forward = self.workers[at].forward(self.now, &received);
         }
         match forward {
-            Forward::Route(route) => self.send_route(&route, bytes),
+            Forward::Transmit(transmit) => self.note_forwarded(&transmit, bytes),
             Forward::Slow => {
                 self.workers[at].handle_input(self.now, Input::Received(received));
                 self.settle(at);
@@ -277,7 +277,7 @@ impl World {
         let origin = Origin::Peer { relay, peer: PeerAddr(peer) };
         let received = Received { origin, bytes, tos };
         match self.workers[worker].forward(self.now, &received) {
-            Forward::Route(route) => self.send_route(&route, bytes),
+            Forward::Transmit(transmit) => self.note_forwarded(&transmit, bytes),
             Forward::Slow => self.input(worker, Input::Received(received)),
             Forward::Drop(_) | Forward::Elsewhere(_) => {}
         }
@@ -608,9 +608,9 @@ impl World {
         }
     }
 
-    fn send_route(&mut self, route: &Route, bytes: &[u8]) {
-        let payload = route.assemble(bytes);
-        let Route { egress, to, tos, dont_fragment, .. } = *route;
+    fn note_forwarded(&mut self, transmit: &Transmit, bytes: &[u8]) {
+        let payload = transmit.assemble(bytes);
+        let Transmit { egress, to, tos, dont_fragment, .. } = *transmit;
         self.sent.push(Sent { egress, to, payload, tos, dont_fragment });
     }
 

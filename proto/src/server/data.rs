@@ -2,7 +2,7 @@
 //! ICMP errors to the client.
 //!
 //! [`Server::forward`] is asked once per datagram segment. It allocates nothing and copies nothing; what it can't say
-//! as a [`Route`] is `Slow` and comes back through `handle_input`.
+//! as a [`Transmit`] is `Slow` and comes back through `handle_input`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -12,7 +12,9 @@ use turnpike_abi::Verdict;
 
 use super::Server;
 use crate::addr::{Family, FiveTuple, PeerAddr};
-use crate::io::{ClientPath, Egress, Forward, IcmpError, Now, Origin, Output, Received, RelaySocket, Route};
+use crate::io::{
+    ClientPath, Egress, Forward, IcmpError, Now, Origin, Output, Received, RelaySocket, Transmit,
+};
 use crate::limits::{MAX_STUN_MESSAGE, MAX_UDP_PAYLOAD, MAX_UDP_PAYLOAD_V6};
 use crate::table::{AllocationId, Channel};
 use crate::wire::{Class, HEADER_LEN, Message, MessageBuilder, TransactionId, attr, channel, method};
@@ -90,11 +92,11 @@ impl Server {
         }
     }
 
-    fn count_forward(&mut self, outcome: Result<Route, Verdict>) -> Forward {
+    fn count_forward(&mut self, outcome: Result<Transmit, Verdict>) -> Forward {
         match outcome {
-            Ok(route) => {
-                self.counts.count_forwarded(route.verdict, u64::from(route.payload_len));
-                Forward::Route(route)
+            Ok(transmit) => {
+                self.counts.count_forwarded(transmit.verdict, u64::from(transmit.payload_len));
+                Forward::Transmit(transmit)
             }
             Err(verdict) => {
                 self.counts.verdicts.count(verdict);
@@ -109,7 +111,7 @@ impl Server {
         now: Now,
         path: &ClientPath,
         received: &Received<'_>,
-    ) -> Result<Route, Verdict> {
+    ) -> Result<Transmit, Verdict> {
         let Received { bytes, tos, .. } = *received;
         let (number, length) = channel::parse_header(bytes).ok_or(Verdict::DropMalformed)?;
         if !self.channel_range().contains(&number) {
@@ -137,7 +139,7 @@ impl Server {
         if !allocation.admit_to_peer(now.mono_ns, usize::from(length)) {
             return Err(Verdict::DropRateToPeer);
         }
-        Ok(Route {
+        Ok(Transmit {
             egress: Egress::Relay(channel.relay()),
             to: channel.peer().0,
             header: None,
@@ -163,7 +165,7 @@ impl Server {
         now: Now,
         path: &ClientPath,
         received: &Received<'_>,
-    ) -> Result<Route, Verdict> {
+    ) -> Result<Transmit, Verdict> {
         let Received { bytes, tos, .. } = *received;
         let message = Message::parse(bytes)?;
         if (message.class(), message.method()) != (Class::Indication, method::SEND) {
@@ -195,7 +197,7 @@ impl Server {
         if !allocation.admit_to_peer(now.mono_ns, len) {
             return Err(Verdict::DropRateToPeer);
         }
-        Ok(Route {
+        Ok(Transmit {
             egress: Egress::Relay(relay),
             to: peer.0,
             header: None,
@@ -241,7 +243,7 @@ impl Server {
         id: AllocationId,
         number: u16,
         received: &Received<'_>,
-    ) -> Result<Route, Verdict> {
+    ) -> Result<Transmit, Verdict> {
         let (len, tos) = (received.bytes.len(), received.tos);
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
         let path = *allocation.path();
@@ -256,7 +258,7 @@ impl Server {
         if !allocation.admit_to_client(now.mono_ns, len) {
             return Err(Verdict::DropRateToClient);
         }
-        Ok(Route {
+        Ok(Transmit {
             egress: Egress::Client { socket: path.socket, source: path.five_tuple.server },
             to: path.five_tuple.client.0,
             header: Some(channel::header(number, len as u16)),
@@ -330,9 +332,9 @@ impl Server {
 
     fn transmit(&mut self, forward: &Forward, bytes: &[u8]) {
         match forward {
-            Forward::Route(route) => {
-                let Route { egress, to, tos, dont_fragment, .. } = *route;
-                let payload = route.assemble(bytes);
+            Forward::Transmit(transmit) => {
+                let Transmit { egress, to, tos, dont_fragment, .. } = *transmit;
+                let payload = transmit.assemble(bytes);
                 self.outputs.push_back(Output::Transmit { egress, to, payload, tos, dont_fragment });
             }
             // Whoever has several workers asks first.

@@ -3,7 +3,7 @@
 //! ```text
 //!   request ─► parse ─► authenticate ─► unknown attributes ─► allocate | refresh | permission | channel
 //!                                                                  │ table changes, then the answer
-//!   data ────► data: forward ─► Route                            ▼
+//!   data ────► data: forward ─► Transmit                            ▼
 //!   tick ────► expire, sweep: a part at a time                outputs, in order
 //! ```
 //!

@@ -7,7 +7,9 @@ use turnpike_driver::streams::Streams;
 use turnpike_driver::{Datagram, Driver, Ingress};
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
 use turnpike_proto::limits::MAX_FORWARDED;
-use turnpike_proto::{ClientPath, Egress, Forward, Input, Now, Origin, Received, Route, Verdict, WorkerId};
+use turnpike_proto::{
+    ClientPath, Egress, Forward, Input, Now, Origin, Received, Transmit, Verdict, WorkerId,
+};
 
 use super::Worker;
 use super::handover::{Handed, Handover};
@@ -82,7 +84,7 @@ impl<D: Driver> Worker<D> {
         };
         let received = Received { origin, bytes, tos };
         match self.server.forward(now, &received) {
-            Forward::Route(route) => self.send(now, &place, &route),
+            Forward::Transmit(transmit) => self.send(now, &place, &transmit),
             // The core has counted it.
             Forward::Drop(_) => {}
             Forward::Elsewhere(worker) => self.give(worker, origin, &place, tos),
@@ -93,28 +95,28 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    fn send(&mut self, now: Now, place: &Place<'_>, route: &Route) {
-        match (route.egress, place) {
+    fn send(&mut self, now: Now, place: &Place<'_>, transmit: &Transmit) {
+        match (transmit.egress, place) {
             (Egress::Client { socket, .. }, Place::Buffer { datagram, segment }) if !socket.is_listener() => {
                 let Some(streams) = &mut self.streams else { return };
-                let data = route.payload(&self.driver.bytes(datagram)[segment.clone()]);
-                let header = route.header.as_ref().map_or(&[][..], |header| header);
-                streams.send_media(now.mono_ns, socket, [header, data], route.padding_len);
+                let data = transmit.payload(&self.driver.bytes(datagram)[segment.clone()]);
+                let header = transmit.header.as_ref().map_or(&[][..], |header| header);
+                streams.send_media(now.mono_ns, socket, [header, data], transmit.padding_len);
             }
             (_, Place::Buffer { datagram, segment }) => {
-                self.driver.forward(datagram, segment.start, route);
+                self.driver.forward(datagram, segment.start, transmit);
             }
-            (_, Place::Handed(bytes)) => self.transmit(route, route.assemble(bytes)),
+            (_, Place::Handed(bytes)) => self.transmit(transmit, transmit.assemble(bytes)),
             (_, Place::Stream(range)) => {
-                let data = route.assemble(stream_bytes(&self.streams, range));
-                self.transmit(route, data);
+                let data = transmit.assemble(stream_bytes(&self.streams, range));
+                self.transmit(transmit, data);
             }
         }
     }
 
     /// Sends bytes that are not in a buffer of the driver: what comes from a client has no header in front.
-    fn transmit(&mut self, route: &Route, payload: Vec<u8>) {
-        self.driver.transmit(route.egress, route.to, payload, route.tos, route.dont_fragment);
+    fn transmit(&mut self, transmit: &Transmit, payload: Vec<u8>) {
+        self.driver.transmit(transmit.egress, transmit.to, payload, transmit.tos, transmit.dont_fragment);
     }
 
     /// A message from a client of a stream.

@@ -235,10 +235,10 @@ impl Lab {
 
     fn receive(&mut self, worker: usize, received: Received<'_>) {
         match self.workers[worker].forward(self.now, &received) {
-            Forward::Route(route) => {
+            Forward::Transmit(transmit) => {
                 let (egress, to, payload, tos) =
-                    (route.egress, route.to, route.assemble(received.bytes), route.tos);
-                self.sent.push(Sent { egress, to, payload, tos, dont_fragment: route.dont_fragment });
+                    (transmit.egress, transmit.to, transmit.assemble(received.bytes), transmit.tos);
+                self.sent.push(Sent { egress, to, payload, tos, dont_fragment: transmit.dont_fragment });
             }
             Forward::Slow => self.input(worker, Input::Received(received)),
             Forward::Drop(_) => {}

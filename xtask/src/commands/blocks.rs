@@ -4,12 +4,12 @@
 #[derive(Debug, PartialEq, Eq)]
 pub struct Block {
     /// Its commands.
-    pub commands: Vec<Command>,
+    pub commands: Vec<PrintedCommand>,
 }
 
 /// One command.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Command {
+pub struct PrintedCommand {
     /// Line of the file, from 1.
     pub line: usize,
     /// As printed, without the `$`; may have several lines.
@@ -30,7 +30,7 @@ pub enum Kind {
 /// The blocks of a page.
 pub fn of(page: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
-    let mut current: Option<Vec<Command>> = None;
+    let mut current: Option<Vec<PrintedCommand>> = None;
     let mut continues = false;
     for (index, line) in page.lines().enumerate() {
         match &mut current {
@@ -45,7 +45,7 @@ pub fn of(page: &str) -> Vec<Block> {
                     last.text.push('\n');
                     last.text.push_str(line);
                 } else if let Some(text) = line.strip_prefix("$ ") {
-                    commands.push(Command { line: index + 1, text: text.to_owned() });
+                    commands.push(PrintedCommand { line: index + 1, text: text.to_owned() });
                 } else {
                     continue;
                 }
@@ -56,7 +56,7 @@ pub fn of(page: &str) -> Vec<Block> {
     blocks
 }
 
-impl Command {
+impl PrintedCommand {
     /// What becomes of it.
     pub fn kind(&self) -> Kind {
         let words: Vec<&str> = self.text.split_whitespace().collect();
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_relay_serves_and_its_other_commands_end() {
-        let kind = |text: &str| Command { line: 1, text: text.to_owned() }.kind();
+        let kind = |text: &str| PrintedCommand { line: 1, text: text.to_owned() }.kind();
         for serves in ["turnpike --config x", "turnpike run --user a:b", "turnpike-loadtest reflect"] {
             assert_eq!(kind(serves), Kind::Serves, "{serves}");
         }

@@ -12,12 +12,12 @@ mod blocks;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command as Process;
+use std::process::Command;
 
 use crate::setup::{is_installed, is_root};
 use crate::step::{Counts, cargo, run_command, skip};
 use crate::target_folder;
-use blocks::{Block, Command, Kind};
+use blocks::{Block, Kind, PrintedCommand};
 
 /// The page whose first block installs everything.
 const RECIPE: &str = "docs/operations.md";
@@ -93,7 +93,7 @@ struct Page {
 }
 
 impl Page {
-    fn commands(&self) -> impl Iterator<Item = &Command> {
+    fn commands(&self) -> impl Iterator<Item = &PrintedCommand> {
         self.blocks.iter().flat_map(|block| &block.commands)
     }
 }
@@ -134,7 +134,7 @@ fn check_table(pages: &[Page]) -> Result<(), String> {
     }
 }
 
-fn not_run(command: &Command) -> Option<&'static str> {
+fn not_run(command: &PrintedCommand) -> Option<&'static str> {
     NOT_RUN.iter().find(|(start, _)| command.text.starts_with(start)).map(|(_, why)| *why)
 }
 
@@ -151,7 +151,7 @@ fn run_page(root: &Path, page: &Page, recipe: &Block, counts: &mut Counts) -> Re
     script.push_str(&as_visitor(&page.name, &blocks, "done_with_page\n"));
     let file = world.0.join("page.sh");
     fs::write(&file, script).map_err(|error| format!("{}: {error}", file.display()))?;
-    let mut command = Process::new("unshare");
+    let mut command = Command::new("unshare");
     command
         .args([
             "--net",
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn commands_are_typed_as_printed() {
-        let block = Block { commands: vec![Command { line: 7, text: "echo 'a  b'".to_owned() }] };
+        let block = Block { commands: vec![PrintedCommand { line: 7, text: "echo 'a  b'".to_owned() }] };
         let script = as_visitor("a.md", &[&block], "");
         let typed = script.lines().find(|line| line.starts_with("ends ")).expect("the command's line");
         assert_eq!(shlex::split(typed).expect("whole quotes"), ["ends", "7", "echo 'a  b'"]);

@@ -31,16 +31,16 @@ const KEPT_BYTES: usize = 1 << 14;
 /// Why a connection is over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    /// Nothing listens there.
+    /// Nothing listens on the server's port.
     #[error("connection refused")]
     Refused,
-    /// The server closed it.
+    /// The server closed it in good order.
     #[error("the server closed the connection")]
     Closed,
     /// The operating system ended it.
     #[error("{0}")]
     System(String),
-    /// TLS failed.
+    /// The handshake failed, a certificate was not accepted, or a record was bad.
     #[error("TLS: {0}")]
     Tls(String),
     /// What came is neither STUN nor ChannelData.
@@ -67,13 +67,13 @@ impl From<rustls::Error> for LinkError {
 /// How a connection is made.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Dial<'a> {
-    /// Local address.
+    /// The address that it comes from; `None` = as the kernel chooses.
     pub local: Option<IpAddr>,
-    /// SO_BINDTODEVICE.
+    /// The interface that it is bound to (SO_BINDTODEVICE).
     pub device: Option<&'a str>,
     /// SO_RCVBUF, bytes; `None` = as the kernel thinks best.
     pub receive_buffer_bytes: Option<usize>,
-    /// TLS inside of it.
+    /// TLS inside of it, with these authorities and names; `None` = in the clear.
     pub tls: Option<&'a TlsClient>,
 }
 

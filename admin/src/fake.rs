@@ -561,6 +561,7 @@ fn offload_status(allocations: u64) -> OffloadStatus {
         ],
         routes: allocations * 2,
         max_routes: 262_144,
+        heartbeat_age_secs: Some(0),
     }
 }
 
@@ -593,6 +594,7 @@ fn offload_counts(sum: &Counts, seconds: u64) -> OffloadCounts {
         channels_waiting: 1,
         resync_differences: 0,
         transmit_drops: 0,
+        heartbeat_age_secs: Some(0),
     }
 }
 

@@ -3,6 +3,8 @@
 //! What does not fit stays in userspace, which forwards it as well: reaching a bound is an answer to the core, a reason
 //! that the API shows, or work for the next round.
 
+use std::time::Duration;
+
 /// Slots for allocations at most: 16 MB of memory shared with the program.
 pub const MAX_ALLOCATION_SLOTS: usize = 131_072;
 /// Slots for channel bindings at most: 45 MB with their routes.
@@ -31,5 +33,9 @@ pub const MAX_UNKNOWN_PROBES: usize = 64;
 pub const ANSWER_BYTES: usize = 64 * 1024;
 /// Changes that may wait for us in the socket, bytes; what is more is noticed, and everything asked for again.
 pub const NEWS_BYTES: usize = 1024 * 1024;
+/// How long the kernel may take to answer: it does so within the system call, so that this is for ever.
+pub const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+/// After an answer that did not come, nothing is asked for so long: the thread has other work.
+pub const SILENCE: Duration = Duration::from_secs(5);
 /// Messages of netlink that are read in one go: others want the thread, too.
 pub const NEWS_AT_ONCE: usize = 1024;

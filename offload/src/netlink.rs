@@ -1,11 +1,13 @@
 //! Asks the kernel about links, routes and neighbours, and hears when they change (rtnetlink).
 //!
-//! The kernel answers within the system call, so nothing here waits. It translates; what follows from
+//! The kernel answers within the system call, so nothing here waits; should an answer not come, the question fails
+//! after a second, and those that follow it at once, for a while. It translates; what follows from
 //! the answers is decided in `nexthop` and `choose`.
 
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Instant;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
@@ -20,9 +22,10 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
-use tracing::debug;
+use socket2::SockRef;
+use tracing::{debug, warn};
 
-use super::limits::{ANSWER_BYTES, NEWS_AT_ONCE, NEWS_BYTES};
+use super::limits::{ANSWER_BYTES, ANSWER_PATIENCE, NEWS_AT_ONCE, NEWS_BYTES, SILENCE};
 
 /// `RTNLGRP_*` (`linux/rtnetlink.h`): links, neighbours, addresses, routes and rules of both families, next hops.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
@@ -87,6 +90,8 @@ pub struct Netlink {
     events: Socket,
     sequence: u32,
     buffer: Vec<u8>,
+    /// An answer did not come: nothing is asked before this.
+    silent_until: Option<Instant>,
 }
 
 impl Netlink {
@@ -104,6 +109,7 @@ impl Netlink {
         let mut requests = Socket::new(NETLINK_ROUTE)?;
         requests.bind_auto()?;
         requests.connect(&NetlinkAddress::new(0, 0))?;
+        SockRef::from(&requests).set_read_timeout(Some(ANSWER_PATIENCE))?;
         let mut events = Socket::new(NETLINK_ROUTE)?;
         events.bind_auto()?;
         events.set_non_blocking(true)?;
@@ -113,7 +119,13 @@ impl Netlink {
                 debug!(group, %error, "no news of this kind");
             }
         }
-        Ok(Netlink { requests, events, sequence: 0, buffer: Vec::with_capacity(ANSWER_BYTES) })
+        Ok(Netlink {
+            requests,
+            events,
+            sequence: 0,
+            buffer: Vec::with_capacity(ANSWER_BYTES),
+            silent_until: None,
+        })
     }
 
     /// Every interface of this network namespace.
@@ -217,8 +229,11 @@ impl Netlink {
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,
-        mut part: impl FnMut(RouteNetlinkMessage),
+        part: impl FnMut(RouteNetlinkMessage),
     ) -> io::Result<()> {
+        if self.silent_until.is_some_and(|until| Instant::now() < until) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel has not answered before"));
+        }
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = NetlinkMessage::from(request);
         message.header.flags = NLM_F_REQUEST | flags;
@@ -228,12 +243,20 @@ impl Netlink {
         self.buffer.resize(message.buffer_len(), 0);
         message.serialize(&mut self.buffer);
         self.requests.send(&self.buffer, 0)?;
-        // Answers of several parts end with one that says so; the others are one message.
-        let (sequence, is_dump) = (self.sequence, flags & NLM_F_DUMP == NLM_F_DUMP);
+        self.hear(flags & NLM_F_DUMP == NLM_F_DUMP, part)
+    }
+
+    /// Hears the answer to the last question. Those of several parts end with one that says so; the others are one
+    /// message.
+    fn hear(&mut self, is_dump: bool, mut part: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+        let sequence = self.sequence;
         let mut more = true;
         while more {
             self.buffer.clear();
-            self.requests.recv(&mut self.buffer, 0)?;
+            match self.requests.recv(&mut self.buffer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(self.give_up()),
+                received => received?,
+            };
             more = each_message(&self.buffer, |message| {
                 if message.header.sequence_number != sequence {
                     return Ok(true);
@@ -251,6 +274,16 @@ impl Netlink {
             })?;
         }
         Ok(())
+    }
+}
+
+impl Netlink {
+    /// The answer does not come. Whoever looks up a thousand paths must not wait for each.
+    #[cold]
+    fn give_up(&mut self) -> io::Error {
+        warn!("the kernel does not answer questions about its routing; asking again in {SILENCE:?}");
+        self.silent_until = Some(Instant::now() + SILENCE);
+        io::Error::new(io::ErrorKind::TimedOut, "the kernel does not answer")
     }
 }
 
@@ -406,6 +439,17 @@ mod tests {
         assert_eq!(netlink.way(own, own).unwrap(), None, "it stays on this host");
         let nobody = IpAddr::from([255, 255, 255, 255]);
         assert_eq!(netlink.way(nobody, nobody).unwrap(), None, "no source of ours: the kernel refuses");
+    }
+
+    #[test]
+    fn a_question_without_an_answer_fails_and_so_do_the_next_ones_at_once() {
+        let mut netlink = Netlink::open().unwrap();
+        // Nothing was asked.
+        assert_eq!(netlink.hear(false, |_| {}).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let own = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(netlink.way(own, own).unwrap_err().kind(), io::ErrorKind::TimedOut, "it isn't asked");
+        netlink.silent_until = Some(Instant::now());
+        assert_eq!(netlink.way(own, own).unwrap(), None, "it is again");
     }
 
     #[test]

@@ -31,6 +31,8 @@ use super::probe::Host;
 use super::status::{InterfaceStatus, OffloadStatus, StatusCell};
 use super::xdp::{Mode, Xdp};
 
+/// A turn begins at least this often: its time is a sign of life.
+const TURN_PERIOD: Duration = Duration::from_secs(1);
 /// How often neighbours in use are asked about. Shorter than the kernel's patience with an unconfirmed one.
 const PROBE_PERIOD: Duration = Duration::from_secs(5);
 /// How often the maps are compared with what they should be; longer where comparing takes long.
@@ -197,6 +199,7 @@ impl Drop for EndOfMirror<'_> {
 impl Service {
     fn run_guarded(mut self, hub: &Hub) {
         let _end = EndOfMirror(hub);
+        self.status.begin_turn();
         let status = Arc::clone(&self.status);
         let why = match self.run() {
             Ok(()) => "the relay is stopping".to_owned(),
@@ -206,6 +209,7 @@ impl Service {
             }
         };
         drop(self);
+        status.end_turns();
         status.set_state(OffloadStatus { why, ..OffloadStatus::default() });
     }
 
@@ -216,6 +220,7 @@ impl Service {
         }
         loop {
             self.wait().map_err(|error| MapsError::System { what: "wait for events", error })?;
+            self.status.begin_turn();
             let mut work = self.hub.take_work(TOLD_PER_ROUND);
             let is_last = work.stop && work.told.is_empty();
             self.take_changes()?;
@@ -238,7 +243,7 @@ impl Service {
 
     fn wait(&self) -> io::Result<()> {
         let now = Instant::now();
-        let mut due = self.next_probe.min(self.next_resync);
+        let mut due = self.next_probe.min(self.next_resync).min(now + TURN_PERIOD);
         if self.status.is_stale() {
             due = due.min(self.next_status);
         }

@@ -1,7 +1,8 @@
 //! What others may know about the kernel data path: written by the mirror, read on demand.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use turnpike_abi::Verdict;
 
@@ -29,6 +30,8 @@ pub struct OffloadStatus {
     pub resync_differences: u64,
     /// Commands of the workers that wait for the mirror.
     pub queue_length: u64,
+    /// How long ago the mirror's last turn began; `None` while there is no mirror. It turns at least once a second.
+    pub heartbeat_age: Option<Duration>,
     /// What the program did with frames, by [`Verdict`], over all CPUs; only those that happened.
     pub verdicts: Vec<(Verdict, u64)>,
 }
@@ -46,6 +49,9 @@ pub struct InterfaceStatus {
     pub why: String,
 }
 
+/// What times are counted from.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 /// Where the mirror writes and everybody else reads.
 #[derive(Default)]
 pub struct StatusCell {
@@ -56,6 +62,9 @@ pub struct StatusCell {
     differences: AtomicU64,
     queue: AtomicU64,
     stale: AtomicBool,
+    /// Turns of the mirror, and when the last one began, in nanoseconds since [`ORIGIN`]; 0 without a mirror.
+    turns: AtomicU64,
+    turned_ns: AtomicU64,
     verdicts: Option<Arc<Verdicts>>,
 }
 
@@ -80,6 +89,7 @@ impl StatusCell {
             waiting: self.waiting.load(Relaxed),
             resync_differences: self.differences.load(Relaxed),
             queue_length: self.queue.load(Relaxed),
+            heartbeat_age: self.heartbeat_age(),
             verdicts: self.verdicts.as_ref().map_or_else(Vec::new, |verdicts| nonzero(verdicts)),
             ..self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
         }
@@ -107,6 +117,28 @@ impl StatusCell {
     /// Whether the counts have to be set again.
     pub fn is_stale(&self) -> bool {
         self.stale.load(Relaxed)
+    }
+
+    /// A turn of the mirror begins.
+    pub fn begin_turn(&self) {
+        // Stores alone: whoever reads waits for nobody, and a mirror that stands still holds nobody up.
+        self.turned_ns.store((ORIGIN.elapsed().as_nanos() as u64).max(1), Relaxed);
+        self.turns.fetch_add(1, Relaxed);
+    }
+
+    /// There will be no other turn.
+    pub fn end_turns(&self) {
+        self.turned_ns.store(0, Relaxed);
+    }
+
+    /// Turns of the mirror so far; `None` without a mirror.
+    pub fn turns(&self) -> Option<u64> {
+        (self.turned_ns.load(Relaxed) != 0).then(|| self.turns.load(Relaxed))
+    }
+
+    fn heartbeat_age(&self) -> Option<Duration> {
+        let turned_ns = self.turned_ns.load(Relaxed);
+        (turned_ns != 0).then(|| ORIGIN.elapsed().saturating_sub(Duration::from_nanos(turned_ns)))
     }
 
     /// How many commands wait.
@@ -154,5 +186,18 @@ mod tests {
         assert!(status.active);
         assert_eq!((status.routes, status.bindings, status.waiting), (4, 2, 1));
         assert_eq!((status.queue_length, status.resync_differences), (3, 0));
+    }
+
+    #[test]
+    fn a_mirror_has_a_heartbeat_as_long_as_it_turns() {
+        let cell = StatusCell::default();
+        assert_eq!((cell.turns(), cell.read().heartbeat_age), (None, None));
+        cell.begin_turn();
+        cell.begin_turn();
+        assert_eq!(cell.turns(), Some(2));
+        let ages = [cell.read().heartbeat_age, cell.read().heartbeat_age].map(|age| age.expect("it turns"));
+        assert!(ages[0] <= ages[1], "{ages:?}");
+        cell.end_turns();
+        assert_eq!((cell.turns(), cell.read().heartbeat_age), (None, None));
     }
 }

@@ -89,7 +89,7 @@ impl Sender {
 }
 
 /// Names a relay socket; the generation makes sure that an old name never means a new socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelaySocket {
     /// Dense index: usable as an index into the driver's table.
     pub index: u32,
@@ -388,6 +388,8 @@ pub enum Reason {
     Channel,
     /// A reserved port goes back to the pool.
     Reservation,
+    /// A port, or a record, has waited for the kernel plane for long enough.
+    Forgetting,
     /// No transaction of the past can be repeated any more.
     Transaction,
     /// What concerns many allocations goes on.

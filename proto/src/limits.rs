@@ -85,6 +85,10 @@ pub const MAX_RECENT_TRANSACTIONS: usize = 1 << 18;
 pub const MAX_ENDED: usize = 256;
 /// Permissions, channels and deadlines that one tick handles besides: as much work as [`MAX_ENDED`] is.
 pub const MAX_ENTRIES_ENDED: usize = 4096;
+/// For so long a port, and the record of an allocation that has ended, wait for the kernel plane to forget the
+/// channels, nanoseconds: many times what a round of the mirror takes, and not so long that a pool of a few ports
+/// runs dry while the mirror stands still. A route that is left over by then is harmless: its lease is 0.
+pub const FORGETTING_NS: u64 = SECOND_NS / 4;
 /// Users whose disconnecting one worker may have before it.
 pub const MAX_DISCONNECTING: usize = 64;
 

@@ -230,7 +230,10 @@ fn offload(page: &mut Page<'_>, offload: &OffloadCounts) -> fmt::Result {
     let help = "Entries of the kernel that differed from what they should be.";
     page.counter("offload_resync_differences", help, plain(offload.resync_differences))?;
     let help = "Datagrams that the kernel forwarded and an interface could not send.";
-    page.counter("offload_transmit_drops", help, plain(offload.transmit_drops))
+    page.counter("offload_transmit_drops", help, plain(offload.transmit_drops))?;
+    let help =
+        "Time since the last sign of life of the thread that keeps the kernel's routes, one each second.";
+    page.gauge("offload_heartbeat_age_seconds", help, offload.heartbeat_age_secs.map(|age| (Vec::new(), age)))
 }
 
 fn workers(page: &mut Page<'_>, workers: &[WorkerTotals]) -> fmt::Result {

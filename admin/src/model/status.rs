@@ -121,6 +121,10 @@ pub struct OffloadStatus {
     pub routes: u64,
     /// Routes that fit.
     pub max_routes: u64,
+    /// Seconds since the thread that keeps the kernel's routes gave its last sign of life, one each second: absent
+    /// without a kernel data path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_age_secs: Option<u64>,
 }
 
 /// The kernel's data path on one interface.

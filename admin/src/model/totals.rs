@@ -159,6 +159,10 @@ pub struct OffloadCounts {
     pub resync_differences: u64,
     /// Datagrams lost after the program had sent them: `drop_redirect` and `drop_device_queue` together.
     pub transmit_drops: u64,
+    /// Seconds since the thread that keeps the kernel's routes gave its last sign of life, one each second: absent
+    /// without a kernel data path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_age_secs: Option<u64>,
 }
 
 /// Use of relay ports.

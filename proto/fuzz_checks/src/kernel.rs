@@ -118,7 +118,7 @@ impl Kernel {
     }
 
     /// No binding's lease reaches beyond its end, none is left of what is withdrawn, and every port that a
-    /// route leads to is kept. `ends_ns` gives when a binding ends, if it has not.
+    /// live route leads to is kept. `ends_ns` gives when a binding ends, if it has not.
     pub fn check(
         &self,
         now_ns: u64,
@@ -135,9 +135,9 @@ impl Kernel {
             }
             assert!(is_open(*worker, binding.relayed), "{binding:?} has lost its port");
         }
-        for (worker, binding) in &self.withdrawing {
+        // Their ports may have gone to others by now: whoever has no lease reaches nobody.
+        for (_, binding) in &self.withdrawing {
             assert_eq!(lease(binding), 0);
-            assert!(is_open(*worker, binding.relayed), "{binding:?} has lost its port");
         }
     }
 }

@@ -36,6 +36,10 @@ impl Server {
                     let port = self.shared.reservations.take(token).map(Reservation::into_port);
                     self.outputs.extend(port.map(Output::ReleasePort));
                 }
+                Due::Forgotten(released) => {
+                    budget.spend_allocation(0);
+                    self.emit_released(released);
+                }
             }
         }
     }
@@ -70,7 +74,7 @@ impl Server {
 
     /// Ends one relayed address, and the allocation with its last one.
     pub(super) fn end_half(&mut self, now: Now, id: AllocationId, family: Family, reason: EndReason) {
-        let Some(half) = self.table.remove_half(id, family) else { return };
+        let Some(half) = self.table.remove_half(id, family, now.mono_ns) else { return };
         if half.may_close {
             self.outputs.push_back(Output::ClosePort(half.socket));
         }
@@ -107,7 +111,7 @@ impl Server {
             to_client,
             reason,
         });
-        let record = self.table.finish(id, allocation, record);
+        let record = self.table.finish(id, allocation, record, now.mono_ns);
         self.outputs.extend(record.map(Output::Ended));
     }
 }

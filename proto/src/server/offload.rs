@@ -1,14 +1,14 @@
 //! What is told to the kernel plane: which channels to forward, and which no more.
 //!
 //! Only here are commands for it emitted. A channel's lease is over before its withdrawal is, so the kernel
-//! stops at once; its port and slots are kept until the answer comes.
+//! stops at once; its slots are kept until the answer comes, its port for a moment at most.
 
 use super::Server;
 use crate::addr::PeerAddr;
 use crate::inspect::WhyNot;
 use crate::io::{OffloadBinding, Output};
 use crate::shared::plane::SlotName;
-use crate::table::{Allocation, AllocationId};
+use crate::table::{Allocation, AllocationId, Released};
 
 impl Server {
     /// An allocation goes live: if it may ever be forwarded by the kernel, it takes a slot.
@@ -75,6 +75,10 @@ impl Server {
     /// The kernel has forgotten a binding: what waited for it goes on.
     pub(super) fn handle_withdrawn(&mut self, binding: SlotName) {
         let released = self.table.withdrawn(binding);
+        self.emit_released(released);
+    }
+
+    pub(super) fn emit_released(&mut self, released: Released) {
         self.outputs.extend(released.socket.map(Output::ClosePort));
         self.outputs.extend(released.record.map(Output::Ended));
     }

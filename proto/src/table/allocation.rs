@@ -14,7 +14,7 @@ use crate::addr::{ClientAddr, Family, PeerAddr, RelayedAddr};
 use crate::auth::Identity;
 use crate::error::ErrorCode;
 use crate::io::{ClientPath, RelaySocket, Sender};
-use crate::limits::SECOND_NS;
+use crate::limits::{FORGETTING_NS, SECOND_NS};
 use crate::shared::plane::AllocationSlot;
 use crate::shared::ports::PortLease;
 use crate::shared::quota::QuotaGuard;
@@ -86,7 +86,7 @@ pub(crate) struct Half {
 /// A half that was taken away.
 pub(crate) struct RemovedHalf {
     pub(crate) socket: RelaySocket,
-    /// The kernel plane knows nothing of it; else its socket is closed by [`Table::withdrawn`].
+    /// The kernel plane knows nothing of it; else its socket is closed by [`Table::withdrawn`], or a little later.
     pub(crate) may_close: bool,
 }
 
@@ -414,13 +414,22 @@ impl Table {
 
     /// Takes a half away with the permissions and channels of its family; its port stays leased until
     /// [`Table::relay_closed`].
-    pub(crate) fn remove_half(&mut self, id: AllocationId, family: Family) -> Option<RemovedHalf> {
+    pub(crate) fn remove_half(
+        &mut self,
+        id: AllocationId,
+        family: Family,
+        now_ns: u64,
+    ) -> Option<RemovedHalf> {
         let half = self.allocations.get_mut(id)?.halves[half_of(family)].take()?;
         self.timers.remove(half.expiry.timer_ns, Timed::Half(id, family));
         self.retain_permissions(id, |ip, _| Family::of(&ip) != family);
         self.retain_channels(id, |channel| Family::of(&channel.peer().ip()) != family);
         self.renew_leases(id);
-        let may_close = self.sockets.disown(half.socket);
+        let waits_until_ns = now_ns + FORGETTING_NS;
+        let may_close = self.sockets.disown(half.socket, waits_until_ns);
+        if !may_close {
+            self.timers.add(waits_until_ns, Timed::Port(half.socket));
+        }
         Some(RemovedHalf { socket: half.socket, may_close })
     }
 

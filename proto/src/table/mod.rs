@@ -31,6 +31,7 @@ use self::arena::{Arena, SMALL};
 pub(crate) use self::channels::Channel;
 use self::channels::Channels;
 use self::offload::Kernel;
+pub(crate) use self::offload::Released;
 use self::permissions::Permissions;
 use self::relays::RelaySockets;
 pub(crate) use self::timer::Due;

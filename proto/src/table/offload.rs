@@ -4,21 +4,26 @@
 //!   channel ─► bound ─► binding slot ──┐ lease = the earlier end of half and channel
 //!   allocation ───────► allocation slot ┘ lease = the later end of its halves
 //!
-//!   channel gone ─► lease 0 ─► withdrawals ─► (kernel forgets) ─► slot, port and record are released
+//!   channel gone ─► lease 0 ─► withdrawals ─┬─► (kernel forgets) ─► slot, port and record are released
+//!                                           └─► (a moment passes) ─► port and record are released
 //! ```
 //!
-//! Invariant: a binding's slot, its allocation's slot and its port are kept from the command that tells the
-//! kernel of it until the answer that the kernel has forgotten it.
+//! Invariant: a binding's slot and its allocation's slot are kept from the command that tells the kernel of it until
+//! the answer that the kernel has forgotten it: no other owner of them is ever meant by a route that is left over.
+//! The port need not wait for that, so that a mirror that stands still costs slots and nothing else. It waits for a
+//! moment, within which every run of the program that had seen the lease has ended, so that the record is whole.
 
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use turnpike_abi::Rate;
 
+use super::timer::Timed;
 use super::{Allocation, AllocationId, Map, Table, shrink_map};
 use crate::addr::Family;
 use crate::inspect::WhyNot;
 use crate::io::{OffloadBinding, RelaySocket};
+use crate::limits::FORGETTING_NS;
 use crate::shared::plane::{AllocationSlot, BindingSlot, Plane, SlotName};
 use crate::stats::AllocationRecord;
 
@@ -70,12 +75,15 @@ struct Binding {
 
 /// An allocation that has ended, but that the kernel plane has not forgotten.
 struct Ending {
-    record: Box<AllocationRecord>,
+    /// `None` when it has been given out.
+    record: Option<Box<AllocationRecord>>,
+    /// Until when the record waits for the kernel plane, on the monotonic clock, nanoseconds.
+    waits_until_ns: u64,
     slot: Option<AllocationSlot>,
     bindings: u32,
 }
 
-/// What is free when the kernel plane has forgotten a binding.
+/// What is free when the kernel plane has forgotten a binding, or has been waited for long enough.
 #[derive(Default)]
 pub(crate) struct Released {
     /// A socket to close.
@@ -110,13 +118,13 @@ impl Kernel {
     }
 
     /// The kernel has forgotten a binding of an allocation that has ended.
-    fn forget_binding(&mut self, owner: AllocationId) -> Option<Box<AllocationRecord>> {
+    fn forget_binding(&mut self, owner: AllocationId) -> Option<Ending> {
         let ending = self.endings.get_mut(&owner)?;
         ending.bindings -= 1;
         if ending.bindings > 0 {
             return None;
         }
-        let ended = self.endings.remove(&owner).map(Ending::close);
+        let ended = self.endings.remove(&owner);
         shrink_map(&mut self.endings);
         ended
     }
@@ -219,22 +227,25 @@ impl Table {
         std::mem::take(&mut self.kernel.withdrawals)
     }
 
-    /// Keeps an ended allocation's record until the kernel plane has forgotten all of its channels; gives it
-    /// back if there are none.
+    /// Keeps an ended allocation's record until the kernel plane has forgotten all of its channels, or for a moment;
+    /// gives it back if there are none.
     pub(crate) fn finish(
         &mut self,
         id: AllocationId,
         allocation: Box<Allocation>,
         record: Box<AllocationRecord>,
+        now_ns: u64,
     ) -> Option<Box<AllocationRecord>> {
         let Allocation { slot, bindings, .. } = *allocation;
         if let Some(slot) = &slot {
             slot.lease(0);
         }
-        let ending = Ending { record, slot, bindings };
+        let waits_until_ns = now_ns + FORGETTING_NS;
+        let mut ending = Ending { record: Some(record), waits_until_ns, slot, bindings };
         if bindings == 0 {
-            return Some(ending.close());
+            return ending.take_record();
         }
+        self.timers.add(waits_until_ns, Timed::Ending(id));
         self.kernel.endings.insert(id, ending);
         None
     }
@@ -251,15 +262,32 @@ impl Table {
             return Released::default();
         };
         shrink_map(bindings);
-        let socket = Some(relay).filter(|relay| self.sockets.drop_binding(*relay));
+        let waited = self.sockets.drop_binding(relay);
+        if let Some(waits_until_ns) = waited {
+            self.timers.remove(waits_until_ns, Timed::Port(relay));
+        }
         let record = match self.allocations.get_mut(owner) {
             Some(allocation) => {
                 allocation.bindings -= 1;
                 None
             }
-            None => self.kernel.forget_binding(owner),
+            None => self.kernel.forget_binding(owner).and_then(|mut ending| {
+                self.timers.remove(ending.waits_until_ns, Timed::Ending(owner));
+                ending.take_record()
+            }),
         };
-        Released { socket, record }
+        Released { socket: waited.map(|_| relay), record }
+    }
+
+    /// A relay socket has waited for the kernel plane for long enough.
+    pub(super) fn port_due(&mut self, socket: RelaySocket) -> Released {
+        Released { socket: Some(socket).filter(|socket| self.sockets.end_wait(*socket)), record: None }
+    }
+
+    /// An allocation that has ended has waited for the kernel plane for long enough: its slots are kept.
+    pub(super) fn ending_due(&mut self, id: AllocationId) -> Released {
+        let record = self.kernel.endings.get_mut(&id).and_then(Ending::take_record);
+        Released { socket: None, record }
     }
 
     /// Writes the leases of an allocation and all its channels.
@@ -291,11 +319,12 @@ impl Table {
 }
 
 impl Ending {
-    /// The record, with what the kernel has forwarded to the last.
-    fn close(mut self) -> Box<AllocationRecord> {
+    /// The record, with what the kernel has forwarded to the last; given out once.
+    fn take_record(&mut self) -> Option<Box<AllocationRecord>> {
+        let mut record = self.record.take()?;
         let [to_peer, to_client] = self.slot.as_ref().map(AllocationSlot::traffic).unwrap_or_default();
-        self.record.to_peer.kernel = to_peer;
-        self.record.to_client.kernel = to_client;
-        self.record
+        record.to_peer.kernel = to_peer;
+        record.to_client.kernel = to_client;
+        Some(record)
     }
 }

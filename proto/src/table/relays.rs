@@ -34,6 +34,8 @@ struct Held {
     lease: PortLease,
     /// Slots of channel bindings through it that the kernel plane has not forgotten yet.
     bindings: u32,
+    /// Its half has ended, and until then it waits for the kernel plane, on the monotonic clock, nanoseconds.
+    waits_until_ns: Option<u64>,
 }
 
 impl RelaySockets {
@@ -47,7 +49,7 @@ impl RelaySockets {
 
     /// A name for a socket to be opened.
     pub(super) fn hold(&mut self, id: AllocationId, family: Family, lease: PortLease) -> RelaySocket {
-        self.0.insert(Held { owner: Some((id, family)), lease, bindings: 0 })
+        self.0.insert(Held { owner: Some((id, family)), lease, bindings: 0, waits_until_ns: None })
     }
 
     #[inline]
@@ -62,11 +64,14 @@ impl RelaySockets {
         }
     }
 
-    /// Its half has ended: whether it may be closed, since the kernel plane knows nothing of it.
-    pub(super) fn disown(&mut self, socket: RelaySocket) -> bool {
+    /// Its half has ended: whether it may be closed, since the kernel plane knows nothing of it; else it waits.
+    pub(super) fn disown(&mut self, socket: RelaySocket, waits_until_ns: u64) -> bool {
         self.set_open(socket, false);
         let Some(held) = self.0.get_mut(socket) else { return false };
         held.owner = None;
+        if held.bindings > 0 {
+            held.waits_until_ns = Some(waits_until_ns);
+        }
         held.bindings == 0
     }
 
@@ -77,11 +82,20 @@ impl RelaySockets {
         }
     }
 
-    /// The kernel plane has forgotten a channel binding through it: whether the socket may be closed now.
-    pub(super) fn drop_binding(&mut self, socket: RelaySocket) -> bool {
-        let Some(held) = self.0.get_mut(socket) else { return false };
+    /// The kernel plane has forgotten a channel binding through it: if the socket waited for that alone, until when
+    /// it would have. It may be closed then.
+    pub(super) fn drop_binding(&mut self, socket: RelaySocket) -> Option<u64> {
+        let held = self.0.get_mut(socket)?;
         held.bindings -= 1;
-        held.bindings == 0 && held.owner.is_none()
+        if held.bindings > 0 {
+            return None;
+        }
+        held.waits_until_ns.take()
+    }
+
+    /// It has waited for the kernel plane for long enough: whether it may be closed.
+    pub(super) fn end_wait(&mut self, socket: RelaySocket) -> bool {
+        self.0.get_mut(socket).is_some_and(|held| held.waits_until_ns.take().is_some())
     }
 
     /// There is no such socket any more.

@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{AllocationId, Table};
+use super::{AllocationId, Released, Table};
 use crate::addr::Family;
-use crate::io::Reason;
+use crate::io::{Reason, RelaySocket};
 
 /// When something ends, and where its deadline stands.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,10 @@ pub(super) enum Timed {
     Channel(AllocationId, u16),
     /// A port reserved on behalf of one of this worker's clients.
     Reservation([u8; 8]),
+    /// A relay socket whose half has ended, and which the kernel plane has not forgotten.
+    Port(RelaySocket),
+    /// An allocation that has ended, and which the kernel plane has not forgotten.
+    Ending(AllocationId),
 }
 
 impl Timed {
@@ -37,6 +41,7 @@ impl Timed {
             Timed::Permission(..) => Reason::Permission,
             Timed::Channel(..) => Reason::Channel,
             Timed::Reservation(..) => Reason::Reservation,
+            Timed::Port(..) | Timed::Ending(..) => Reason::Forgetting,
         }
     }
 }
@@ -53,6 +58,8 @@ pub(crate) enum Due {
     Half(AllocationId, Family),
     /// A reservation: its port is to be given back.
     Reservation([u8; 8]),
+    /// The kernel plane is not waited for any longer.
+    Forgotten(Released),
     /// Nothing is left to be done: a permission or channel has gone, or something lives longer by now.
     Settled,
 }
@@ -144,6 +151,8 @@ impl Table {
                 Due::Settled
             }
             Timed::Reservation(token) => Due::Reservation(token),
+            Timed::Port(socket) => Due::Forgotten(self.port_due(socket)),
+            Timed::Ending(id) => Due::Forgotten(self.ending_due(id)),
         })
     }
 

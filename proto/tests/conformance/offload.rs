@@ -109,6 +109,51 @@ fn r2_a_deletion_is_answered_at_once_and_holds_the_port_until_the_kernel_has_for
     lab.assert_empty();
 }
 
+/// The thread that fills the kernel's maps stands still: ports and records go on, and only slots are kept.
+#[test]
+fn a_kernel_that_never_answers_keeps_slots_and_no_port() {
+    let mut lab = Lab::with(Setup { slots: Some((8, 8)), ports: (50_000, 50_000), ..Setup::default() });
+    lab.hold_kernel = true;
+    for number in 1..=4_usize {
+        let mut client = Client::new(&format!("203.0.113.{number}:1000"));
+        client.allocate(&mut lab);
+        client.bind(&mut lab, 0x4000, PEER).expect_success();
+        let slot = lab.binding(0).allocation.slot as usize;
+        client.refresh(&mut lab, 0).expect_success();
+        lab.memory.allocations()[slot].to_peer.packets.store(number as u64, Relaxed);
+        assert_eq!((lab.shared.ports_taken(), lab.ended.len()), (1, number - 1), "it waits for a moment");
+        lab.sleep_ns(SECOND_NS / 2);
+        assert_eq!((lab.shared.ports_taken(), lab.open.len(), lab.ended.len()), (0, 0, number));
+        assert_eq!(lab.ended[number - 1].to_peer.kernel.packets, number as u64);
+        let taken = lab.shared.plane().expect("there is one").taken();
+        assert_eq!((taken.allocations, taken.bindings), (number, number), "no slot has another owner");
+    }
+    lab.forget_withdrawn();
+    assert_eq!(lab.ended.len(), 4, "each record once");
+    lab.assert_empty();
+}
+
+/// A kernel plane that answers late finds nothing of the port's next owner.
+#[test]
+fn a_late_answer_does_not_close_the_ports_next_owner() {
+    let mut lab = Lab::with(Setup { slots: Some((8, 8)), ports: (50_000, 50_000), ..Setup::default() });
+    lab.hold_kernel = true;
+    let mut first = Client::new("203.0.113.1:1000");
+    first.allocate(&mut lab);
+    first.bind(&mut lab, 0x4000, PEER).expect_success();
+    first.refresh(&mut lab, 0).expect_success();
+    lab.sleep_ns(SECOND_NS / 2);
+    let mut second = Client::new("203.0.113.2:1000");
+    second.allocate(&mut lab);
+    second.bind(&mut lab, 0x4000, PEER).expect_success();
+    lab.forget_withdrawn();
+    assert_eq!((lab.open.len(), lab.ended.len()), (1, 1));
+    assert_eq!(second.channel_data(&mut lab, 0x4000, b"still there").len(), 1);
+    second.refresh(&mut lab, 0).expect_success();
+    lab.forget_withdrawn();
+    lab.assert_empty();
+}
+
 #[test]
 fn a_shutdown_waits_for_the_kernel() {
     let (mut lab, _) = offloaded();

@@ -201,6 +201,7 @@ impl ManagedRelay for Control {
 
     fn readiness(&self) -> model::Readiness {
         let mut reasons = self.liveness.standstills();
+        reasons.extend(self.liveness.mirror_standstill());
         if self.drain_state().draining {
             reasons.push("draining: no new allocations".to_owned());
         }

@@ -158,9 +158,10 @@ impl Control {
         &self.workers
     }
 
-    /// Looks whether each worker turns, and wakes those that are silent; answers whether all turn. To be
-    /// called once every [`LOOK_PERIOD`](super::LOOK_PERIOD).
+    /// Looks whether each worker turns, and wakes those that are silent; answers whether all turn. Looks at the mirror,
+    /// too. To be called once every [`LOOK_PERIOD`](super::LOOK_PERIOD).
     pub fn look_at_workers(&self) -> bool {
+        self.liveness.look_at_mirror(self.offload.turns());
         self.liveness.look(&self.workers)
     }
 

@@ -66,6 +66,7 @@ impl Control {
             interfaces: interfaces.collect(),
             routes: status.routes,
             max_routes: self.max_routes(),
+            heartbeat_age_secs: status.heartbeat_age.map(|age| age.as_secs()),
         }
     }
 
@@ -87,6 +88,7 @@ impl Control {
             channels_waiting: status.waiting,
             resync_differences: status.resync_differences,
             transmit_drops: status.verdicts.iter().filter(lost).map(|(_, count)| count).sum(),
+            heartbeat_age_secs: status.heartbeat_age.map(|age| age.as_secs()),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   testkit's lab, processes, talker ─► server: the program on both interfaces of its namespace
-//!                                  ├─ forwarding, life, limits, load, routed, capacity, administration: the tests
+//!                                  ├─ forwarding, life, limits, load, routed, stall, capacity, administration: the tests
 //!                                  └─ call: an allocation with a channel, and its peer
 //! ```
 //!
@@ -18,5 +18,6 @@ mod limits;
 mod load;
 mod routed;
 mod server;
+mod stall;
 
 use turnpike_testkit::{call, http, lab, process, talker, uclient};

@@ -91,6 +91,11 @@ impl Server {
         assert!(found.is_some(), "the log never says {words:?}");
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.running.id()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         self.running.signal(signal);

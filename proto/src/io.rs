@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use turnpike_abi::Verdict;
 
@@ -23,6 +24,13 @@ pub struct Now {
     pub mono_ns: u64,
     /// Seconds since 1970: nonces and the expiry of REST credentials.
     pub unix_secs: u64,
+}
+
+impl Now {
+    /// From what two clocks say: one that never goes back, and the time since 1970.
+    pub const fn new(monotonic: Duration, since_1970: Duration) -> Self {
+        Self { mono_ns: monotonic.as_nanos() as u64, unix_secs: since_1970.as_secs() }
+    }
 }
 
 /// A worker's number: from 0, each once, for all workers that share one [`Shared`](crate::shared::Shared).
@@ -111,6 +119,18 @@ pub enum Origin {
     },
 }
 
+impl Origin {
+    /// A client that talks UDP to a server's address, where the driver has listener number `listener`.
+    pub const fn client(client: SocketAddr, server: SocketAddr, listener: u32) -> Self {
+        Self::Client(ClientPath::udp(client, server, listener))
+    }
+
+    /// A peer that talks to this relay socket.
+    pub const fn peer(relay: RelaySocket, peer: SocketAddr) -> Self {
+        Self::Peer { relay, peer: PeerAddr(peer) }
+    }
+}
+
 /// A datagram, or a stream's frame, as it arrived. It borrows the bytes: the driver owns them.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
@@ -134,6 +154,16 @@ pub enum Egress {
     },
     /// To a peer, from a relayed transport address.
     Relay(RelaySocket),
+}
+
+impl Egress {
+    /// The relay socket; none on the way to a client.
+    pub const fn relay(self) -> Option<RelaySocket> {
+        match self {
+            Self::Relay(relay) => Some(relay),
+            Self::Client { .. } => None,
+        }
+    }
 }
 
 /// How to forward one data segment. `Copy`, and it borrows nothing: the driver owns the bytes.
@@ -256,6 +286,13 @@ pub enum Input<'a> {
     Behind(bool),
     /// End every allocation, with the ticks that follow, and accept no new one: the process is about to stop.
     Shutdown,
+}
+
+impl<'a> Input<'a> {
+    /// A datagram whose DSCP and ECN nobody asked for.
+    pub const fn datagram(origin: Origin, bytes: &'a [u8]) -> Self {
+        Self::Received(Received { origin, bytes, tos: 0 })
+    }
 }
 
 /// An ICMP error, with the datagram it quotes.

@@ -1,5 +1,6 @@
 //! What the operator decides, each thing once: all that a relay is made of.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -50,6 +51,12 @@ impl Settings {
             plane: None,
             seed,
         }
+    }
+
+    /// Adds a listener that clients come to: they are relayed from its IP address, and nobody may reach it as a peer.
+    pub fn serve_at(&mut self, listener: SocketAddr) {
+        self.relays.general.push(listener.ip().into());
+        self.peers.listeners.push(listener);
     }
 }
 

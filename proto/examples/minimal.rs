@@ -1,7 +1,7 @@
-//! A working TURN relay in one thread of blocking std sockets: what the core asks of its driver, and no more. It is
-//! the one that README.md shows.
+//! A working TURN relay in one thread of std sockets: what the core asks of its driver, and no more. It is the one
+//! that README.md shows.
 //!
-//! `cargo run -p turnpike-proto --example blocking -- 127.0.0.1:3478`: user `alice`, password `wonder`, relaying to
+//! `cargo run -p turnpike-proto --example minimal -- 127.0.0.1:3478`: user `alice`, password `wonder`, relaying to
 //! loopback.
 
 // The core is pure; what drives it isn't.
@@ -11,58 +11,52 @@ use std::collections::HashMap;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant, SystemTime};
 
-use turnpike_proto::{ClientPath, Egress, Input, Now, Origin, Output, PortError, Received, Server, WorkerId};
-use turnpike_proto::{addr::PeerAddr, auth::Credentials, settings::Settings, shared::Shared};
+use turnpike_proto::{Input, Now, Origin, Output, PortError, Server, WorkerId};
+use turnpike_proto::{auth::Credentials, settings::Settings, shared::Shared};
 
 fn serve(listener: UdpSocket) -> Result<(), Box<dyn std::error::Error>> {
-    listener.set_read_timeout(Some(Duration::from_millis(1)))?;
-    let listen = listener.local_addr()?;
+    let server_address = listener.local_addr()?;
     let mut credentials = Credentials::new("example.org");
     credentials.add_user("alice", "wonder")?;
     let mut settings = Settings::new(credentials, [1; 32]); // a real seed comes from the system's generator
-    settings.relays.general.push(listen.ip().into());
-    settings.peers.listeners.push(listen);
+    settings.serve_at(server_address);
     settings.peers.allow_loopback = true; // to be tried on one machine
     let mut server = Server::new(Shared::new(settings), WorkerId(0), [2; 32]);
 
-    let (mut relays, start, mut buffer) = (HashMap::<_, UdpSocket>::new(), Instant::now(), [0; 65_536]);
+    listener.set_nonblocking(true)?;
+    let mut sockets = HashMap::from([(None, listener)]);
+    let (start, mut buffer) = (Instant::now(), [0; 65_536]);
     loop {
-        let unix_secs = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-        let now = Now { mono_ns: start.elapsed().as_nanos() as u64, unix_secs };
-        if let Ok((len, client)) = listener.recv_from(&mut buffer) {
-            let origin = Origin::Client(ClientPath::udp(client, listen, 0));
-            server.handle_input(now, Input::Received(Received { origin, bytes: &buffer[..len], tos: 0 }));
-        }
-        for (&relay, socket) in &relays {
-            while let Ok((len, peer)) = socket.recv_from(&mut buffer) {
-                let origin = Origin::Peer { relay, peer: PeerAddr(peer) };
-                server.handle_input(now, Input::Received(Received { origin, bytes: &buffer[..len], tos: 0 }));
+        let now = Now::new(start.elapsed(), SystemTime::UNIX_EPOCH.elapsed()?);
+        for (relay, socket) in &sockets {
+            while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+                let client = Origin::client(from, server_address, 0);
+                let origin = relay.map_or(client, |relay| Origin::peer(relay, from));
+                server.handle_input(now, Input::datagram(origin, &buffer[..len]));
             }
         }
         server.handle_input(now, Input::Tick);
         while let Some(output) = server.poll_output() {
             match output {
-                Output::Transmit { egress: Egress::Client { .. }, to, payload, .. } => {
-                    let _ = listener.send_to(&payload, to); // may be lost, as datagrams are
-                }
-                Output::Transmit { egress: Egress::Relay(relay), to, payload, .. } => {
-                    let _ = relays[&relay].send_to(&payload, to);
+                Output::Transmit { egress, to, payload, .. } => {
+                    let _ = sockets[&egress.relay()].send_to(&payload, to); // may be lost, as datagrams are
                 }
                 Output::OpenPort { relay, address, .. } => match UdpSocket::bind(address.0) {
                     Ok(socket) => {
                         socket.set_nonblocking(true)?;
-                        relays.insert(relay, socket);
+                        sockets.insert(Some(relay), socket);
                         server.handle_input(now, Input::PortOpened(relay));
                     }
                     Err(_) => server.handle_input(now, Input::PortFailed(relay, PortError::InUse)),
                 },
                 Output::ClosePort(relay) => {
-                    relays.remove(&relay);
+                    sockets.remove(&Some(relay));
                     server.handle_input(now, Input::PortClosed(relay));
                 }
                 _ => {} // for logs, for pairs of ports, for a kernel's data path
             }
         }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -166,7 +160,7 @@ mod tests {
 
     #[test]
     fn is_what_the_readme_shows() {
-        let (here, readme) = (include_str!("blocking.rs"), include_str!("../README.md"));
+        let (here, readme) = (include_str!("minimal.rs"), include_str!("../README.md"));
         let program = here.find("use std::").zip(here.find("\nfn main()"));
         let (start, end) = program.expect("both stand above");
         assert!(readme.contains(&here[start..end]), "copy it there");

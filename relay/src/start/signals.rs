@@ -1,9 +1,8 @@
-//! Signals as messages.
+//! Signals as wishes of the operator, counted or remembered: there is no queue that many could fill.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -54,66 +53,114 @@ fn explain(number: i32) {
     }
 }
 
-/// Signals as they come.
-pub struct SignalSource {
-    receiver: Receiver<Signal>,
-    stop_seen: Arc<AtomicBool>,
+/// What was asked for and not yet taken.
+#[derive(Default)]
+struct Wishes {
+    /// A second one means more than the first.
+    stops: u32,
+    stop_was_taken: bool,
+    /// Several are one: a reload reads what is there when it begins.
+    reload: bool,
+    /// The thread that catches signals has ended.
+    no_more: bool,
 }
 
+impl Wishes {
+    fn add(&mut self, signal: Signal) {
+        match signal {
+            Signal::Stop => self.stops = self.stops.saturating_add(1),
+            Signal::Reload => self.reload = true,
+        }
+    }
+
+    /// The most urgent one.
+    fn take(&mut self) -> Option<Signal> {
+        if self.stops > 0 {
+            self.stops -= 1;
+            self.stop_was_taken = true;
+            return Some(Signal::Stop);
+        }
+        std::mem::take(&mut self.reload).then_some(Signal::Reload)
+    }
+
+    fn is_none(&self) -> bool {
+        self.stops == 0 && !self.reload
+    }
+}
+
+/// Where the catching thread leaves wishes, and the main thread waits for them.
+#[derive(Default)]
+struct Board {
+    wishes: Mutex<Wishes>,
+    changed: Condvar,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Wishes> {
+        // Each change is one store: there is no half of it.
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wishes)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+}
+
+/// Signals as they come.
+pub struct SignalSource(Arc<Board>);
+
 impl SignalSource {
-    /// The next signal, if one comes within `limit`.
+    /// The next signal, if one comes within `limit`; to stop comes first.
     ///
     /// # Errors
     /// If none comes, or the thread that catches them has ended.
     pub fn next(&self, limit: Duration) -> Result<Signal, RecvTimeoutError> {
-        let signal = self.receiver.recv_timeout(limit)?;
-        if signal == Signal::Stop {
-            self.stop_seen.store(true, Ordering::Relaxed);
+        let is_idle = |wishes: &mut Wishes| wishes.is_none() && !wishes.no_more;
+        let waited = self.0.changed.wait_timeout_while(self.0.lock(), limit, is_idle);
+        let (mut wishes, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match wishes.take() {
+            Some(signal) => Ok(signal),
+            None if wishes.no_more => Err(RecvTimeoutError::Disconnected),
+            None => Err(RecvTimeoutError::Timeout),
         }
-        Ok(signal)
     }
 }
 
-/// Catches signals from now on; a thread delivers them in order. If nobody takes the first [`Signal::Stop`]
-/// within a second and a half, that thread ends the process itself.
+/// Catches signals from now on. If nobody takes the first [`Signal::Stop`] within a second and a half, the thread
+/// that watches over it ends the process itself.
 ///
 /// # Errors
 /// If the handlers or the thread can't be set up.
 pub fn listen() -> io::Result<SignalSource> {
     let mut signals = Signals::new(CAUGHT)?;
-    let (sender, receiver) = channel();
-    let source = SignalSource { receiver, stop_seen: Arc::default() };
-    let stop_seen = Arc::clone(&source.stop_seen);
+    let board = Arc::<Board>::default();
+    let source = SignalSource(Arc::clone(&board));
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut is_first = true;
-        for signal in signals.forever() {
-            let Some(signal) = meaning(signal) else {
-                explain(signal);
+        for number in signals.forever() {
+            let Some(signal) = meaning(number) else {
+                explain(number);
                 continue;
             };
-            if sender.send(signal).is_err() {
-                return;
-            }
+            board.change(|wishes| wishes.add(signal));
             if signal == Signal::Stop && std::mem::take(&mut is_first) {
-                let watch = watch(LAST_RESORT, Arc::clone(&stop_seen), give_up);
+                let watch = watch(LAST_RESORT, Arc::clone(&board), give_up);
                 if let Err(error) = watch {
                     error!("no thread sees to it that the process ends: {error}");
                 }
             }
         }
+        board.change(|wishes| wishes.no_more = true);
     })?;
     Ok(source)
 }
 
-/// Calls `otherwise` if nobody has seen the signal within `limit`.
-fn watch(
-    limit: Duration,
-    stop_seen: Arc<AtomicBool>,
-    otherwise: impl FnOnce() + Send + 'static,
-) -> io::Result<()> {
+/// Calls `otherwise` if nobody has taken a wish to stop within `limit`.
+fn watch(limit: Duration, board: Arc<Board>, otherwise: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let watch = move || {
         thread::sleep(limit);
-        if !stop_seen.load(Ordering::Relaxed) {
+        if !board.lock().stop_was_taken {
             otherwise();
         }
     };
@@ -157,15 +204,34 @@ mod tests {
     }
 
     #[test]
+    fn many_reloads_are_one_and_to_stop_comes_first_and_counts() {
+        let source = SignalSource(Arc::default());
+        assert_eq!(source.next(Duration::ZERO), Err(RecvTimeoutError::Timeout));
+        for _ in 0..100_000 {
+            source.0.change(|wishes| wishes.add(Signal::Reload));
+        }
+        source.0.change(|wishes| wishes.add(Signal::Stop));
+        source.0.change(|wishes| wishes.add(Signal::Stop));
+        source.0.change(|wishes| wishes.no_more = true);
+        assert_eq!(source.next(Duration::ZERO), Ok(Signal::Stop));
+        assert_eq!(source.next(Duration::ZERO), Ok(Signal::Stop));
+        assert_eq!(source.next(Duration::ZERO), Ok(Signal::Reload));
+        assert_eq!(source.next(Duration::from_secs(30)), Err(RecvTimeoutError::Disconnected));
+    }
+
+    #[test]
     fn a_main_thread_that_stands_still_is_given_up_and_only_then() {
         let (given_up, outcome) = sync_channel::<()>(1);
         let give_up = move || given_up.send(()).expect("the test waits");
-        watch(Duration::from_millis(10), Arc::default(), give_up).expect("a thread");
+        let board = Arc::<Board>::default();
+        board.change(|wishes| wishes.add(Signal::Stop));
+        watch(Duration::from_millis(10), Arc::clone(&board), give_up).expect("a thread");
         assert!(outcome.recv_timeout(Duration::from_secs(30)).is_ok());
 
         let (given_up, outcome) = sync_channel::<()>(1);
         let give_up = move || given_up.send(()).expect("the test waits");
-        watch(Duration::from_millis(10), Arc::new(AtomicBool::new(true)), give_up).expect("a thread");
+        assert_eq!(board.lock().take(), Some(Signal::Stop));
+        watch(Duration::from_millis(10), board, give_up).expect("a thread");
         assert!(outcome.recv_timeout(Duration::from_secs(30)).is_err(), "dropped without a word");
     }
 }

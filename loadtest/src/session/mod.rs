@@ -8,23 +8,24 @@
 //! Requests go one at a time and are retransmitted as RFC 8489 section 6.2.1 says. Renewals run
 //! beside `Ready` and don't leave it.
 
+mod error;
+mod transaction;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rand::{Rng, RngCore};
+use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::credentials::Credentials;
-use crate::engine::stream::LinkError;
-use crate::limits::{MAX_EXTRA_REQUESTS, MAX_STALE_NONCES, MAX_TRANSMISSIONS};
+use crate::limits::{MAX_EXTRA_REQUESTS, MAX_STALE_NONCES};
 use crate::stun_client::{AllocateOptions, Authentication, Outcome, Request, parse_response};
 use crate::transport::Transport;
 
-/// First retransmission timeout (RFC 8489 section 6.2.1), ns.
-const RTO_NS: u64 = 500_000_000;
-/// How long a request waits for its answer where nothing gets lost: Ti of RFC 8489 section 6.2.2, ns.
-const RELIABLE_PATIENCE_NS: u64 = 39_500_000_000;
+pub use error::SetupError;
+use transaction::Transaction;
+
 /// Channel numbers a client may choose (RFC 8656 section 12).
 const CHANNELS: std::ops::RangeInclusive<u16> = 0x4000..=0x4fff;
 /// How long a release waits for the answer to an Allocate under way, ns.
@@ -51,72 +52,6 @@ pub struct SessionConfig {
     pub extra_requests: bool,
     /// Time between renewals of allocation, permission and channel, ns.
     pub renew_every_ns: u64,
-}
-
-/// Why a session couldn't be set up.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SetupError {
-    /// Nothing came back.
-    #[error("no answer to {0}: is the server running and reachable over {1}?")]
-    NoAnswer(&'static str, Transport),
-    /// The server's machine answered that nothing listens there.
-    #[error("connection refused: nothing listens on the server's {port} port", port = port_of(*.0))]
-    Refused(Transport),
-    /// The connection to the server ended, or never began.
-    #[error("the connection to the server: {0}")]
-    Connection(LinkError),
-    /// The server wants credentials and there are none.
-    #[error("the server wants credentials: give a user and password, or a REST secret")]
-    NeedCredentials,
-    /// The server refused the credentials.
-    #[error("wrong user name or password: {0} again for credentials of realm \"{1}\"")]
-    WrongCredentials(u16, String),
-    /// Success responses came without valid integrity.
-    #[error("wrong integrity in a message received from server")]
-    WrongIntegrity,
-    /// The server refused the peer.
-    #[error("the server refuses peer {0}: 403 {1} ({what}, or name another peer)", what = way_to_allow(.0))]
-    PeerForbidden(SocketAddr, String),
-    /// ALTERNATE-SERVER.
-    #[error("the server redirects to {0}: name that one")]
-    Redirected(SocketAddr),
-    /// Any other error response.
-    #[error("{request} refused: error {code} ({reason})")]
-    Code {
-        /// The request's name.
-        request: &'static str,
-        /// ERROR-CODE.
-        code: u16,
-        /// Reason phrase.
-        reason: String,
-    },
-    /// A success response to Allocate without a usable relayed address.
-    #[error("the server's answer to Allocate has no relayed address")]
-    NoRelayedAddress,
-    /// The deadline of the whole set-up passed.
-    #[error("set-up not finished within its deadline")]
-    Deadline,
-    /// The session that this one depends on failed.
-    #[error("its partner's set-up failed")]
-    Partner,
-    /// A local socket could not be made.
-    #[error("cannot open a socket: {0}")]
-    Socket(String),
-}
-
-/// TLS goes over TCP.
-fn port_of(transport: Transport) -> &'static str {
-    if transport.is_stream() { "TCP" } else { "UDP" }
-}
-
-/// How an operator allows a peer.
-fn way_to_allow(peer: &SocketAddr) -> String {
-    match peer.ip() {
-        ip if ip.is_loopback() => {
-            "allow it there: coturn and Turnpike have --allow-loopback-peers for trials".into()
-        }
-        ip => format!("allow it there: Turnpike by --allow-peer {ip}, coturn by --allowed-peer-ip={ip}"),
-    }
 }
 
 /// Where a session is.
@@ -151,15 +86,6 @@ enum Allocation {
     Held,
     /// Granted and deleted.
     Deleted,
-}
-
-struct Transaction {
-    id: u128,
-    request: Request,
-    bytes: Vec<u8>,
-    deadline_ns: u64,
-    rto_ns: u64,
-    transmissions: u32,
 }
 
 /// One client session. See the module for its life.
@@ -309,11 +235,7 @@ impl Session {
         }
         self.state = State::Releasing;
         let under_way = self.current.take().filter(|current| matches!(current.request, Request::Allocate(_)));
-        self.current = under_way.map(|mut allocate| {
-            allocate.transmissions = MAX_TRANSMISSIONS;
-            allocate.deadline_ns = now_ns + RELEASE_PATIENCE_NS;
-            allocate
-        });
+        self.current = under_way.map(|allocate| allocate.wait_only_until(now_ns + RELEASE_PATIENCE_NS));
         self.queue.push_back(Request::Refresh(0));
         if self.current.is_none() {
             self.allocate_settled(now_ns, rng);
@@ -353,7 +275,7 @@ impl Session {
 
     /// When [`Self::handle_timeout`] wants to be called, ns; `u64::MAX` = never.
     pub fn poll_timeout(&self) -> u64 {
-        self.current.as_ref().map_or(self.next_renewal_ns, |transaction| transaction.deadline_ns)
+        self.current.as_ref().map_or(self.next_renewal_ns, Transaction::deadline_ns)
     }
 
     /// Retransmits, gives up or renews, whatever is due.
@@ -361,28 +283,18 @@ impl Session {
         if now_ns < self.poll_timeout() {
             return;
         }
-        match &mut self.current {
-            None => self.renew(now_ns, rng),
-            Some(transaction) if transaction.transmissions < MAX_TRANSMISSIONS => {
-                transaction.transmissions += 1;
-                transaction.rto_ns *= 2;
-                transaction.deadline_ns = now_ns + transaction.rto_ns;
-                self.outgoing.push_back(transaction.bytes.clone());
-            }
-            Some(Transaction { request: Request::Allocate(_), .. }) if self.state == State::Releasing => {
-                self.current = None;
-                self.allocate_settled(now_ns, rng);
-            }
-            Some(transaction) => {
-                let name = transaction.request.name();
-                let wrong_integrity = self.wrong_integrity > 0;
-                let reason = if wrong_integrity {
-                    SetupError::WrongIntegrity
-                } else {
-                    SetupError::NoAnswer(name, self.config.transport)
-                };
-                self.refuse(reason, now_ns, rng);
-            }
+        let Some(transaction) = &mut self.current else { return self.renew(now_ns, rng) };
+        if let Some(again) = transaction.repeat(now_ns) {
+            self.outgoing.push_back(again);
+        } else if self.state == State::Releasing && matches!(transaction.request, Request::Allocate(_)) {
+            self.current = None;
+            self.allocate_settled(now_ns, rng);
+        } else {
+            let reason = match self.wrong_integrity {
+                0 => SetupError::NoAnswer(transaction.request.name(), self.config.transport),
+                _ => SetupError::WrongIntegrity,
+            };
+            self.refuse(reason, now_ns, rng);
         }
     }
 
@@ -532,20 +444,12 @@ impl Session {
             return;
         }
         let Some(request) = self.queue.pop_front() else { return };
-        let id = (u128::from(rng.next_u32()) << 64) | u128::from(rng.next_u64());
-        let bytes = request.encode(id, self.auth.as_ref());
         if matches!(request, Request::Allocate(_)) {
             self.allocation = Allocation::Unknown;
         }
-        self.outgoing.push_back(bytes.clone());
-        // RFC 8489 section 6.2.2: over reliable transports nothing is repeated.
-        let (rto_ns, transmissions) = if self.config.transport.is_stream() {
-            (RELIABLE_PATIENCE_NS, MAX_TRANSMISSIONS)
-        } else {
-            (RTO_NS, 1)
-        };
-        let deadline_ns = now_ns + rto_ns;
-        self.current = Some(Transaction { id, request, bytes, deadline_ns, rto_ns, transmissions });
+        let transaction = Transaction::begin(now_ns, rng, request, self.auth.as_ref(), self.config.transport);
+        self.outgoing.push_back(transaction.bytes());
+        self.current = Some(transaction);
     }
 
     fn settle(&mut self, now_ns: u64) {
@@ -564,241 +468,4 @@ struct Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use rand::SeedableRng;
-    use stun_types::attribute::{ErrorCode, Nonce, Realm};
-    use stun_types::message::{
-        IntegrityAlgorithm, LongTermCredentials, Message, MessageWrite, MessageWriteExt, MessageWriteVec,
-    };
-    use turn_types::attribute::XorRelayedAddress;
-
-    use super::*;
-
-    const SECOND: u64 = 1_000_000_000;
-
-    struct Pair {
-        session: Session,
-        rng: ChaCha8Rng,
-    }
-
-    impl Pair {
-        fn started() -> Self {
-            Self::started_over(Transport::Udp)
-        }
-
-        fn started_over(transport: Transport) -> Self {
-            let config = SessionConfig {
-                transport,
-                credentials: Some(Credentials::new("u", "p")),
-                allocate: AllocateOptions { lifetime_secs: 600, ..AllocateOptions::default() },
-                channel: true,
-                random_channel: false,
-                permission: false,
-                refresh_first: false,
-                extra_requests: false,
-                renew_every_ns: 100 * SECOND,
-            };
-            let mut pair =
-                Self { session: Session::new(Arc::new(config)), rng: ChaCha8Rng::seed_from_u64(7) };
-            pair.session.start(0, &mut pair.rng, None, None);
-            pair
-        }
-
-        fn sent(&mut self) -> Vec<u8> {
-            self.session.poll_transmit().expect("a request")
-        }
-
-        fn handle(&mut self, answer: &[u8]) -> bool {
-            self.session.handle(0, &mut self.rng, answer)
-        }
-
-        fn refuse(&mut self, code: u16, nonce: &str) {
-            let request = self.sent();
-            let request = Message::from_bytes(&request).expect("valid");
-            let mut answer = Message::builder_error(&request, MessageWriteVec::new());
-            answer.push_attribute_unchecked(&ErrorCode::builder(code).build().expect("known"));
-            answer.push_attribute_unchecked(&Realm::new("r").expect("short"));
-            answer.push_attribute_unchecked(&Nonce::new(nonce).expect("short"));
-            assert!(self.handle(&answer.finish()));
-        }
-
-        /// A success answer with integrity of this password.
-        fn grant(&mut self, password: &str) {
-            let request = self.sent();
-            let request = Message::from_bytes(&request).expect("valid");
-            let mut answer = Message::builder_success(&request, MessageWriteVec::new());
-            let relayed = "192.0.2.1:5000".parse().expect("an address");
-            answer.push_attribute_unchecked(&XorRelayedAddress::new(relayed, request.transaction_id()));
-            let key = LongTermCredentials::new("u".into(), password.into()).to_key("r".into());
-            let key = key.make_key(IntegrityAlgorithm::Sha1);
-            answer.add_message_integrity_with_key(&key, IntegrityAlgorithm::Sha1).expect("first");
-            assert!(self.handle(&answer.finish()));
-        }
-    }
-
-    // RFC 8489 section 9.2.3.2, 9.2.5.
-    #[test]
-    fn a_challenge_is_answered_with_credentials_and_a_stale_nonce_with_the_new_one() {
-        let mut pair = Pair::started();
-        pair.refuse(401, "n1");
-        pair.refuse(438, "n2");
-        let request = pair.session.outgoing.front().expect("a third try").clone();
-        let request = Message::from_bytes(&request).expect("valid");
-        assert_eq!(request.attribute::<Nonce>().expect("present").nonce(), "n2");
-        pair.grant("p");
-        assert_eq!(*pair.session.state(), State::Allocated);
-        assert_eq!(pair.session.relayed(), "192.0.2.1:5000".parse().ok());
-    }
-
-    #[test]
-    fn a_second_401_means_wrong_credentials() {
-        let mut pair = Pair::started();
-        pair.refuse(401, "n1");
-        pair.refuse(401, "n2");
-        assert!(matches!(pair.session.state(), State::Failed(SetupError::WrongCredentials(401, _))));
-    }
-
-    #[test]
-    fn endless_stale_nonces_end() {
-        let mut pair = Pair::started();
-        pair.refuse(401, "n");
-        (0..=MAX_STALE_NONCES).for_each(|_| pair.refuse(438, "n"));
-        assert!(matches!(pair.session.state(), State::Failed(_)));
-    }
-
-    // RFC 8489 section 9.2.5: a response with wrong integrity is as if never received.
-    #[test]
-    fn a_forged_success_is_ignored_and_named_in_the_end() {
-        let mut pair = Pair::started();
-        pair.refuse(401, "n");
-        pair.grant("not p");
-        assert_eq!(*pair.session.state(), State::Allocating);
-        while *pair.session.state() == State::Allocating {
-            let at = pair.session.poll_timeout();
-            pair.session.handle_timeout(at, &mut pair.rng);
-        }
-        assert_eq!(*pair.session.state(), State::Failed(SetupError::WrongIntegrity));
-    }
-
-    // RFC 8489 section 6.2.1: 0, 500, 1500, 3500, 7500, 15500, 31500 ms.
-    #[test]
-    fn requests_are_repeated_at_doubling_intervals_seven_times() {
-        let mut pair = Pair::started();
-        let first = pair.sent();
-        let mut times = Vec::new();
-        while *pair.session.state() == State::Allocating {
-            let at = pair.session.poll_timeout();
-            pair.session.handle_timeout(at, &mut pair.rng);
-            if let Some(again) = pair.session.poll_transmit() {
-                assert_eq!(again, first);
-                times.push(at / 1_000_000);
-            }
-        }
-        assert_eq!(times, [500, 1500, 3500, 7500, 15_500, 31_500]);
-        assert_eq!(*pair.session.state(), State::Failed(SetupError::NoAnswer("Allocate", Transport::Udp)));
-    }
-
-    // RFC 8489 section 6.2.2.
-    #[test]
-    fn in_a_stream_no_request_is_repeated() {
-        let mut pair = Pair::started_over(Transport::Tcp);
-        pair.sent();
-        assert_eq!(pair.session.poll_timeout(), 39_500 * SECOND / 1000);
-        pair.session.handle_timeout(39_500 * SECOND / 1000, &mut pair.rng);
-        assert_eq!(pair.session.poll_transmit(), None);
-        assert!(matches!(pair.session.state(), State::Failed(SetupError::NoAnswer(..))));
-    }
-
-    #[test]
-    fn a_release_of_what_is_gone_already_is_done() {
-        let mut pair = Pair::started();
-        pair.refuse(401, "n");
-        pair.grant("p");
-        pair.session.release(0, &mut pair.rng);
-        assert_eq!(*pair.session.state(), State::Releasing);
-        pair.refuse(437, "n");
-        assert_eq!(*pair.session.state(), State::Released);
-        assert!(!pair.session.has_allocation());
-    }
-
-    /// A session whose signed Allocate is under way.
-    fn signed() -> Pair {
-        let mut pair = Pair::started();
-        pair.refuse(401, "n");
-        pair
-    }
-
-    #[test]
-    fn a_release_waits_for_an_allocate_under_way_and_deletes_what_it_made() {
-        let mut pair = signed();
-        pair.session.release(0, &mut pair.rng);
-        assert!(pair.session.has_allocation());
-        pair.grant("p");
-        assert_eq!(*pair.session.state(), State::Releasing);
-        pair.grant("p");
-        assert_eq!(*pair.session.state(), State::Released);
-        assert!(pair.session.is_deleted() && !pair.session.has_allocation());
-    }
-
-    #[test]
-    fn a_release_deletes_what_an_unanswered_allocate_may_have_made() {
-        let mut pair = signed();
-        pair.sent();
-        pair.session.release(0, &mut pair.rng);
-        assert_eq!(pair.session.poll_transmit(), None, "the Allocate's answer comes first");
-        pair.session.handle_timeout(SECOND, &mut pair.rng);
-        let refresh = pair.session.outgoing.front().expect("Refresh 0").clone();
-        let refresh = Message::from_bytes(&refresh).expect("valid");
-        assert!(refresh.has_method(turn_types::message::REFRESH));
-        // It had made nothing.
-        pair.refuse(437, "n");
-        assert_eq!(*pair.session.state(), State::Released);
-        assert!(!pair.session.is_deleted() && !pair.session.has_allocation());
-    }
-
-    #[test]
-    fn a_release_of_a_refused_allocate_asks_for_nothing_more() {
-        let mut pair = signed();
-        pair.session.release(0, &mut pair.rng);
-        pair.refuse(486, "n");
-        assert_eq!(*pair.session.state(), State::Released);
-        assert_eq!(pair.session.poll_transmit(), None);
-    }
-
-    #[test]
-    fn a_server_that_never_answered_is_not_asked_to_release() {
-        let mut pair = Pair::started();
-        pair.sent();
-        pair.session.fail(SetupError::Refused(Transport::Udp));
-        pair.session.release(0, &mut pair.rng);
-        assert_eq!(*pair.session.state(), State::Released);
-        assert_eq!(pair.session.poll_transmit(), None);
-    }
-
-    #[test]
-    fn a_failed_renewal_is_counted_and_does_not_end_the_session() {
-        let mut pair = Pair::started();
-        pair.refuse(401, "n");
-        pair.grant("p");
-        let peer = "192.0.2.9:9".parse().expect("an address");
-        pair.session.bind(0, &mut pair.rng, peer);
-        pair.grant("p");
-        assert_eq!(*pair.session.state(), State::Ready);
-        pair.session.handle_timeout(100 * SECOND, &mut pair.rng);
-        pair.refuse(500, "n");
-        assert_eq!((pair.session.state(), pair.session.renewal_failures()), (&State::Ready, 1));
-        pair.grant("p");
-    }
-
-    #[test]
-    fn answers_to_nothing_and_garbage_are_not_taken() {
-        let mut pair = Pair::started();
-        let other = Request::Binding.encode(99, None);
-        let other = Message::from_bytes(&other).expect("valid");
-        let answer = Message::builder_success(&other, MessageWriteVec::new()).finish();
-        assert!(!pair.handle(&answer));
-        assert!(!pair.handle(&[]));
-        assert!(!pair.handle(&[0x01; 19]));
-        assert_eq!(*pair.session.state(), State::Allocating);
-    }
-}
+mod tests;

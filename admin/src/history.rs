@@ -24,7 +24,7 @@ impl History {
         samples.push_back(sample);
     }
 
-    /// All that is kept.
+    /// The samples of the last minutes, the oldest first.
     pub fn read(&self) -> model::History {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         model::History { period_secs: PERIOD.as_secs(), samples: samples.iter().cloned().collect() }

@@ -40,7 +40,7 @@ impl Problem {
         Self { status, code, detail: detail.into(), headers: Vec::new() }
     }
 
-    /// The same with a header.
+    /// Adds a header to the answer, such as Retry-After; one that can't be a header is left out.
     pub fn with(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
         if let Ok(value) = value.try_into() {
             self.headers.push((name, value));

@@ -138,7 +138,7 @@ impl TokenId {
         format!("{:08x}", u32::from_be_bytes(self.name))
     }
 
-    /// What it opens.
+    /// What its bearer may do.
     pub(crate) fn scopes(self) -> Scopes {
         self.scopes
     }

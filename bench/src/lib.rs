@@ -10,8 +10,14 @@
 //!   flood:   the same lab, with forged packets beside live calls ─► a table
 //!   hot:     the core alone, for criterion and callgrind
 //! ```
+//!
 //! It knows the servers only from outside: their command lines, their ports, their log, and what
-//! the kernel tells about them in /proc.
+//! the kernel tells about them in /proc. It decides in which order and surroundings they are measured, and when a
+//! number is none (a load that was not sent, a machine that was busy); what is sent and what counts as lost is
+//! `turnpike-loadtest`'s.
+//!
+//! Begin with [`cli`], which names the commands, then [`compare`], which keeps the rounds; [`scenario`] and [`server`]
+//! say what is measured, [`results`] what is kept of it.
 
 pub mod affinity;
 pub mod certificate;

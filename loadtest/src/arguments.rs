@@ -12,7 +12,7 @@ pub struct Server {
     pub address: SocketAddr,
     /// Its name or address without port, as given.
     pub host: String,
-    /// How it is reached.
+    /// How clients talk to it.
     pub transport: Transport,
 }
 

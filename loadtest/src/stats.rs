@@ -20,7 +20,7 @@ pub enum Arrival {
     Ahead,
     /// First arrival of a number lower than one already seen (RFC 4737 section 3.3: reordered).
     Reordered,
-    /// Seen before.
+    /// A number that has arrived before.
     Duplicate,
     /// So far behind that it can't be told from a duplicate; counted as one.
     TooOld,
@@ -181,19 +181,19 @@ impl Delays {
 /// Percentiles of a delay, µs.
 #[derive(Debug, Clone, Copy, Serialize, PartialEq)]
 pub struct DelaySummary {
-    /// Values recorded.
+    /// Packets, or steps, that were timed.
     pub count: u64,
     /// Smallest value, microseconds.
     pub min_us: f64,
-    /// Arithmetic mean.
+    /// Arithmetic mean, microseconds.
     pub mean_us: f64,
     /// Median, microseconds.
     pub p50_us: f64,
-    /// 90th percentile.
+    /// 90th percentile, microseconds.
     pub p90_us: f64,
-    /// 99th percentile.
+    /// 99th percentile, microseconds.
     pub p99_us: f64,
-    /// 99.9th percentile.
+    /// 99.9th percentile, microseconds.
     pub p999_us: f64,
     /// Largest value, microseconds.
     pub max_us: f64,
@@ -202,18 +202,18 @@ pub struct DelaySummary {
 /// Deviation of inter-arrival times from the nominal interval: turnutils_uclient's "jitter".
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Deviation {
-    /// Sum, ns.
+    /// All deviations added up, ns.
     pub sum_ns: u64,
-    /// Number of values.
+    /// Packets that had one before them.
     pub count: u64,
-    /// Smallest, ns.
+    /// The smallest deviation, ns; `None` before there is one.
     pub min_ns: Option<u64>,
-    /// Largest, ns.
+    /// The largest deviation, ns.
     pub max_ns: u64,
 }
 
 impl Deviation {
-    /// Adds one deviation.
+    /// Counts one packet's deviation, ns.
     pub fn record(&mut self, ns: u64) {
         self.sum_ns += ns;
         self.count += 1;
@@ -234,7 +234,7 @@ impl Deviation {
 pub struct GroupStats {
     /// Packets that the schedule asked for.
     pub scheduled: u64,
-    /// Handed to the kernel.
+    /// Packets handed to the kernel.
     pub sent: u64,
     /// Not sent because the generator was too late for them.
     pub skipped: u64,
@@ -245,7 +245,7 @@ pub struct GroupStats {
     pub stalled: u64,
     /// Distinct packets received.
     pub received: u64,
-    /// Received again.
+    /// Packets that had arrived before.
     pub duplicated: u64,
     /// Received after a later one (RFC 4737).
     pub reordered: u64,

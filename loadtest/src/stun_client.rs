@@ -48,9 +48,9 @@ pub enum Family {
 pub struct AllocateOptions {
     /// LIFETIME, seconds.
     pub lifetime_secs: u32,
-    /// Address family.
+    /// Which families are to be relayed.
     pub family: Family,
-    /// EVEN-PORT with its R bit.
+    /// EVEN-PORT; `true`: with the R bit, which reserves the next port.
     pub even_port: Option<bool>,
     /// RESERVATION-TOKEN from an earlier EVEN-PORT R=1.
     pub reservation_token: Option<u64>,
@@ -213,7 +213,7 @@ impl<T: stun_types::attribute::AttributeStaticType> TypeId for T {
 pub struct Response {
     /// The transaction it answers.
     pub transaction: u128,
-    /// What the response says.
+    /// Whether it was granted, and with what, or why not.
     pub outcome: Outcome,
 }
 

@@ -1,8 +1,8 @@
 //! Turnpike's chores, each a subcommand: `cargo xtask ci` runs what the CI runs.
 //!
 //! ```text
-//!   ci ──► format ► tidy ► coverage ► deny ► clippy ► doc ► build ► test ► api ► frames ► interop ► offload ►
-//!        dashboard ► deploy ► commands ──► table, `N passed, N failed`
+//!   ci ──► format ► tidy ► coverage ► deny ► ebpf ► clippy ► doc ► build ► test ► api ► worker ► loom ►
+//!        frames ► interop ► offload ► dashboard ► deploy ► commands ──► table, `N passed, N failed`
 //! ```
 //!
 //! It decides nothing about the relay; it only starts cargo and reads the tree.

@@ -34,16 +34,16 @@ pub struct ListQuery {
     transport: Option<Transport>,
     /// Whether the kernel forwards for it.
     offloaded: Option<bool>,
-    /// At least this old.
+    /// Only those created at least this long ago, seconds.
     #[param(minimum = 0, maximum = 1_000_000_000_000_000_i64)]
     min_age_secs: Option<u64>,
-    /// At most this old.
+    /// Only those created at most this long ago, seconds.
     #[param(minimum = 0, maximum = 1_000_000_000_000_000_i64)]
     max_age_secs: Option<u64>,
     /// At least this many bits of payload per second, both directions together.
     #[param(minimum = 0, maximum = 1_000_000_000_000_000_i64)]
     min_bits_per_sec: Option<u64>,
-    /// At most this many.
+    /// At most this many bits of payload per second, both directions together.
     #[param(minimum = 0, maximum = 1_000_000_000_000_000_i64)]
     max_bits_per_sec: Option<u64>,
     /// By what to sort; the default is `created`.
@@ -81,7 +81,7 @@ enum Sort {
     User,
     /// The client's address.
     Client,
-    /// Its number.
+    /// The allocation's number: by worker, and as they were created.
     Id,
 }
 

@@ -57,13 +57,13 @@ impl TryFrom<String> for AllocationId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
-    /// UDP.
+    /// By datagrams (RFC 8656).
     Udp,
-    /// TCP.
+    /// By a connection, in the clear.
     Tcp,
-    /// TLS over TCP.
+    /// By a connection with TLS in it.
     Tls,
-    /// DTLS over UDP.
+    /// By datagrams with DTLS in them (RFC 7350).
     Dtls,
 }
 
@@ -88,7 +88,7 @@ pub struct TrafficByPath {
 }
 
 impl TrafficByPath {
-    /// Both paths together.
+    /// What either path forwarded and dropped.
     pub fn total(&self) -> Traffic {
         Traffic {
             packets: self.userspace.packets + self.kernel.packets,
@@ -109,7 +109,7 @@ pub struct OffloadState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub why_not: Option<Cow<'static, str>>,
-    /// The same in a sentence.
+    /// That reason as a sentence for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub explanation: Option<Cow<'static, str>>,
@@ -118,7 +118,7 @@ pub struct OffloadState {
 /// An allocation, as lists show it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Allocation {
-    /// Its number.
+    /// The number that the API, events and logs name it by.
     pub id: AllocationId,
     /// The user's full name, as the client sent it.
     #[schema(value_type = String)]
@@ -158,9 +158,9 @@ pub struct Allocation {
     pub to_client_bits_per_sec: u64,
     /// The limit in each direction; 0: none.
     pub max_bits_per_sec: u64,
-    /// Permissions that live.
+    /// Permissions that have not expired.
     pub permissions: u32,
-    /// Channels that live.
+    /// Channels that have not expired.
     pub channels: u32,
     /// Whether the kernel forwards for it.
     pub offload: OffloadState,
@@ -173,7 +173,7 @@ pub struct Snapshot {
     pub as_of_unix_millis: u64,
     /// Grows with each snapshot.
     pub serial: u64,
-    /// In no particular order.
+    /// All that lived then, in no particular order.
     pub allocations: Vec<Allocation>,
 }
 
@@ -199,12 +199,12 @@ pub struct AllocationPage {
 pub struct AllocationDetail {
     /// When its worker was asked, in milliseconds since 1970.
     pub as_of_unix_millis: u64,
-    /// What lists show.
+    /// All that lists show of it.
     #[serde(flatten)]
     pub allocation: Allocation,
     /// Which peers may send to it.
     pub permission_list: Vec<Permission>,
-    /// Its channels.
+    /// Which channels stand for which peers.
     pub channel_list: Vec<Channel>,
     /// Datagrams dropped, by the name of the reason, where the reason is known per allocation.
     pub drops: BTreeMap<String, u64>,

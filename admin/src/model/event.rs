@@ -38,7 +38,7 @@ pub struct Limited {
     pub id: AllocationId,
     /// The allocation's user.
     pub user: String,
-    /// Why this is sent.
+    /// What happened to it.
     pub why: LimitedWhy,
     /// The limit in each direction; 0: none.
     pub max_bits_per_sec: u64,

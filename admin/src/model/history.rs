@@ -29,7 +29,7 @@ pub struct Sample {
     pub drops: BTreeMap<String, u64>,
     /// Allocations at that time.
     pub allocations: u64,
-    /// Allocations created.
+    /// Allocations created since the start.
     pub allocations_created: u64,
 }
 

@@ -12,7 +12,7 @@ pub struct Refusals {
     /// The latest first, at most 512. Only of who had credentials and has proved to receive what is sent to its
     /// address; all are in the totals.
     pub refusals: Vec<Refusal>,
-    /// All since the start.
+    /// How many there were since the start, by method, code and reason.
     pub totals: Vec<RefusalCount>,
 }
 

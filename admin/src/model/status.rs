@@ -14,11 +14,11 @@ pub struct Status {
     pub version: String,
     /// When it started, in seconds since 1970.
     pub started_unix_secs: u64,
-    /// For how long it runs.
+    /// Time since then, seconds.
     pub uptime_secs: u64,
-    /// The realm of its users.
+    /// The realm that clients log in to.
     pub realm: String,
-    /// Where clients reach it.
+    /// Addresses that clients may talk to.
     pub listeners: Vec<Listener>,
     /// The certificates in force.
     #[serde(default)]
@@ -35,7 +35,7 @@ pub struct Status {
     pub allocations: u64,
     /// Whether new allocations are refused.
     pub drain: DrainState,
-    /// Whether it is ready.
+    /// Whether it takes new allocations, and why not.
     pub readiness: Readiness,
     /// Records of its log that were lost since the start, because whoever reads stderr did not keep up.
     pub log_records_dropped: u64,
@@ -49,18 +49,18 @@ pub struct Listener {
     /// Address and port.
     #[schema(value_type = String, example = "192.0.2.10:3478")]
     pub address: SocketAddr,
-    /// What is spoken there.
+    /// How clients talk to it there.
     pub transport: Transport,
 }
 
 /// A certificate in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Certificate {
-    /// Who sees it.
+    /// Whom it is shown to.
     pub audience: CertificateAudience,
-    /// The file with the chain.
+    /// The file with the certificate and those above it, PEM.
     pub cert_file: String,
-    /// The file with the key.
+    /// The file with the private key, PEM.
     pub key_file: String,
     /// Names and addresses that it is for; a wildcard begins with `*.`.
     pub names: Vec<String>,
@@ -77,9 +77,9 @@ pub struct Certificate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CertificateAudience {
-    /// Clients over TLS.
+    /// TURN clients over TLS.
     Clients,
-    /// Clients of the administration.
+    /// Whoever uses the API, the metrics or the dashboard.
     Admin,
 }
 
@@ -93,9 +93,9 @@ pub struct RelayAddress {
     #[schema(value_type = Option<String>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<IpAddr>,
-    /// First port of the range.
+    /// The first of the ports that relayed transport addresses have there.
     pub first_port: u16,
-    /// Last port of the range.
+    /// The last of them.
     pub last_port: u16,
 }
 
@@ -119,7 +119,7 @@ pub struct OffloadStatus {
     pub interfaces: Vec<InterfaceOffload>,
     /// Routes in the kernel now: two for each channel.
     pub routes: u64,
-    /// Routes that fit.
+    /// Routes that its maps have room for.
     pub max_routes: u64,
     /// Seconds since the thread that keeps the kernel's routes gave its last sign of life, one each second: absent
     /// without a kernel data path.
@@ -130,7 +130,7 @@ pub struct OffloadStatus {
 /// The kernel's data path on one interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InterfaceOffload {
-    /// Name of the interface.
+    /// The interface, as `ip link` calls it.
     pub name: String,
     /// The program is attached.
     pub attached: bool,
@@ -147,9 +147,9 @@ pub struct InterfaceOffload {
 pub struct WorkerStatus {
     /// Its number, from 0.
     pub index: u32,
-    /// Its allocations.
+    /// Allocations of its clients that live now.
     pub allocations: u64,
-    /// Its sockets towards peers.
+    /// Sockets towards peers that it has open now.
     pub relay_sockets: u64,
     /// Share of the last second in which it was not asleep, 0 to 1.
     pub busy_ratio: f64,
@@ -179,7 +179,7 @@ pub struct ConfigOption {
     pub name: String,
     /// Its values as they would be written; none for a switch that is off. Secrets are `***`.
     pub values: Vec<String>,
-    /// The values are masked.
+    /// Its values are secrets, and masked.
     #[serde(default)]
     pub secret: bool,
     /// A reload applies a change of it.
@@ -205,7 +205,7 @@ pub struct DrainState {
     /// Since when, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_unix_secs: Option<u64>,
-    /// When the rest is ended, in seconds since 1970.
+    /// When the allocations that still live are ended, in seconds since 1970; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_unix_secs: Option<u64>,
     /// Allocations that live.

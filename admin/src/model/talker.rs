@@ -12,7 +12,7 @@ pub struct Talkers {
     pub as_of_unix_millis: u64,
     /// Users with at least one allocation.
     pub total: u64,
-    /// The highest rate first.
+    /// Those with the highest rates, the highest first.
     pub talkers: Vec<Talker>,
 }
 
@@ -22,9 +22,9 @@ pub struct Talker {
     /// The part of the name that quotas count.
     #[schema(value_type = String)]
     pub user: Arc<str>,
-    /// How many it has.
+    /// Allocations that it has now.
     pub allocations: u64,
-    /// Those that the kernel forwards for.
+    /// Those of them that the kernel forwards for.
     pub allocations_offloaded: u64,
     /// Rate of all together to peers.
     pub to_peer_bits_per_sec: u64,

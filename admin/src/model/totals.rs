@@ -15,7 +15,7 @@ pub struct Totals {
     pub as_of_unix_millis: u64,
     /// All workers together, and what ended with workers that are gone.
     pub sum: Counts,
-    /// Each worker.
+    /// Each worker that runs, by its number.
     pub workers: Vec<WorkerTotals>,
     /// The kernel's data path.
     pub offload: OffloadCounts,
@@ -35,7 +35,7 @@ pub struct Counts {
     /// Datagrams in userspace by the name of what happened to them; names that start with `drop_` are
     /// datagrams that went nowhere.
     pub verdicts: BTreeMap<String, u64>,
-    /// Error answers.
+    /// Requests answered with an error, by method and code.
     pub errors: Vec<ErrorCount>,
     /// Requests answered with an error, by reason; without those that had no credentials at all.
     pub refusals: Vec<RefusalCount>,
@@ -43,7 +43,7 @@ pub struct Counts {
     pub authentications: BTreeMap<String, u64>,
     /// Binding requests answered with success.
     pub bindings: u64,
-    /// Allocations now.
+    /// Allocations that live now.
     pub allocations: u64,
     /// Allocations now that the kernel forwards for.
     pub allocations_offloaded: u64,
@@ -68,11 +68,11 @@ pub struct Counts {
 pub struct StreamCounts {
     /// Connections over TCP that have sent a message, now.
     pub tcp: u64,
-    /// The same over TLS.
+    /// Connections over TLS that have sent a message, now.
     pub tls: u64,
     /// Connections that have not sent a message yet, now.
     pub opening: u64,
-    /// Connections taken.
+    /// Connections taken since the start, those that are closed by now included.
     pub accepted: u64,
     /// Connections that were closed, or not taken, by the name of the reason.
     pub closed: BTreeMap<String, u64>,
@@ -85,7 +85,7 @@ pub struct StreamCounts {
 /// Allocations of clients with one transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TransportCount {
-    /// Now.
+    /// Allocations that live now.
     pub allocations: u64,
     /// Created since the start.
     pub allocations_created: u64,
@@ -107,16 +107,16 @@ pub struct ErrorCount {
 pub struct WorkerTotals {
     /// Its number, from 0.
     pub index: u32,
-    /// How busy it is.
+    /// How much of its time it works.
     pub load: WorkerLoad,
-    /// Its counters.
+    /// What it alone has counted.
     pub counts: Counts,
 }
 
 /// How busy a worker is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WorkerLoad {
-    /// Turns of its loop.
+    /// Times that it woke and took what had come.
     pub turns: u64,
     /// Seconds in which it was not asleep.
     pub busy_secs: f64,
@@ -134,7 +134,7 @@ pub struct Histogram {
     pub bounds_secs: Vec<f64>,
     /// How many fell into each bucket: one more than bounds. Not cumulative.
     pub counts: Vec<u64>,
-    /// All of them together.
+    /// All durations added up, seconds.
     pub sum_secs: f64,
 }
 
@@ -147,7 +147,7 @@ pub struct OffloadCounts {
     pub interfaces: u64,
     /// Routes now: two for each channel.
     pub routes: u64,
-    /// Routes that fit.
+    /// Routes that its maps have room for.
     pub max_routes: u64,
     /// Datagrams seen by the program, by the name of what happened to them.
     pub verdicts: BTreeMap<String, u64>,
@@ -168,11 +168,11 @@ pub struct OffloadCounts {
 /// Use of relay ports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortUse {
-    /// The relay address.
+    /// The IP address that the ports belong to.
     #[schema(value_type = String)]
     pub address: IpAddr,
     /// Ports in use, reserved or in quarantine now.
     pub used: u64,
-    /// Ports in the range.
+    /// Ports that allocations may have on it.
     pub total: u64,
 }

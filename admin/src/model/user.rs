@@ -12,12 +12,12 @@ use zeroize::Zeroize;
 pub struct Password(String);
 
 impl Password {
-    /// Takes over a text.
+    /// From here on the text is wiped when it is dropped.
     pub fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// The text itself.
+    /// The password, for those who check or store it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -29,7 +29,7 @@ impl Password {
 pub enum UserSource {
     /// In the configuration: the API can't change it.
     Configuration,
-    /// In the user database.
+    /// In the user database: the API made it, and can change it.
     Database,
 }
 
@@ -38,7 +38,7 @@ pub enum UserSource {
 pub struct User {
     /// The name, prepared (OpaqueString, RFC 8265).
     pub name: String,
-    /// Where it is kept.
+    /// Where it is kept, and so whether the API can change it.
     pub source: UserSource,
     /// Allocations that it may have at once; absent: the server's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,7 +60,7 @@ pub struct User {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UserChange {
-    /// A new user needs one.
+    /// The password; a new user needs one, another one keeps its own when this is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 1024)]
     pub password: Option<Password>,
@@ -78,7 +78,7 @@ pub struct UserChange {
 /// One page of a list of users.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UserPage {
-    /// All users that match.
+    /// How many users there are that the filter lets pass.
     pub matching: u64,
     /// Where this page starts in those.
     pub offset: u64,

@@ -15,7 +15,7 @@ pub struct DropReasons {
 pub struct DropReason {
     /// The name in totals and metrics.
     pub name: String,
-    /// Who is to blame.
+    /// Whose fault it is, if anybody's.
     pub cause: DropCause,
 }
 

@@ -17,19 +17,19 @@ pub struct Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VerdictKind {
-    /// Nothing was measured.
+    /// There is nothing to judge: nothing was measured, or no packet was sent.
     Nothing,
     /// Every client could be set up, and no packet was lost.
     Clean,
-    /// Packets were lost.
+    /// Every client could be set up, and some packets were lost.
     Loss,
     /// Packets were sent, and none came back.
     NothingReceived,
     /// Not all clients could be set up.
     SetupIncomplete,
-    /// A search found a rate.
+    /// A search found a rate that loses no more than is allowed.
     RateFound,
-    /// A search found none.
+    /// A search found that even its lowest rate loses more.
     NoRate,
 }
 

@@ -12,13 +12,13 @@ use crate::video::{Outcome, Settings};
 /// Video calls over streams.
 #[derive(Debug, Clone, Serialize)]
 pub struct VideoSummary {
-    /// Calls.
+    /// How many calls there were at once.
     pub calls: usize,
     /// Payload of each, Mbit/s.
     pub mbit_per_sec: f64,
-    /// Packets of an I-frame, and of the others.
+    /// Packets of an I-frame.
     pub i_packets: u16,
-    /// See `i_packets`.
+    /// Packets of each of the other frames.
     pub p_packets: u16,
     /// Round trip of the way, ms.
     pub rtt_ms: f64,
@@ -26,7 +26,7 @@ pub struct VideoSummary {
     pub window_bytes: usize,
     /// What the way takes, Mbit/s, if it is narrow.
     pub receiver_mbit_per_sec: Option<f64>,
-    /// Frames.
+    /// How many frames were seen whole and in time.
     #[serde(flatten)]
     pub viewed: Viewed,
     /// Packets that peers sent.

@@ -13,6 +13,9 @@
 //!
 //! A target is a module with `run`. The fuzzer's binaries (`proto/fuzz`, a workspace of its own) call it with what they
 //! invent, and `proto/tests/fuzz_corpus.rs` with the committed corpora, so every find stays found.
+//!
+//! It decides what no input may bring about, and what a good one must; which inputs there are is the fuzzer's. Begin
+//! with [`operations`], which has the most to check, or with [`wire`], which has the least.
 
 mod choices;
 mod expect;

@@ -11,19 +11,19 @@ const TICKS: usize = 5;
 
 /// One line of a chart.
 pub struct Series {
-    /// Name in the legend.
+    /// What the legend calls it.
     pub name: String,
-    /// Points in order.
+    /// x and y of its points, from left to right.
     pub points: Vec<(f64, f64)>,
 }
 
 /// A chart with linear axes from 0 on y, or a logarithmic y axis.
 pub struct Chart<'a> {
-    /// Title of the x axis.
+    /// What the x axis shows, with its unit.
     pub x: &'a str,
-    /// Title of the y axis.
+    /// What the y axis shows, with its unit.
     pub y: &'a str,
-    /// Logarithmic y axis.
+    /// The y axis is logarithmic, from the power of ten below the lowest value on.
     pub log_y: bool,
     /// Labels of the x axis in place of numbers: (position, text).
     pub x_labels: Vec<(f64, String)>,

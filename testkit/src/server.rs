@@ -1,12 +1,17 @@
 //! The program under test, from the line that says that it is ready to its end.
 
 use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use crate::process::{Outcome, Process};
 use crate::{PASSWORD, PATIENCE};
+
+/// What [`Configured`] writes.
+const FILE: &str = "turnpike.toml";
 
 /// Takes away from a command what our own environment would tell the program: `TURNPIKE_…`.
 pub fn without_options(mut command: Command) -> Command {
@@ -48,6 +53,13 @@ impl Server {
         found.unwrap_or_else(|| panic!("{name} is in {}", self.ready))
     }
 
+    /// Waits until its log has a line with these words; gives the newest one.
+    #[track_caller]
+    pub fn wait_for_log(&self, words: &str) -> String {
+        let found = self.wait_for(PATIENCE, |line| line.contains(words).then(|| line.to_owned()));
+        found.unwrap_or_else(|| panic!("the log never says {words:?}"))
+    }
+
     /// The process by itself.
     pub fn into_process(self) -> Process {
         self.process
@@ -74,5 +86,55 @@ impl Deref for Server {
 
     fn deref(&self) -> &Process {
         &self.process
+    }
+}
+
+/// A server that is configured by a file in a folder of its own.
+pub struct Configured {
+    server: Server,
+    folder: TempDir,
+}
+
+impl Configured {
+    /// Starts it with this configuration; the folder may have other files, which that names.
+    ///
+    /// # Panics
+    /// With all that it printed, if it does not become ready.
+    #[track_caller]
+    pub fn start(mut command: Command, folder: TempDir, text: &str) -> Configured {
+        let file = folder.path().join(FILE);
+        std::fs::write(&file, text).expect("the folder is ours");
+        command.arg("run").arg("--config").arg(file);
+        Configured { server: Server::start(command), folder }
+    }
+
+    /// Changes its configuration and tells it so.
+    pub fn reload(&self, text: &str) {
+        std::fs::write(self.file(), text).expect("the folder is ours");
+        self.signal(Signal::HUP);
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The file that configures it.
+    pub fn file(&self) -> PathBuf {
+        self.folder().join(FILE)
+    }
+
+    /// See [`Server::stop`].
+    #[track_caller]
+    pub fn stop(self) -> String {
+        self.server.stop()
+    }
+}
+
+impl Deref for Configured {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
     }
 }

@@ -1,13 +1,12 @@
 //! The program under test, configured by a file that a test can change while it runs.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::Signal;
-use tempfile::TempDir;
+use turnpike_testkit::server::{Configured, without_options};
 pub use turnpike_testkit::{PASSWORD, REALM, USER};
-use turnpike_testkit::{PATIENCE, server};
 
 use super::lab::{Lab, RELAY_V4, RELAY_V6, RELAYED_V4};
 
@@ -21,8 +20,7 @@ pub const ALLOW_PEERS: &str = "allow-peer = [\"10.77.0.0/16\"]\n";
 
 /// A server that is ready.
 pub struct Server {
-    running: server::Server,
-    folder: TempDir,
+    running: Configured,
 }
 
 impl Server {
@@ -40,45 +38,29 @@ impl Server {
 
     fn start_by(command: Command, lines: &str) -> Server {
         let folder = tempfile::tempdir().expect("there is a folder for temporary files");
-        write_config(folder.path(), lines);
-        let mut command = server::without_options(command);
-        command.arg("run").arg("--config").arg(folder.path().join("turnpike.toml"));
-        Server { running: server::Server::start(command), folder }
+        Server { running: Configured::start(without_options(command), folder, &config(lines)) }
     }
 
     /// Changes its configuration and tells it so.
     pub fn reload(&self, lines: &str) {
-        write_config(self.folder.path(), lines);
-        self.running.signal(Signal::HUP);
-    }
-
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) {
-        self.running.signal(signal);
-    }
-
-    /// Waits until its log has a line with these words.
-    #[track_caller]
-    pub fn wait_for_log(&self, words: &str) {
-        let found = self.running.wait_for(PATIENCE, |line| line.contains(words).then_some(()));
-        assert!(found.is_some(), "the log never says {words:?}");
+        self.running.reload(&config(lines));
     }
 
     /// Whether all of its threads stand still after SIGSTOP.
     pub fn is_stopped(&self) -> bool {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.running.id())).expect("it is running");
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("it is running");
         let status = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status"));
         tasks.flatten().filter_map(|task| status(task).ok()).all(|text| text.contains("State:\tT"))
     }
 
     /// Descriptors that it has open.
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.running.id())).expect("it is running").count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("it is running").count()
     }
 
     /// Memory that it occupies, bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.running.id()));
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
         let status = status.expect("the server is running");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
@@ -88,6 +70,14 @@ impl Server {
     /// Stops it by SIGTERM; gives its log, in which nothing went wrong and no secret is.
     pub fn stop(self) -> Log {
         Log(self.running.stop())
+    }
+}
+
+impl Deref for Server {
+    type Target = Configured;
+
+    fn deref(&self) -> &Configured {
+        &self.running
     }
 }
 
@@ -116,16 +106,15 @@ pub fn secs_of(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number of seconds")))
 }
 
-fn write_config(folder: &Path, lines: &str) {
+fn config(lines: &str) -> String {
     let base = format!(
         "listen = [\"{SERVER}\", \"{SERVER_V6}\"]\nrelay-address = [\"{RELAYED_V4}\"]\nrealm = \"{REALM}\"\n"
     );
     let users =
         if lines.contains("user = ") { String::new() } else { format!("user = [\"{USER}:{PASSWORD}\"]\n") };
-    let file = folder.join("turnpike.toml");
     // On a busy machine a datagram may wait for longer than a call would want it.
     let delay = if lines.contains("max-queue-delay") { "" } else { "max-queue-delay = 10000\n" };
-    std::fs::write(file, base + &users + delay + lines).expect("the folder is ours");
+    base + &users + delay + lines
 }
 
 /// The program under test.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
 pub use turnpike_testkit::{PASSWORD, USER};
-use turnpike_testkit::{PATIENCE, becomes_true, server};
+use turnpike_testkit::{becomes_true, server};
 
 use super::lab::{Lab, Namespace, RELAY_V4, RELAY_V6};
 
@@ -67,11 +68,6 @@ impl Server {
         Server { running: server::Server::start(command(&lab.relay, arguments)) }
     }
 
-    /// The line that says that it is ready.
-    pub fn ready_line(&self) -> &str {
-        self.running.ready_line()
-    }
-
     /// Waits until that many routes are in the kernel: two for each channel.
     #[track_caller]
     pub fn wait_for_routes(&self, routes: u64) {
@@ -82,23 +78,6 @@ impl Server {
             now == Some(routes)
         });
         assert!(come, "{routes} routes are expected in the kernel, there are {now:?}");
-    }
-
-    /// Waits for a line of the log that contains this.
-    #[track_caller]
-    pub fn wait_for_log(&self, words: &str) {
-        let found = self.running.wait_for(PATIENCE, |line| line.contains(words).then_some(()));
-        assert!(found.is_some(), "the log never says {words:?}");
-    }
-
-    /// Its process.
-    pub fn id(&self) -> u32 {
-        self.running.id()
-    }
-
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) {
-        self.running.signal(signal);
     }
 
     /// Kills it, and waits until it is gone.
@@ -113,6 +92,14 @@ impl Server {
         let line = output.lines().find(|line| line.contains("what the kernel's program did"));
         let counts = line.map(frames).unwrap_or_default();
         Frames { counts, log: output }
+    }
+}
+
+impl Deref for Server {
+    type Target = server::Server;
+
+    fn deref(&self) -> &server::Server {
+        &self.running
     }
 }
 

@@ -19,6 +19,7 @@ mod crowd;
 mod expiry;
 mod handover;
 mod ledger;
+mod liveness;
 mod ports;
 mod seeds;
 mod world;

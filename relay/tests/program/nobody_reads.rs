@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use turnpike_testkit::process::{Outcome, Process};
-use turnpike_testkit::server::without_options;
 use turnpike_testkit::{PATIENCE, eventually, full_pipe};
+
+use super::relay::turnpike;
 
 /// A Binding request without attributes (RFC 8489 s. 5).
 const BINDING: [u8; 20] = *b"\x00\x01\x00\x00\x21\x12\xa4\x42nobody_reads";
@@ -23,7 +24,7 @@ fn start(arguments: &[&str], redirect: impl FnOnce(&mut Command)) -> (Process, S
     // Below the ports that others get by themselves.
     let port = 20_000 + (std::process::id() % 10_000) as u16;
     let address = SocketAddr::from(([127, 77, 1, last], port));
-    let mut command = without_options(Command::new(env!("CARGO_BIN_EXE_turnpike")));
+    let mut command = turnpike();
     command.args(["--listen", &address.to_string(), "--relay-address", "127.0.0.1", "--offload", "off"]);
     command.args(["--user", "alice:correct horse battery", "--workers", "1"]).args(arguments);
     redirect(&mut command);

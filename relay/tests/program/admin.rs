@@ -1,7 +1,7 @@
 //! The administration of the running program, from outside: over loopback, with load.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -12,80 +12,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use turnpike_proto::wire::attr;
-use turnpike_testkit::http::{TOKEN, exchange};
-use turnpike_testkit::server::{Server, without_options};
+use turnpike_testkit::http::TOKEN;
 use turnpike_testkit::talker::{Answer, Talker};
 use turnpike_testkit::{PASSWORD, PATIENCE, USER, becomes_true, eventually};
 
-/// The program with an administration on loopback; killed when dropped.
-struct Relay {
-    running: Server,
-    server: SocketAddr,
-    admin: SocketAddr,
-    folder: TempDir,
-}
+use super::relay::{Relay, request, turnpike};
+use super::tls::{self, Made};
 
-impl Relay {
-    fn start(lines: &str) -> Relay {
-        let folder = tempfile::tempdir().expect("a folder");
-        let text = format!(
-            "listen = [\"127.0.0.1:0\"]\nrelay-address = [\"127.0.0.1\"]\nallow-loopback-peers = true\n\
-             user = [\"{USER}:{PASSWORD}\"]\nworkers = 2\nunauthenticated-rate = 0\nlog-format = \"json\"\n\
-             admin = \"127.0.0.1:0\"\nadmin-token = [\"{TOKEN}\"]\nmax-queue-delay = 10000\n{lines}"
-        );
-        std::fs::write(folder.path().join("turnpike.toml"), text).expect("written");
-        let mut command = turnpike();
-        command.arg("run").arg("--config").arg(folder.path().join("turnpike.toml"));
-        let running = Server::start(command);
-        let server = running.field("listen=").parse().expect("an address");
-        let (_, admin) = running.field("admin=").trim_end_matches('/').split_once("://").expect("a URL");
-        let admin = admin.parse().expect("an address");
-        Relay { running, server, admin, folder }
-    }
-
-    /// A request with the token; status and body.
-    fn http(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
-        request(self.admin, method, path, body)
-    }
-
-    fn json(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
-        let (status, text) = self.http(method, path, body);
-        assert!((200..300).contains(&status), "{method} {path}: {status} {text}");
-        serde_json::from_str(&text).unwrap_or(Value::Null)
-    }
-
-    /// `turnpike ctl` with these arguments: exit code, stdout, stderr.
-    fn ctl(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
-        let output = turnpike()
-            .env("TURNPIKE_ADMIN_TOKEN", TOKEN)
-            .env("TURNPIKE_ADMIN_URL", format!("http://{}", self.admin))
-            .arg("ctl")
-            .args(arguments)
-            .output()
-            .expect("the program starts");
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        (output.status.code(), text(output.stdout), text(output.stderr))
-    }
-
-    /// Waits for a record of the log; gives the newest one of the kind.
-    #[track_caller]
-    fn logged(&self, part: &str) -> String {
-        let found = self.running.wait_for(PATIENCE, |line| line.contains(part).then(|| line.to_owned()));
-        found.unwrap_or_else(|| panic!("{part:?} is not logged"))
-    }
-
-    /// SIGTERM; gives the log as records.
-    fn stop(self) -> Vec<Value> {
-        self.running.stop().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-}
-
-fn request(admin: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
-    let stream = TcpStream::connect(admin).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    exchange(stream, method, path, &body.map_or_else(String::new, Value::to_string))
+/// The records of a log.
+fn records(log: &str) -> Vec<Value> {
+    log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Load by the project's own generator; gives its report's totals.
@@ -98,11 +35,6 @@ fn load(server: SocketAddr, folder: &Path, arguments: &[&str]) -> Value {
     let text = std::fs::read_to_string(report).expect("a report");
     let report: Value = serde_json::from_str(&text).expect("JSON");
     report["trials"][0]["total"].clone()
-}
-
-/// The program, with none of our own environment.
-fn turnpike() -> Command {
-    without_options(Command::new(turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike"))))
 }
 
 fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
@@ -174,7 +106,7 @@ fn accounting_adds_up(io: &str) {
     // Between two clients, a datagram is to a peer for the one, and to a client for the other.
     for mode in ["channel", "relay-to-relay"] {
         let arguments = ["-m", mode, "-c", "6", "-r", "60", "-l", "333", "-d", "1"];
-        let load = load(relay.server, relay.folder.path(), &arguments);
+        let load = load(relay.server(), relay.folder(), &arguments);
         let (sent, received) = (number(&load["sent"]), number(&load["received"]));
         assert_eq!((sent, number(&load["lost"])), (received, 0), "{mode}: {load}");
         let more = [sent, sent * 333, sent, sent * 333];
@@ -190,7 +122,7 @@ fn accounting_adds_up(io: &str) {
     let (_, page) = relay.http("GET", "/metrics", None);
     assert_eq!(of_metrics(&page), expected, "Prometheus, {io}: {page}");
     assert_eq!(totals["sum"]["allocations_created"], totals["sum"]["allocations_ended"]["deleted"]);
-    let [ended, stopped] = of_log(&relay.stop());
+    let [ended, stopped] = of_log(&records(&relay.stop()));
     assert_eq!(ended, expected, "the final records, {io}");
     assert_eq!(stopped, expected, "the last record, {io}");
 }
@@ -244,7 +176,7 @@ fn beside_a_flood<T>(server: SocketAddr, work: impl FnOnce() -> T) -> T {
 fn a_limit_holds_once_it_is_answered_and_a_disconnect_at_once() {
     const BITS: u64 = 400_000;
     let relay = Relay::start("");
-    let id = beside_a_flood(relay.server, || {
+    let id = beside_a_flood(relay.server(), || {
         let id = only_allocation(&relay)["id"].as_str().expect("an id").to_owned();
         let path = format!("/v1/allocations/{id}");
         let bytes = || {
@@ -271,7 +203,7 @@ fn a_limit_holds_once_it_is_answered_and_a_disconnect_at_once() {
         assert_eq!(relay.http("GET", &path, None).0, 404);
         id
     });
-    let log = relay.stop();
+    let log = records(&relay.stop());
     let record = log.iter().find(|record| record["reason"] == "disconnected");
     let record = record.unwrap_or_else(|| panic!("{log:#?}"));
     assert_eq!(record["allocation"], id, "a record is found by the number that the API shows");
@@ -303,16 +235,12 @@ impl Drop for Ours {
 #[test]
 fn a_call_is_seen_as_events_from_its_creation_to_its_end() {
     let relay = Relay::start("");
-    let mut follower = turnpike();
-    follower
-        .env("TURNPIKE_ADMIN_TOKEN", TOKEN)
-        .env("TURNPIKE_ADMIN_URL", format!("http://{}", relay.admin))
-        .args(["ctl", "events"])
-        .stdout(Stdio::piped());
+    let mut follower = relay.ctl_command();
+    let follower = follower.args(["ctl", "events"]).stdout(Stdio::piped());
     let mut follower = Ours(follower.spawn().expect("the program starts"));
     let events = lines_of(follower.0.stdout.take().expect("it is piped"));
     event(&events, "totals");
-    let id = beside_a_flood(relay.server, || {
+    let id = beside_a_flood(relay.server(), || {
         let created = event(&events, "created");
         let id = created["allocation"]["id"].as_str().expect("an id").to_owned();
         assert_eq!(created["allocation"]["user"], USER, "{created}");
@@ -342,21 +270,21 @@ fn a_draining_relay_sends_clients_elsewhere_and_is_not_ready() {
     assert_eq!(relay.http("GET", "/readyz", None).0, 200);
     relay.json("POST", "/v1/drain", Some(&json!({})));
     assert_eq!(relay.http("GET", "/readyz", None).0, 503);
-    let answer = allocate(relay.server);
+    let answer = allocate(relay.server());
     assert_eq!(answer.code, Some(300));
     // Family 1, then port and address as they are (RFC 8489 s. 14.15).
     assert_eq!(answer.attribute(attr::ALTERNATE_SERVER), [0, 1, 0x0d, 0x96, 192, 0, 2, 7]);
     relay.json("DELETE", "/v1/drain", None);
     assert_eq!(relay.http("GET", "/readyz", None).0, 200);
-    assert_eq!(allocate(relay.server).code, None);
+    assert_eq!(allocate(relay.server()).code, None);
 }
 
 #[test]
 fn nothing_takes_back_the_signal_to_stop() {
     let relay = Relay::start("drain-timeout = 3600\n");
-    assert_eq!(allocate(relay.server).code, None);
-    relay.running.signal(Signal::TERM);
-    relay.logged("draining");
+    assert_eq!(allocate(relay.server()).code, None);
+    relay.signal(Signal::TERM);
+    relay.wait_for_log("draining");
     let (status, problem) = relay.http("DELETE", "/v1/drain", None);
     assert!(status == 409 && problem.contains("was told to stop"), "{status} {problem}");
     let longer = relay.json("POST", "/v1/drain", Some(&json!({"deadline_secs": 500_000})));
@@ -366,25 +294,25 @@ fn nothing_takes_back_the_signal_to_stop() {
     assert!(kept < longer["since_unix_secs"].as_u64().expect("a start") + 3_700, "{longer}");
     assert_eq!(relay.http("GET", "/readyz", None).0, 503);
     assert_eq!(relay.http("POST", "/v1/reload", None).0, 409);
-    relay.running.signal(Signal::HUP);
-    let record = relay.logged("not reloaded");
+    relay.signal(Signal::HUP);
+    let record = relay.wait_for_log("not reloaded");
     assert!(record.contains("was told to stop"), "{record}");
     // The second one ends it, and the call.
-    let records = relay.stop();
+    let records = records(&relay.stop());
     assert!(records.iter().any(|record| record["message"] == "allocation ended"), "{records:?}");
 }
 
 #[test]
 fn a_fifo_among_the_secrets_is_refused_by_a_reload_that_changes_nothing() {
     let relay = Relay::start("");
-    let fifo = relay.folder.path().join("fifo");
+    let fifo = relay.folder().join("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().expect("coreutils").success());
-    let file = relay.folder.path().join("turnpike.toml");
+    let file = relay.file();
     let text = std::fs::read_to_string(&file).expect("it is ours");
     std::fs::write(&file, format!("{text}auth-secret-file = [{:?}]\n", fifo.display().to_string()))
         .expect("written");
-    relay.running.signal(Signal::HUP);
-    let record = relay.logged("not reloaded");
+    relay.signal(Signal::HUP);
+    let record = relay.wait_for_log("not reloaded");
     assert!(record.contains("it is a FIFO") && record.contains("auth-secret-file"), "{record}");
     let (status, problem) = relay.http("POST", "/v1/reload", None);
     assert!(status == 409 && problem.contains("it is a FIFO"), "{status} {problem}");
@@ -396,7 +324,7 @@ fn a_fifo_among_the_secrets_is_refused_by_a_reload_that_changes_nothing() {
 fn the_health_command_tells_a_relay_that_answers_from_one_that_is_gone() {
     let relay = Relay::start("");
     let ask = |server: &str| turnpike().args(["health", "--server", server]).output().expect("it starts");
-    let server = relay.server.to_string();
+    let server = relay.server().to_string();
     let answered = ask(&server);
     assert_eq!(answered.status.code(), Some(0), "{answered:?}");
     assert!(String::from_utf8_lossy(&answered.stdout).contains("answered in"), "{answered:?}");
@@ -409,13 +337,13 @@ fn the_health_command_tells_a_relay_that_answers_from_one_that_is_gone() {
 #[test]
 fn a_load_test_whose_set_up_fails_leaves_no_allocation_in_the_relay() {
     let relay = Relay::start("");
-    let server = relay.server.to_string();
+    let server = relay.server().to_string();
     // A private peer: refused, while most Allocates are still under way.
     let load = ["turnpike-loadtest", "loss", &server, "-u", USER, "-w", PASSWORD, "-c", "300", "--peer"];
     turnpike_loadtest::cli::main(load.iter().chain(&["10.9.8.7:9"]).map(Into::into).collect());
     let page = relay.json("GET", "/v1/allocations", None);
     assert_eq!(page["allocations"].as_array().map(Vec::len), Some(0), "{page}");
-    let ended = relay.stop().iter().filter(|record| record["user"] == USER).count();
+    let ended = records(&relay.stop()).iter().filter(|record| record["user"] == USER).count();
     assert!(ended > 0, "there were some");
 }
 
@@ -425,7 +353,7 @@ fn users_of_the_database_are_in_force_at_once_and_outlive_a_reload() {
     let database = folder.path().join("users.sqlite");
     let relay = Relay::start(&format!("user-database = {:?}\n", database.display().to_string()));
     let allocate = |user: &str, password: &str| {
-        let server = relay.server.to_string();
+        let server = relay.server().to_string();
         let report = folder.path().join("allocate.json").display().to_string();
         let arguments = [
             "turnpike-loadtest",
@@ -488,23 +416,17 @@ fn ctl_shows_and_changes_what_the_api_does() {
         "{config}"
     );
     let log = relay.stop();
-    assert!(!format!("{log:?}").contains(TOKEN), "the token is in no log");
+    assert!(!log.contains(TOKEN), "the token is in no log");
 }
 
 #[test]
 fn ctl_asks_over_https_those_whom_the_named_certificates_vouch_for() {
-    let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
-    let (own, other) = (made("127.0.0.1"), made("127.0.0.1"));
     let folder = tempfile::tempdir().expect("a folder");
-    let write = |name: &str, text: String| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).expect("written");
-        path.display().to_string()
-    };
-    let (cert, other) = (write("cert.pem", own.cert.pem()), write("other.pem", other.cert.pem()));
-    let key = write("key.pem", own.signing_key.serialize_pem());
-    let relay = Relay::start(&format!("admin-tls-cert = {cert:?}\nadmin-tls-key = {key:?}\n"));
-    let url = format!("https://{}", relay.admin);
+    ["own", "other"].iter().for_each(|name| Made::new("127.0.0.1").write(folder.path(), name));
+    let path = |name: &str, what: &str| tls::path(folder.path(), name, what);
+    let (cert, key, other) = (path("own", "cert"), path("own", "key"), path("other", "cert"));
+    let relay = Relay::start_in(folder, &format!("admin-tls-cert = {cert:?}\nadmin-tls-key = {key:?}\n"));
+    let url = format!("https://{}", relay.admin());
     let ctl = |ca: &str| relay.ctl(&["--url", &url, "--ca", ca, "status"]);
     let (code, status, stderr) = ctl(&cert);
     assert!(code == Some(0) && status.contains("allocations  0"), "{stderr}");
@@ -562,12 +484,12 @@ fn shows_nothing_typed(name: &Path) -> bool {
 /// shows.
 fn ctl_on_a_terminal(relay: &Relay, arguments: &str, dialogue: &[(&str, &str)]) -> (Option<i32>, String) {
     let program = turnpike().get_program().to_str().expect("UTF-8").to_owned();
-    let name = relay.folder.path().join("terminal");
+    let name = relay.folder().join("terminal");
     let command = format!("tty > {}; exec {program} ctl {arguments}", name.display());
     let mut child = Command::new("script")
         .args(["--quiet", "--return", "--command", &command, "/dev/null"])
         .env("TURNPIKE_ADMIN_TOKEN", TOKEN)
-        .env("TURNPIKE_ADMIN_URL", format!("http://{}", relay.admin))
+        .env("TURNPIKE_ADMIN_URL", format!("http://{}", relay.admin()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -617,7 +539,7 @@ fn ctl_has_tables_for_people_and_fails_where_nothing_was_done() {
     assert!(stderr.contains("there is no allocation of a user of that name"), "{stderr}");
     let (code, stdout, _) = ctl(&["disconnect-user", "nobody", "--json"]);
     assert_eq!((code, stdout.as_str()), (Some(1), "{\n  \"allocations\": 0\n}\n"));
-    assert_eq!(allocate(relay.server).code, None);
+    assert_eq!(allocate(relay.server()).code, None);
     let page = relay.json("GET", "/v1/allocations", None);
     let id = page["allocations"][0]["id"].as_str().expect("one").to_owned();
     let (_, allocation, _) = ctl(&["allocation", &id]);
@@ -671,12 +593,12 @@ fn share(took: &[(Duration, usize)], share: f64) -> Duration {
 }
 
 #[test]
-#[ignore = "takes a minute and a quiet machine: cargo test --release -p turnpike --test admin -- --ignored --nocapture"]
+#[ignore = "takes a minute and a quiet machine: cargo test --release -p turnpike --test program -- --ignored --nocapture"]
 fn a_hundred_calls_a_second_beside_ten_thousand_allocations_cost_no_packet() {
     const CLIENTS: usize = 10_000;
     let relay = Relay::start("");
     thread::scope(|scope| {
-        let (server, folder) = (relay.server, relay.folder.path());
+        let (server, folder) = (relay.server(), relay.folder());
         let clients = CLIENTS.to_string();
         let load =
             scope.spawn(move || load(server, folder, &["-c", &clients, "-r", "1", "-l", "160", "-d", "20"]));
@@ -689,7 +611,7 @@ fn a_hundred_calls_a_second_beside_ten_thousand_allocations_cost_no_packet() {
         let id = page["allocations"][0]["id"].as_str().expect("an id").to_owned();
         let callers: Vec<_> = (0..4)
             .map(|_| {
-                let (admin, id) = (relay.admin, id.clone());
+                let (admin, id) = (relay.admin(), id.clone());
                 scope.spawn(move || call_for((admin, id), Duration::from_secs(15)))
             })
             .collect();

@@ -1,22 +1,18 @@
 //! The program as its users call it: output, exit codes, nothing secret where it doesn't belong.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use rustix::process::Signal;
 use turnpike_testkit::PATIENCE;
 use turnpike_testkit::process::{Outcome, Process};
-use turnpike_testkit::server::without_options;
+
+use super::relay::run;
 
 fn turnpike(arguments: &[&str]) -> Command {
-    let mut command = without_options(Command::new(env!("CARGO_BIN_EXE_turnpike")));
+    let mut command = super::relay::turnpike();
     command.args(arguments);
     command
-}
-
-fn run(command: &mut Command) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = command.output().expect("the program starts");
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
 fn examples() -> Vec<String> {

@@ -1,0 +1,16 @@
+//! The running program on loopback: what its users call, its administration, its listeners, its certificates, and
+//! what it does where nobody reads what it says. None of it needs root.
+//!
+//! ```text
+//!   relay: the program, configured by file ─► admin, listeners, certificates: the tests
+//!   tls:   certificates, and clients that trust one of them
+//!   cli, nobody_reads: the program by itself
+//! ```
+
+mod admin;
+mod certificates;
+mod cli;
+mod listeners;
+mod nobody_reads;
+mod relay;
+mod tls;

@@ -43,8 +43,13 @@ pub const ONE_IN: u32 = 8;
 pub const STRANGERS_PER_SEC: u32 = 20_000;
 /// The same while the worker can't keep up with what arrives.
 pub const STRANGERS_PER_SEC_BEHIND: u32 = 2000;
-/// Answers at once, milliseconds' worth at the rate: 4000 and 400.
+/// Answers at once, milliseconds' worth at the rate: 4000.
 pub const STRANGERS_BURST_MS: u32 = 200;
+/// The same while the worker can't keep up: 4000, too. They are a twentieth of a second's work, and what comes first may
+/// be a crowd that comes back after an outage: who is not answered asks again after half a second only.
+pub const STRANGERS_BURST_MS_BEHIND: u32 = 2000;
+/// Challenges beyond the budget, one for each that led to an allocation; so many are kept for later at most.
+pub const MAX_RETURNED_CHALLENGES: u32 = 4000;
 /// An answer to a stranger may be larger than its request by this factor, a fraction, before what RFC 8489 adds to
 /// a challenge is left out (Q4): the smallest first request of all, 28 bytes, gets 76 where the realm has 14.
 pub const CHALLENGE_FACTOR: (usize, usize) = (76, 28);

@@ -419,6 +419,7 @@ impl Server {
     fn answer_when_open(&mut self, now: Now, id: AllocationId) {
         if let Some(allocation) = self.table.get(id).filter(|allocation| allocation.all_open()) {
             self.counts.allocations_created += 1;
+            self.strangers.give_back_challenge();
             self.counts.transports.count_created(allocation.path().five_tuple.transport);
             self.table.go_live(id, now.mono_ns);
             self.take_slot(id);

@@ -17,7 +17,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use turnpike_abi::{Rate, charge};
 use zeroize::Zeroizing;
@@ -25,8 +26,8 @@ use zeroize::Zeroizing;
 use crate::io::Now;
 use crate::limits::{
     BINDINGS_BURST_MS, BINDINGS_PER_SEC, FAILED_LOGIN_BUCKETS, FAILED_LOGINS_BURST_MS, FAILED_LOGINS_PER_SEC,
-    ONE_IN, SOURCE_BUCKETS, STRANGERS_BURST_MS, STRANGERS_PER_SEC, STRANGERS_PER_SEC_BEHIND,
-    UNAUTHENTICATED_BURST_MS,
+    MAX_RETURNED_CHALLENGES, ONE_IN, SOURCE_BUCKETS, STRANGERS_BURST_MS, STRANGERS_BURST_MS_BEHIND,
+    STRANGERS_PER_SEC, STRANGERS_PER_SEC_BEHIND, UNAUTHENTICATED_BURST_MS,
 };
 
 /// What one answer costs: the bucket counts bytes, and its burst is never below two packets of this size.
@@ -56,17 +57,17 @@ impl Limiter {
 
     /// Changes the rate of unauthenticated answers; 0 lifts it, and the one of Binding with it.
     pub(crate) fn set_unauthenticated_rate(&self, per_sec: u32) {
-        self.unauthenticated_per_sec.store(per_sec, Ordering::Relaxed);
+        self.unauthenticated_per_sec.store(per_sec, Relaxed);
     }
 
     /// Whether the operator wants no limits on strangers.
     pub(crate) fn is_lifted(&self) -> bool {
-        self.unauthenticated_per_sec.load(Ordering::Relaxed) == 0
+        self.unauthenticated_per_sec.load(Relaxed) == 0
     }
 
     /// Whether a request without credentials is answered. `random` draws the one in eight.
     pub(crate) fn admits_unauthenticated(&self, now: Now, source: IpAddr, random: u32) -> bool {
-        let per_sec = self.unauthenticated_per_sec.load(Ordering::Relaxed);
+        let per_sec = self.unauthenticated_per_sec.load(Relaxed);
         let rate = answers(per_sec, UNAUTHENTICATED_BURST_MS);
         self.unauthenticated.take(now, network(source), &rate) || is_drawn(random, ONE_IN)
     }
@@ -113,8 +114,12 @@ pub(crate) enum StrangerWork {
 pub(crate) struct StrangerBudget {
     /// One bucket for each kind of work.
     words: [AtomicU64; 3],
+    /// The same for the time in which the worker can't keep up.
+    words_behind: [AtomicU64; 3],
     /// The worker can't keep up: strangers get less.
     is_behind: bool,
+    /// Challenges that led to an allocation and may be given to others beyond the budget.
+    returned: AtomicU32,
 }
 
 impl StrangerBudget {
@@ -128,11 +133,23 @@ impl StrangerBudget {
 
     /// Whether there is enough left for this; if so, it is spent.
     pub(crate) fn admits(&self, now: Now, work: StrangerWork) -> bool {
-        let rate = match self.is_behind {
-            true => const { answers(STRANGERS_PER_SEC_BEHIND, STRANGERS_BURST_MS) },
-            false => const { answers(STRANGERS_PER_SEC, STRANGERS_BURST_MS) },
+        let (words, rate) = match self.is_behind {
+            true => {
+                (&self.words_behind, const { answers(STRANGERS_PER_SEC_BEHIND, STRANGERS_BURST_MS_BEHIND) })
+            }
+            false => (&self.words, const { answers(STRANGERS_PER_SEC, STRANGERS_BURST_MS) }),
         };
-        charge(&self.words[work as usize], &rate, now.mono_ns, ANSWER_BYTES)
+        charge(&words[work as usize], &rate, now.mono_ns, ANSWER_BYTES)
+            || work == StrangerWork::Rejection
+                && self.returned.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+
+    /// A challenge led to an allocation: its client was no stranger. A crowd that comes back after an outage pays for
+    /// itself by that, as fast as it is served; a flood never does.
+    pub(crate) fn give_back_challenge(&self) {
+        let more = |left| (left < MAX_RETURNED_CHALLENGES).then_some(left + 1);
+        // An error only says that it was full.
+        let _ = self.returned.fetch_update(Relaxed, Relaxed, more);
     }
 }
 
@@ -314,10 +331,30 @@ mod tests {
         assert_eq!(ask(&budget, at(0), StrangerWork::Rejection), 4000, "another kind");
         assert_eq!(ask(&budget, at(100), StrangerWork::Binding), 2000);
         budget.set_behind(true);
-        assert_eq!(ask(&budget, at(10_000), StrangerWork::Binding), 400);
-        assert_eq!(ask(&budget, at(10_100), StrangerWork::Binding), 200);
+        assert_eq!(ask(&budget, at(100), StrangerWork::Binding), 4000, "a crowd that has just come back");
+        assert_eq!(ask(&budget, at(200), StrangerWork::Binding), 200);
         budget.set_behind(false);
         assert_eq!(ask(&budget, at(20_000), StrangerWork::Login), 4000);
+    }
+
+    #[test]
+    fn what_led_to_an_allocation_is_given_to_others() {
+        let budget = StrangerBudget { is_behind: true, ..Default::default() };
+        let ask = |work| admitted(10_000, || budget.admits(at(0), work));
+        assert_eq!(ask(StrangerWork::Rejection), 4000);
+        for _ in 0..3 {
+            budget.give_back_challenge();
+        }
+        assert_eq!(ask(StrangerWork::Login), 4000, "for challenges only");
+        assert_eq!(ask(StrangerWork::Rejection), 3);
+        for _ in 0..10_000 {
+            budget.give_back_challenge();
+        }
+        assert_eq!(
+            ask(StrangerWork::Rejection),
+            MAX_RETURNED_CHALLENGES,
+            "years of service give no flood more"
+        );
     }
 
     // Threads are what is tested.

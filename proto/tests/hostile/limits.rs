@@ -112,10 +112,12 @@ fn q4_a_flood_from_anywhere_gets_a_workers_budget_and_harms_nobody_who_is_known(
     // The worker that those go to: the lab sends what comes from anywhere to the first.
     let binding = MessageBuilder::request(method::BINDING, transaction(1)).finish();
     lab.sleep(1);
-    for request in [binding, bare_allocate(1), forged_login()] {
-        let (before, errors) = (count(&lab, Verdict::DropStrangerBudget), request.len());
-        assert_eq!(flood_from_anywhere(&mut lab, 10_000, &request), STRANGERS_BURST, "{errors} bytes");
-        assert_eq!(count(&lab, Verdict::DropStrangerBudget) - before, (10_000 - STRANGERS_BURST) as u64);
+    // The client's own challenge is given to another.
+    for (request, returned) in [(binding, 0), (bare_allocate(1), 1), (forged_login(), 0)] {
+        let (before, bytes) = (count(&lab, Verdict::DropStrangerBudget), request.len());
+        let expected = STRANGERS_BURST + returned;
+        assert_eq!(flood_from_anywhere(&mut lab, 10_000, &request), expected, "{bytes} bytes");
+        assert_eq!(count(&lab, Verdict::DropStrangerBudget) - before, (10_000 - expected) as u64);
         // Who has an allocation, and who has proved to be there, is answered all the same.
         client.refresh(&mut lab, 600).expect_success();
         let own = MessageBuilder::request(method::BINDING, transaction(2)).finish();
@@ -132,12 +134,28 @@ fn q4_a_worker_that_is_behind_answers_few_strangers() {
     let mut lab = Lab::new();
     let binding = MessageBuilder::request(method::BINDING, transaction(1)).finish();
     lab.input(0, Input::Behind(true));
-    assert_eq!(flood_from_anywhere(&mut lab, 10_000, &binding), STRANGERS_BURST / 10);
+    assert_eq!(flood_from_anywhere(&mut lab, 10_000, &binding), STRANGERS_BURST);
+    lab.sleep(1);
+    assert_eq!(flood_from_anywhere(&mut lab, 10_000, &binding), 2000);
     lab.shared.set_unauthenticated_rate(0);
     assert_eq!(flood_from_anywhere(&mut lab, 10_000, &binding), 0, "not even where nothing else is limited");
     lab.input(0, Input::Behind(false));
     lab.sleep(1);
     assert_eq!(flood_from_anywhere(&mut lab, 10_000, &binding), 10_000);
+}
+
+// All clients of a relay that was restarted: the worker is behind by them, and none has to ask twice.
+#[test]
+fn q4_a_crowd_that_comes_back_pays_for_itself() {
+    let mut lab = Lab::new();
+    flood_from_anywhere(&mut lab, 10_000, &bare_allocate(1));
+    lab.input(0, Input::Behind(true));
+    for number in 0..4200 {
+        let ip = Ipv4Addr::from(0x0c00_0000 | number);
+        let mut client = Client::new(&format!("{ip}:1000"));
+        client.allocate(&mut lab);
+        client.refresh(&mut lab, 0).expect_success();
+    }
 }
 
 // An error answer to Binding may be larger than twice the request, so it doesn't have Binding's limit.

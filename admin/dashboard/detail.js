@@ -104,6 +104,7 @@ function factSection(allocation) {
   const why = pathText(offload).why;
   const facts = [
     ["Client", el("span", { class: "mono" }, `${allocation.client} (${allocation.transport}${allocation.proxy ? `, by proxy ${allocation.proxy}` : ""})`)],
+    ...allocation.tls ? [["TLS", tlsText(allocation.tls)]] : [],
     ["Server", el("span", { class: "mono" }, allocation.server)],
     ["Relayed as", el("span", { class: "mono" }, allocation.relayed.join(", "))],
     ["Created", `${clockTime(allocation.created_unix_secs)}, ${duration(now - allocation.created_unix_secs)} ago`],
@@ -113,6 +114,9 @@ function factSection(allocation) {
   ];
   return el("section", {}, el("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
 }
+
+const tlsText = ({ version, cipher_suite: suite, alpn }) =>
+  `${visible(version)}, ${visible(suite)}${alpn ? `, ALPN ${visible(alpn)}` : ""}`;
 
 function trafficSection(allocation) {
   const rows = [];

@@ -139,7 +139,7 @@ function listenToLists() {
   click("previous-page", () => list.reload({ offset: Math.max(0, list.offset - Number($("page-size").value)) }));
   click("next-page", () => list.reload({ offset: list.offset + Number($("page-size").value) }));
   whenTyped("search", "search-form", () => list.reload());
-  $("path-filter").addEventListener("change", () => list.reload());
+  for (const id of ["path-filter", "transport-filter"]) $(id).addEventListener("change", () => list.reload());
   whenTyped("user-search", "user-search-form", () => reloadUsers(0));
   click("users-previous", previousUsers);
   click("users-next", nextUsers);

@@ -9,6 +9,7 @@ import { handleFailure } from "./session.js";
 const COLUMNS = [
   { title: "User", sort: "user", className: "user" },
   { title: "Client", sort: "client", className: "mono client" },
+  { title: "Transport", className: "transport optional spare" },
   { title: "Relayed", className: "mono optional spare" },
   { title: "Age", sort: "created", className: "number optional" },
   { title: "Expires in", sort: "expires", className: "number optional spare" },
@@ -33,7 +34,7 @@ export const list = {
     const asked = ++this.asked;
     const limit = Number($("page-size").value);
     const wanted = query({
-      search: $("search").value.trim(), offloaded: $("path-filter").value,
+      search: $("search").value.trim(), offloaded: $("path-filter").value, transport: $("transport-filter").value,
       sort: this.sort, order: this.order, limit, offset: this.offset,
     });
     const page = await api("GET", `/v1/allocations?${wanted}`);
@@ -99,7 +100,7 @@ export const list = {
   /** All allocations whose user, address or id has this text. */
   search(text) {
     $("search").value = text;
-    $("path-filter").value = "";
+    clearFilters();
     $("allocations-title").focus();
     return this.reload();
   },
@@ -108,15 +109,21 @@ export const list = {
     this.rows.clear();
     $("rows").replaceChildren();
     $("search").value = "";
-    $("path-filter").value = "";
+    clearFilters();
     this.offset = 0;
   },
 };
+
+function clearFilters() {
+  $("path-filter").value = "";
+  $("transport-filter").value = "";
+}
 
 function fillRow(row, allocation, now) {
   const both = (key) => [allocation.to_peer, allocation.to_client].reduce((sum, way) => sum + way.kernel[key] + way.userspace[key], 0);
   const texts = [
     allocation.client,
+    allocation.transport.toUpperCase(),
     allocation.relayed.join(", "),
     duration(now - allocation.created_unix_secs),
     duration(allocation.expires_unix_secs - now),

@@ -194,19 +194,23 @@ const NAMES: &[&str] = &[
 fn invent(number: u64) -> Carrying {
     let name = NAMES[number as usize % NAMES.len()];
     let host = |base: u8| IpAddr::V4(Ipv4Addr::new(base, 51, (number / 250) as u8, (number % 250) as u8 + 1));
-    let kernel = !number.is_multiple_of(3);
-    let offload = OffloadState {
-        active: kernel,
-        channels_active: u32::from(kernel),
-        why_not: (!kernel).then(|| "no_channel".into()),
-        explanation: (!kernel).then(|| "the client sends indications and binds no channel".into()),
+    let transport = match number % 5 {
+        0 => Transport::Tcp,
+        1 => Transport::Tls,
+        _ => Transport::Udp,
     };
+    let offload = invent_offload(number, transport);
     let now = unix_secs();
     let allocation = Allocation {
         id: AllocationId((number % 2) << 48 | number),
         user: format!("{}:{name}", now + 86_400).into(),
         quota_user: name.into(),
-        transport: if number.is_multiple_of(5) { Transport::Tcp } else { Transport::Udp },
+        transport,
+        tls: (transport == Transport::Tls).then(|| Tls {
+            version: "1.3".into(),
+            cipher_suite: "TLS_CHACHA20_POLY1305_SHA256".into(),
+            alpn: Some("stun.turn".into()),
+        }),
         client: SocketAddr::new(host(198), 40_000 + (number % 20_000) as u16),
         server: SocketAddr::from(([192, 0, 2, 10], 3478)),
         proxy: None,
@@ -227,6 +231,23 @@ fn invent(number: u64) -> Carrying {
     Carrying { allocation, wanted_bits_per_sec: [wanted, wanted / 2], fraction: [0.0; 2] }
 }
 
+fn invent_offload(number: u64, transport: Transport) -> OffloadState {
+    let (why_not, explanation) = match transport {
+        Transport::Udp if number.is_multiple_of(3) => {
+            ("no_channel", "the client sends indications and binds no channel")
+        }
+        Transport::Udp => {
+            return OffloadState { active: true, channels_active: 1, ..OffloadState::default() };
+        }
+        _ => ("stream", "the client talks TCP or TLS, which only userspace can relay"),
+    };
+    OffloadState {
+        why_not: Some(why_not.into()),
+        explanation: Some(explanation.into()),
+        ..OffloadState::default()
+    }
+}
+
 fn add(sum: &mut TrafficByPath, more: &TrafficByPath) {
     for (to, from) in [(&mut sum.userspace, &more.userspace), (&mut sum.kernel, &more.kernel)] {
         to.packets += from.packets;
@@ -241,6 +262,14 @@ fn unix_millis() -> u64 {
 
 fn unix_secs() -> u64 {
     unix_millis() / 1000
+}
+
+/// Each client has made a connection, and those of TLS a handshake.
+fn stream_counts<'a>(allocations: impl Iterator<Item = &'a Allocation> + Clone) -> StreamCounts {
+    let of = |transport| allocations.clone().filter(|one| one.transport == transport).count() as u64;
+    let (tcp, tls) = (of(Transport::Tcp), of(Transport::Tls));
+    let handshakes = HandshakeCount { version: "1.3".into(), kind: "full".into(), count: tls };
+    StreamCounts { tcp, tls, accepted: tcp + tls, handshakes: vec![handshakes], ..StreamCounts::default() }
 }
 
 fn ready<'a, T: Send + 'a>(value: Result<T, RelayError>) -> Answer<'a, T> {
@@ -347,6 +376,7 @@ impl ManagedRelay for Fake {
         }
         let seconds = self.started.elapsed().as_secs();
         sum.relay_sockets = sum.allocations;
+        sum.streams = stream_counts(state.allocations.values().map(|carrying| &carrying.allocation));
         sum.verdicts = verdicts(&sum, seconds);
         sum.errors = vec![
             ErrorCount { method: "allocate".into(), code: 401, count: state.created },

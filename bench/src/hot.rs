@@ -278,7 +278,7 @@ fn five_tuple(number: u32) -> FiveTuple {
 }
 
 fn from_client(five_tuple: FiveTuple, bytes: &[u8]) -> Received<'_> {
-    let path = ClientPath { five_tuple, socket: ClientSocket::listener(0) };
+    let path = ClientPath::new(five_tuple, ClientSocket::listener(0));
     Received { origin: Origin::Client(path), bytes, tos: 0 }
 }
 

@@ -38,6 +38,63 @@ impl Transport {
     }
 }
 
+/// A version of TLS that clients may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    V12,
+    /// RFC 8446.
+    V13,
+}
+
+impl TlsVersion {
+    /// All of them, the oldest first.
+    pub const ALL: [TlsVersion; 2] = [TlsVersion::V12, TlsVersion::V13];
+
+    /// The name in logs and the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            TlsVersion::V12 => "1.2",
+            TlsVersion::V13 => "1.3",
+        }
+    }
+}
+
+/// A protocol that clients may ask for by ALPN (RFC 7443 s. 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Alpn {
+    /// TURN, or STUN with another usage.
+    Turn,
+    /// NAT behaviour discovery.
+    NatDiscovery,
+}
+
+impl Alpn {
+    /// All of them.
+    pub const ALL: [Alpn; 2] = [Alpn::Turn, Alpn::NatDiscovery];
+
+    /// The identification sequence: what handshakes, logs and the API say.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Alpn::Turn => "stun.turn",
+            Alpn::NatDiscovery => "stun.nat-discovery",
+        }
+    }
+}
+
+/// What a client's TLS has agreed on: for operators, the core decides nothing by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TlsInfo {
+    /// The version.
+    pub version: TlsVersion,
+    /// The number of the cipher suite in IANA's registry.
+    pub cipher_suite: u16,
+    /// The protocol, if the client named any.
+    pub alpn: Option<Alpn>,
+}
+
 macro_rules! address {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::addr::{ClientAddr, ClientSocket, FiveTuple};
+use crate::addr::{ClientAddr, ClientSocket, FiveTuple, TlsInfo};
 use crate::stats::TrafficByPath;
 
 /// Declares [`WhyNot`] with names and explanations side by side.
@@ -79,6 +79,8 @@ pub struct AllocationView {
     pub client: ClientAddr,
     /// The listener or connection by which the client is reached.
     pub socket: ClientSocket,
+    /// What the client's TLS has agreed on, if it has any.
+    pub tls: Option<TlsInfo>,
     /// Relayed transport addresses that have not ended, as clients see them.
     pub relayed: Vec<SocketAddr>,
     /// When it was answered, on the monotonic clock, nanoseconds.

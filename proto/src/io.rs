@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use turnpike_abi::Verdict;
 
-use crate::addr::{ClientAddr, ClientSocket, FiveTuple, PeerAddr, RelayedAddr};
+use crate::addr::{ClientAddr, ClientSocket, FiveTuple, PeerAddr, RelayedAddr, TlsInfo};
 use crate::inspect::{AllocationView, WhyNot};
 use crate::refusal::RefusedRequest;
 use crate::shared::plane::SlotName;
@@ -64,12 +64,19 @@ pub struct ClientPath {
     pub five_tuple: FiveTuple,
     /// Where answers leave.
     pub socket: ClientSocket,
+    /// What its TLS has agreed on, if it has any.
+    pub tls: Option<TlsInfo>,
 }
 
 impl ClientPath {
+    /// Of a client without TLS.
+    pub const fn new(five_tuple: FiveTuple, socket: ClientSocket) -> Self {
+        Self { five_tuple, socket, tls: None }
+    }
+
     /// Of a client that talks UDP to a server's address, where the driver has listener number `listener`.
     pub const fn udp(client: SocketAddr, server: SocketAddr, listener: u32) -> Self {
-        Self { five_tuple: FiveTuple::udp(client, server), socket: ClientSocket::listener(listener) }
+        Self::new(FiveTuple::udp(client, server), ClientSocket::listener(listener))
     }
 
     /// Whether what comes by `other` is about what was begun by this path: over UDP the 5-tuple says it, whichever

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use turnpike_abi::Verdict;
 
-use crate::addr::{ClientAddr, ClientSocket, FiveTuple, RelayedAddr, Transport};
+use crate::addr::{ClientAddr, ClientSocket, FiveTuple, RelayedAddr, TlsInfo, Transport};
 use crate::error::ErrorCode;
 use crate::refusal::RefusalCounts;
 use crate::wire::method;
@@ -283,6 +283,8 @@ pub struct AllocationRecord {
     pub client: ClientAddr,
     /// The listener or connection by which the client is reached.
     pub socket: ClientSocket,
+    /// What the client's TLS had agreed on, if it had any.
+    pub tls: Option<TlsInfo>,
     /// Relayed transport addresses in their local form: one, or one of each family.
     pub relayed: Vec<RelayedAddr>,
     /// The same as clients saw them.

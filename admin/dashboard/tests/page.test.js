@@ -114,10 +114,35 @@ describe("the page", { concurrency: 4 }, () => {
       const paths = await page.locator("#rows td.path").allTextContents();
       return paths.length > 0 && paths.every((path) => path === "userspace");
     });
+    await page.locator("#path-filter").selectOption("");
+    for (const [transport, matching] of [["tls", /^3,\d{3} of 1/], ["tcp", /^3,\d{3} of 1/], ["udp", /^9,\d{3} of 1/]]) {
+      await page.locator("#transport-filter").selectOption(transport);
+      await until(`only ${transport}`, async () => {
+        const shown = await page.locator("#rows td.transport").allTextContents();
+        return shown.length > 0 && shown.every((text) => text === transport.toUpperCase()) && matching.test(await page.locator("#match-count").textContent());
+      });
+    }
+    await page.locator("#transport-filter").selectOption("");
     await page.getByRole("button", { name: "User", exact: true }).click();
     const sorted = page.locator('th[aria-sort="ascending"]');
     await sorted.waitFor();
     assert.equal(await sorted.textContent(), "User");
+  });
+
+  test("what a client's TLS has agreed on is in its details", async (t) => {
+    const { page } = await loggedIn(t);
+    const facts = page.locator("#detail-body .facts");
+    for (const [transport, shown] of [["tls", "TLS1.3, TLS_CHACHA20_POLY1305_SHA256, ALPN stun.turn"], ["tcp", null]]) {
+      await page.locator("#transport-filter").selectOption(transport);
+      await until(`only ${transport}`, async () => (await page.locator("#rows td.transport").allTextContents()).every((text) => text === transport.toUpperCase()));
+      await firstRow(page).locator("button").click();
+      await facts.waitFor();
+      const text = await facts.textContent();
+      assert.equal(text.includes("TLS_"), shown !== null, text);
+      if (shown) assert.ok(text.includes(shown), text);
+      await page.keyboard.press("Escape");
+    }
+    assert.deepEqual(await faultsOf(page), []);
   });
 
   test("the numbers move, and both charts have both paths", async (t) => {

@@ -267,6 +267,7 @@ mod tests {
             user: format!("99:User{number}").into(),
             quota_user: format!("User{number}").into(),
             transport: if number.is_multiple_of(2) { Transport::Udp } else { Transport::Tcp },
+            tls: None,
             client: SocketAddr::from(([198, 51, 100, number as u8], 4000)),
             server: SocketAddr::from(([192, 0, 2, 1], 3478)),
             proxy: None,

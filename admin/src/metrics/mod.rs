@@ -209,8 +209,12 @@ fn streams(page: &mut Page<'_>, streams: &StreamCounts) -> fmt::Result {
     page.counter("stream_connections_accepted", help, plain(streams.accepted))?;
     let help = "Connections of clients that were closed, or not taken, by reason.";
     page.counter("stream_connections_closed", help, by("reason", &streams.closed))?;
-    let help = "TLS handshakes of clients that ended well, by kind.";
-    page.counter("tls_handshakes", help, by("kind", &streams.handshakes))?;
+    let help = "TLS handshakes of clients that ended well, by version and kind.";
+    let handshakes = streams
+        .handshakes
+        .iter()
+        .map(|one| (vec![("version", one.version.clone()), ("kind", one.kind.clone())], one.count));
+    page.counter("tls_handshakes", help, handshakes)?;
     let help = "Media and answers for clients over TCP and TLS that went nowhere, by reason.";
     page.counter("stream_drops", help, by("reason", &streams.dropped))
 }

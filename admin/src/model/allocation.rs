@@ -67,6 +67,21 @@ pub enum Transport {
     Dtls,
 }
 
+/// What a client's TLS has agreed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Tls {
+    /// `1.2` or `1.3`.
+    #[schema(value_type = String, example = "1.3")]
+    pub version: Cow<'static, str>,
+    /// The cipher suite, as IANA's registry names it.
+    #[schema(example = "TLS_AES_256_GCM_SHA384")]
+    pub cipher_suite: String,
+    /// The protocol that client and server agreed on by ALPN; most clients name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "stun.turn")]
+    pub alpn: Option<Cow<'static, str>>,
+}
+
 /// Datagrams that went one way on one data path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Traffic {
@@ -128,6 +143,9 @@ pub struct Allocation {
     pub quota_user: Arc<str>,
     /// How the client talks to the server.
     pub transport: Transport,
+    /// What its TLS has agreed on, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// The client's address.
     #[schema(value_type = String, example = "192.0.2.1:50000")]
     pub client: SocketAddr,

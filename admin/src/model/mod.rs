@@ -16,7 +16,7 @@ mod verdict;
 
 pub use allocation::{
     Allocation, AllocationDetail, AllocationId, AllocationPage, BadAllocationId, Channel, LimitChange,
-    OffloadState, Permission, Snapshot, Traffic, TrafficByPath, Transport,
+    OffloadState, Permission, Snapshot, Tls, Traffic, TrafficByPath, Transport,
 };
 pub use event::{Event, Limited, LimitedWhy};
 pub use history::{History, Sample};
@@ -28,8 +28,8 @@ pub use status::{
 pub use talker::{Talker, Talkers};
 pub use token::TokenScopes;
 pub use totals::{
-    Counts, ErrorCount, Histogram, OffloadCounts, PortUse, StreamCounts, Totals, TransportCount, WorkerLoad,
-    WorkerTotals,
+    Counts, ErrorCount, HandshakeCount, Histogram, OffloadCounts, PortUse, StreamCounts, Totals,
+    TransportCount, WorkerLoad, WorkerTotals,
 };
 pub use user::{CredentialRequest, Credentials, Password, User, UserChange, UserPage, UserSource};
 pub use verdict::{DropCause, DropReason, DropReasons};

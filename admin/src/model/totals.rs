@@ -76,10 +76,28 @@ pub struct StreamCounts {
     pub accepted: u64,
     /// Connections that were closed, or not taken, by the name of the reason.
     pub closed: BTreeMap<String, u64>,
-    /// TLS handshakes that ended well: `full` and `resumed`.
-    pub handshakes: BTreeMap<String, u64>,
+    /// TLS handshakes that ended well, by version and kind.
+    pub handshakes: Vec<HandshakeCount>,
     /// Media and answers for clients that went nowhere: `queue_full`, `queue_age`, `closed`.
     pub dropped: BTreeMap<String, u64>,
+}
+
+/// TLS handshakes of clients that ended well, of one version and kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HandshakeCount {
+    /// `1.2` or `1.3`.
+    pub version: String,
+    /// `full`, or `resumed` where the client had a session from before.
+    pub kind: String,
+    /// How many there were.
+    pub count: u64,
+}
+
+impl HandshakeCount {
+    /// Whether both count the same.
+    pub fn is_same(&self, other: &HandshakeCount) -> bool {
+        self.version == other.version && self.kind == other.kind
+    }
 }
 
 /// Allocations of clients with one transport.

@@ -76,8 +76,10 @@ async fn numbers_are_those_of_the_totals() {
     let api = Api::new(10);
     let text = scrape(&api).await;
     for expected in [
-        "turnpike_allocations{state=\"userspace\"} 3",
-        "turnpike_allocations{state=\"offloaded\"} 7",
+        "turnpike_allocations{state=\"userspace\"} 6",
+        "turnpike_allocations{state=\"offloaded\"} 4",
+        "turnpike_stream_connections{transport=\"tls\"} 2",
+        "turnpike_tls_handshakes_total{version=\"1.3\",kind=\"full\"} 2",
         "turnpike_allocations_created_total 10",
         "turnpike_allocations_limit 20000",
         "turnpike_errors_total{method=\"allocate\",code=\"401\"} 10",

@@ -104,7 +104,9 @@ impl Connection {
     pub(super) fn path(&self, socket: turnpike_proto::ClientSocket) -> ClientPath {
         let transport = if self.tls.is_some() { Transport::Tls } else { Transport::Tcp };
         let client = ClientAddr(self.client);
-        ClientPath { five_tuple: FiveTuple { client, server: self.server, transport }, socket }
+        let five_tuple = FiveTuple { client, server: self.server, transport };
+        let tls = self.tls.as_ref().and_then(|tls| tls.info());
+        ClientPath { five_tuple, socket, tls }
     }
 
     /// Appends what is there, about `limit` bytes at most. `Some(0)` is the end, `None` nothing at the moment.

@@ -1,5 +1,7 @@
 //! What becomes of connections, counted.
 
+use turnpike_proto::addr::TlsVersion;
+
 /// Why a connection was closed, or not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -140,6 +142,31 @@ impl CloseCounts {
     }
 }
 
+/// TLS handshakes by version, and by whether they resumed a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandshakeCounts([[u64; 2]; TlsVersion::ALL.len()]);
+
+impl HandshakeCounts {
+    /// Counts one.
+    pub(super) fn count(&mut self, version: TlsVersion, is_resumed: bool) {
+        self.0[version as usize][usize::from(is_resumed)] += 1;
+    }
+
+    /// How many there were of a version: those that resumed a session, or the others.
+    pub fn of(&self, version: TlsVersion, is_resumed: bool) -> u64 {
+        self.0[version as usize][usize::from(is_resumed)]
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.0.iter().flatten().sum()
+    }
+
+    fn add(&mut self, other: &HandshakeCounts) {
+        self.0.iter_mut().flatten().zip(other.0.iter().flatten()).for_each(|(sum, more)| *sum += more);
+    }
+}
+
 /// What was counted since the start, and what there is now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamCounters {
@@ -152,9 +179,7 @@ pub struct StreamCounters {
     /// Connections that have not sent a message yet, now.
     pub opening: u64,
     /// TLS handshakes that ended well.
-    pub handshakes: u64,
-    /// Those of them that resumed a session.
-    pub resumed: u64,
+    pub handshakes: HandshakeCounts,
     /// Media frames dropped because a client's queue was full.
     pub dropped_full: u64,
     /// Media frames dropped because they had waited for too long.
@@ -172,8 +197,7 @@ impl StreamCounters {
         self.open_tcp += other.open_tcp;
         self.open_tls += other.open_tls;
         self.opening += other.opening;
-        self.handshakes += other.handshakes;
-        self.resumed += other.resumed;
+        self.handshakes.add(&other.handshakes);
         self.dropped_full += other.dropped_full;
         self.dropped_old += other.dropped_old;
         self.dropped_closed += other.dropped_closed;

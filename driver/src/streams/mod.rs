@@ -37,12 +37,11 @@ use rustls::ServerConfig;
 use turnpike_proto::{ClientPath, ClientSocket};
 
 use self::connection::{Connection, Flushed, Phase};
-pub use self::counters::{CloseCounts, CloseReason, StreamCounters};
+pub use self::counters::{CloseCounts, CloseReason, HandshakeCounts, StreamCounters};
 pub use self::listener::{Offer, StreamListener, bind_stream_listeners};
 pub use self::outbound::QueueLimits;
 use self::poller::Poller;
 use self::table::Table;
-pub use self::tls::TlsInfo;
 
 /// Sockets looked at in one turn; epoll reports those left out first the next time.
 const READY: usize = 32;
@@ -356,11 +355,6 @@ impl Streams {
     /// When [`Streams::turn`] is to be called at the latest, on the monotonic clock.
     pub fn poll_timeout(&self) -> Option<u64> {
         [self.table.next_due_ns(), self.accept_again_ns].into_iter().flatten().min()
-    }
-
-    /// What a connection's TLS has agreed on.
-    pub fn tls_info(&mut self, socket: ClientSocket) -> Option<TlsInfo> {
-        self.table.get_mut(socket)?.tls.as_ref()?.info()
     }
 
     /// What was counted, and what there is.

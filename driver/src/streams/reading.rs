@@ -105,8 +105,9 @@ impl Streams {
         let has_to_send = !connection.outbound.is_empty();
         if connection.phase == Phase::Handshake && end.is_none() && !tls.is_handshaking() {
             connection.phase = Phase::Message;
-            self.counters.handshakes += 1;
-            self.counters.resumed += u64::from(tls.is_resumed());
+            if let Some(info) = tls.info() {
+                self.counters.handshakes.count(info.version, tls.is_resumed());
+            }
             let due_ns = now_ns + self.options.limits.opening_time.as_nanos() as u64;
             self.table.set_due(socket, due_ns);
         }

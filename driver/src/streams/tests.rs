@@ -4,6 +4,7 @@ mod hostile;
 mod slow;
 mod talk;
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
 use turnpike_proto::ClientSocket;
+use turnpike_proto::addr::{Alpn, TlsInfo, TlsVersion};
 
 use super::*;
 
@@ -26,6 +28,8 @@ struct Rig {
     trust: RootCertStore,
     now_ns: u64,
     messages: Vec<(ClientSocket, Vec<u8>)>,
+    /// What the TLS of each that has sent a message has agreed on.
+    tls_infos: HashMap<ClientSocket, Option<TlsInfo>>,
     closed: Vec<CloseReason>,
     idle: Vec<ClientSocket>,
 }
@@ -39,8 +43,8 @@ impl Rig {
         let tls: TlsConfig = Arc::new(move || Arc::clone(&config));
         let options = StreamOptions { tls: Some(tls), ..options };
         let streams = Streams::new(listeners, options).expect("descriptors");
-        let (messages, closed, idle) = Default::default();
-        Rig { streams, address, trust, now_ns: 1, messages, closed, idle }
+        let (messages, tls_infos, closed, idle) = Default::default();
+        Rig { streams, address, trust, now_ns: 1, messages, tls_infos, closed, idle }
     }
 
     fn connect(&self) -> TcpStream {
@@ -76,9 +80,9 @@ impl Rig {
 
     fn shake_hands(&mut self, client: &mut StreamOwned<ClientConnection, TcpStream>) {
         client.sock.set_nonblocking(true).expect("an option");
-        let handshakes = self.streams.counters().handshakes;
+        let handshakes = self.streams.counters().handshakes.total();
         let deadline = Instant::now() + PATIENCE;
-        while client.conn.is_handshaking() || self.streams.counters().handshakes == handshakes {
+        while client.conn.is_handshaking() || self.streams.counters().handshakes.total() == handshakes {
             assert!(Instant::now() < deadline, "the handshake did not end: {:?}", self.closed);
             let _ = client.conn.complete_io(&mut client.sock);
             self.turn();
@@ -93,6 +97,7 @@ impl Rig {
             match event {
                 StreamEvent::Message { path, bytes } => {
                     let bytes = self.streams.bytes(&bytes).to_vec();
+                    self.tls_infos.insert(path.socket, path.tls);
                     self.messages.push((path.socket, bytes));
                 }
                 StreamEvent::Idle(path) => self.idle.push(path.socket),

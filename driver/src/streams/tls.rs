@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustls::server::{ServerConfig, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{AlertDescription, Error, HandshakeKind, ProtocolVersion};
+use turnpike_proto::addr::{Alpn, TlsInfo, TlsVersion};
 
 use super::counters::CloseReason;
 
@@ -13,18 +14,11 @@ const RECORD_OVERHEAD: usize = 128;
 /// Plaintext of the longest record (RFC 8446 s. 5.1).
 pub(super) const RECORD_BYTES: usize = 16 << 10;
 
-/// What a connection's handshake has agreed on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsInfo {
-    /// 1.2 or 1.3.
-    pub version: &'static str,
-    /// The protocol chosen by ALPN, if the client offered any (RFC 7443).
-    pub alpn: Option<Vec<u8>>,
-}
-
 /// The server's side of one TLS connection.
 pub(super) struct Session {
     connection: UnbufferedServerConnection,
+    /// What the handshake has agreed on, once it is over.
+    info: Option<TlsInfo>,
     /// There was a fault, and its alert given out: from then on rustls must not be asked for anything.
     has_failed: bool,
 }
@@ -43,7 +37,7 @@ impl Session {
     /// For a new connection.
     pub(super) fn new(config: Arc<ServerConfig>) -> Result<Session, CloseReason> {
         let connection = UnbufferedServerConnection::new(config).map_err(|error| reason(&error))?;
-        Ok(Session { connection, has_failed: false })
+        Ok(Session { connection, info: None, has_failed: false })
     }
 
     pub(super) fn is_handshaking(&self) -> bool {
@@ -55,12 +49,19 @@ impl Session {
     }
 
     pub(super) fn info(&self) -> Option<TlsInfo> {
+        self.info
+    }
+
+    fn agreed(&self) -> Option<TlsInfo> {
         let version = match self.connection.protocol_version()? {
-            ProtocolVersion::TLSv1_2 => "1.2",
-            ProtocolVersion::TLSv1_3 => "1.3",
+            ProtocolVersion::TLSv1_2 => TlsVersion::V12,
+            ProtocolVersion::TLSv1_3 => TlsVersion::V13,
             _ => return None,
         };
-        Some(TlsInfo { version, alpn: self.connection.alpn_protocol().map(<[u8]>::to_vec) })
+        let cipher_suite = self.connection.negotiated_cipher_suite()?.suite().into();
+        let alpn = self.connection.alpn_protocol();
+        let alpn = Alpn::ALL.into_iter().find(|known| alpn == Some(known.name().as_bytes()));
+        Some(TlsInfo { version, cipher_suite, alpn })
     }
 
     /// Handles records that came, decrypting them in place; appends plaintext, and records to be sent.
@@ -107,6 +108,9 @@ impl Session {
             }
             progress.consumed += discard;
             if is_done {
+                if self.info.is_none() && !self.connection.is_handshaking() {
+                    self.info = self.agreed();
+                }
                 return progress;
             }
         }

@@ -61,7 +61,7 @@ pub(super) fn clients(rest: bool) -> Vec<Client> {
         let server = server.parse().expect("an address");
         let five_tuple = FiveTuple { client: ClientAddr(client), server, transport };
         let socket = ClientSocket { index: number as u32, generation: transport.is_stream().into() };
-        let path = ClientPath { five_tuple, socket };
+        let path = ClientPath::new(five_tuple, socket);
         Client { path, worker, user, nonce: Vec::new(), transactions: 0, last: Vec::new() }
     })
     .collect()

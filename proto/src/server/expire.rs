@@ -99,6 +99,7 @@ impl Server {
             five_tuple: allocation.path().five_tuple,
             client: allocation.client(),
             socket: allocation.path().socket,
+            tls: allocation.path().tls,
             relayed_public: allocation
                 .relayed()
                 .iter()

@@ -87,6 +87,7 @@ impl Server {
             five_tuple: allocation.path().five_tuple,
             client: allocation.client(),
             socket: allocation.path().socket,
+            tls: allocation.path().tls,
             relayed: halves.map(|half| self.shared.relayed_to_public(half.relayed())).collect(),
             created_ns,
             expires_ns: allocation.ends_ns(),

@@ -1,6 +1,6 @@
 //! Clients over TCP and TLS: what is the same as over UDP, and what a connection changes (RFC 8656 s. 3.1, 15, 16).
 
-use turnpike_proto::addr::Transport;
+use turnpike_proto::addr::{TlsInfo, TlsVersion, Transport};
 use turnpike_proto::stats::EndReason;
 use turnpike_proto::wire::{MessageBuilder, TransactionId, attr, method};
 use turnpike_proto::{ClientSocket, Input, Verdict};
@@ -291,6 +291,26 @@ fn q4_a_challenge_over_a_stream_is_never_cut_short() {
     };
     assert!(!algorithms(Client::new(CLIENT)));
     assert!(both().into_iter().all(algorithms));
+}
+
+#[test]
+fn what_tls_has_agreed_on_is_shown_as_long_as_the_allocation_lives_and_in_its_record() {
+    let mut lab = Lab::new();
+    let info = TlsInfo {
+        version: TlsVersion::V13,
+        cipher_suite: 0x1302,
+        alpn: Some(turnpike_proto::addr::Alpn::Turn),
+    };
+    let [mut tcp, mut tls] = both();
+    tls.tls = Some(info);
+    tcp.address = addr("203.0.113.6:1000");
+    for (mut client, expected) in [(tcp, None), (tls, Some(info))] {
+        client.allocate(&mut lab);
+        let (views, _) = lab.workers[0].inspect(None, 10);
+        assert_eq!(views.iter().map(|view| view.tls).collect::<Vec<_>>(), [expected]);
+        client.refresh(&mut lab, 0).expect_success();
+        assert_eq!(lab.ended.pop().expect("a record").tls, expected);
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ impl Ours {
     pub fn client_sends(&mut self, client: SocketAddr, bytes: &[u8]) -> Vec<Sent> {
         let five_tuple =
             FiveTuple { client: ClientAddr(client), server: addr(SERVER), transport: Transport::Udp };
-        self.0.client_sends(0, ClientPath { five_tuple, socket: ClientSocket::listener(0) }, bytes, 0);
+        self.0.client_sends(0, ClientPath::new(five_tuple, ClientSocket::listener(0)), bytes, 0);
         self.sent()
     }
 

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::tls::server::cipher_suite_name;
 use crate::worker::notices::method_name;
 use crate::worker::refusals::RecentRefusal;
 use turnpike_admin::model;
-use turnpike_proto::addr::{ClientAddr, FiveTuple, Transport};
+use turnpike_proto::addr::{ClientAddr, FiveTuple, TlsInfo, Transport};
 use turnpike_proto::stats::{AllocationRecord, Traffic};
 use turnpike_proto::{AllocationDetail, AllocationView, OffloadState, TrafficByPath};
 
@@ -67,6 +68,15 @@ pub(super) fn transport(transport: Transport) -> model::Transport {
     }
 }
 
+/// What a client's TLS has agreed on.
+fn tls(info: TlsInfo) -> model::Tls {
+    model::Tls {
+        version: info.version.name().into(),
+        cipher_suite: cipher_suite_name(info.cipher_suite),
+        alpn: info.alpn.map(|protocol| protocol.name().into()),
+    }
+}
+
 /// The address that a client's proxy has, if there is one.
 fn proxy(client: ClientAddr, five_tuple: FiveTuple) -> Option<SocketAddr> {
     Some(five_tuple.client).filter(|sender| *sender != client).map(|proxy| proxy.0)
@@ -93,6 +103,7 @@ pub(super) fn allocation(view: AllocationView, at: Moment, rates: Rates) -> mode
         user: view.user,
         quota_user: view.quota_user,
         transport: transport(view.five_tuple.transport),
+        tls: view.tls.map(tls),
         client: view.client.0,
         server: view.five_tuple.server,
         proxy: proxy(view.client, view.five_tuple),
@@ -149,6 +160,7 @@ pub(super) fn ended(record: AllocationRecord, at: Moment) -> model::Event {
         user: Arc::clone(&record.user),
         quota_user: record.quota_user,
         transport: transport(record.five_tuple.transport),
+        tls: record.tls.map(tls),
         client: record.client.0,
         server: record.five_tuple.server,
         proxy: proxy(record.client, record.five_tuple),

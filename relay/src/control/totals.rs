@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use turnpike_admin::model;
-use turnpike_driver::streams::{CloseReason, StreamCounters};
+use turnpike_driver::streams::{CloseReason, HandshakeCounts, StreamCounters};
 use turnpike_offload::xdp::Mode;
-use turnpike_proto::addr::Transport;
+use turnpike_proto::addr::{TlsVersion, Transport};
 use turnpike_proto::stats::{Authentication, ServerCounts};
 use turnpike_proto::{RefusalReason, Verdict};
 
@@ -169,13 +169,24 @@ fn streams(counters: &StreamCounters) -> model::StreamCounts {
         opening: counters.opening,
         accepted: counters.accepted,
         closed: named(&closed),
-        handshakes: named(&[("full", counters.handshakes - counters.resumed), ("resumed", counters.resumed)]),
+        handshakes: handshakes(&counters.handshakes),
         dropped: named(&[
             ("queue_full", counters.dropped_full),
             ("queue_age", counters.dropped_old),
             ("closed", counters.dropped_closed),
         ]),
     }
+}
+
+fn handshakes(counts: &HandshakeCounts) -> Vec<model::HandshakeCount> {
+    let kinds = |version: TlsVersion| {
+        [("full", false), ("resumed", true)].map(|(kind, is_resumed)| model::HandshakeCount {
+            version: version.name().to_owned(),
+            kind: kind.to_owned(),
+            count: counts.of(version, is_resumed),
+        })
+    };
+    TlsVersion::ALL.into_iter().flat_map(kinds).collect()
 }
 
 fn transports(counts: &ServerCounts) -> BTreeMap<String, model::TransportCount> {
@@ -244,7 +255,12 @@ fn add_streams(sum: &mut model::StreamCounts, worker: &model::StreamCounts) {
     sum.opening += worker.opening;
     sum.accepted += worker.accepted;
     add_map(&mut sum.closed, &worker.closed);
-    add_map(&mut sum.handshakes, &worker.handshakes);
+    for handshakes in &worker.handshakes {
+        match sum.handshakes.iter_mut().find(|known| known.is_same(handshakes)) {
+            Some(known) => known.count += handshakes.count,
+            None => sum.handshakes.push(handshakes.clone()),
+        }
+    }
     add_map(&mut sum.dropped, &worker.dropped);
 }
 

@@ -14,6 +14,7 @@ const FILTERS: &[(&str, &str)] = &[
     ("user", "The user's full name, or the part that quotas count"),
     ("client", "The client: IP address, network or address with port"),
     ("peer", "A peer with a permission: IP address or network"),
+    ("transport", "How clients talk to the relay: udp, tcp or tls"),
     ("sort", "created, traffic, rate, drops, expires, user, client or id"),
     ("order", "asc or desc"),
     ("limit", "How many to show, at most 500"),

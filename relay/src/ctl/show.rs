@@ -94,11 +94,16 @@ pub(super) fn allocation(answer: &Value) -> String {
         row("user", user),
         row("client", format!("{} by {}", text(&answer["client"]), text(&answer["transport"]))),
         row("server", text(&answer["server"])),
+    ];
+    if answer["tls"].is_object() {
+        rows.push(row("tls", tls(&answer["tls"])));
+    }
+    rows.extend([
         row("relayed", joined(&answer["relayed"])),
         row("created", time(&answer["created_unix_secs"], now)),
         row("expires", time(&answer["expires_unix_secs"], now)),
         row("limit", limit_of(answer, "none")),
-    ];
+    ]);
     for (name, way) in [("to peer", "to_peer"), ("to client", "to_client")] {
         rows.extend(traffic(name, answer, way));
     }
@@ -124,6 +129,11 @@ pub(super) fn allocation(answer: &Value) -> String {
     let drops: Vec<_> = drops.map(|(reason, count)| vec![harmless(reason), text(count)]).collect();
     section(&mut page, &["dropped because", "datagrams"], &drops);
     page
+}
+
+fn tls(agreed: &Value) -> String {
+    let alpn = if agreed["alpn"].is_null() { String::new() } else { format!(", {}", text(&agreed["alpn"])) };
+    format!("{}, {}{alpn}", text(&agreed["version"]), text(&agreed["cipher_suite"]))
 }
 
 /// A limit that was changed.
@@ -337,6 +347,13 @@ dropped because               datagrams
 drop_no_permission_from_peer  2
 ";
         assert_eq!(allocation(&answer), expected);
+        let mut secure = answer;
+        for (alpn, shown) in [(Value::Null, ""), (json!("stun.turn"), ", stun.turn")] {
+            let suite = "TLS_AES_256_GCM_SHA384";
+            secure["tls"] = json!({ "version": "1.3", "cipher_suite": suite, "alpn": alpn });
+            let page = allocation(&secure);
+            assert!(page.contains(&format!("\ntls        1.3, {suite}{shown}\n")), "{page}");
+        }
     }
 
     #[test]

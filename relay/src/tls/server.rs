@@ -7,13 +7,23 @@ use arc_swap::ArcSwap;
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, SupportedProtocolVersion, version};
+use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion, version};
+use turnpike_proto::addr::Alpn;
 
 use super::certificate::Certificate;
 use crate::config::TlsVersion;
 
 /// Protocols that clients may name (RFC 7443 s. 3): TURN, and STUN for NAT discovery.
-pub const PROTOCOLS: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
+pub const PROTOCOLS: [&[u8]; 2] = [Alpn::Turn.name().as_bytes(), Alpn::NatDiscovery.name().as_bytes()];
+
+/// The name of a cipher suite in IANA's registry; of one that is in no registry here, its number.
+pub fn cipher_suite_name(number: u16) -> String {
+    match CipherSuite::from(number).as_str() {
+        // rustls tells the suites of TLS 1.3 from older ones that have no key exchange in their names.
+        Some(name) => name.replacen("TLS13_", "TLS_", 1),
+        None => format!("{number:#06x}"),
+    }
+}
 
 static ONLY_TLS13: &[&SupportedProtocolVersion] = &[&version::TLS13];
 

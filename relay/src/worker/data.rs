@@ -39,7 +39,7 @@ impl<D: Driver> Worker<D> {
                 self.lag.note(datagram.waited_us);
                 let client = ClientAddr(datagram.from);
                 let five_tuple = FiveTuple { client, server, transport: Transport::Udp };
-                Origin::Client(ClientPath { five_tuple, socket })
+                Origin::Client(ClientPath::new(five_tuple, socket))
             }
             Ingress::Relay(relay) => Origin::Peer { relay, peer: PeerAddr(without_scope(datagram.from)) },
         };

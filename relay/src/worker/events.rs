@@ -91,6 +91,7 @@ mod tests {
             five_tuple,
             client: five_tuple.client,
             socket: turnpike_proto::ClientSocket::listener(0),
+            tls: None,
             relayed: Vec::new(),
             relayed_public: Vec::new(),
             bitrate_bits: 0,

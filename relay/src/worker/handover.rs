@@ -115,7 +115,7 @@ mod tests {
         let client = ClientAddr("203.0.113.5:1000".parse().expect("an address"));
         let server = "192.0.2.1:3478".parse().expect("an address");
         let five_tuple = FiveTuple { client, server, transport: Transport::Udp };
-        let path = ClientPath { five_tuple, socket: ClientSocket::listener(0) };
+        let path = ClientPath::new(five_tuple, ClientSocket::listener(0));
         Handed { path, bytes: number.to_be_bytes().to_vec(), tos: 0 }
     }
 

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 
 use tracing::{debug, info, warn};
 use turnpike_driver::streams::{CloseCounts, CloseReason};
+use turnpike_proto::addr::Alpn;
 use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::method;
 use turnpike_proto::{AllocationView, Now, RefusalReason, RefusedRequest};
 
 use crate::limits::{MAX_NAMED_REFUSALS, REFUSAL_LINES, REFUSAL_LINES_WITHIN_NS};
+use crate::tls::server::cipher_suite_name;
 
 /// A source is named again after this time, nanoseconds.
 const QUIET_NS: u64 = 60_000_000_000;
@@ -70,6 +72,9 @@ impl Notices {
             client = %record.client,
             server = %record.five_tuple.server,
             transport = record.five_tuple.transport.name(),
+            tls_version = record.tls.map(|tls| tls.version.name()),
+            tls_cipher_suite = record.tls.map(|tls| cipher_suite_name(tls.cipher_suite)),
+            alpn = record.tls.and_then(|tls| tls.alpn).map(Alpn::name),
             relayed = relayed.join(","),
             duration_ms = record.duration_ns / 1_000_000,
             to_peer_packets = to_peer.packets,

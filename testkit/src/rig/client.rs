@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 
-use turnpike_proto::addr::{ClientAddr, FiveTuple, Transport};
+use turnpike_proto::addr::{ClientAddr, FiveTuple, TlsInfo, Transport};
 use turnpike_proto::wire::{MessageBuilder, TransactionId, attr, method};
 use turnpike_proto::{ClientPath, ClientSocket};
 
@@ -23,6 +23,8 @@ pub struct Client {
     pub transport: Transport,
     /// The socket at the server's end.
     pub socket: ClientSocket,
+    /// What its TLS has agreed on, if it has any.
+    pub tls: Option<TlsInfo>,
     next_transaction: u64,
 }
 
@@ -40,6 +42,7 @@ impl Client {
             login: Login::new(user, password),
             transport: Transport::Udp,
             socket: ClientSocket::listener(0),
+            tls: None,
             next_transaction: u64::from(addr(address).port()) << 32,
         }
     }
@@ -65,7 +68,7 @@ impl Client {
     pub fn path(&self) -> ClientPath {
         let server = addr(if self.address.is_ipv4() { SERVER_V4 } else { SERVER_V6 });
         let five_tuple = FiveTuple { client: ClientAddr(self.address), server, transport: self.transport };
-        ClientPath { five_tuple, socket: self.socket }
+        ClientPath { tls: self.tls, ..ClientPath::new(five_tuple, self.socket) }
     }
 
     /// A transaction id that it has not used before.

@@ -61,14 +61,17 @@ impl<T: Read + Write> ReadWrite for T {}
 
 #[test]
 fn tls_of_both_versions_carries_messages_both_ways() {
-    for (version, name) in [(&rustls::version::TLS12, "1.2"), (&rustls::version::TLS13, "1.3")] {
+    for (offered, version) in
+        [(&rustls::version::TLS12, TlsVersion::V12), (&rustls::version::TLS13, TlsVersion::V13)]
+    {
         let mut rig = Rig::new(BOTH, StreamOptions::default());
-        let tls = rig.tls(&[b"stun.turn"], &[version]);
+        let tls = rig.tls(&[b"stun.turn"], &[offered]);
         let mut client = StreamOwned::new(tls, rig.connect());
         rig.shake_hands(&mut client);
         let socket = rig.introduce(&mut client);
-        let alpn = Some(b"stun.turn".to_vec());
-        assert_eq!(rig.streams.tls_info(socket), Some(TlsInfo { version: name, alpn }));
+        let cipher_suite = client.conn.negotiated_cipher_suite().expect("agreed").suite().into();
+        let info = TlsInfo { version, cipher_suite, alpn: Some(Alpn::Turn) };
+        assert_eq!(rig.tls_infos[&socket], Some(info));
         for size in [0, 1, 3, 1200, 40_000] {
             client.write_all(&channel_data(&vec![7; size])).expect("sent");
             client.flush().expect("sent");
@@ -87,7 +90,8 @@ fn tls_of_both_versions_carries_messages_both_ways() {
             assert_eq!(came, expected);
         }
         let counters = rig.streams.counters();
-        assert_eq!((counters.handshakes, counters.open_tls, counters.open_tcp), (1, 1, 0));
+        assert_eq!((counters.handshakes.total(), counters.open_tls, counters.open_tcp), (1, 1, 0));
+        assert_eq!(counters.handshakes.of(version, false), 1);
         client.conn.send_close_notify();
         client.flush().expect("sent");
         rig.until(|rig| rig.closed == [CloseReason::ByClient]);
@@ -123,7 +127,9 @@ fn a_session_is_resumed() {
         rig.streams.send_answer(rig.now_ns, socket, &channel_data(b"with tickets before it"));
         rig.turn();
         read_frame(&mut client);
-        assert_eq!(rig.streams.counters().resumed, resumed);
+        assert_eq!(rig.streams.counters().handshakes.of(TlsVersion::V13, true), resumed);
+        let info = rig.tls_infos[&socket].expect("TLS");
+        assert_eq!((info.version, info.alpn), (TlsVersion::V13, None));
     }
 }
 

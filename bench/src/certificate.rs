@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use turnpike_loadtest::engine::stream::tls::{Identity, TlsClient};
+use turnpike_loadtest::engine::stream::tls::{Identity, TlsClient, Trust};
 use turnpike_loadtest::transport::Transport;
 
 use crate::fault::Fault;
@@ -39,7 +39,7 @@ impl Certificate {
 
 /// What clients begin TLS with: as little work of their own as there can be.
 pub fn tls_client() -> TlsClient {
-    TlsClient::new(NAME, None, Identity::None, None)
+    TlsClient::new(NAME, Trust::Anybody, Identity::None, None)
         .expect("the name is one, and there are no files")
         .careless()
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::engine::stream::tls::{Identity, TlsClient, TlsVersion};
+use crate::engine::stream::tls::{Identity, TlsClient, TlsVersion, Trust};
 
 /// Between client and server; what is relayed to peers is UDP with each of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize)]
@@ -48,9 +48,12 @@ pub struct TransportArgs {
     /// Between clients and server; default: what the server's URL says, else udp
     #[arg(long, value_enum)]
     pub transport: Option<Transport>,
-    /// Check the server's certificate against these, PEM; default: it isn't checked
-    #[arg(long, value_name = "FILE")]
+    /// Authorities of the server's certificate, PEM; default: the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     pub ca_file: Option<PathBuf>,
+    /// Take any certificate, whoever has made it
+    #[arg(long)]
+    pub insecure: bool,
     /// Name that the certificate is for, sent as SNI; default: the server as it is named
     #[arg(long, value_name = "NAME")]
     pub server_name: Option<String>,
@@ -67,13 +70,23 @@ impl TransportArgs {
     pub fn tls(&self, transport: Transport, host: &str) -> Result<Option<TlsClient>, String> {
         if transport == Transport::Tls {
             let name = self.server_name.as_deref().unwrap_or(host);
-            return TlsClient::new(name, self.ca_file.as_deref(), Identity::None, self.tls_version).map(Some);
+            return TlsClient::new(name, self.trust(), Identity::None, self.tls_version).map(Some);
         }
-        if self.ca_file.is_some() || self.server_name.is_some() || self.tls_version.is_some() {
+        let is_about_tls = self.ca_file.is_some() || self.insecure;
+        if is_about_tls || self.server_name.is_some() || self.tls_version.is_some() {
             return Err(format!(
-                "--ca-file, --server-name and --tls-version are about TLS, and the transport is {transport}: --transport tls"
+                "--ca-file, --insecure, --server-name and --tls-version are about TLS, and the transport is \
+                 {transport}: --transport tls"
             ));
         }
         Ok(None)
+    }
+
+    fn trust(&self) -> Trust<'_> {
+        match &self.ca_file {
+            Some(path) => Trust::File(path),
+            None if self.insecure => Trust::Anybody,
+            None => Trust::System,
+        }
     }
 }

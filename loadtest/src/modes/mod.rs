@@ -22,6 +22,7 @@ use serde::Deserialize;
 use crate::arguments::{Server, duration, millis, resolve_server};
 use crate::credentials::Credentials;
 use crate::engine::payload::{Fill, MAX_PAYLOAD, MIN_PAYLOAD};
+use crate::engine::stream::LinkError;
 use crate::engine::{Engine, FlowSpec, Framing, Group, PeerChoice, Plan, Snapshot};
 use crate::report::output::Outputs;
 use crate::report::verdict::{Verdict, VerdictKind};
@@ -357,7 +358,17 @@ fn advice(mode: &str, plan: &Plan, reason: &SetupError) -> String {
         SetupError::PeerForbidden(..) if uses_built_in_peer(plan) => {
             format!("; behind a NAT the built-in peer's address is a private one: {}", way_without_peer(mode))
         }
-        _ => String::new(),
+        _ => certificate_advice(reason).to_owned(),
+    }
+}
+
+/// What else could be done about a server's certificate.
+pub(super) fn certificate_advice(reason: &SetupError) -> &'static str {
+    match reason {
+        SetupError::Connection(LinkError::Certificate(_)) => {
+            "; --ca-file names whom to trust, --insecure takes any certificate"
+        }
+        _ => "",
     }
 }
 

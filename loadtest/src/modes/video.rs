@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Common, EXIT_INTERRUPTED, EXIT_LOSS, Fault, GroupSpec, Mode, print, stop_flag};
+use super::{
+    Common, EXIT_INTERRUPTED, EXIT_LOSS, Fault, GroupSpec, Mode, certificate_advice, print, stop_flag,
+};
 use crate::arguments::{millis, secs};
 use crate::engine::peer::source_address;
 use crate::modes::loss::trial_duration;
@@ -72,7 +74,8 @@ pub fn execute(args: &VideoArgs) -> Result<ExitCode, Fault> {
     let stop = stop_flag();
     let title = format!("video over {}, {} calls", settings.session.transport, args.clients);
     let mut report = Report::new("video", title, args.server.clone());
-    let calls = Calls::set_up(settings.clone(), peers, &stop).map_err(|error| error.to_string())?;
+    let calls = Calls::set_up(settings.clone(), peers, &stop)
+        .map_err(|error| format!("{error}{}", certificate_advice(&error)))?;
     let outcome = calls.run(&stop);
     report.interrupted = outcome.interrupted;
     report.video = Some(VideoSummary::new(&settings, args.clients, &outcome));

@@ -11,7 +11,7 @@ use super::output::{Output, Style, progress, rates, summary};
 use crate::arguments::resolve_server;
 use crate::credentials::Credentials;
 use crate::engine::payload::Fill;
-use crate::engine::stream::tls::{Identity, TlsClient};
+use crate::engine::stream::tls::{Identity, TlsClient, Trust};
 use crate::engine::{
     Engine, FlowSpec, Framing, Group, PeerChoice, Plan, SetupReport, Snapshot, Trial, TrialReport,
 };
@@ -118,7 +118,8 @@ fn tls(flags: &Flags, host: &str) -> Result<Option<TlsClient>, String> {
         }
         _ => Identity::None,
     };
-    TlsClient::new(host, flags.ca_file.as_deref(), identity, None).map(Some)
+    let trust = flags.ca_file.as_deref().map_or(Trust::Anybody, Trust::File);
+    TlsClient::new(host, trust, identity, None).map(Some)
 }
 
 fn session_config(flags: &Flags) -> Result<SessionConfig, String> {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   stub: a tiny TURN relay ─► measures: what the harness reports; compat: the drop-in programs
-//!   coturn: the real one    ─► streams: clients over TCP and TLS; compat: the same counts as its own client
+//!   coturn: the real one    ─► streams: clients over TCP and TLS; transports: each mode over both, IPv4 and IPv6;
+//!                              compat: the same counts as its own client
 //! ```
 
 mod compat;
@@ -10,6 +11,7 @@ mod coturn;
 mod measures;
 mod streams;
 mod stub;
+mod transports;
 
 use std::process::{Command, Output};
 

@@ -11,8 +11,14 @@ fn count(report: &serde_json::Value, name: &str) -> u64 {
     report["trials"][0]["total"][name].as_u64().unwrap_or_else(|| panic!("{name} is a number: {report}"))
 }
 
-fn ways(server: &Coturn) -> [(&'static str, SocketAddr); 2] {
+/// Both transports, with the server's address of each.
+pub fn ways(server: &Coturn) -> [(&'static str, SocketAddr); 2] {
     [("tcp", server.address), ("tls", server.tls)]
+}
+
+/// The transport's options, whoever has made the server's certificate.
+pub fn over(transport: &'static str) -> &'static [&'static str] {
+    if transport == "tls" { &["--transport", "tls", "--insecure"] } else { &["--transport", "tcp"] }
 }
 
 #[test]
@@ -25,26 +31,9 @@ fn every_path_of_data_works_over_tcp_and_tls() {
         let address = address.to_string();
         for mode in ["channel", "indication", "relay-to-relay", "binding"] {
             // 161 bytes: ChannelData that has to be padded (RFC 8656 section 12.5).
-            let (status, report, output) = measured(&[
-                "loss",
-                &address,
-                "--transport",
-                transport,
-                "-m",
-                mode,
-                "-c",
-                "4",
-                "-r",
-                "50",
-                "-d",
-                "1",
-                "-l",
-                "161",
-                "--max-lag",
-                "5s",
-                "--drain",
-                "10s",
-            ]);
+            let load = ["-c", "4", "-r", "50", "-d", "1", "-l", "161", "--max-lag", "5s", "--drain", "10s"];
+            let (status, report, output) =
+                measured(&[&["loss", &address, "-m", mode][..], over(transport), &load].concat());
             let text = String::from_utf8_lossy(&output.stderr);
             assert_eq!((status, count(&report, "lost")), (Some(0), 0), "{transport} {mode}: {text}");
             assert_eq!(count(&report, "received"), 200, "{transport} {mode}");
@@ -62,16 +51,9 @@ fn allocations_are_made_and_released_over_ipv6() {
     }
     let server = Coturn::start("::1");
     for (transport, address) in ways(&server) {
-        let (status, report, output) = measured(&[
-            "allocate",
-            &address.to_string(),
-            "--transport",
-            transport,
-            "-c",
-            "20",
-            "--relay-family",
-            "6",
-        ]);
+        let address = address.to_string();
+        let crowd = ["allocate", &address, "-c", "20", "--relay-family", "6"];
+        let (status, report, output) = measured(&[&crowd[..], over(transport)].concat());
         assert_eq!(status, Some(0), "{transport}: {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(report["setup"]["ready"], 20);
         assert_eq!(report["setup"]["connect"]["count"], 20);
@@ -85,14 +67,15 @@ fn the_url_names_the_transport() {
         return;
     }
     let server = Coturn::start("127.0.0.1");
-    for url in [format!("turn:{}?transport=tcp", server.address), format!("turns:{}", server.tls)] {
-        let (status, report, _) = measured(&["allocate", &url, "-c", "2", "--only"]);
+    let plain = format!("turn:{}?transport=tcp", server.address);
+    for (url, trust) in [(plain, &[][..]), (format!("turns:{}", server.tls), &["--insecure"][..])] {
+        let (status, report, _) = measured(&[&["allocate", &url, "-c", "2", "--only"][..], trust].concat());
         assert_eq!((status, report["setup"]["connect"]["count"].as_u64()), (Some(0), Some(2)), "{url}");
     }
 }
 
 #[test]
-fn a_certificate_is_checked_where_authorities_are_named() {
+fn a_certificate_is_checked_unless_any_is_taken() {
     if coturn_is_missing() {
         return;
     }
@@ -102,32 +85,24 @@ fn a_certificate_is_checked_where_authorities_are_named() {
     let other = tempfile::NamedTempFile::new().expect("a file");
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     std::fs::write(other.path(), made.cert.pem()).expect("written");
-    let with = |ca: &str, name: &str| {
-        let output = loadtest(&[
-            "allocate",
-            &address,
-            "--transport",
-            "tls",
-            "-c",
-            "1",
-            "--only",
-            "--ca-file",
-            ca,
-            "--server-name",
-            name,
-            "-u",
-            USER,
-            "-w",
-            PASSWORD,
-        ]);
+    let with = |trust: &[&str]| {
+        let way =
+            ["allocate", &address, "--transport", "tls", "-c", "1", "--only", "-u", USER, "-w", PASSWORD];
+        let output = loadtest(&[&way[..], trust].concat());
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let (status, fault) = with(&certificate, "localhost");
+    let named = |ca: &str, name: &str| with(&["--ca-file", ca, "--server-name", name]);
+    let (status, fault) = named(&certificate, "localhost");
     assert_eq!(status, Some(0), "{fault}");
-    let (status, fault) = with(&certificate, "elsewhere.example");
+    let (status, fault) = named(&certificate, "elsewhere.example");
     assert!(status == Some(2) && fault.contains("not valid for name"), "{fault}");
-    let (status, fault) = with(&other.path().display().to_string(), "localhost");
+    let (status, fault) = named(&other.path().display().to_string(), "localhost");
     assert!(status == Some(2) && fault.contains("invalid peer certificate"), "{fault}");
+    assert_eq!(with(&["--insecure"]).0, Some(0));
+    // None of the system's authorities has made it, if there are any.
+    let (status, fault) = with(&[]);
+    let is_told = fault.contains("--insecure takes any certificate") || fault.contains("ca-certificates.crt");
+    assert!(status == Some(2) && is_told && fault.lines().count() == 1, "{fault}");
 }
 
 #[test]
@@ -176,10 +151,10 @@ fn video_is_whole_on_a_wide_way_and_freezes_on_a_narrow_one() {
         return;
     }
     let server = Coturn::start("127.0.0.1");
-    let call = |address: SocketAddr, transport: &str, extra: &[&str]| {
+    let call = |address: SocketAddr, transport: &'static str, extra: &[&str]| {
         let address = address.to_string();
-        let way = ["video", &address, "--transport", transport, "--rtt", "10"];
-        let (status, report, output) = measured(&[&way[..], extra].concat());
+        let way = ["video", &address, "--rtt", "10"];
+        let (status, report, output) = measured(&[&way[..], over(transport), extra].concat());
         assert_eq!(status, Some(0), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(report["video"]["out_of_order"], 0);
         report["video"].clone()

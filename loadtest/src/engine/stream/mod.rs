@@ -40,7 +40,10 @@ pub enum LinkError {
     /// The operating system ended it.
     #[error("{0}")]
     System(String),
-    /// The handshake failed, a certificate was not accepted, or a record was bad.
+    /// The server's certificate is none that is taken.
+    #[error("TLS: {0}")]
+    Certificate(String),
+    /// The handshake failed otherwise, or a record was bad.
     #[error("TLS: {0}")]
     Tls(String),
     /// What came is neither STUN nor ChannelData.
@@ -60,7 +63,10 @@ impl From<io::Error> for LinkError {
 
 impl From<rustls::Error> for LinkError {
     fn from(error: rustls::Error) -> Self {
-        Self::Tls(error.to_string())
+        match error {
+            rustls::Error::InvalidCertificate(_) => Self::Certificate(error.to_string()),
+            _ => Self::Tls(error.to_string()),
+        }
     }
 }
 
@@ -273,7 +279,8 @@ impl StreamLink {
         inbox.plain.append(&mut self.partial);
         let outcome = self.read(inbox);
         let framed = self.split(inbox);
-        outcome.and(framed)
+        // What came says more than that nothing else does.
+        framed.and(outcome)
     }
 
     fn read(&mut self, inbox: &mut Inbox) -> Result<(), LinkError> {

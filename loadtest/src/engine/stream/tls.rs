@@ -1,7 +1,7 @@
 //! The client's side of TLS.
 //!
-//! As turnutils_uclient does, certificates are checked only if the caller names authorities to check them
-//! against; that the server has the key of the certificate it shows is checked always.
+//! The caller says whose certificates are taken; that the server has the key of the one it shows is checked
+//! always.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +41,20 @@ pub enum Identity {
     },
 }
 
+/// The system's authorities, where distributions keep them.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Whose certificates are taken.
+#[derive(Debug, Clone, Copy)]
+pub enum Trust<'a> {
+    /// Those of the system's authorities.
+    System,
+    /// Those of the authorities in a file, PEM.
+    File(&'a Path),
+    /// Anybody's, as turnutils_uclient does without `-E`.
+    Anybody,
+}
+
 /// What each TLS connection of a run begins with.
 #[derive(Debug, Clone)]
 pub struct TlsClient {
@@ -56,7 +70,7 @@ impl TlsClient {
     /// If a file can't be read or holds nothing usable, or the name is none.
     pub fn new(
         name: &str,
-        ca_file: Option<&Path>,
+        trust: Trust<'_>,
         identity: Identity,
         version: Option<TlsVersion>,
     ) -> Result<Self, String> {
@@ -69,7 +83,12 @@ impl TlsClient {
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&versions)
             .map_err(|error| error.to_string())?;
-        let verifier: Arc<dyn ServerCertVerifier> = match ca_file {
+        let authorities = match trust {
+            Trust::System => Some(Path::new(SYSTEM_AUTHORITIES)),
+            Trust::File(path) => Some(path),
+            Trust::Anybody => None,
+        };
+        let verifier: Arc<dyn ServerCertVerifier> = match authorities {
             None => Arc::new(AnyCertificate { provider, checks_key: true }),
             Some(path) => WebPkiServerVerifier::builder_with_provider(Arc::new(roots(path)?), provider)
                 .build()
@@ -125,8 +144,10 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
 
 fn roots(path: &Path) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        store.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
+    // Systems keep some that nobody can use any more.
+    let (usable, _) = store.add_parsable_certificates(certificates(path)?);
+    if usable == 0 {
+        return Err(format!("{}: holds no certificate that can be an authority's", path.display()));
     }
     Ok(store)
 }
@@ -191,7 +212,8 @@ mod tests {
         for (file, cause) in
             [(path, "ca.pem: holds no certificate"), (folder.path().join("gone.pem"), "gone.pem")]
         {
-            let fault = TlsClient::new("a.example", Some(&file), Identity::None, None).expect_err(cause);
+            let fault =
+                TlsClient::new("a.example", Trust::File(&file), Identity::None, None).expect_err(cause);
             assert!(fault.contains(cause), "{fault}");
         }
     }
@@ -199,9 +221,9 @@ mod tests {
     #[test]
     fn a_server_is_named_by_name_or_address() {
         for name in ["turn.example.org", "192.0.2.1", "2001:db8::1", "[2001:db8::1]"] {
-            TlsClient::new(name, None, Identity::None, Some(TlsVersion::V1_3)).expect(name);
+            TlsClient::new(name, Trust::Anybody, Identity::None, Some(TlsVersion::V1_3)).expect(name);
         }
-        let fault = TlsClient::new("not a name", None, Identity::None, None).expect_err("spaces");
+        let fault = TlsClient::new("not a name", Trust::Anybody, Identity::None, None).expect_err("spaces");
         assert!(fault.contains("not a name"), "{fault}");
     }
 }

@@ -1,13 +1,13 @@
 //! The load: clients in the client namespace, peers in the peer namespace, and the direct path's reflector.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use turnpike_loadtest::engine::peer::PeerHost;
-use turnpike_loadtest::engine::{Engine, SetupReport, Trial, open_socket};
+use turnpike_loadtest::engine::{Engine, Plan, SetupReport, Trial, open_socket};
 use turnpike_loadtest::reflect;
 use turnpike_loadtest::stats::GroupStats;
 
@@ -81,7 +81,32 @@ impl Generator {
                 (Some(host), addresses)
             }
         };
-        let plan = traffic.plan(server, &addresses, threads);
+        Generator::with_plan(lab, traffic.plan(server, &addresses, threads), peer, traffic, stop)
+    }
+
+    /// The same for clients of one of the lab's other addresses, to whom nobody sends anything.
+    ///
+    /// # Errors
+    /// If sockets or threads can't be had.
+    pub fn start_from(
+        lab: &Lab,
+        local: IpAddr,
+        traffic: &Traffic,
+        server: SocketAddr,
+        threads: usize,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Generator, Fault> {
+        let plan = Plan { local: Some(local), ..traffic.plan(server, &[], threads) };
+        Generator::with_plan(lab, plan, None, traffic, stop)
+    }
+
+    fn with_plan(
+        lab: &Lab,
+        plan: Plan,
+        peer: Option<PeerHost>,
+        traffic: &Traffic,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Generator, Fault> {
         let engine = lab.client.enter(|| Engine::start(plan, Arc::clone(stop)));
         let engine = engine.map_err(|error| format!("load generator: {error}"))?;
         Ok(Generator { engine, peer, path: traffic.path, in_step: traffic.in_step, trials: 0 })

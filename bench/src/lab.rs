@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   client ns                  relay ns                       peer ns
-//!   10.77.1.10 ──── veth ──── 10.77.1.2
+//!   10.77.1.10-13 ─ veth ──── 10.77.1.2
 //!                             10.77.2.2  ──── veth ──── 10.77.2.10
 //! ```
 //!
@@ -21,6 +21,13 @@ use crate::fault::Fault;
 
 /// Where clients are.
 pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 10));
+/// Addresses of the clients of scenarios with more of them than servers take from one.
+pub const CLIENTS: [IpAddr; 4] = [
+    CLIENT,
+    IpAddr::V4(Ipv4Addr::new(10, 77, 1, 11)),
+    IpAddr::V4(Ipv4Addr::new(10, 77, 1, 12)),
+    IpAddr::V4(Ipv4Addr::new(10, 77, 1, 13)),
+];
 /// Where servers listen.
 pub const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2)), 3478);
 /// Where servers listen for TLS.
@@ -79,7 +86,8 @@ impl Lab {
         };
         lab.client.connect("relay0", &lab.relay, "client0")?;
         lab.relay.connect("peer0", &lab.peer, "relay0")?;
-        lab.client.configure("relay0", &["10.77.1.10/24"])?;
+        let addresses = CLIENTS.map(|ip| format!("{ip}/24"));
+        lab.client.configure("relay0", &addresses.each_ref().map(String::as_str))?;
         lab.client.ip(&["route", "add", "default", "via", "10.77.1.2"])?;
         lab.relay.configure("client0", &["10.77.1.2/24"])?;
         lab.relay.configure("peer0", &["10.77.2.2/24"])?;

@@ -4,6 +4,7 @@
 //!   compare: rounds ─► scenarios ─► servers ─► measure ─► Sample ─► results ─► table, JSON, Markdown, HTML
 //!                                     │           ├── generator: clients (client ns), peer (peer ns)
 //!                                     │           ├── streams, handshakes: clients over TCP and TLS
+//!                                     │           ├── stalled: calls over UDP beside clients that never read
 //!                                     │           ├── frames: the same in the kernel, for the fastest
 //!                                     │           └── cpu: the whole machine's time, and the server's
 //!                                     └── lab: namespaces, veth, offloads; server (relay ns)
@@ -38,5 +39,6 @@ pub mod results;
 pub mod scenario;
 pub mod search;
 pub mod server;
+pub mod stalled;
 pub mod streams;
 pub mod xdp;

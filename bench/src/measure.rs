@@ -3,7 +3,7 @@
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use turnpike_loadtest::engine::SetupReport;
 use turnpike_loadtest::stats::percent;
@@ -17,13 +17,13 @@ use crate::lab::{Lab, SERVER};
 use crate::results::{DIRECT, Sample};
 use crate::scenario::{FrameTraffic, Path, Scenario, Traffic, Work, idle_traffic};
 use crate::search::{self, Found, Outcome};
-use crate::server::{Program, Programs, Running, Variant, counted_drops};
+use crate::server::{Program, Programs, Running, Variant, counted_drops, counted_stream_drops};
 use crate::xdp::{Counting, Runs};
 
 /// Between the set-up and the load, so that neither is charged to the other.
-const SETTLE: Duration = Duration::from_millis(200);
+pub(crate) const SETTLE: Duration = Duration::from_millis(200);
 /// How long a server has to give memory back.
-const SETTLED_AFTER: Duration = Duration::from_secs(60);
+pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(60);
 /// Seconds of one trial of a search, and of the overload.
 const SEARCH_TRIAL: Duration = Duration::from_millis(700);
 /// Lowest rate of a search, packets per second.
@@ -148,6 +148,9 @@ impl Context<'_> {
             Work::Video { transport, receiver_mbit_per_sec } => {
                 self.video(lab, transport, receiver_mbit_per_sec, pid, sample).map(|()| None)
             }
+            Work::BesideStalled { stalled, calls } => {
+                self.beside_stalled(lab, stalled, &calls, pid, sample).map(|()| None)
+            }
             Work::Handshakes => self.handshakes(lab, pid, sample).map(|()| None),
             Work::Idle { clients } => self.idle(lab, clients, pid, sample).map(|()| None),
             Work::Search(traffic) => self.search(lab, &traffic, pid, sample).map(Some),
@@ -156,6 +159,9 @@ impl Context<'_> {
         }?;
         note_resident(sample, "rss_after_mib", pid);
         let log = server.stop()?;
+        if sample.value("lost_packets").is_some() && variant.program == Program::Turnpike {
+            sample.set("counted_packets", counted_stream_drops(&log) as f64);
+        }
         if let Some(lost) = lost.filter(|&lost| lost > 0) {
             if variant.program == Program::Turnpike {
                 sample.set("overload_server_counted_percent", percent(counted_drops(&log).min(lost), lost));
@@ -233,13 +239,7 @@ impl Context<'_> {
         note_refusals(sample, &setup);
         note_resident(sample, "rss_mib", pid);
         generator.release()?;
-        let deadline = Instant::now() + SETTLED_AFTER;
-        while Instant::now() < deadline {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(Fault::Interrupted);
-            }
-            std::thread::sleep(SETTLE);
-        }
+        self.rest(SETTLED_AFTER)?;
         note_resident(sample, "rss_settled_mib", pid);
         if let (Some(start), Some(settled)) = (sample.value("rss_start_mib"), sample.value("rss_settled_mib"))
         {
@@ -345,7 +345,7 @@ impl Context<'_> {
         self.note_cpu(sample, used, counted.received);
     }
 
-    fn note_load(&self, sample: &mut Sample, load: &Load) {
+    pub(crate) fn note_load(&self, sample: &mut Sample, load: &Load) {
         let Load { stats, used, sending, hops } = load;
         let secs = sending.as_secs_f64().max(1e-9);
         sample.set("offered_pps", stats.sent as f64 / secs);

@@ -60,8 +60,15 @@ pub enum Work {
     Handshakes,
     /// Clients over TLS, each with an allocation, that do nothing; then they leave.
     Idle {
-        /// How many.
+        /// How many, evenly from all of the lab's client addresses.
         clients: usize,
+    },
+    /// A fixed load over UDP beside clients over TCP that never read.
+    BesideStalled {
+        /// Clients that never read.
+        stalled: usize,
+        /// The load.
+        calls: Traffic,
     },
     /// A fixed load of frames that are made and counted in the kernel.
     PacedFrames(FrameTraffic),
@@ -314,10 +321,21 @@ pub const SCENARIOS: &[Scenario] = &[
         only_if_named: false,
     },
     Scenario {
-        name: "tls-idle",
-        title: "4000 idle clients of one address over TLS with an allocation each, then none",
+        name: "udp-beside-stalled",
+        title: "ChannelData over UDP, 10 clients × 100 packets/s × 1200 B echoed by a peer, beside 1000 clients over TCP that never read the 5 packets/s × 1200 B for each",
         link: Link::Plain,
-        work: Work::Idle { clients: 4_000 },
+        work: Work::BesideStalled {
+            stalled: 1_000,
+            calls: Traffic { packets_per_sec: 1_000.0, payload_bytes: 1200, ..SMALL },
+        },
+        max_rounds: 3,
+        only_if_named: false,
+    },
+    Scenario {
+        name: "tls-idle",
+        title: "10,000 idle clients of four addresses over TLS with an allocation each, then none",
+        link: Link::Plain,
+        work: Work::Idle { clients: 10_000 },
         max_rounds: 1,
         only_if_named: true,
     },
@@ -336,7 +354,7 @@ impl Scenario {
     pub fn is_over_streams(&self) -> bool {
         match self.work {
             Work::Paced(traffic) | Work::Search(traffic) => traffic.transport.is_stream(),
-            Work::Video { .. } | Work::Handshakes | Work::Idle { .. } => true,
+            Work::Video { .. } | Work::Handshakes | Work::Idle { .. } | Work::BesideStalled { .. } => true,
             _ => false,
         }
     }

@@ -15,10 +15,10 @@ use turnpike_loadtest::video::{Calls, Outcome, Settings};
 use crate::certificate::{server_address, tls_client};
 use crate::cpu::{self, Reading};
 use crate::fault::Fault;
-use crate::generator::{Ends, Generator};
+use crate::generator::Generator;
 use crate::handshakes;
-use crate::lab::{CLIENT, Lab, PEER, SERVER_TLS};
-use crate::measure::{Context, note_foreign, note_refusals, note_resident};
+use crate::lab::{CLIENT, CLIENTS, Lab, PEER, SERVER_TLS};
+use crate::measure::{Context, SETTLED_AFTER, note_foreign, note_refusals, note_resident};
 use crate::results::Sample;
 use crate::scenario::{Traffic, idle_traffic, session};
 
@@ -29,9 +29,8 @@ const DELAY: Duration = Duration::from_millis(20);
 const WINDOW_BYTES: usize = 256 << 10;
 /// A frame that comes later is late, ns.
 const LATE_NS: u64 = 400_000_000;
-/// How long idle clients are left alone before their memory is read, and after they have gone.
+/// How long idle clients are left alone before their memory is read.
 const IDLE: Duration = Duration::from_secs(2);
-const GONE: Duration = Duration::from_secs(10);
 
 /// Share of its processors' time that a server at its limit uses.
 const BUSY: f64 = 0.85;
@@ -111,28 +110,31 @@ impl Context<'_> {
 
     /// Memory of idle clients, and what of it is given back.
     pub(crate) fn idle(&self, lab: &Lab, clients: usize, pid: u32, sample: &mut Sample) -> Result<(), Fault> {
-        let traffic = Traffic { transport: Transport::Tls, ..idle_traffic(clients) };
-        let kernel_before = cpu::kernel_kib();
-        let start_kib = resident(pid)?;
-        let mut generator =
-            Generator::start(lab, &traffic, SERVER_TLS, Ends::Nobody, self.threads, &self.stop)?;
-        let setup = generator.setup()?;
-        note_refusals(sample, &setup);
-        self.rest(IDLE)?;
-        let held_kib = resident(pid)? - start_kib;
-        sample.set("rss_kib_per_client", held_kib / setup.ready as f64);
-        note_resident(sample, "rss_mib", pid);
-        if let (Some(before), Some(now)) = (kernel_before, cpu::kernel_kib()) {
-            sample.set("kernel_kib_per_allocation", (now as f64 - before as f64) / setup.ready as f64);
+        let each = Traffic { transport: Transport::Tls, ..idle_traffic(clients / CLIENTS.len()) };
+        let before = Memory::of(pid)?;
+        let (mut crowds, mut ready) = (Vec::new(), 0);
+        for local in CLIENTS {
+            let mut crowd = Generator::start_from(lab, local, &each, SERVER_TLS, self.threads, &self.stop)?;
+            let setup = crowd.setup()?;
+            note_refusals(sample, &setup);
+            ready += setup.ready;
+            crowds.push(crowd);
         }
-        generator.release()?;
-        self.rest(GONE)?;
-        let left_kib = resident(pid)? - start_kib;
-        sample.set("rss_given_back_percent", 100.0 * (held_kib - left_kib) / held_kib);
+        self.rest(IDLE)?;
+        let held = Memory::of(pid)?.since(&before);
+        note_resident(sample, "rss_mib", pid);
+        sample.set("rss_kib_per_client", held.resident_kib / ready as f64);
+        sample.set("kernel_kib_per_client", held.kernel_kib / ready as f64);
+        crowds.into_iter().try_for_each(|crowd| crowd.release().map(drop))?;
+        self.rest(SETTLED_AFTER)?;
+        let left = Memory::of(pid)?.since(&before);
+        let given_back = |held: f64, left: f64| 100.0 * (held - left) / held;
+        sample.set("rss_given_back_percent", given_back(held.resident_kib, left.resident_kib));
+        sample.set("kernel_given_back_percent", given_back(held.kernel_kib, left.kernel_kib));
         Ok(())
     }
 
-    fn rest(&self, time: Duration) -> Result<(), Fault> {
+    pub(crate) fn rest(&self, time: Duration) -> Result<(), Fault> {
         let deadline = Instant::now() + time;
         while Instant::now() < deadline {
             if self.stop.load(Ordering::Relaxed) {
@@ -144,8 +146,27 @@ impl Context<'_> {
     }
 }
 
-fn resident(pid: u32) -> Result<f64, Fault> {
-    Ok(cpu::resident_kib(pid).ok_or("the server has ended")? as f64)
+/// Memory at one time.
+struct Memory {
+    /// Of the server's process.
+    resident_kib: f64,
+    /// Of the kernel, for everybody.
+    kernel_kib: f64,
+}
+
+impl Memory {
+    fn of(pid: u32) -> Result<Memory, Fault> {
+        let resident_kib = cpu::resident_kib(pid).ok_or("the server has ended")? as f64;
+        let kernel_kib = cpu::kernel_kib().ok_or("/proc/meminfo can't be read")? as f64;
+        Ok(Memory { resident_kib, kernel_kib })
+    }
+
+    fn since(&self, before: &Memory) -> Memory {
+        Memory {
+            resident_kib: self.resident_kib - before.resident_kib,
+            kernel_kib: self.kernel_kib - before.kernel_kib,
+        }
+    }
 }
 
 /// 4 Mbit/s in 30 frames per second, as the load test's `video` has it.
@@ -166,6 +187,7 @@ fn note_call(sample: &mut Sample, outcome: &Outcome) {
     sample.set("offered_pps", *sent as f64 / outcome.seconds);
     sample.set("delivered_pps", *received as f64 / outcome.seconds);
     sample.set("loss_percent", percent(outcome.lost(), *sent));
+    sample.set("lost_packets", outcome.lost() as f64);
     sample.set("frozen_percent", percent(viewed.frozen, viewed.frames));
     sample.set("late_percent", percent(viewed.late, viewed.frames));
     if let Some(added) = outcome.added.summary() {

@@ -23,6 +23,7 @@ pub mod reflect;
 pub mod report;
 pub mod scenario;
 pub mod session;
+pub mod stalled;
 pub mod stats;
 pub mod stun_client;
 pub mod transport;

@@ -5,7 +5,7 @@
 //!   namespace   one network of the kernel, removed when dropped; lab: client, relay and peer in a row
 //!   process     programs with outputs and deadlines; server: the program under test, once it is ready
 //!   message     what clients say and are told, whatever carries it: log-ins, requests, answers
-//!   python      with packages of its own, for clients written in it
+//!   python      with packages of its own, for clients written in it; golang: the same, compiled
 //!   talker      a client that says what a test wants; call: one with a channel to a peer; uclient, http
 //!   in_own_namespace    one namespace for one test's thread
 //!   full_pipe           one that nobody reads
@@ -16,6 +16,7 @@
 //! Begin with [`rig`] for a rule of the protocol, with [`lab`] for what only real sockets show.
 
 pub mod call;
+pub mod golang;
 pub mod http;
 pub mod lab;
 pub mod message;

@@ -30,8 +30,8 @@ pub fn run(root: &Path) -> Result<(), String> {
         cargo_step(root, "loom", LOOM, &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")]),
         cargo_step(root, "frames", ebpf::FRAME_TESTS, &[]),
     ];
-    reports.push(counted_step("interop", |counts| run_with_binary(root, INTEROP, None, counts)));
-    reports.push(counted_step("offload", |counts| run_with_binary(root, OFFLOAD, None, counts)));
+    reports.push(counted_step("interop", |counts| run_with_binary(root, INTEROP, SHORT, counts)));
+    reports.push(counted_step("offload", |counts| run_with_binary(root, OFFLOAD, &[], counts)));
     reports.push(counted_step("dashboard", |counts| node::dashboard(root, counts)));
     reports.push(counted_step("deploy", |counts| node::deploy(root, counts)));
     reports.push(counted_step("commands", |counts| commands::run(root, counts)));
@@ -46,13 +46,13 @@ pub fn frames(root: &Path) -> Result<(), String> {
     cargo(root, ebpf::FRAME_TESTS, &[], &mut Counts::default())
 }
 
-/// Runs the interoperability tests alone, against the release binary.
+/// Runs the interoperability tests alone, the long ones too, against the release binary.
 ///
 /// # Errors
 /// When building fails or a test does.
 pub fn interop(root: &Path, filter: Option<&str>) -> Result<(), String> {
     cargo(root, &["build", "--release", "--locked"], &[], &mut Counts::default())?;
-    run_with_binary(root, INTEROP, filter, &mut Counts::default())
+    run_with_binary(root, INTEROP, filter.as_slice(), &mut Counts::default())
 }
 
 /// Runs the tests of the kernel data path alone, against the release binary.
@@ -61,7 +61,7 @@ pub fn interop(root: &Path, filter: Option<&str>) -> Result<(), String> {
 /// When building fails or a test does.
 pub fn offload(root: &Path, filter: Option<&str>) -> Result<(), String> {
     cargo(root, &["build", "--release", "--locked"], &[], &mut Counts::default())?;
-    run_with_binary(root, OFFLOAD, filter, &mut Counts::default())
+    run_with_binary(root, OFFLOAD, filter.as_slice(), &mut Counts::default())
 }
 
 // Many tests wait for a program or for time to pass: more of them than there are cores.
@@ -80,13 +80,15 @@ const DOC: &[&str] = &["doc", "--workspace", "--no-deps", "--locked"];
 /// Test programs, and how many of their tests run at once. Those of interop wait for the clients' timers
 /// most of the time: more than there are cores.
 const INTEROP: (&[&str], &str) = (&["interop", "hostile"], "6");
+/// All of them but those in modules named `long`.
+const SHORT: &[&str] = &["--skip", "::long::"];
 /// These measure and flood, too.
 const OFFLOAD: (&[&str], &str) = (&["offload"], "3");
 
 fn run_with_binary(
     root: &Path,
     (programs, threads): (&[&str], &str),
-    filter: Option<&str>,
+    selection: &[&str],
     counts: &mut Counts,
 ) -> Result<(), String> {
     let binary = target_folder(root).join("release/turnpike");
@@ -94,7 +96,7 @@ fn run_with_binary(
     let mut arguments = vec!["test", "--workspace"];
     programs.iter().for_each(|program| arguments.extend(["--test", program]));
     arguments.extend(["--locked", "--", "--ignored", "--test-threads", threads]);
-    arguments.extend(filter);
+    arguments.extend(selection);
     cargo(root, &arguments, &[("TURNPIKE_BIN", binary)], counts)
 }
 

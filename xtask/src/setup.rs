@@ -19,6 +19,12 @@ pub const FONTS: [&str; 2] = [
     "/usr/share/fonts/truetype/liberation/LiberationSans-Regular.ttf",
 ];
 
+/// pion's libraries in Go, as sources.
+const PION: [&str; 2] = [
+    "/usr/share/gocode/src/github.com/pion/turn/v2/client.go",
+    "/usr/share/gocode/src/github.com/pion/webrtc/peerconnection.go",
+];
+
 const NEEDS: &[Need] = &[
     Need { program: "ethtool", package: "ethtool" },
     Need { program: "sysctl", package: "procps" },
@@ -34,6 +40,9 @@ const NEEDS: &[Need] = &[
     Need { program: "npm", package: "npm" },
     Need { program: "chromium", package: "chromium" },
     Need { program: "certutil", package: "libnss3-tools" },
+    Need { program: "go", package: "golang-go" },
+    Need { program: PION[0], package: "golang-github-pion-turn.v2-dev" },
+    Need { program: PION[1], package: "golang-github-pion-webrtc.v3-dev" },
     Need { program: "/usr/sbin/haproxy", package: "haproxy" },
     Need { program: "/usr/sbin/nginx", package: "nginx" },
     Need { program: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream" },

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   lab: namespaces ─► relay: the server ─► uclient | client | stun: who talks to it
-//!                                           load, refusals, addresses, startup, streams, workers: the tests
+//!                                           load, refusals, addresses, startup, streams, clients, workers: the tests
 //! ```
 //!
 //! They need root, iproute2 and coturn's clients, so they are ignored by a plain `cargo test`;
@@ -11,6 +11,7 @@
 
 mod addresses;
 mod client;
+mod clients;
 mod load;
 mod refusals;
 mod relay;

@@ -17,23 +17,25 @@ use super::process::{self, Outcome, Process};
 use super::relay::{self, PASSWORD, PORT, REALM, USER, is_coturn};
 use super::uclient;
 
+/// A name in the server's certificate.
+pub(super) const NAME: &str = "relay.test";
 /// The port for TLS.
-const TLS_PORT: u16 = 5349;
+pub(super) const TLS_PORT: u16 = 5349;
 /// Where HAProxy and nginx listen, on the relay's second address.
 const FRONT_PORT: u16 = 443;
 /// The echo server's port; it opens the next one too.
-const PEER_PORT: u16 = 3480;
-/// How long a browser may take for all of a test.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PEER_PORT: u16 = 3480;
+/// How long a browser, or another client, may take for all of a test.
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A server with TCP and TLS, and what its clients need.
-struct Server {
+pub(super) struct Server {
     process: Process,
     folder: TempDir,
 }
 
 impl Server {
-    fn start(lab: &Lab) -> Self {
+    pub(super) fn start(lab: &Lab) -> Self {
         let folder = tempfile::tempdir().expect("there is a folder for temporary files");
         make_certificates(folder.path());
         let mut command = relay::program(lab);
@@ -50,12 +52,13 @@ impl Server {
         server
     }
 
-    fn authority(&self) -> PathBuf {
+    /// Who vouches for its certificate, PEM.
+    pub(super) fn authority(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
     /// Ends it in order; gives what it printed.
-    fn stop(self) -> String {
+    pub(super) fn stop(self) -> String {
         self.process.signal(rustix::process::Signal::TERM);
         let Outcome { code, output } = self.process.wait(turnpike_testkit::PATIENCE);
         assert!(code == Some(0) || is_coturn(), "{code:?}: {output}");
@@ -84,7 +87,8 @@ fn make_certificates(folder: &Path) {
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.distinguished_name.push(rcgen::DnType::CommonName, "Turnpike's tests");
     let own = authority.self_signed(&key).expect("signed");
-    let names = [RELAY_V4, RELAY_V4_SECOND, RELAY_V6].map(|ip| ip.to_string()).to_vec();
+    let mut names = [RELAY_V4, RELAY_V4_SECOND, RELAY_V6].map(|ip| ip.to_string()).to_vec();
+    names.push(NAME.to_owned());
     let mut params = CertificateParams::new(names).expect("addresses");
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     // Browsers take no certificate that is valid for longer than 398 days.
@@ -127,7 +131,7 @@ fn coturn_arguments() -> Vec<String> {
 }
 
 /// coturn's echo server, in the peer's namespace.
-fn echo(lab: &Lab) -> Process {
+pub(super) fn echo(lab: &Lab) -> Process {
     let mut echo = lab.peer.command(Path::new("turnutils_peer"));
     echo.args(["-p", &PEER_PORT.to_string(), "-L", &PEER_V4.to_string(), "-L", &PEER_V6.to_string()]);
     Process::start(echo)
@@ -222,7 +226,8 @@ fn aioice_over_tls() {
     aioice("aioice_over_tls", TLS_PORT, true);
 }
 
-fn tests() -> PathBuf {
+/// The folder of this package's tests.
+pub(super) fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 

@@ -12,9 +12,10 @@ const TALKERS_SHOWN = 7;
 
 /** Who is to blame for a drop, by its name; the relay decides. */
 const causes = new Map();
-const CAUSE_ORDER = ["relay", "sender", "policy"];
+const CAUSE_ORDER = ["relay", "receiver", "sender", "policy"];
 const CAUSE_TEXTS = {
   relay: "lost by this host: worth a look",
+  receiver: "whoever it was for took too little of what came, or was gone",
   sender: "whoever sent it did something wrong",
   policy: "a limit or rule of the configuration did what it is for",
 };

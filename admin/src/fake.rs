@@ -220,6 +220,7 @@ fn invent(number: u64) -> Carrying {
         expires_unix_secs: now + LIFETIME_SECS,
         to_peer: TrafficByPath::default(),
         to_client: TrafficByPath::default(),
+        stream_drops: 0,
         to_peer_bits_per_sec: 0,
         to_client_bits_per_sec: 0,
         max_bits_per_sec: 0,

@@ -122,6 +122,8 @@ pub struct DriverCounters {
     /// Datagrams that the operating system dropped because a socket's receive buffer was full. Noticed with
     /// the next datagram of that socket, or when it is closed.
     pub socket_overflow: u64,
+    /// Datagrams of which the operating system did not say who had sent them, or to which address.
+    pub unaddressed: u64,
 }
 
 /// Wakes a worker that waits in [`Driver::wait`], from any thread.
@@ -150,8 +152,8 @@ pub trait Driver {
     /// `datagram`, its payload offset counts from there.
     fn forward(&mut self, datagram: &Datagram, segment_start: usize, transmit: &Transmit);
 
-    /// Queues a datagram of our own making, with these DSCP and ECN (`tos`) and DF.
-    fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool);
+    /// Queues a copy of a datagram that is in none of the driver's buffers, with these DSCP and ECN (`tos`) and DF.
+    fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: &[u8], tos: u8, dont_fragment: bool);
 
     /// Opens a relay socket; answered by [`Event::PortOpened`] or [`Event::PortFailed`].
     fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr);

@@ -38,6 +38,8 @@ pub const RELAY_BUFFERS: u16 = 512;
 
 /// Datagrams queued before a flush is forced: bounds the memory of a turn that answers a lot.
 pub const MAX_QUEUED: usize = 1024;
+/// Bytes copied for sending before a flush is forced: of what streams have brought, and of answers.
+pub const MAX_COPIED_BYTES: usize = 1 << 20;
 /// Datagrams in one message. The kernel takes 64 on every version that has UDP_SEGMENT, newer ones 128.
 pub const MAX_SEGMENTS: u32 = 64;
 /// Bytes of one message: the largest UDP payload over IPv4 (RFC 768: 65,535 less IP and UDP headers).

@@ -19,7 +19,7 @@ use crate::kernel::table::Sockets;
 use crate::kernel::{not_reserved, opened};
 use crate::limits::{MAX_LISTENERS, MAX_RELAY_SOCKETS};
 use crate::reserved::Reserved;
-use crate::send::batch::{Envelope, Payload};
+use crate::send::batch::Envelope;
 use crate::send::queue::{SendQueue, envelope, payload_of};
 use crate::sockets::{ListenerSocket, SocketOptions};
 use crate::{Datagram, Driver, DriverCounters, Event, Ingress, Waker, clock, heap};
@@ -76,8 +76,8 @@ pub struct Base {
     pub(crate) counters: DriverCounters,
     /// The system's clock when this turn's waiting was over, nanoseconds.
     pub(crate) woken_ns: u64,
-    /// Buffers were used, or a deadline came, since memory was given back.
-    has_worked: bool,
+    /// When buffers were used, or a deadline came, last; `None` since memory was given back.
+    worked_ns: Option<u64>,
 }
 
 impl Base {
@@ -108,7 +108,7 @@ impl Base {
             watched: None,
             counters: DriverCounters::default(),
             woken_ns: 0,
-            has_worked: false,
+            worked_ns: None,
         })
     }
 
@@ -130,43 +130,50 @@ impl Base {
         Some(pause)
     }
 
-    /// How long to wait at the most: until memory is given back, if there is any.
+    /// How long to wait at the most: until memory is given back, if there is any. Wake-ups are no work: somebody looks
+    /// each second whether a worker lives.
     pub(crate) fn longest_wait(&self, timeout: Option<Duration>) -> Option<Duration> {
-        if !self.has_worked {
-            return timeout;
-        }
-        Some(timeout.map_or(IDLE_BEFORE_RELEASE, |timeout| timeout.min(IDLE_BEFORE_RELEASE)))
+        let Some(worked_ns) = self.worked_ns else { return timeout };
+        let idle = Duration::from_nanos(clock::monotonic_ns().saturating_sub(worked_ns));
+        let left = IDLE_BEFORE_RELEASE.saturating_sub(idle);
+        Some(timeout.map_or(left, |timeout| timeout.min(left)))
     }
 
     /// Whether memory is to be given back after a wait for [`Base::longest_wait`].
-    pub(crate) fn is_idle_after(&mut self, waited: Option<Duration>, has_something: bool) -> bool {
-        if !self.has_worked {
-            // At a deadline the core may free what a crowd has left.
-            self.has_worked = !has_something;
-            return false;
+    pub(crate) fn is_idle_after(&mut self, has_something: bool) -> bool {
+        let now_ns = clock::monotonic_ns();
+        match self.worked_ns {
+            _ if has_something => false,
+            Some(worked_ns) => now_ns.saturating_sub(worked_ns) >= IDLE_BEFORE_RELEASE.as_nanos() as u64,
+            None => {
+                // At a deadline the core may free what a crowd has left.
+                self.worked_ns = Some(now_ns);
+                false
+            }
         }
-        !has_something && waited == Some(IDLE_BEFORE_RELEASE)
     }
 
     /// Gives memory back to the system.
     pub(crate) fn release_memory(&mut self) {
         self.pool.release_memory();
+        self.queue.batch.release_memory();
         (self.events, self.answers) = (Vec::new(), Vec::new());
         heap::release();
-        self.has_worked = false;
+        self.worked_ns = None;
     }
 
     /// A turn has brought so many datagrams, if any.
     pub(crate) fn observe(&mut self, datagrams: usize) {
         if datagrams > 0 {
-            self.has_worked = true;
-            self.coalescer.observe(clock::monotonic_ns(), datagrams);
+            let now_ns = clock::monotonic_ns();
+            self.worked_ns = Some(now_ns);
+            self.coalescer.observe(now_ns, datagrams);
         }
     }
 
     /// The streams' descriptor can be read.
     pub(crate) fn streams_are_ready(&mut self) {
-        self.has_worked = true;
+        self.worked_ns = Some(clock::monotonic_ns());
         self.events.push(Event::StreamsReady);
     }
 
@@ -177,10 +184,14 @@ impl Base {
         let local = listener.socket.local_addr();
         // Without the address it was sent to, nobody could answer it.
         let asked = if listener.socket.is_wildcard() { received.ancillary.server } else { Some(local) };
-        if let Some(server) = asked {
-            let ingress = Ingress::Client { socket: ClientSocket::listener(index), server };
-            self.events.push(received.event(self.woken_ns, ingress, buffer));
-        }
+        let Some(server) = asked else { return self.received_unaddressed() };
+        let ingress = Ingress::Client { socket: ClientSocket::listener(index), server };
+        self.events.push(received.event(self.woken_ns, ingress, buffer));
+    }
+
+    /// Something was received that nobody could answer.
+    pub(crate) fn received_unaddressed(&mut self) {
+        self.counters.unaddressed += 1;
     }
 
     /// A relay socket has received something into a buffer.
@@ -221,12 +232,12 @@ impl<M: Mechanism> Driver for M {
         let payload = payload_of(datagram, segment_start, transmit, bytes_start(self, datagram));
         let sockets = &self.base().sockets;
         let envelope = envelope(sockets, transmit.egress, transmit.to, transmit.tos, transmit.dont_fragment);
-        enqueue(self, envelope, transmit.header, payload);
+        enqueue(self, envelope, |queue, envelope| queue.push(envelope, transmit.header, payload));
     }
 
-    fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool) {
+    fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: &[u8], tos: u8, dont_fragment: bool) {
         let envelope = envelope(&self.base().sockets, egress, to, tos, dont_fragment);
-        enqueue(self, envelope, None, Payload::Owned(payload));
+        enqueue(self, envelope, |queue, envelope| queue.push_copy(envelope, payload));
     }
 
     fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr) {
@@ -285,8 +296,7 @@ fn bytes_start<M: Mechanism + ?Sized>(driver: &M, datagram: &Datagram) -> usize 
 fn enqueue<M: Mechanism>(
     driver: &mut M,
     envelope: Option<Envelope>,
-    header: Option<[u8; 4]>,
-    payload: Payload,
+    push: impl FnOnce(&mut SendQueue, Envelope),
 ) {
     if driver.base().queue.batch.is_full() {
         driver.flush();
@@ -294,7 +304,7 @@ fn enqueue<M: Mechanism>(
     let can_send = driver.can_send();
     let base = driver.base_mut();
     match envelope {
-        Some(envelope) if can_send => base.queue.push(envelope, header, payload),
+        Some(envelope) if can_send => push(&mut base.queue, envelope),
         _ => base.counters.send_failed += 1,
     }
 }

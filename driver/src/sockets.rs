@@ -288,6 +288,16 @@ pub(crate) fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::Error::other("the socket has no IP address"))
 }
 
+/// Bytes that a TCP socket was given and has not sent yet.
+pub(crate) fn unsent_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    // linux/sockios.h
+    const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+    let mut bytes: c_int = 0;
+    // SAFETY: the descriptor is open while it is borrowed; the kernel writes one c_int to a live local.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCOUTQNSD, &raw mut bytes) };
+    if result == 0 { Ok(bytes.max(0) as usize) } else { Err(io::Error::last_os_error()) }
+}
+
 pub(crate) fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open while it is borrowed; the kernel reads one c_int from a
     // live local whose size is given.

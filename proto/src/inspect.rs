@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::addr::{ClientAddr, ClientSocket, FiveTuple, TlsInfo};
-use crate::stats::TrafficByPath;
+use crate::stats::{TrafficByPath, UserspaceDropCounts};
 
 /// Declares [`WhyNot`] with names and explanations side by side.
 macro_rules! reasons {
@@ -91,6 +91,8 @@ pub struct AllocationView {
     pub to_peer: TrafficByPath,
     /// From the peers to the client.
     pub to_client: TrafficByPath,
+    /// What of that did not reach a client over TCP or TLS.
+    pub stream_drops: UserspaceDropCounts,
     /// Its bandwidth limit in each direction, bits of payload per second; 0 is none.
     pub bitrate_bits: u64,
     /// How many channels it has.

@@ -221,6 +221,10 @@ pub enum Forward {
     Slow,
     /// Counted and gone.
     Drop(Verdict),
+    /// A stream's client has used up its allocation's bandwidth limit: ask again at this time (`mono_ns`), and read
+    /// nothing more from the client until then. Not counted here. Who can't wait hands it in as [`Input::Received`]:
+    /// that is now, or a counted drop.
+    Wait(u64),
     /// Its 5-tuple's allocation is another worker's: hand it over, and ask that worker's server. Not counted
     /// here.
     Elsewhere(WorkerId),
@@ -390,6 +394,9 @@ pub enum Output {
         /// How many allocations were ended; `None` if too much of the kind waits for anything to be done.
         allocations: Option<u64>,
     },
+    /// A limit on strangers or failed logins has dropped a stream's request: close the connection. Over UDP its client
+    /// would repeat it; here it would wait for an answer that never comes.
+    CloseStream(ClientPath),
     /// A request was refused: tell the operator why. Only for who has proved to receive what is sent to its
     /// address, so that nobody can have lines written about others.
     Refused(Box<RefusedRequest>),

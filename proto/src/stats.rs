@@ -75,6 +75,66 @@ impl VerdictCounts {
     }
 }
 
+/// Why a datagram went nowhere, where the kernel program never has to do with it: these are no verdicts of its, and stand
+/// beside them wherever drops are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserspaceDrop {
+    /// For a client over TCP or TLS: more waited for it than its queue holds.
+    StreamQueueFull,
+    /// For a client over TCP or TLS: it had waited for too long.
+    StreamQueueAge,
+    /// For a client over TCP or TLS: the connection was closed before.
+    StreamClosed,
+    /// The system did not say who had sent it, or to which address.
+    NoAddress,
+}
+
+impl UserspaceDrop {
+    /// All of them.
+    pub const ALL: [UserspaceDrop; 4] = [
+        UserspaceDrop::StreamQueueFull,
+        UserspaceDrop::StreamQueueAge,
+        UserspaceDrop::StreamClosed,
+        UserspaceDrop::NoAddress,
+    ];
+
+    /// The name in metrics, logs and the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            UserspaceDrop::StreamQueueFull => "drop_stream_queue_full",
+            UserspaceDrop::StreamQueueAge => "drop_stream_queue_age",
+            UserspaceDrop::StreamClosed => "drop_stream_closed",
+            UserspaceDrop::NoAddress => "drop_no_address",
+        }
+    }
+}
+
+/// Datagrams that went nowhere, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UserspaceDropCounts([u64; UserspaceDrop::ALL.len()]);
+
+impl UserspaceDropCounts {
+    /// Counts `times` datagrams.
+    pub fn add(&mut self, drop: UserspaceDrop, times: u64) {
+        self.0[drop as usize] += times;
+    }
+
+    /// How many there were.
+    pub fn of(&self, drop: UserspaceDrop) -> u64 {
+        self.0[drop as usize]
+    }
+
+    /// All together.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Every reason that was counted at least once.
+    pub fn nonzero(&self) -> impl Iterator<Item = (UserspaceDrop, u64)> + '_ {
+        UserspaceDrop::ALL.iter().map(|&drop| (drop, self.of(drop))).filter(|&(_, n)| n > 0)
+    }
+}
+
 /// Error answers by method and code.
 #[derive(Clone, Debug, Default)]
 pub struct ErrorCounts([[u64; ErrorCode::ALL.len()]; method::COUNT]);
@@ -109,6 +169,8 @@ impl ErrorCounts {
 pub struct ServerCounts {
     /// Datagrams by what happened to them.
     pub verdicts: VerdictCounts,
+    /// Datagrams that went nowhere, as the kernel program can't lose them.
+    pub userspace_drops: UserspaceDropCounts,
     /// Payload bytes that went from clients to peers.
     pub bytes_to_peer: u64,
     /// Payload bytes that went from peers to clients.
@@ -297,6 +359,8 @@ pub struct AllocationRecord {
     pub to_peer: TrafficByPath,
     /// From the peers to the client.
     pub to_client: TrafficByPath,
+    /// What of that did not reach a client over TCP or TLS.
+    pub stream_drops: UserspaceDropCounts,
     /// Why it ended.
     pub reason: EndReason,
 }

@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -19,9 +20,10 @@ use turnpike_driver::sockets::{ListenerSocket, SocketOptions};
 use turnpike_driver::streams::{CloseReason, Offer, StreamOptions, Streams, bind_stream_listeners};
 use turnpike_driver::uring::{self, UringDriver};
 use turnpike_driver::{Driver, clock};
+use turnpike_proto::stats::UserspaceDrop;
 use turnpike_proto::wire::framer::{self, Frame};
 use turnpike_proto::wire::{MessageBuilder, attr, channel, method};
-use turnpike_proto::{Server, WorkerId};
+use turnpike_proto::{Server, Verdict, WorkerId};
 use turnpike_testkit::talker::{Answer, Talker, UDP};
 use turnpike_testkit::{PASSWORD, USER, skip};
 use zeroize::Zeroizing;
@@ -41,8 +43,9 @@ struct Relay {
 }
 
 impl Relay {
-    fn start<D: Driver + Send + 'static>(
+    fn start_with<D: Driver + Send + 'static>(
         make: impl FnOnce(Vec<ListenerSocket>, SocketOptions) -> io::Result<D>,
+        config: Config,
     ) -> Relay {
         let offer = Offer { plain: true, tls: true };
         let listeners = bind_stream_listeners((HERE, 0).into(), 1, offer).expect("a free port");
@@ -55,7 +58,7 @@ impl Relay {
             realm: "example.org".to_owned(),
             users: Hidden(vec![user]),
             allow_loopback_peers: true,
-            ..Config::default()
+            ..config
         };
         let addresses = Addresses { listen: vec![address], relay: vec![HERE.into()], ..Addresses::default() };
         let shared = setup::shared(&config, &addresses, &[address], [7; 32], None).expect("a good user");
@@ -192,10 +195,14 @@ fn certificate() -> (Arc<ServerConfig>, RootCertStore) {
 
 /// Runs a test on each driver, over TCP and over TLS.
 fn on_all(test: impl Fn(Relay, bool)) {
+    on_all_with(&Config::default(), test);
+}
+
+fn on_all_with(config: &Config, test: impl Fn(Relay, bool)) {
     for tls in [false, true] {
-        test(Relay::start(EpollDriver::new), tls);
+        test(Relay::start_with(EpollDriver::new, config.clone()), tls);
         match uring::probe() {
-            Ok(()) => test(Relay::start(UringDriver::new), tls),
+            Ok(()) => test(Relay::start_with(UringDriver::new, config.clone()), tls),
             Err(why) => skip("streams on io_uring", &format!("there is no io_uring: {why}")),
         }
     }
@@ -284,6 +291,57 @@ fn a_client_that_never_reads_loses_media_that_is_counted_and_a_neighbour_nothing
             peer.send_to(&[2; 100], to_reader).expect("sent");
             assert_eq!(reader.hear().expect("ChannelData").len(), 104);
         }
-        relay.stop();
+        let report = relay.stop().report();
+        let (streams, counted) = (&report.streams, report.counts.userspace_drops);
+        let queued = [streams.dropped_full, streams.dropped_old, streams.dropped_closed, 0];
+        assert_eq!(UserspaceDrop::ALL.map(|drop| counted.of(drop)), queued, "beside the other drops");
+    });
+}
+
+/// Sends `count` datagrams at once and a Refresh behind them, of which `expected` get through; those that the peer got.
+fn burst(relay: &Relay, tls: bool, count: u32, len: usize, expected: usize) -> Vec<u32> {
+    let peer = UdpSocket::bind((HERE, 0)).expect("a free port");
+    peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut client = relay.client(tls);
+    client.allocate();
+    client.bind(peer.local_addr().expect("bound"));
+    let mut all = Vec::new();
+    for number in 0..count {
+        all.extend(channel::header(0x4000, len as u16));
+        all.extend(number.to_be_bytes());
+        all.resize(all.len() + len - 4, 7);
+    }
+    client.send(&all);
+    assert_eq!(client.request(method::REFRESH, |builder| builder.lifetime(600)).code, None);
+    let mut buffer = [0; 4096];
+    let take = |_| {
+        assert_eq!(peer.recv(&mut buffer).expect("it comes"), len);
+        u32::from_be_bytes(buffer[..4].try_into().expect("four bytes"))
+    };
+    (0..expected).map(take).collect()
+}
+
+#[test]
+fn whoever_has_used_up_the_limit_waits_and_loses_nothing() {
+    // 25,000 bytes at once, then 250,000 in a second.
+    let config = Config { max_bitrate: NonZeroU64::new(2_000_000), ..Config::default() };
+    on_all_with(&config, |relay, tls| {
+        let numbers = burst(&relay, tls, 100, 1000, 100);
+        assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+        let report = relay.stop().report();
+        assert!(report.streams.pauses > 0 && report.streams.paused_ns > 0, "{:?}", report.streams);
+        assert_eq!(report.counts.verdicts.of(Verdict::DropRateToPeer), 0);
+    });
+}
+
+#[test]
+fn what_no_burst_has_room_for_is_dropped_and_holds_nobody_up() {
+    // 3000 bytes are the least at once, whatever the rate.
+    let config = Config { max_bitrate: NonZeroU64::new(1000), ..Config::default() };
+    on_all_with(&config, |relay, tls| {
+        burst(&relay, tls, 20, 3004, 0);
+        let report = relay.stop().report();
+        assert_eq!(report.streams.pauses, 0);
+        assert_eq!(report.counts.verdicts.of(Verdict::DropRateToPeer), 20);
     });
 }

@@ -280,6 +280,7 @@ mod tests {
                 kernel: Traffic { packets: 1, bytes: number, rate_drops: 0 },
             },
             to_client: TrafficByPath::default(),
+            stream_drops: 0,
             to_peer_bits_per_sec: number * 100,
             to_client_bits_per_sec: 1,
             max_bits_per_sec: 0,

@@ -216,7 +216,12 @@ fn streams(page: &mut Page<'_>, streams: &StreamCounts) -> fmt::Result {
         .map(|one| (vec![("version", one.version.clone()), ("kind", one.kind.clone())], one.count));
     page.counter("tls_handshakes", help, handshakes)?;
     let help = "Media and answers for clients over TCP and TLS that went nowhere, by reason.";
-    page.counter("stream_drops", help, by("reason", &streams.dropped))
+    page.counter("stream_drops", help, by("reason", &streams.dropped))?;
+    let help =
+        "Times that a client over TCP or TLS was not read from, since its bandwidth limit was used up.";
+    page.counter("stream_pauses", help, plain(streams.pauses))?;
+    let help = "Time in which clients over TCP and TLS were not read from, all connections together.";
+    page.counter_f64("stream_paused_seconds", help, [(Vec::new(), streams.paused_secs)])
 }
 
 fn offload(page: &mut Page<'_>, offload: &OffloadCounts) -> fmt::Result {

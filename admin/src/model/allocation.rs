@@ -170,6 +170,9 @@ pub struct Allocation {
     pub to_peer: TrafficByPath,
     /// From the peers to the client, since it was created.
     pub to_client: TrafficByPath,
+    /// Datagrams of those that did not reach a client over TCP or TLS: it took them too slowly, or was gone.
+    #[serde(default)]
+    pub stream_drops: u64,
     /// Payload towards the peers, averaged since the snapshot before.
     pub to_peer_bits_per_sec: u64,
     /// Payload towards the client, averaged since the snapshot before.

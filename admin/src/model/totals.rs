@@ -64,7 +64,7 @@ pub struct Counts {
 }
 
 /// Connections of clients over TCP and TLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StreamCounts {
     /// Connections over TCP that have sent a message, now.
     pub tcp: u64,
@@ -80,6 +80,10 @@ pub struct StreamCounts {
     pub handshakes: Vec<HandshakeCount>,
     /// Media and answers for clients that went nowhere: `queue_full`, `queue_age`, `closed`.
     pub dropped: BTreeMap<String, u64>,
+    /// How often a client that had used up its bandwidth limit was not read from for a while.
+    pub pauses: u64,
+    /// How long that was, all connections together, seconds.
+    pub paused_secs: f64,
 }
 
 /// TLS handshakes of clients that ended well, of one version and kind.

@@ -27,6 +27,8 @@ pub enum DropCause {
     Policy,
     /// Whoever sent it: it is malformed, late, or nobody had asked for it.
     Sender,
+    /// Whoever it was for: it took too little of what came, or was gone.
+    Receiver,
     /// This host: it could not receive, hand over or send it. Worth a look.
     Relay,
 }

@@ -61,6 +61,8 @@ async fn every_sample_has_a_type_a_help_and_a_number() {
         "turnpike_socket_drops_total",
         "turnpike_stream_connections",
         "turnpike_stream_connections_opening",
+        "turnpike_stream_pauses_total",
+        "turnpike_stream_paused_seconds_total",
         "turnpike_relay_ports_used",
         "process_cpu_seconds_total",
         "process_resident_memory_bytes",

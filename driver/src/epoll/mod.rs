@@ -128,8 +128,9 @@ impl EpollDriver {
         let first = self.next_buffer;
         let count = self.receiver.receive(listener.as_fd(), &mut self.base.pool, first, RECEIVED_PER_CALL);
         for offset in 0..count {
-            if let Some(received) = self.receiver.received(offset, port) {
-                self.base.received_by_listener(index as u32, &received, first + offset);
+            match self.receiver.received(offset, port) {
+                Some(received) => self.base.received_by_listener(index as u32, &received, first + offset),
+                None => self.base.received_unaddressed(),
             }
         }
         self.next_buffer += count;
@@ -157,8 +158,9 @@ impl EpollDriver {
         let count = self.receiver.receive(socket.as_fd(), &mut self.base.pool, first, share);
         for offset in 0..count {
             // A relay socket does not ask for the destination: its port matters to nobody.
-            if let Some(received) = self.receiver.received(offset, 0) {
-                self.base.received_by_relay(relay, &received, first + offset);
+            match self.receiver.received(offset, 0) {
+                Some(received) => self.base.received_by_relay(relay, &received, first + offset),
+                None => self.base.received_unaddressed(),
             }
         }
         self.next_buffer += count;
@@ -185,7 +187,7 @@ impl EpollDriver {
         }
         let longest = self.base.longest_wait(timeout);
         self.poller.wait(longest)?;
-        if self.base.is_idle_after(longest, self.poller.has_ready()) {
+        if self.base.is_idle_after(self.poller.has_ready()) {
             self.base.release_memory();
         }
         Ok(())

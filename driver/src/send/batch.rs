@@ -17,7 +17,7 @@ use std::ops::Range;
 use foldhash::fast::RandomState;
 use turnpike_proto::RelaySocket;
 
-use crate::limits::{MAX_MESSAGE_BYTES, MAX_QUEUED, MAX_SEGMENTS};
+use crate::limits::{MAX_COPIED_BYTES, MAX_MESSAGE_BYTES, MAX_QUEUED, MAX_SEGMENTS};
 
 const END: u32 = u32::MAX;
 
@@ -70,15 +70,14 @@ pub struct Envelope {
 pub enum Payload {
     /// In the buffer pool.
     Received(Range<usize>),
-    /// In memory of its own: what the core has written.
-    Owned(Vec<u8>),
+    /// Among the batch's copies.
+    Copied(Range<usize>),
 }
 
 impl Payload {
     fn len(&self) -> usize {
         match self {
-            Payload::Received(range) => range.len(),
-            Payload::Owned(bytes) => bytes.len(),
+            Payload::Received(range) | Payload::Copied(range) => range.len(),
         }
     }
 }
@@ -131,6 +130,8 @@ impl JoinedMessage {
 pub struct Batch {
     messages: Vec<JoinedMessage>,
     parts: Vec<Part>,
+    /// Payloads that are nowhere else.
+    copies: Vec<u8>,
     /// Each flow's newest message.
     newest: HashMap<(Sender, SocketAddr), u32, RandomState>,
     /// Messages by socket, see [`Batch::sort`].
@@ -143,6 +144,7 @@ impl Batch {
         Batch {
             messages: Vec::with_capacity(MAX_QUEUED),
             parts: Vec::with_capacity(MAX_QUEUED),
+            copies: Vec::new(),
             newest: HashMap::with_capacity_and_hasher(MAX_QUEUED, RandomState::default()),
             order: Vec::with_capacity(MAX_QUEUED),
         }
@@ -155,7 +157,26 @@ impl Batch {
 
     /// It has to be sent before more is queued.
     pub fn is_full(&self) -> bool {
-        self.parts.len() >= MAX_QUEUED
+        self.parts.len() >= MAX_QUEUED || self.copies.len() >= MAX_COPIED_BYTES
+    }
+
+    /// Keeps a copy of a payload until it is sent.
+    pub fn copy(&mut self, payload: &[u8]) -> Payload {
+        let start = self.copies.len();
+        self.copies.extend_from_slice(payload);
+        Payload::Copied(start..self.copies.len())
+    }
+
+    /// The bytes of a copied payload.
+    pub fn copied(&self, range: &Range<usize>) -> &[u8] {
+        &self.copies[range.clone()]
+    }
+
+    /// Gives memory back that a large turn has taken; nothing may be queued.
+    pub fn release_memory(&mut self) {
+        if self.is_empty() {
+            self.copies = Vec::new();
+        }
     }
 
     /// Queues a datagram. Those longer than `longest_joined` travel alone: over the egress MTU the kernel
@@ -254,6 +275,7 @@ impl Batch {
     pub fn clear(&mut self) {
         self.messages.clear();
         self.parts.clear();
+        self.copies.clear();
         self.newest.clear();
         self.order.clear();
     }

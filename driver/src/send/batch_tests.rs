@@ -17,7 +17,12 @@ fn a() -> Envelope {
 }
 
 fn push(batch: &mut Batch, envelope: Envelope, len: usize) {
-    batch.push(envelope, None, Payload::Owned(vec![0; len]), LIMIT);
+    push_limited(batch, envelope, len, LIMIT);
+}
+
+fn push_limited(batch: &mut Batch, envelope: Envelope, len: usize, longest_joined: usize) {
+    let payload = batch.copy(&vec![0; len]);
+    batch.push(envelope, None, payload, longest_joined);
 }
 
 /// The sizes of the datagrams of each message, in the order of sending.
@@ -92,11 +97,11 @@ fn source_tos_and_df_keep_datagrams_apart() {
 fn datagrams_over_the_limit_travel_alone() {
     let mut batch = Batch::new();
     for len in [1473, 1473, 1472, 1472, 1473] {
-        batch.push(a(), None, Payload::Owned(vec![0; len]), 1472);
+        push_limited(&mut batch, a(), len, 1472);
     }
     assert_eq!(sizes(&mut batch), [vec![1473], vec![1473], vec![1472, 1472], vec![1473]]);
     batch.clear();
-    (0..3).for_each(|_| batch.push(a(), None, Payload::Owned(vec![0; 10]), 0));
+    (0..3).for_each(|_| push_limited(&mut batch, a(), 10, 0));
     assert_eq!(sizes(&mut batch).len(), 3, "0 joins nothing");
 }
 
@@ -179,4 +184,25 @@ fn it_is_full_at_its_bound_and_empty_after_clearing() {
     batch.clear();
     assert!(batch.is_empty());
     assert_eq!(sizes(&mut batch), Vec::<Vec<usize>>::new());
+}
+
+#[test]
+fn copies_are_bounded_kept_until_sent_and_given_back() {
+    let mut batch = Batch::new();
+    let mut ranges = Vec::new();
+    while !batch.is_full() {
+        let payload = batch.copy(&[ranges.len() as u8; 60_000]);
+        let Payload::Copied(range) = &payload else { panic!("it was copied") };
+        ranges.push(range.clone());
+        batch.push(a(), None, payload, LIMIT);
+    }
+    assert_eq!(ranges.len(), MAX_COPIED_BYTES.div_ceil(60_000));
+    for (number, range) in ranges.iter().enumerate() {
+        assert!(batch.copied(range).iter().all(|byte| *byte == number as u8));
+    }
+    batch.release_memory();
+    assert_eq!(batch.copied(&ranges[0])[0], 0, "not while it is queued");
+    batch.clear();
+    batch.release_memory();
+    assert!(!batch.is_full() && batch.copies.capacity() == 0);
 }

@@ -88,6 +88,12 @@ impl SendQueue {
         self.batch.push(envelope, header, payload, longest);
     }
 
+    /// Queues a copy of a datagram.
+    pub(crate) fn push_copy(&mut self, envelope: Envelope, payload: &[u8]) {
+        let payload = self.batch.copy(payload);
+        self.push(envelope, None, payload);
+    }
+
     /// Brings the batch into the kernel's layout; the headers are in the order of the batch. They are
     /// valid until the queue or the pool is touched.
     pub(crate) fn assemble(&mut self, pool: &BufferPool) {
@@ -179,7 +185,7 @@ impl SendQueue {
         }
         self.refusals.remember(message.envelope.to.ip(), message.segment_bytes, errno, Instant::now());
         for part in self.batch.parts(&message) {
-            if let Err(error) = send_one(socket, &message.envelope, part, pool) {
+            if let Err(error) = send_one(socket, &message.envelope, part, &self.batch, pool) {
                 count(&error, counters);
             }
         }
@@ -249,8 +255,14 @@ fn send_headers(socket: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Re
 }
 
 /// Sends one datagram of a message by itself.
-fn send_one(socket: BorrowedFd<'_>, envelope: &Envelope, part: &Part, pool: &BufferPool) -> io::Result<()> {
-    let mut vectors = vectors(part, pool);
+fn send_one(
+    socket: BorrowedFd<'_>,
+    envelope: &Envelope,
+    part: &Part,
+    batch: &Batch,
+    pool: &BufferPool,
+) -> io::Result<()> {
+    let mut vectors = vectors(part, batch, pool);
     let mut name = RawAddr::EMPTY;
     let mut control = Control([0; CONTROL_BYTES]);
     let mut header = empty_header();
@@ -308,7 +320,8 @@ impl Assembly {
     fn add(&mut self, batch: &Batch, message: &JoinedMessage, pool: &BufferPool) {
         let first = self.vectors.len();
         for part in batch.parts(message) {
-            self.vectors.extend(vectors(part, pool).into_iter().skip(usize::from(part.header.is_none())));
+            self.vectors
+                .extend(vectors(part, batch, pool).into_iter().skip(usize::from(part.header.is_none())));
         }
         let mut name = RawAddr::EMPTY;
         let mut control = Control([0; CONTROL_BYTES]);
@@ -359,7 +372,7 @@ fn write_control(control: &mut Control<CONTROL_BYTES>, envelope: &Envelope, segm
 }
 
 /// The kernel never writes through the vectors of a send.
-fn vectors(part: &Part, pool: &BufferPool) -> [libc::iovec; 2] {
+fn vectors(part: &Part, batch: &Batch, pool: &BufferPool) -> [libc::iovec; 2] {
     let vector =
         |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let header = part.header.as_ref().map_or(&[][..], <[u8; 4]>::as_slice);
@@ -367,7 +380,7 @@ fn vectors(part: &Part, pool: &BufferPool) -> [libc::iovec; 2] {
         Payload::Received(range) => {
             pool.slice(range.clone()).expect("the range was checked when it was queued")
         }
-        Payload::Owned(bytes) => bytes,
+        Payload::Copied(range) => batch.copied(range),
     };
     [vector(header), vector(payload)]
 }

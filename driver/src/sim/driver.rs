@@ -129,12 +129,12 @@ impl Driver for SimDriver {
     fn forward(&mut self, datagram: &Datagram, segment_start: usize, transmit: &Transmit) {
         let start = segment_start + transmit.payload_start as usize;
         let data = &self.bytes(datagram)[start..start + transmit.payload_len as usize];
-        let payload = transmit.header.iter().flatten().chain(data).copied().collect();
-        self.transmit(transmit.egress, transmit.to, payload, transmit.tos, transmit.dont_fragment);
+        let payload: Vec<u8> = transmit.header.iter().flatten().chain(data).copied().collect();
+        self.transmit(transmit.egress, transmit.to, &payload, transmit.tos, transmit.dont_fragment);
     }
 
-    fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: Vec<u8>, tos: u8, dont_fragment: bool) {
-        self.queue.push(Queued { egress, to, payload, tos, dont_fragment });
+    fn transmit(&mut self, egress: Egress, to: SocketAddr, payload: &[u8], tos: u8, dont_fragment: bool) {
+        self.queue.push(Queued { egress, to, payload: payload.to_vec(), tos, dont_fragment });
     }
 
     fn open_port(&mut self, relay: RelaySocket, address: RelayedAddr) {

@@ -164,7 +164,7 @@ fn a_wildcard_listener_learns_and_keeps_the_address_that_was_asked() {
     let Some(Event::Datagram(datagram)) = events(&mut driver).first().copied() else { panic!("no datagram") };
     let Ingress::Client { socket, server } = datagram.ingress else { panic!("{datagram:?}") };
     assert_eq!(server, addr("192.0.2.9:3478"));
-    driver.transmit(Egress::Client { socket, source: server }, datagram.from, b"yes".to_vec(), 0, false);
+    driver.transmit(Egress::Client { socket, source: server }, datagram.from, b"yes", 0, false);
     driver.flush();
     assert_eq!(client.recv(), Some((server, b"yes".to_vec(), 0)));
 }
@@ -206,7 +206,7 @@ fn relay_sockets_of_different_workers_reach_each_other() {
     let mut two = network.driver(1, &[addr(SERVER)]);
     open(&mut one, relay(0), "192.0.2.1:50000");
     open(&mut two, relay(0), "192.0.2.1:50001");
-    one.transmit(Egress::Relay(relay(0)), addr("192.0.2.1:50001"), b"hairpin".to_vec(), 0, true);
+    one.transmit(Egress::Relay(relay(0)), addr("192.0.2.1:50001"), b"hairpin", 0, true);
     one.flush();
     let Some(Event::Datagram(datagram)) = events(&mut two).first().copied() else { panic!("no datagram") };
     assert_eq!(datagram.from, addr("192.0.2.1:50000"));
@@ -244,13 +244,13 @@ fn a_closed_port_is_free_again_and_its_old_name_means_nothing() {
     let mut driver = network.driver(0, &[addr(SERVER)]);
     let peer = network.endpoint(addr("203.0.113.1:2000"));
     open(&mut driver, relay(0), "192.0.2.1:50000");
-    driver.transmit(Egress::Relay(relay(0)), peer.address(), b"last".to_vec(), 0, false);
+    driver.transmit(Egress::Relay(relay(0)), peer.address(), b"last", 0, false);
     driver.close_port(relay(0));
     assert!(matches!(events(&mut driver)[..], [Event::PortClosed(name)] if name == relay(0)));
     assert_eq!(peer.recv().map(|(_, bytes, _)| bytes), Some(b"last".to_vec()), "queued before the end");
 
     open(&mut driver, RelaySocket { index: 0, generation: 2 }, "192.0.2.1:50000");
-    driver.transmit(Egress::Relay(relay(0)), peer.address(), b"stale".to_vec(), 0, false);
+    driver.transmit(Egress::Relay(relay(0)), peer.address(), b"stale", 0, false);
     driver.close_port(relay(0));
     assert!(events(&mut driver).is_empty());
     assert_eq!(driver.counters().send_failed, 1);
@@ -267,15 +267,15 @@ fn an_address_that_nobody_holds_answers_with_icmp() {
     open(&mut driver, relay(0), "192.0.2.1:50000");
     open(&mut driver, relay(1), "[2001:db8::1]:50000");
     let nobody_v6 = addr("[2001:db8::9]:9");
-    driver.transmit(Egress::Relay(relay(0)), addr("203.0.113.9:9"), b"x".to_vec(), 0, false);
-    driver.transmit(Egress::Relay(relay(1)), nobody_v6, b"x".to_vec(), 0, false);
+    driver.transmit(Egress::Relay(relay(0)), addr("203.0.113.9:9"), b"x", 0, false);
+    driver.transmit(Egress::Relay(relay(1)), nobody_v6, b"x", 0, false);
     let seen = events(&mut driver);
     assert!(matches!(seen[0], Event::Icmp { relay: of, peer, icmp_type: 3, icmp_code: 3, data: 0 }
             if of == relay(0) && peer == addr("203.0.113.9:9")));
     assert!(matches!(seen[1], Event::Icmp { relay: of, peer, icmp_type: 1, icmp_code: 4, data: 0 }
             if of == relay(1) && peer == nobody_v6));
     network.set_port_unreachable(false);
-    driver.transmit(Egress::Relay(relay(0)), addr("203.0.113.9:9"), b"x".to_vec(), 0, false);
+    driver.transmit(Egress::Relay(relay(0)), addr("203.0.113.9:9"), b"x", 0, false);
     assert!(events(&mut driver).is_empty());
     assert_eq!(network.counters().unreachable, 3);
 }
@@ -301,10 +301,10 @@ fn what_no_socket_could_send_is_counted() {
     let network = SimNetwork::new(14, Impairment::NONE);
     let mut driver = network.driver(0, &[addr(SERVER)]);
     let egress = Egress::Client { socket: ClientSocket::listener(0), source: addr(SERVER) };
-    driver.transmit(egress, addr("198.51.100.1:1000"), vec![0; 65_508], 0, false);
-    driver.transmit(egress, addr("[2001:db8::9]:9"), vec![0; 10], 0, false);
+    driver.transmit(egress, addr("198.51.100.1:1000"), &[0; 65_508], 0, false);
+    driver.transmit(egress, addr("[2001:db8::9]:9"), &[0; 10], 0, false);
     let unknown = Egress::Client { socket: ClientSocket::listener(5), source: addr(SERVER) };
-    driver.transmit(unknown, addr("198.51.100.1:1000"), vec![0; 10], 0, false);
+    driver.transmit(unknown, addr("198.51.100.1:1000"), &[0; 10], 0, false);
     driver.flush();
     assert_eq!(driver.counters().send_too_large, 1);
     assert_eq!(driver.counters().send_failed, 2);

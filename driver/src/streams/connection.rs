@@ -12,10 +12,12 @@ use turnpike_proto::addr::{ClientAddr, FiveTuple, Transport};
 use super::counters::CloseReason;
 use super::listener::{Offer, Taken};
 use super::outbound::{Outbound, QueueLimits};
+use super::pace::Pace;
+use super::pauses::Backlog;
 use super::tls::{RECORD_BYTES, Session};
 
-/// Bytes given to the kernel at once: beyond what it takes with `TCP_NOTSENT_LOWAT` they would only be looked at.
-const WRITE_BYTES: usize = 64 << 10;
+/// Bytes given to the kernel at once: what it has begun to take it takes, however much it has with that.
+const WRITE_BYTES: usize = 16 << 10;
 /// Times that a connection is written to in one turn; others have theirs then.
 const WRITES_PER_TURN: usize = 8;
 
@@ -58,6 +60,12 @@ pub(super) struct Connection {
     /// A message that has not come whole.
     pub(super) partial: Vec<u8>,
     pub(super) outbound: Outbound,
+    /// What it has to catch up with, if it was paused.
+    pub(super) backlog: Option<Box<Backlog>>,
+    /// Bytes that the kernel has taken.
+    pub(super) written: u64,
+    /// What is known of a client that takes them slowly.
+    pub(super) pace: Option<Box<Pace>>,
     /// It is in the list of those that have something to send.
     pub(super) is_dirty: bool,
     /// epoll tells when it can be written to.
@@ -86,6 +94,9 @@ impl Connection {
             records: Vec::new(),
             partial: Vec::new(),
             outbound: Outbound::default(),
+            backlog: None,
+            written: 0,
+            pace: None,
             is_dirty: false,
             waits_for_room: false,
             heard_ns: 0,
@@ -122,6 +133,16 @@ impl Connection {
         }
     }
 
+    /// Nothing is read from it for now.
+    pub(super) fn is_paused(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| backlog.is_paused())
+    }
+
+    /// What the system has found wrong with it.
+    pub(super) fn fault(&self) -> Option<io::Error> {
+        self.socket.take_error().ok().flatten()
+    }
+
     /// Bytes of memory that hold what has not come whole.
     pub(super) fn held(&self) -> usize {
         self.records.capacity() + self.partial.capacity()
@@ -129,14 +150,28 @@ impl Connection {
 
     /// Sends what waits, as far as the kernel takes it. Counts what was too old.
     pub(super) fn flush(&mut self, now_ns: u64, limits: &QueueLimits, too_old: &mut u64) -> Flushed {
+        let flushed = self.write_all(now_ns, limits, too_old);
+        match flushed {
+            Flushed::All => self.note_taken(now_ns),
+            Flushed::Blocked => self.note_slow(now_ns),
+            Flushed::Failed(_) => {}
+        }
+        flushed
+    }
+
+    fn write_all(&mut self, now_ns: u64, limits: &QueueLimits, too_old: &mut u64) -> Flushed {
         for _ in 0..WRITES_PER_TURN {
             if !self.outbound.has_begun() {
-                *too_old += self.outbound.drop_old(now_ns, limits);
+                // What is ahead of it makes it older. Something is left for a client that seems slower than it is.
+                let least_ns = limits.max_age_ns / 3;
+                let max_age_ns = limits.max_age_ns.saturating_sub(self.ahead_ns()).max(least_ns);
+                *too_old += self.outbound.drop_old(now_ns, &QueueLimits { max_age_ns, ..*limits });
                 if self.outbound.is_empty() {
                     return Flushed::All;
                 }
+                let piece = self.piece(RECORD_BYTES);
                 if let Some(tls) = &mut self.tls
-                    && !encrypt(tls, &mut self.records, &mut self.outbound)
+                    && !encrypt(tls, piece, &mut self.records, &mut self.outbound)
                 {
                     return Flushed::Failed(CloseReason::TlsOther);
                 }
@@ -159,31 +194,32 @@ impl Connection {
         if self.outbound.has_begun() {
             let begun = self.outbound.begun();
             let (written, wanted) = (self.socket.write(begun)?, begun.len());
+            self.written += written as u64;
             self.outbound.advance_begun(written);
             return Ok((written, wanted));
         }
         let [answers, media] = self.outbound.waiting();
-        let media = &media[..media.len().min(WRITE_BYTES)];
+        let media = &media[..media.len().min(self.piece(WRITE_BYTES))];
         let wanted = answers.len() + media.len();
         let written = match (answers.is_empty(), media.is_empty()) {
             (true, _) => self.socket.write(media)?,
             (_, true) => self.socket.write(answers)?,
             _ => self.socket.write_vectored(&[IoSlice::new(answers), IoSlice::new(media)])?,
         };
+        self.written += written as u64;
         self.outbound.consume(written);
         Ok((written, wanted))
     }
 
-    /// Queues the farewell of TLS behind what waits.
-    pub(super) fn say_goodbye(&mut self, now_ns: u64, limits: &QueueLimits) -> Flushed {
-        let mut too_old = 0;
-        let flushed = self.flush(now_ns, limits, &mut too_old);
+    /// Queues the farewell of TLS behind what waits. Counts what was too old.
+    pub(super) fn say_goodbye(&mut self, now_ns: u64, limits: &QueueLimits, too_old: &mut u64) -> Flushed {
+        let flushed = self.flush(now_ns, limits, too_old);
         if let Some(tls) = &mut self.tls
             && flushed == Flushed::All
             && !tls.is_handshaking()
         {
             tls.close(&mut self.records, self.outbound.begin());
-            return self.flush(now_ns, limits, &mut too_old);
+            return self.flush(now_ns, limits, too_old);
         }
         flushed
     }
@@ -195,10 +231,10 @@ impl AsFd for Connection {
     }
 }
 
-/// One record, or those of one long frame.
-fn encrypt(tls: &mut Session, rest: &mut Vec<u8>, outbound: &mut Outbound) -> bool {
+/// One record of about `piece` bytes, or those of one long frame.
+fn encrypt(tls: &mut Session, piece: usize, rest: &mut Vec<u8>, outbound: &mut Outbound) -> bool {
     let mut records = std::mem::take(outbound.begin());
-    let batch = outbound.batch(RECORD_BYTES);
+    let batch = outbound.batch(piece);
     let len = batch.len();
     let is_written = tls.write(rest, batch, &mut records);
     *outbound.begin() = records;

@@ -20,6 +20,8 @@ pub enum CloseReason {
     MessageTimeout,
     /// It had no allocation, and nothing came any more.
     Idle,
+    /// A limit on strangers or failed logins dropped its request, which nobody repeats over a stream.
+    Limited,
     /// What came is no STUN message and no ChannelData.
     NotTurn,
     /// A first message that is longer than any.
@@ -58,7 +60,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All of them.
-    pub const ALL: [CloseReason; 24] = [
+    pub const ALL: [CloseReason; 25] = [
         CloseReason::ByClient,
         CloseReason::Broken,
         CloseReason::Unread,
@@ -66,6 +68,7 @@ impl CloseReason {
         CloseReason::HandshakeTimeout,
         CloseReason::MessageTimeout,
         CloseReason::Idle,
+        CloseReason::Limited,
         CloseReason::NotTurn,
         CloseReason::TooLong,
         CloseReason::TlsNotOffered,
@@ -100,6 +103,7 @@ impl CloseReason {
             CloseReason::HandshakeTimeout => "handshake_timeout",
             CloseReason::MessageTimeout => "message_timeout",
             CloseReason::Idle => "idle",
+            CloseReason::Limited => "limited",
             CloseReason::NotTurn => "not_turn",
             CloseReason::TooLong => "too_long",
             CloseReason::TlsNotOffered => "tls_not_offered",
@@ -186,6 +190,10 @@ pub struct StreamCounters {
     pub dropped_old: u64,
     /// Media frames and answers that were for a connection that is closed, or were still queued when it was.
     pub dropped_closed: u64,
+    /// How often a client that had sent more than it may was not read from for a while.
+    pub pauses: u64,
+    /// How long that was, all connections together, nanoseconds; without pauses that last.
+    pub paused_ns: u64,
     /// Connections that are closed, or were not taken.
     pub closed: CloseCounts,
 }
@@ -201,6 +209,8 @@ impl StreamCounters {
         self.dropped_full += other.dropped_full;
         self.dropped_old += other.dropped_old;
         self.dropped_closed += other.dropped_closed;
+        self.pauses += other.pauses;
+        self.paused_ns += other.paused_ns;
         self.closed.add(&other.closed);
     }
 }

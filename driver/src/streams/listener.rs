@@ -13,7 +13,7 @@ use crate::sockets::{bind_or_wait, local_address, set_option};
 /// Connections that wait to be taken; the kernel's own bound (`net.core.somaxconn`) is 4096.
 const BACKLOG: i32 = 4096;
 /// Bytes that the kernel takes beyond what is on its way: what is queued there can't be dropped any more.
-const UNSENT_BYTES: i32 = 16 << 10;
+pub(super) const UNSENT_BYTES: i32 = 16 << 10;
 /// After this long without an acknowledgement, or with a window that stays closed, the connection is over.
 const UNREAD_AFTER: Duration = Duration::from_secs(30);
 /// A client that says nothing for this long is asked whether it is there at all.

@@ -18,6 +18,8 @@ mod connection;
 mod counters;
 mod listener;
 mod outbound;
+mod pace;
+mod pauses;
 mod poller;
 mod reading;
 mod table;
@@ -39,7 +41,7 @@ use turnpike_proto::{ClientPath, ClientSocket};
 use self::connection::{Connection, Flushed, Phase};
 pub use self::counters::{CloseCounts, CloseReason, HandshakeCounts, StreamCounters};
 pub use self::listener::{Offer, StreamListener, bind_stream_listeners};
-pub use self::outbound::QueueLimits;
+pub use self::outbound::{Dropped, QueueLimits};
 use self::poller::Poller;
 use self::table::Table;
 
@@ -121,6 +123,13 @@ pub enum StreamEvent {
     },
     /// No message has come for [`StreamLimits::idle_time`]: [`Streams::close`] it if it carries nothing.
     Idle(ClientPath),
+    /// Media that was queued for a client did not reach it.
+    Dropped {
+        /// Who it was for.
+        path: ClientPath,
+        /// How many frames, and why.
+        drops: Dropped,
+    },
     /// A connection that had sent a message is over.
     Closed {
         /// Whose it was.
@@ -151,6 +160,8 @@ pub struct Streams {
     records: Vec<u8>,
     /// Bytes held by connections for what has not come whole.
     unfinished: usize,
+    /// Bytes that paused connections have sent, and that were read.
+    held: usize,
     /// Bytes that wait to be sent.
     queued: usize,
     told: VecDeque<StreamEvent>,
@@ -160,12 +171,15 @@ pub struct Streams {
 }
 
 /// Messages of one connection that are being handed out.
+#[derive(Clone, Copy)]
 struct Reading {
     socket: ClientSocket,
     /// Where the next message begins.
     cursor: usize,
     /// Why it is closed after them.
     end: Option<CloseReason>,
+    /// The kernel had nothing beyond them.
+    has_all: bool,
 }
 
 impl Streams {
@@ -191,6 +205,7 @@ impl Streams {
             inbox: Vec::new(),
             records: Vec::new(),
             unfinished: 0,
+            held: 0,
             queued: 0,
             told: VecDeque::new(),
             dirty: Vec::new(),
@@ -210,19 +225,22 @@ impl Streams {
                 match poller::source(token) {
                     poller::Source::Opening => {
                         for (token, flags) in self.opening.ready(OPENING_PER_TURN)? {
-                            self.note_ready(token, flags);
+                            self.note_ready(now_ns, token, flags);
                         }
                     }
                     poller::Source::Listener(place) => self.accept(now_ns, place, &mut accepts),
-                    poller::Source::Connection(_) => self.note_ready(token, flags),
+                    poller::Source::Connection(_) => self.note_ready(now_ns, token, flags),
                 }
             }
         }
         Ok(())
     }
 
-    fn note_ready(&mut self, token: u64, flags: EventFlags) {
+    fn note_ready(&mut self, now_ns: u64, token: u64, flags: EventFlags) {
         let poller::Source::Connection(socket) = poller::source(token) else { return };
+        if flags.intersects(EventFlags::HUP | EventFlags::ERR) && self.end_paused(now_ns, socket) {
+            return;
+        }
         if flags.contains(EventFlags::OUT) {
             self.mark_dirty(socket);
         }
@@ -236,37 +254,64 @@ impl Streams {
         &self.inbox[range.clone()]
     }
 
-    /// Queues something that may be dropped, given in two parts, with so many zeros (at most 3) behind.
-    pub fn send_media(&mut self, now_ns: u64, socket: ClientSocket, parts: [&[u8]; 2], padding_len: u8) {
+    /// Queues something that may be dropped, given in two parts, with so many zeros (at most 3) behind. `false` if the
+    /// connection is closed.
+    pub fn send_media(
+        &mut self,
+        now_ns: u64,
+        socket: ClientSocket,
+        parts: [&[u8]; 2],
+        padding_len: u8,
+    ) -> bool {
         let mut limits = self.options.queue;
         if self.queued > MAX_QUEUED_BYTES {
             limits.max_media_bytes = limits.max_media_bytes.min(CROWDED_MEDIA_BYTES);
         }
         let Some(connection) = self.table.get_mut(socket).filter(|known| known.phase == Phase::Open) else {
             self.counters.dropped_closed += 1;
-            return;
+            return false;
         };
         let before = connection.outbound.len();
         let padding_len = usize::from(padding_len).min(3);
-        let dropped = connection.outbound.push_media(now_ns, parts, padding_len, &limits);
+        let drops = connection.outbound.push_media(now_ns, parts, padding_len, &limits);
         self.queued = self.queued - before + connection.outbound.len();
-        self.counters.dropped_full += dropped.full;
-        self.counters.dropped_old += dropped.old;
-        self.mark_dirty(socket);
+        let path = connection.path(socket);
+        self.tell_dropped(path, drops);
+        self.wants_to_send(socket);
+        true
     }
 
-    /// Queues an answer, which is never dropped: a client that does not read its answers loses its connection.
-    pub fn send_answer(&mut self, now_ns: u64, socket: ClientSocket, answer: &[u8]) {
+    /// Queues an answer, which is never dropped: a client that does not read its answers loses its connection. `false`
+    /// if that is closed.
+    pub fn send_answer(&mut self, now_ns: u64, socket: ClientSocket, answer: &[u8]) -> bool {
         let Some(connection) = self.table.get_mut(socket).filter(|known| known.phase == Phase::Open) else {
             self.counters.dropped_closed += 1;
-            return;
+            return false;
         };
         let before = connection.outbound.len();
         if !connection.outbound.push_answer(answer, &self.options.queue) {
-            return self.end(now_ns, socket, CloseReason::AnswersFull);
+            self.end(now_ns, socket, CloseReason::AnswersFull);
+            return false;
         }
         self.queued = self.queued - before + connection.outbound.len();
-        self.mark_dirty(socket);
+        self.wants_to_send(socket);
+        true
+    }
+
+    fn tell_dropped(&mut self, path: ClientPath, drops: Dropped) {
+        if drops != Dropped::default() {
+            self.counters.dropped_full += drops.full;
+            self.counters.dropped_old += drops.old;
+            self.counters.dropped_closed += drops.closed;
+            self.told.push_back(StreamEvent::Dropped { path, drops });
+        }
+    }
+
+    /// Something was queued: epoll tells when there is room, if there was none.
+    fn wants_to_send(&mut self, socket: ClientSocket) {
+        if self.table.get_mut(socket).is_some_and(|connection| !connection.waits_for_room) {
+            self.mark_dirty(socket);
+        }
     }
 
     fn mark_dirty(&mut self, socket: ClientSocket) {
@@ -292,13 +337,14 @@ impl Streams {
         let Some(connection) = self.table.get_mut(socket) else { return };
         connection.is_dirty = false;
         let before = connection.outbound.len();
-        let flushed = connection.flush(now_ns, &self.options.queue, &mut self.counters.dropped_old);
+        let mut old = 0;
+        let flushed = connection.flush(now_ns, &self.options.queue, &mut old);
         self.queued = self.queued - before + connection.outbound.len();
+        let (path, is_closing) = (connection.path(socket), connection.phase == Phase::Closing);
+        self.tell_dropped(path, Dropped { old, ..Dropped::default() });
         match flushed {
             Flushed::Failed(reason) => self.end(now_ns, socket, reason),
-            Flushed::All if connection.phase == Phase::Closing => {
-                self.end(now_ns, socket, CloseReason::ByRelay)
-            }
+            Flushed::All if is_closing => self.end(now_ns, socket, CloseReason::ByRelay),
             _ => self.wait_for_room(socket, flushed == Flushed::Blocked),
         }
     }
@@ -312,6 +358,12 @@ impl Streams {
             let poller = if is_opening { &self.opening } else { &self.poller };
             poller.change(&*connection, poller::connection(socket), interest(connection));
         }
+    }
+
+    /// Asks epoll for what a connection that has sent a message is waiting for now.
+    fn watch_open(&mut self, socket: ClientSocket) {
+        let Some(connection) = self.table.get_mut(socket) else { return };
+        self.poller.change(&*connection, poller::connection(socket), interest(connection));
     }
 
     /// Closes a connection, after what waits for it, as far as the client takes that at once.
@@ -330,21 +382,29 @@ impl Streams {
                 continue;
             }
             let before = connection.outbound.len();
-            let flushed = connection.say_goodbye(now_ns, &self.options.queue);
+            let mut drops = Dropped::default();
+            let flushed = connection.say_goodbye(now_ns, &self.options.queue, &mut drops.old);
             self.queued = self.queued - before + connection.outbound.len();
-            if flushed != Flushed::Blocked {
-                self.end(now_ns, socket, CloseReason::ByRelay);
-                continue;
+            let path = connection.path(socket);
+            self.tell_dropped(path, drops);
+            match flushed {
+                Flushed::Blocked => self.begin_goodbye(now_ns, socket),
+                _ => self.end(now_ns, socket, CloseReason::ByRelay),
             }
-            self.tell_closed(socket, CloseReason::ByRelay);
-            if let Some(connection) = self.table.get_mut(socket) {
-                connection.phase = Phase::Closing;
-                // Nothing more is read.
-                self.poller.change(&*connection, poller::connection(socket), EventFlags::OUT);
-                connection.waits_for_room = true;
-            }
-            self.table.set_due(socket, now_ns + GOODBYE_NS);
         }
+    }
+
+    /// What waits for a client is sent as it takes it, for a while; nothing more is read.
+    fn begin_goodbye(&mut self, now_ns: u64, socket: ClientSocket) {
+        let Some(connection) = self.table.get_mut(socket) else { return };
+        let path = connection.path(socket);
+        let open =
+            if connection.tls.is_some() { &mut self.counters.open_tls } else { &mut self.counters.open_tcp };
+        *open -= 1;
+        (connection.phase, connection.waits_for_room) = (Phase::Closing, true);
+        self.told.push_back(StreamEvent::Closed { path, reason: CloseReason::ByRelay });
+        self.watch_open(socket);
+        self.table.set_due(socket, now_ns + GOODBYE_NS);
     }
 
     /// Whether there is no connection.
@@ -371,12 +431,14 @@ impl Streams {
         }
         for _ in 0..DUE_PER_TURN {
             let Some(socket) = self.table.due(now_ns) else { return };
-            let Some(connection) = self.table.get_mut(socket) else { return };
-            match connection.phase {
+            let Some(phase) = self.table.get_mut(socket).map(|connection| connection.phase) else { return };
+            match phase {
                 Phase::First | Phase::Message => self.end(now_ns, socket, CloseReason::MessageTimeout),
                 Phase::Handshake => self.end(now_ns, socket, CloseReason::HandshakeTimeout),
                 Phase::Closing => self.end(now_ns, socket, CloseReason::ByRelay),
+                Phase::Open if self.resume(now_ns, socket) => {}
                 Phase::Open => {
+                    let Some(connection) = self.table.get_mut(socket) else { return };
                     let idle_ns = self.options.limits.idle_time.as_nanos() as u64;
                     let idle_at_ns = connection.heard_ns + idle_ns;
                     if idle_at_ns <= now_ns {
@@ -439,31 +501,33 @@ impl Streams {
 
     /// Ends a connection now.
     fn end(&mut self, now_ns: u64, socket: ClientSocket, reason: CloseReason) {
-        self.tell_closed(socket, reason);
         let Some(mut connection) = self.table.remove(socket) else { return };
         let before = connection.outbound.len();
+        let mut drops = Dropped::default();
         if !matches!(reason, CloseReason::Broken | CloseReason::Unread) {
             // The last answer, or the alert that says why. Whoever doesn't take it at once goes without.
-            connection.say_goodbye(now_ns, &self.options.queue);
+            connection.say_goodbye(now_ns, &self.options.queue, &mut drops.old);
         }
-        self.counters.dropped_closed += connection.outbound.frames();
+        drops.closed = connection.outbound.frames();
+        self.tell_dropped(connection.path(socket), drops);
+        self.tell_closed(&connection, socket, reason);
         self.queued -= before;
         self.unfinished -= connection.unfinished;
+        self.forget_backlog(now_ns, connection.backlog.take());
         self.counters.closed.count(reason);
     }
 
     /// Tells once of a connection that carried messages that it doesn't any more.
-    fn tell_closed(&mut self, socket: ClientSocket, reason: CloseReason) {
-        let Some(connection) = self.table.get_mut(socket).filter(|known| known.phase == Phase::Open) else {
+    fn tell_closed(&mut self, connection: &Connection, socket: ClientSocket, reason: CloseReason) {
+        if connection.phase != Phase::Open {
             return;
-        };
+        }
         let open = match connection.tls {
             Some(_) => &mut self.counters.open_tls,
             None => &mut self.counters.open_tcp,
         };
         *open -= 1;
-        let path = connection.path(socket);
-        self.told.push_back(StreamEvent::Closed { path, reason });
+        self.told.push_back(StreamEvent::Closed { path: connection.path(socket), reason });
     }
 }
 
@@ -475,9 +539,9 @@ impl AsFd for Streams {
 }
 
 fn interest(connection: &Connection) -> EventFlags {
-    match (connection.phase, connection.waits_for_room) {
-        (Phase::Closing, _) => EventFlags::OUT,
-        (_, true) => EventFlags::IN | EventFlags::OUT,
-        (_, false) => EventFlags::IN,
-    }
+    let is_closing = connection.phase == Phase::Closing;
+    let mut flags = EventFlags::empty();
+    flags.set(EventFlags::IN, !is_closing && !connection.is_paused());
+    flags.set(EventFlags::OUT, is_closing || connection.waits_for_room);
+    flags
 }

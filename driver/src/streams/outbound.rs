@@ -31,11 +31,13 @@ impl Default for QueueLimits {
 
 /// Media frames that were dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Dropped {
+pub struct Dropped {
     /// Because there was more than the queue holds.
-    pub(super) full: u64,
+    pub full: u64,
     /// Because they had waited for too long.
-    pub(super) old: u64,
+    pub old: u64,
+    /// Because the connection was closed.
+    pub closed: u64,
 }
 
 /// The queue of one connection. Empty it owns no memory.
@@ -92,7 +94,7 @@ impl Outbound {
         padding_len: usize,
         limits: &QueueLimits,
     ) -> Dropped {
-        let mut dropped = Dropped { old: self.drop_old(now_ns, limits), full: 0 };
+        let mut dropped = Dropped { old: self.drop_old(now_ns, limits), ..Dropped::default() };
         let len = parts[0].len() + parts[1].len() + padding_len;
         while !self.frames.is_empty() && self.media.len() + len > limits.max_media_bytes {
             self.drop_oldest();
@@ -268,7 +270,7 @@ mod tests {
         for byte in 1..=3 {
             assert_eq!(media(&mut queue, 0, byte), Dropped::default());
         }
-        assert_eq!(media(&mut queue, 0, 4), Dropped { full: 1, old: 0 });
+        assert_eq!(media(&mut queue, 0, 4), Dropped { full: 1, ..Dropped::default() });
         assert_eq!(queue.frames(), 3);
         let sent = waiting(&queue);
         assert_eq!(sent[..8], [9; 8]);
@@ -283,7 +285,7 @@ mod tests {
         media(&mut queue, 0, 1);
         media(&mut queue, 50, 2);
         assert_eq!(queue.drop_old(100, &LIMITS), 0);
-        assert_eq!(media(&mut queue, 101, 3), Dropped { full: 0, old: 1 });
+        assert_eq!(media(&mut queue, 101, 3), Dropped { old: 1, ..Dropped::default() });
         assert_eq!(queue.drop_old(151, &LIMITS), 1);
         assert_eq!(queue.frames(), 1);
     }

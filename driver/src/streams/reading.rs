@@ -20,7 +20,7 @@ const MAX_UNFINISHED_BYTES: usize = 32 << 20;
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Begins a buffer with what was left of a connection's. One that a long message has made large is given back.
-fn refill(buffer: &mut Vec<u8>, rest: Vec<u8>) {
+pub(super) fn refill(buffer: &mut Vec<u8>, rest: Vec<u8>) {
     buffer.clear();
     buffer.shrink_to(2 * READ_BYTES);
     buffer.extend_from_slice(&rest);
@@ -55,20 +55,29 @@ impl Streams {
         if connection.phase == Phase::Closing {
             return Err(CloseReason::ByRelay);
         }
+        if connection.is_paused() {
+            // It was among the ready before.
+            return Ok(());
+        }
+        if let Some(held) = self.take_held(socket) {
+            self.reading = Some(held);
+            return Ok(());
+        }
+        let Some(connection) = self.table.get_mut(socket) else { return Ok(()) };
         self.unfinished -= std::mem::take(&mut connection.unfinished);
         refill(&mut self.inbox, std::mem::take(&mut connection.partial));
         refill(&mut self.records, std::mem::take(&mut connection.records));
         let into = if connection.tls.is_some() { &mut self.records } else { &mut self.inbox };
-        let end = match connection.read(into, READ_BYTES) {
-            Ok(Some(0)) => Some(CloseReason::ByClient),
-            Ok(_) => None,
-            Err(error) => Some(broken(&error)),
+        let (count, end) = match connection.read(into, READ_BYTES) {
+            Ok(Some(0)) => (0, Some(CloseReason::ByClient)),
+            Ok(count) => (count.unwrap_or(0), None),
+            Err(error) => (0, Some(broken(&error))),
         };
         if connection.phase == Phase::First {
             self.decide(socket)?;
         }
         let end = self.decrypt(now_ns, socket).or(end);
-        self.reading = Some(Reading { socket, cursor: 0, end });
+        self.reading = Some(Reading { socket, cursor: 0, end, has_all: count < READ_BYTES });
         Ok(())
     }
 
@@ -142,6 +151,9 @@ impl Streams {
             Frame::Need(needed) => {
                 let is_too_long = connection.phase == Phase::Message && needed > MAX_REQUEST;
                 connection.partial = rest.to_vec();
+                if reading.has_all {
+                    connection.backlog = None;
+                }
                 connection.unfinished = connection.held();
                 self.unfinished += connection.unfinished;
                 if let Some(reason) = reading.end {

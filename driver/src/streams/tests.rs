@@ -1,6 +1,7 @@
 //! Streams over loopback connections, without any driver: a turn looks whether something is ready.
 
 mod hostile;
+mod pauses;
 mod slow;
 mod talk;
 
@@ -32,6 +33,11 @@ struct Rig {
     tls_infos: HashMap<ClientSocket, Option<TlsInfo>>,
     closed: Vec<CloseReason>,
     idle: Vec<ClientSocket>,
+    /// Until then messages are to wait; those for which there is no patience left.
+    pause_until_ns: u64,
+    impatient: usize,
+    /// What was told of frames that were dropped.
+    told: Dropped,
 }
 
 impl Rig {
@@ -44,7 +50,20 @@ impl Rig {
         let options = StreamOptions { tls: Some(tls), ..options };
         let streams = Streams::new(listeners, options).expect("descriptors");
         let (messages, tls_infos, closed, idle) = Default::default();
-        Rig { streams, address, trust, now_ns: 1, messages, tls_infos, closed, idle }
+        let (pause_until_ns, impatient, told) = Default::default();
+        Rig {
+            streams,
+            address,
+            trust,
+            now_ns: 1,
+            messages,
+            tls_infos,
+            closed,
+            idle,
+            pause_until_ns,
+            impatient,
+            told,
+        }
     }
 
     fn connect(&self) -> TcpStream {
@@ -95,10 +114,19 @@ impl Rig {
         self.streams.turn(self.now_ns, true).expect("epoll works");
         while let Some(event) = self.streams.next_event(self.now_ns) {
             match event {
+                StreamEvent::Message { bytes, .. } if self.now_ns < self.pause_until_ns => {
+                    let is_paused = self.streams.pause(self.now_ns, &bytes, self.pause_until_ns);
+                    self.impatient += usize::from(!is_paused);
+                }
                 StreamEvent::Message { path, bytes } => {
                     let bytes = self.streams.bytes(&bytes).to_vec();
                     self.tls_infos.insert(path.socket, path.tls);
                     self.messages.push((path.socket, bytes));
+                }
+                StreamEvent::Dropped { drops, .. } => {
+                    self.told.full += drops.full;
+                    self.told.old += drops.old;
+                    self.told.closed += drops.closed;
                 }
                 StreamEvent::Idle(path) => self.idle.push(path.socket),
                 StreamEvent::Closed { reason, .. } => self.closed.push(reason),

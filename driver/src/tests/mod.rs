@@ -260,7 +260,7 @@ fn dscp_and_ecn_survive_both_directions_in_both_families<D: Rig>() {
         let (mut far, _) = driver::<D>(bind);
         let relayed = open(&mut far, relay(0), bind);
         for tos in [0x00, 0x01, 0x02, 0x03, 0xb8, 0xbb, 0xff] {
-            far.transmit(Egress::Relay(relay(0)), server, vec![1], tos, false);
+            far.transmit(Egress::Relay(relay(0)), server, &[1], tos, false);
             far.flush();
             let there = await_datagram(&mut near);
             assert_eq!((there.tos, there.from), (tos, relayed));
@@ -335,8 +335,8 @@ fn an_icmp_error_is_reported_and_hurts_no_other_peer<D: Rig>() {
         let dead = local(&occupied);
         let egress = Egress::Relay(relay(0));
         for number in 0..20u8 {
-            driver.transmit(egress, dead, vec![number], 0, false);
-            driver.transmit(egress, local(&alive), vec![number], 0, false);
+            driver.transmit(egress, dead, &[number], 0, false);
+            driver.transmit(egress, local(&alive), &[number], 0, false);
         }
         driver.flush();
         for number in 0..20u8 {
@@ -375,7 +375,7 @@ fn a_pending_error_fails_neither_the_next_send_nor_the_next_receive<D: Rig>() {
     let dead = local(&occupied);
     let alive = client(V4);
     let send = |driver: &mut D, to| {
-        driver.transmit(Egress::Relay(relay(0)), to, vec![1], 0, false);
+        driver.transmit(Egress::Relay(relay(0)), to, &[1], 0, false);
         driver.flush();
     };
     send(&mut driver, dead);
@@ -442,7 +442,7 @@ fn a_closed_port_is_free_and_its_old_name_means_nothing<D: Rig>() {
     let (mut driver, _) = driver::<D>(V4);
     let relayed = open(&mut driver, relay(0), V4);
     let peer = client(V4);
-    driver.transmit(Egress::Relay(relay(0)), local(&peer), b"last".to_vec(), 0, false);
+    driver.transmit(Egress::Relay(relay(0)), local(&peer), b"last", 0, false);
     driver.close_port(relay(0));
     assert_eq!(driver.open_ports(), 0);
     assert!(matches!(turn(&mut driver, PATIENCE)[..], [Event::PortClosed(of)] if of == relay(0)));
@@ -452,7 +452,7 @@ fn a_closed_port_is_free_and_its_old_name_means_nothing<D: Rig>() {
     let newer = RelaySocket { index: 0, generation: 8 };
     driver.open_port(newer, RelayedAddr(relayed));
     assert!(matches!(turn(&mut driver, PATIENCE)[..], [Event::PortOpened(of)] if of == newer));
-    driver.transmit(Egress::Relay(relay(0)), local(&peer), b"stale".to_vec(), 0, false);
+    driver.transmit(Egress::Relay(relay(0)), local(&peer), b"stale", 0, false);
     driver.close_port(relay(0));
     assert!(turn(&mut driver, SILENCE).is_empty());
     assert_eq!(driver.counters().send_failed, 1);
@@ -503,7 +503,7 @@ fn more_than_the_queue_holds_is_sent_all_the_same<D: Rig>() {
     let mut sink = D::make(vec![peer], SocketOptions::default()).expect("a driver");
     let count = limits::MAX_QUEUED + 100;
     for _ in 0..count {
-        driver.transmit(Egress::Relay(relay(0)), to, vec![0; 100], 0, false);
+        driver.transmit(Egress::Relay(relay(0)), to, &[0; 100], 0, false);
     }
     driver.flush();
     assert_eq!(datagrams(&mut sink, count, PATIENCE).len(), count);
@@ -514,17 +514,18 @@ fn one_refused_datagram_does_not_hold_up_the_rest<D: Rig>() {
     open(&mut driver, relay(0), V4);
     let peer = client(V4);
     let egress = Egress::Relay(relay(0));
-    driver.transmit(egress, local(&peer), b"1".to_vec(), 0, false);
-    driver.transmit(egress, local(&peer), vec![0; 65_508], 0, false);
-    driver.transmit(egress, addr("[::1]:9"), b"wrong family".to_vec(), 0, false);
-    driver.transmit(egress, local(&peer), b"2".to_vec(), 0, false);
+    driver.transmit(egress, local(&peer), b"1", 0, false);
+    driver.transmit(egress, local(&peer), &[0; 65_508], 0, false);
+    driver.transmit(egress, addr("[::1]:9"), b"wrong family", 0, false);
+    driver.transmit(egress, local(&peer), b"2", 0, false);
     driver.flush();
     let mut buffer = [0; 100];
     for expected in [b"1", b"2"] {
         let len = peer.recv(&mut buffer).expect("it arrives");
         assert_eq!(&buffer[..len], expected);
     }
-    assert_eq!(driver.counters(), DriverCounters { send_failed: 1, send_too_large: 1, socket_overflow: 0 });
+    let expected = DriverCounters { send_failed: 1, send_too_large: 1, ..DriverCounters::default() };
+    assert_eq!(driver.counters(), expected);
 }
 
 // RFC 8656 s. 14: DF only for Send with DONT-FRAGMENT.
@@ -535,7 +536,7 @@ fn df_holds_for_one_datagram_only<D: Rig>() {
     let mode = |driver: &D| mtu_discovery(driver.relay_socket(relay(0)).expect("open").as_fd());
     assert_eq!(mode(&driver), libc::IP_PMTUDISC_OMIT);
     for (byte, dont_fragment) in [(b'a', false), (b'b', true), (b'c', false)] {
-        driver.transmit(Egress::Relay(relay(0)), local(&peer), vec![byte], 0, dont_fragment);
+        driver.transmit(Egress::Relay(relay(0)), local(&peer), &[byte], 0, dont_fragment);
     }
     driver.flush();
     assert_eq!(mode(&driver), libc::IP_PMTUDISC_OMIT, "restored");

@@ -36,13 +36,13 @@ fn df_is_set_on_the_wire_for_one_datagram_only<D: Rig>() {
         let wire = raw(Protocol::UDP);
         let sizes = [(100, false), (200, true), (300, false), (3000, true), (4000, false)];
         for (size, dont_fragment) in sizes {
-            driver.transmit(Egress::Relay(relay(0)), local(&peer), vec![0; size], 0x2e, dont_fragment);
+            driver.transmit(Egress::Relay(relay(0)), local(&peer), &vec![0; size], 0x2e, dont_fragment);
         }
         driver.flush();
         // Over the MTU, with DF: refused. Without: in fragments, of which the peer sees nothing.
         assert_eq!(
             driver.counters(),
-            DriverCounters { send_failed: 0, send_too_large: 1, socket_overflow: 0 }
+            DriverCounters { send_failed: 0, send_too_large: 1, socket_overflow: 0, unaddressed: 0 }
         );
         for (size, dont_fragment) in [(100, false), (200, true), (300, false)] {
             let (header, len) = next_packet_from(&wire, relayed.port());
@@ -102,7 +102,7 @@ fn a_late_too_big_error_is_reported_with_its_mtu<D: Rig>() {
         let (mut driver, _) = driver::<D>(V4);
         let relayed = open(&mut driver, relay(0), V4);
         let peer = client(V4);
-        driver.transmit(Egress::Relay(relay(0)), local(&peer), vec![0; 1400], 0, true);
+        driver.transmit(Egress::Relay(relay(0)), local(&peer), &[0; 1400], 0, true);
         driver.flush();
         let error = fragmentation_needed(relayed, local(&peer), 1300);
         raw(Protocol::ICMPV4).send_to(&error, &addr("127.0.0.1:0").into()).expect("sent");
@@ -113,7 +113,7 @@ fn a_late_too_big_error_is_reported_with_its_mtu<D: Rig>() {
             _ => None,
         });
         assert_eq!(seen, (relay(0), local(&peer), 3, 4, 1300));
-        driver.transmit(Egress::Relay(relay(0)), local(&peer), vec![0; 1400], 0, false);
+        driver.transmit(Egress::Relay(relay(0)), local(&peer), &[0; 1400], 0, false);
         driver.flush();
         assert_eq!(driver.counters(), DriverCounters::default(), "the socket is as good as before");
     });

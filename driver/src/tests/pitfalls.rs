@@ -10,6 +10,7 @@ on_both!(
     a_port_is_free_as_soon_as_it_is_said_to_be_closed,
     joined_datagrams_over_the_mtu_arrive_all_the_same,
     lost_datagrams_are_counted,
+    a_datagram_that_could_not_be_answered_is_counted,
     what_waited_in_the_kernel_says_how_long,
 );
 
@@ -174,6 +175,22 @@ fn what_waited_in_the_kernel_says_how_long<D: Rig>() {
 }
 
 // What the kernel drops at a full buffer would otherwise be lost without a trace.
+// A wildcard listener hears from PKTINFO alone to which address a datagram was sent.
+fn a_datagram_that_could_not_be_answered_is_counted<D: Rig>() {
+    let options = SocketOptions::default();
+    let listener = bind_listener(addr("0.0.0.0:0"), &options).expect("a free port");
+    let server = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().port()));
+    sockets::set_option(listener.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 0).expect("an option");
+    let mut driver = D::make(vec![listener], options).expect("a driver");
+    client(V4).send_to(b"to where?", server).expect("sent");
+    let deadline = Instant::now() + PATIENCE;
+    while driver.counters().unaddressed == 0 {
+        assert!(Instant::now() < deadline, "{:?}", driver.counters());
+        assert!(turn(&mut driver, SILENCE).is_empty());
+    }
+    assert_eq!(driver.counters().unaddressed, 1);
+}
+
 fn lost_datagrams_are_counted<D: Rig>() {
     let options =
         SocketOptions { listener_receive_bytes: 8192, relay_receive_bytes: 8192, ..SocketOptions::default() };

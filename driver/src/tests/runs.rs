@@ -35,9 +35,9 @@ fn equal_datagrams_arrive_as_one_run<D: Rig>() {
     for bind in [V4, V6] {
         let (mut sink, to, mut source) = pair::<D>(bind);
         for _ in 0..8 {
-            source.transmit(Egress::Relay(relay(0)), to, vec![7; 1200], 0x2e, false);
+            source.transmit(Egress::Relay(relay(0)), to, &[7; 1200], 0x2e, false);
         }
-        source.transmit(Egress::Relay(relay(0)), to, vec![7; 300], 0x2e, false);
+        source.transmit(Egress::Relay(relay(0)), to, &[7; 300], 0x2e, false);
         source.flush();
         let mut expected = vec![1200; 8];
         expected.push(300);
@@ -50,7 +50,7 @@ fn what_differs_is_not_joined<D: Rig>() {
     let (mut sink, to, mut source) = pair::<D>(V4);
     let sent = [(0, 0), (0, 0), (1, 100), (2, 100), (2, 100), (3, 100), (0xb8, 100), (0xb8, 60), (0xb8, 60)];
     for (tos, len) in sent {
-        source.transmit(Egress::Relay(relay(0)), to, vec![7; len], tos, false);
+        source.transmit(Egress::Relay(relay(0)), to, &vec![7; len], tos, false);
     }
     source.flush();
     let expected = [
@@ -72,7 +72,7 @@ fn a_run_may_be_sent_on_segment_by_segment<D: Rig>() {
         source.transmit(
             Egress::Relay(relay(0)),
             to,
-            vec![number; if number < 8 { 50 } else { 20 }],
+            &vec![number; if number < 8 { 50 } else { 20 }],
             0,
             false,
         );

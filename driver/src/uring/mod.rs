@@ -335,7 +335,7 @@ impl UringDriver {
         }
         let longest = self.base.longest_wait(timeout);
         self.ring.submit_and_wait(Waiting { timeout: longest, gather })?;
-        if self.base.is_idle_after(longest, self.ring.has_completions()) {
+        if self.base.is_idle_after(self.ring.has_completions()) {
             // The buffers are in the ring, but the kernel writes to them within system calls only.
             self.listener_group.shrink();
             self.relay_group.shrink();
@@ -403,8 +403,9 @@ impl UringDriver {
         };
         let Some(listener) = self.base.sockets.listener(index) else { return };
         let port = listener.local_addr().port();
-        if let Some(received) = read(&self.base.pool, buffer, completion.result, port) {
-            self.base.received_by_listener(index, &received, buffer);
+        match read(&self.base.pool, buffer, completion.result, port) {
+            Some(received) => self.base.received_by_listener(index, &received, buffer),
+            None => self.base.received_unaddressed(),
         }
     }
 
@@ -423,10 +424,11 @@ impl UringDriver {
             }
             return;
         }
-        if let Some(buffer) = buffer
-            && let Some(received) = read(&self.base.pool, buffer, completion.result, 0)
-        {
-            self.base.received_by_relay(relay, &received, buffer);
+        if let Some(buffer) = buffer {
+            match read(&self.base.pool, buffer, completion.result, 0) {
+                Some(received) => self.base.received_by_relay(relay, &received, buffer),
+                None => self.base.received_unaddressed(),
+            }
         }
         if !armed {
             if completion.errno().is_some_and(|errno| errno != libc::ENOBUFS) {

@@ -257,6 +257,8 @@ impl World {
                 self.settle(at);
             }
             Forward::Drop(_) => {}
+            // Nobody here waits: the core has to drop it.
+            Forward::Wait(_) => self.workers[at].handle_input(self.now, Input::Received(received)),
             Forward::Elsewhere(_) => panic!("its owner knows it"),
         }
         if self.opens {
@@ -280,6 +282,7 @@ impl World {
             Forward::Transmit(transmit) => self.note_forwarded(&transmit, bytes),
             Forward::Slow => self.input(worker, Input::Received(received)),
             Forward::Drop(_) | Forward::Elsewhere(_) => {}
+            Forward::Wait(_) => panic!("peers don't"),
         }
         self.check_to_client(client, expected);
     }

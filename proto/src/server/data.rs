@@ -16,11 +16,25 @@ use crate::io::{
     ClientPath, Egress, Forward, IcmpError, Now, Origin, Output, Received, RelaySocket, Transmit,
 };
 use crate::limits::{MAX_STUN_MESSAGE, MAX_UDP_PAYLOAD, MAX_UDP_PAYLOAD_V6};
-use crate::table::{AllocationId, Channel};
+use crate::table::{Admission, Allocation, AllocationId, Channel};
 use crate::wire::{Class, HEADER_LEN, Message, MessageBuilder, TransactionId, attr, channel, method};
 
 /// The first two bytes of a Send indication (RFC 8489 s. 5: method 6, class indication).
 const SEND_INDICATION: [u8; 2] = [0x00, 0x16];
+
+/// Why a client's data isn't sent on now.
+enum Unsent {
+    /// It is not at all.
+    Dropped(Verdict),
+    /// It may be asked about again then.
+    Waits(u64),
+}
+
+impl From<Verdict> for Unsent {
+    fn from(verdict: Verdict) -> Self {
+        Unsent::Dropped(verdict)
+    }
+}
 
 impl Server {
     /// What to do with a datagram or frame: the data path, which copies nothing.
@@ -42,7 +56,12 @@ impl Server {
             [0, 1 | 0x11, ..] => return Forward::Slow,
             // RFC 7983 s. 7: 0-3 is STUN.
             [0..=3, ..] => return self.elsewhere(path).unwrap_or(Forward::Slow),
-            _ => Err(Verdict::DropNotTurn),
+            _ => Err(Verdict::DropNotTurn.into()),
+        };
+        let outcome = match outcome {
+            Ok(route) => Ok(route),
+            Err(Unsent::Waits(until_ns)) => return Forward::Wait(until_ns),
+            Err(Unsent::Dropped(verdict)) => Err(verdict),
         };
         match outcome {
             Err(Verdict::DropNoAllocation) => {
@@ -111,34 +130,32 @@ impl Server {
         now: Now,
         path: &ClientPath,
         received: &Received<'_>,
-    ) -> Result<Transmit, Verdict> {
+    ) -> Result<Transmit, Unsent> {
         let Received { bytes, tos, .. } = *received;
         let (number, length) = channel::parse_header(bytes).ok_or(Verdict::DropMalformed)?;
         if !self.channel_range().contains(&number) {
-            return Err(Verdict::DropNotTurn);
+            return Err(Verdict::DropNotTurn.into());
         }
         let id = self.table.find(&path.five_tuple).ok_or(Verdict::DropNoAllocation)?;
         let channel = *self.table.channel(id, number, now.mono_ns).ok_or(Verdict::DropUnboundChannel)?;
         // Padding behind the data is allowed over UDP and is not relayed (RFC 8656 s. 12.5).
         if channel::HEADER_LEN + usize::from(length) > bytes.len() {
-            return Err(Verdict::DropChannelLength);
+            return Err(Verdict::DropChannelLength.into());
         }
         if usize::from(length) > max_payload(channel.peer().ip()) {
-            return Err(Verdict::DropTooLarge);
+            return Err(Verdict::DropTooLarge.into());
         }
         if self.is_closed(&channel) {
-            return Err(Verdict::DropPeerDenied);
+            return Err(Verdict::DropPeerDenied.into());
         }
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
         if !allocation.path().is_continued_by(path) {
-            return Err(Verdict::DropStale);
+            return Err(Verdict::DropStale.into());
         }
         if !allocation.half(Family::of(&channel.peer().ip())).is_some_and(|half| half.lives(now.mono_ns)) {
-            return Err(Verdict::DropStale);
+            return Err(Verdict::DropStale.into());
         }
-        if !allocation.admit_to_peer(now.mono_ns, usize::from(length)) {
-            return Err(Verdict::DropRateToPeer);
-        }
+        admit_to_peer(now, allocation, usize::from(length))?;
         Ok(Transmit {
             egress: Egress::Relay(channel.relay()),
             to: channel.peer().0,
@@ -165,18 +182,18 @@ impl Server {
         now: Now,
         path: &ClientPath,
         received: &Received<'_>,
-    ) -> Result<Transmit, Verdict> {
+    ) -> Result<Transmit, Unsent> {
         let Received { bytes, tos, .. } = *received;
         let message = Message::parse(bytes)?;
         if (message.class(), message.method()) != (Class::Indication, method::SEND) {
-            return Err(Verdict::DropUnsupported);
+            return Err(Verdict::DropUnsupported.into());
         }
         if !message.unknown_required(super::KNOWN_ATTRIBUTES).is_empty() {
-            return Err(Verdict::DropUnknownAttribute);
+            return Err(Verdict::DropUnknownAttribute.into());
         }
         let id = self.table.find(&path.five_tuple).ok_or(Verdict::DropNoAllocation)?;
         let Some(Ok(peer)) = message.xor_address(attr::XOR_PEER_ADDRESS) else {
-            return Err(Verdict::DropBadSend);
+            return Err(Verdict::DropBadSend.into());
         };
         let data = message.data().ok_or(Verdict::DropBadSend)?;
         let peer = self.shared.to_local(peer);
@@ -191,12 +208,10 @@ impl Server {
         let (start, len) = (offset_within(bytes, data), data.len());
         let relay = self.check_send(now, id, path, peer)?;
         if len > max_payload(peer.ip()) {
-            return Err(Verdict::DropTooLarge);
+            return Err(Verdict::DropTooLarge.into());
         }
         let allocation = self.table.get_mut(id).ok_or(Verdict::DropStale)?;
-        if !allocation.admit_to_peer(now.mono_ns, len) {
-            return Err(Verdict::DropRateToPeer);
-        }
+        admit_to_peer(now, allocation, len)?;
         Ok(Transmit {
             egress: Egress::Relay(relay),
             to: peer.0,
@@ -326,8 +341,18 @@ impl Server {
 
     /// ChannelData or a Send indication that came through `handle_input`: the same as on the data path.
     pub(super) fn handle_data(&mut self, now: Now, path: &ClientPath, received: &Received<'_>) {
-        let forward = self.forward_client(now, path, received);
+        let forward = match self.forward_client(now, path, received) {
+            Forward::Wait(_) => self.drop_over_limit(path),
+            forward => forward,
+        };
         self.transmit(&forward, received.bytes);
+    }
+
+    /// What could have waited for the bandwidth limit, had somebody been there who waits.
+    fn drop_over_limit(&mut self, path: &ClientPath) -> Forward {
+        let allocation = self.table.find(&path.five_tuple).and_then(|id| self.table.get_mut(id));
+        allocation.expect("it has a limit").count_rate_drop_to_peer();
+        self.count_forward(Err(Verdict::DropRateToPeer))
     }
 
     fn transmit(&mut self, forward: &Forward, bytes: &[u8]) {
@@ -339,7 +364,7 @@ impl Server {
             }
             // Whoever has several workers asks first.
             Forward::Elsewhere(_) => self.discard(Verdict::DropNoAllocation),
-            Forward::Drop(_) | Forward::Slow => {}
+            Forward::Drop(_) | Forward::Slow | Forward::Wait(_) => {}
         }
     }
 
@@ -388,6 +413,15 @@ impl Server {
 #[inline]
 pub(super) fn is_channel_data(bytes: &[u8]) -> bool {
     matches!(bytes, [0x40..=0x7f, ..])
+}
+
+/// Charges a client's data to its allocation's bandwidth limit, or says when it will pass.
+fn admit_to_peer(now: Now, allocation: &mut Allocation, len: usize) -> Result<(), Unsent> {
+    match allocation.admit_to_peer(now.mono_ns, len) {
+        Admission::Passes => Ok(()),
+        Admission::PassesAt(at_ns) => Err(Unsent::Waits(at_ns)),
+        Admission::Dropped => Err(Verdict::DropRateToPeer.into()),
+    }
 }
 
 /// The largest UDP payload towards an address.

@@ -110,6 +110,7 @@ impl Server {
             duration_ns: now.mono_ns.saturating_sub(since_ns),
             to_peer,
             to_client,
+            stream_drops: allocation.stream_drops(),
             reason,
         });
         let record = self.table.finish(id, allocation, record, now.mono_ns);

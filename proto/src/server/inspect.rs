@@ -93,6 +93,7 @@ impl Server {
             expires_ns: allocation.ends_ns(),
             to_peer,
             to_client,
+            stream_drops: allocation.stream_drops(),
             bitrate_bits: allocation.bitrate_bits(),
             channels: allocation.channels().len() as u32,
             permissions: allocation.permitted().len() as u32,

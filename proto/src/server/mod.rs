@@ -36,7 +36,7 @@ use crate::limits::{CHALLENGE_FACTOR, MAX_REQUEST};
 use crate::refusal::{Refusal, RefusalReason, RefusedRequest};
 use crate::shared::Shared;
 use crate::shared::limiter::{StrangerBudget, StrangerWork};
-use crate::stats::{Authentication, ServerCounts};
+use crate::stats::{Authentication, ServerCounts, UserspaceDrop};
 use crate::table::{Allocation, AllocationId, Table, TableCounts};
 use crate::wire::{Class, Message, MessageBuilder, ReplyTo, attr, method};
 
@@ -199,6 +199,23 @@ impl Server {
         self.counts.verdicts.add(verdict, times);
     }
 
+    /// The same for what only userspace loses.
+    pub fn count_userspace(&mut self, drop: UserspaceDrop, times: u64) {
+        self.counts.userspace_drops.add(drop, times);
+    }
+
+    /// Counts what was forwarded to a stream's client and did not reach it, for its allocation, too.
+    pub fn count_stream_drops(&mut self, path: &ClientPath, drop: UserspaceDrop, times: u64) {
+        self.count_userspace(drop, times);
+        if times == 0 {
+            return;
+        }
+        let allocation = self.table.find(&path.five_tuple).and_then(|id| self.table.get_mut(id));
+        if let Some(allocation) = allocation.filter(|allocation| allocation.path().is_continued_by(path)) {
+            allocation.count_stream_drops(drop, times);
+        }
+    }
+
     fn handle_client(&mut self, now: Now, sender: &Sender, received: &Received<'_>) {
         if is_channel_data(received.bytes) {
             return self.handle_data(now, &sender.path, received);
@@ -232,10 +249,10 @@ impl Server {
         if !unknown.is_empty() {
             // The answer can be more than twice the request: it counts with the other errors.
             if !self.shared.limiter.admits_unauthenticated(now, source, random) {
-                return self.discard(Verdict::DropUnauthenticatedRate);
+                return self.discard_above_limit(&sender.path, Verdict::DropUnauthenticatedRate);
             }
             if !self.has_time_for(now, &sender.path, StrangerWork::Rejection) {
-                return self.discard(Verdict::DropStrangerBudget);
+                return self.discard_above_limit(&sender.path, Verdict::DropStrangerBudget);
             }
             self.counts.errors.count(method::BINDING, ErrorCode::UnknownAttribute);
             let reply =
@@ -243,10 +260,10 @@ impl Server {
             return self.answer(&sender.path, reply.finish());
         }
         if !self.shared.limiter.admits_binding(now, source, random) {
-            return self.discard(Verdict::DropBindingRate);
+            return self.discard_above_limit(&sender.path, Verdict::DropBindingRate);
         }
         if !self.has_time_for(now, &sender.path, StrangerWork::Binding) {
-            return self.discard(Verdict::DropStrangerBudget);
+            return self.discard_above_limit(&sender.path, Verdict::DropStrangerBudget);
         }
         let reply = MessageBuilder::success(message).xor_address(attr::XOR_MAPPED_ADDRESS, sender.client.0);
         self.counts.bindings += 1;
@@ -263,7 +280,7 @@ impl Server {
             && !self.has_time_for(now, &sender.path, StrangerWork::Login)
             && !self.has_valid_nonce(now, sender, message)
         {
-            return self.discard(Verdict::DropStrangerBudget);
+            return self.discard_above_limit(&sender.path, Verdict::DropStrangerBudget);
         }
         let held = allocation.and_then(|id| self.table.get(id)).map(|a| Arc::clone(a.identity()));
         let identity = match self.shared.auth.authenticate(now, &sender.own_tuple(), message, held.as_ref()) {
@@ -319,7 +336,7 @@ impl Server {
         let has_credentials = rejection.code == ErrorCode::Unauthenticated && message.has_integrity();
         let proves_address = has_credentials && self.proves_address(now, sender, message);
         if let Err(verdict) = self.admits_rejection(now, sender, message, rejection, proves_address) {
-            return self.discard(verdict);
+            return self.discard_above_limit(&sender.path, verdict);
         }
         self.counts.errors.count(message.method(), rejection.code);
         if let Some(refusal) = rejection.refusal {
@@ -434,6 +451,14 @@ impl Server {
         let egress = Egress::Client { socket: path.socket, source: path.five_tuple.server };
         let to = path.five_tuple.client.0;
         self.outputs.push_back(Output::Transmit { egress, to, payload, tos, dont_fragment: false });
+    }
+
+    /// What a limit on those without an allocation drops.
+    fn discard_above_limit(&mut self, path: &ClientPath, verdict: Verdict) {
+        self.discard(verdict);
+        if path.five_tuple.transport.is_stream() && !self.has_allocation(&path.five_tuple) {
+            self.outputs.push_back(Output::CloseStream(*path));
+        }
     }
 
     fn discard(&mut self, verdict: Verdict) {

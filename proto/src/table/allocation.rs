@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use turnpike_abi::{Rate, charge};
 
@@ -18,8 +19,13 @@ use crate::limits::{FORGETTING_NS, SECOND_NS};
 use crate::shared::plane::AllocationSlot;
 use crate::shared::ports::PortLease;
 use crate::shared::quota::QuotaGuard;
-use crate::stats::{Traffic, TrafficByPath};
+use crate::stats::{Traffic, TrafficByPath, UserspaceDrop, UserspaceDropCounts};
 use crate::wire::ReplyTo;
+
+/// After so long without traffic every bucket is full: a burst is 10 s by configuration, 24 s at the lowest rate.
+const LONGEST_WAIT_NS: u64 = 60 * SECOND_NS;
+/// How exactly it is said when a datagram will pass.
+const WAIT_STEP_NS: u64 = 1_000_000;
 
 /// Names an allocation within its worker; an old name never means a new allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +53,17 @@ impl Name for AllocationId {
     fn generation(self) -> u32 {
         self.generation
     }
+}
+
+/// What the bandwidth limit says of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It passes, and is counted.
+    Passes,
+    /// It will pass then, and its client can wait. Nothing is counted.
+    PassesAt(u64),
+    /// It is dropped, and counted.
+    Dropped,
 }
 
 /// What an Allocate asked for, kept while its ports are being opened and for repeating its answer.
@@ -113,6 +130,8 @@ pub(crate) struct Allocation {
     pub(super) bitrate_bits: u64,
     pub(super) to_peer: Direction,
     pub(super) to_client: Direction,
+    /// What did not reach a client over TCP or TLS, if there was any.
+    stream_drops: Option<Box<UserspaceDropCounts>>,
     /// Given back when the allocation goes.
     _quota: QuotaGuard,
     pub(super) permitted: Vec<IpAddr>,
@@ -184,6 +203,7 @@ impl Allocation {
             bitrate_bits: new.bitrate_bits,
             to_peer: Direction::default(),
             to_client: Direction::default(),
+            stream_drops: None,
             _quota: new.quota,
             permitted: Vec::new(),
             bound: Vec::new(),
@@ -282,11 +302,35 @@ impl Allocation {
         ]
     }
 
-    /// Counts a datagram to a peer; `false` if the bandwidth limit is used up.
+    /// What did not reach a client over TCP or TLS.
+    pub(crate) fn stream_drops(&self) -> UserspaceDropCounts {
+        self.stream_drops.as_deref().copied().unwrap_or_default()
+    }
+
+    /// Counts datagrams that did not reach their client over TCP or TLS.
+    pub(crate) fn count_stream_drops(&mut self, drop: UserspaceDrop, times: u64) {
+        self.stream_drops.get_or_insert_default().add(drop, times);
+    }
+
+    /// Counts a datagram to a peer, if the bandwidth limit lets it pass, or drops it; a stream's client can wait.
     #[inline]
-    pub(crate) fn admit_to_peer(&mut self, now_ns: u64, payload_len: usize) -> bool {
-        let is_admitted = self.rate.is_unlimited() || self.charge_to_peer(now_ns, payload_len as u64);
-        self.to_peer.count(is_admitted, payload_len)
+    pub(crate) fn admit_to_peer(&mut self, now_ns: u64, payload_len: usize) -> Admission {
+        if self.rate.is_unlimited() || self.charge_to_peer(now_ns, payload_len as u64) {
+            self.to_peer.count(true, payload_len);
+            return Admission::Passes;
+        }
+        if self.path.five_tuple.transport.is_stream()
+            && let Some(at_ns) = self.passes_to_peer_at(now_ns, payload_len as u64)
+        {
+            return Admission::PassesAt(at_ns);
+        }
+        self.count_rate_drop_to_peer();
+        Admission::Dropped
+    }
+
+    /// Counts a datagram to a peer that the bandwidth limit has dropped.
+    pub(crate) fn count_rate_drop_to_peer(&mut self) {
+        self.to_peer.count(false, 0);
     }
 
     /// Counts a datagram to the client; `false` if the bandwidth limit is used up.
@@ -294,6 +338,29 @@ impl Allocation {
     pub(crate) fn admit_to_client(&mut self, now_ns: u64, payload_len: usize) -> bool {
         let is_admitted = self.rate.is_unlimited() || self.charge_to_client(now_ns, payload_len as u64);
         self.to_client.count(is_admitted, payload_len)
+    }
+
+    /// When what the limit does not let pass now will have passed, if nothing else does before; `None` for what is
+    /// larger than any burst.
+    fn passes_to_peer_at(&self, now_ns: u64, bytes: u64) -> Option<u64> {
+        let word = match &self.slot {
+            Some(slot) => slot.words().to_peer.bucket.load(Ordering::Relaxed),
+            None => self.to_peer.bucket.get(),
+        };
+        // A copy of the bucket is asked: nobody else knows how it counts.
+        let passes_at = |at_ns| charge(&Cell::new(word), &self.rate, at_ns, bytes);
+        let (mut early_ns, mut late_ns) = (now_ns, now_ns + LONGEST_WAIT_NS);
+        if !passes_at(late_ns) {
+            return None;
+        }
+        while late_ns - early_ns > WAIT_STEP_NS {
+            let middle_ns = early_ns + (late_ns - early_ns) / 2;
+            match passes_at(middle_ns) {
+                true => late_ns = middle_ns,
+                false => early_ns = middle_ns,
+            }
+        }
+        Some(late_ns)
     }
 
     // One bucket for both planes, where there are two.

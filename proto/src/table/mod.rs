@@ -26,7 +26,7 @@ use std::hash::Hash;
 
 use foldhash::fast::FixedState;
 
-pub(crate) use self::allocation::{AllocateState, Allocation, AllocationId, Half, NewAllocation};
+pub(crate) use self::allocation::{Admission, AllocateState, Allocation, AllocationId, Half, NewAllocation};
 use self::arena::{Arena, SMALL};
 pub(crate) use self::channels::Channel;
 use self::channels::Channels;

@@ -1,9 +1,9 @@
 //! Clients over TCP and TLS: what is the same as over UDP, and what a connection changes (RFC 8656 s. 3.1, 15, 16).
 
 use turnpike_proto::addr::{TlsInfo, TlsVersion, Transport};
-use turnpike_proto::stats::EndReason;
+use turnpike_proto::stats::{EndReason, UserspaceDrop};
 use turnpike_proto::wire::{MessageBuilder, TransactionId, attr, method};
-use turnpike_proto::{ClientSocket, Input, Verdict};
+use turnpike_proto::{ClientSocket, Input, Origin, Received, Verdict};
 
 use crate::lab::{Client, Lab, PEER, Setup, addr};
 
@@ -325,4 +325,136 @@ fn allocations_are_counted_by_transport() {
     let counts = &lab.workers[0].counts().transports;
     let of = Transport::ALL.map(|transport| (counts.live(transport), counts.created(transport)));
     assert_eq!(of, [(1, 1), (0, 1), (1, 1)]);
+}
+
+/// A client with a bandwidth limit and a channel.
+fn limited(client: &mut Client, bits_per_sec: u64) -> Lab {
+    let mut setup = Setup::default();
+    setup.config.max_bitrate_bits = bits_per_sec;
+    let mut lab = Lab::with(setup);
+    client.allocate(&mut lab);
+    client.bind(&mut lab, CHANNEL, PEER).expect_success();
+    lab
+}
+
+/// Sends until no more passes.
+fn use_up(lab: &mut Lab, client: &Client) {
+    while !client.channel_data(lab, CHANNEL, &[0; 1000]).is_empty() {}
+}
+
+// RFC 8656 s. 5: what exceeds the limit may be dropped; a stream's client can be made to wait instead
+#[test]
+fn t5_a_stream_waits_for_its_limit_and_a_datagram_does_not() {
+    for mut client in both() {
+        let mut lab = limited(&mut client, 1_000_000);
+        use_up(&mut lab, &client);
+        let until_ns = lab.waits_until_ns.take().expect("it waits");
+        // Of 12,500 bytes at once 500 are left: 4 ms for as many more at 1 Mbit/s, told to the millisecond.
+        let wait_ns = until_ns - lab.now.mono_ns;
+        assert!((4_000_000..=5_000_000).contains(&wait_ns), "{wait_ns} ns");
+        lab.sleep_ns(wait_ns - 2_000_000);
+        assert!(client.send_indication(&mut lab, PEER, &[0; 1000]).is_empty());
+        let again_ns = lab.waits_until_ns.take().expect("Send indications wait for the same");
+        assert!(again_ns.abs_diff(until_ns) <= 1_000_000);
+        lab.sleep_ns(2_000_000);
+        assert_eq!(client.channel_data(&mut lab, CHANNEL, &[0; 1000]).len(), 1);
+        assert_eq!(lab.verdicts(Verdict::DropRateToPeer), 0);
+        client.refresh(&mut lab, 0).expect_success();
+        assert_eq!(lab.ended[0].to_peer.userspace.rate_drops, 0, "nothing was dropped");
+    }
+    let mut client = Client::new(CLIENT);
+    let mut lab = limited(&mut client, 1_000_000);
+    use_up(&mut lab, &client);
+    assert_eq!((lab.waits_until_ns, lab.verdicts(Verdict::DropRateToPeer)), (None, 1));
+}
+
+#[test]
+fn t5_what_would_wait_for_ever_and_who_can_not_wait_is_dropped_and_counted() {
+    for mut client in both() {
+        // 3000 bytes at once, which take 24 s to come back.
+        let mut lab = limited(&mut client, 1000);
+        use_up(&mut lab, &client);
+        let wait_ns = lab.waits_until_ns.take().expect("it waits") - lab.now.mono_ns;
+        assert!((8_000_000_000..=8_001_000_000).contains(&wait_ns), "{wait_ns} ns");
+        assert!(client.channel_data(&mut lab, CHANNEL, &[0; 3001]).is_empty());
+        assert_eq!((lab.waits_until_ns, lab.verdicts(Verdict::DropRateToPeer)), (None, 1));
+        let data = channel_data(&[0; 1000]);
+        let received = Received { origin: Origin::Client(client.path()), bytes: &data, tos: 0 };
+        lab.input(client.worker, Input::Received(received));
+        assert_eq!(lab.verdicts(Verdict::DropRateToPeer), 2);
+        client.refresh(&mut lab, 0).expect_success();
+        assert_eq!(lab.ended[0].to_peer.userspace.rate_drops, 2);
+    }
+}
+
+#[test]
+fn what_does_not_reach_a_stream_is_counted_for_its_allocation_and_no_other() {
+    let mut lab = Lab::new();
+    let mut client = Client::new(CLIENT).over_stream(Transport::Tcp, connection(7, 3));
+    client.allocate(&mut lab);
+    let later = Client::new(CLIENT).over_stream(Transport::Tcp, connection(7, 4));
+    let server = &mut lab.workers[0];
+    server.count_stream_drops(&client.path(), UserspaceDrop::StreamQueueAge, 5);
+    server.count_stream_drops(&client.path(), UserspaceDrop::StreamQueueFull, 2);
+    server.count_stream_drops(&later.path(), UserspaceDrop::StreamQueueFull, 10);
+    server.count_userspace(UserspaceDrop::StreamClosed, 1);
+    let all = server.counts().userspace_drops;
+    assert_eq!(UserspaceDrop::ALL.map(|drop| all.of(drop)), [12, 5, 1, 0]);
+    lab.input(client.worker, Input::ClientGone(client.path()));
+    let own = lab.ended[0].stream_drops;
+    assert_eq!((UserspaceDrop::ALL.map(|drop| own.of(drop)), own.total()), ([2, 5, 0, 0], 7));
+}
+
+// Over UDP a client repeats what was dropped; over a stream it would wait for ever
+#[test]
+fn q4_a_stream_whose_request_a_limit_drops_is_closed() {
+    let allocate = |client: &mut Client| {
+        MessageBuilder::request(method::ALLOCATE, client.transaction())
+            .attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+            .finish()
+    };
+    let binding =
+        |client: &mut Client| MessageBuilder::request(method::BINDING, client.transaction()).finish();
+    for (make, verdict, burst) in [
+        (&allocate as &dyn Fn(&mut Client) -> Vec<u8>, Verdict::DropUnauthenticatedRate, 1000),
+        (&binding, Verdict::DropStrangerBudget, 4000),
+    ] {
+        let mut lab = Lab::new();
+        let mut client = Client::new(CLIENT).over_stream(Transport::Tcp, connection(7, 3));
+        let mut datagrams = Client::new(CLIENT);
+        let mut answers = 0;
+        while lab.closed_streams.is_empty() {
+            let request = make(&mut client);
+            lab.client_sends(client.worker, client.path(), &request, 0);
+            answers += lab.take_sent().len();
+            assert!(answers <= 2 * burst, "the limit holds for streams, too");
+        }
+        assert_eq!(lab.verdicts(verdict), 1);
+        assert_eq!(lab.closed_streams, [client.path()]);
+        for _ in 0..100 {
+            let request = make(&mut datagrams);
+            lab.client_sends(datagrams.worker, datagrams.path(), &request, 0);
+        }
+        assert_eq!(lab.closed_streams.len(), 1, "there is nothing to close of a datagram's sender");
+    }
+}
+
+#[test]
+fn q7_failed_logins_by_streams_are_limited_and_an_allocation_outlives_them() {
+    let mut lab = Lab::new();
+    let mut holder = Client::new(CLIENT).over_stream(Transport::Tcp, connection(7, 3));
+    holder.allocate(&mut lab);
+    let mut guessing = Client::named(CLIENT, "bob", "guess").over_stream(Transport::Tls, connection(8, 1));
+    guessing.challenge(&mut lab);
+    let mut answers = 0;
+    while lab.closed_streams.is_empty() {
+        let request =
+            guessing.signed(method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]));
+        lab.client_sends(guessing.worker, guessing.path(), &request, 0);
+        answers += lab.take_sent().len();
+        assert!(answers <= 100, "the limit holds for streams, too");
+    }
+    assert_eq!(lab.closed_streams, [guessing.path()]);
+    assert!(lab.verdicts(Verdict::DropUnauthenticatedRate) >= 1);
+    holder.refresh(&mut lab, 600).expect_success();
 }

@@ -306,7 +306,8 @@ options! {
     shown "`native`", parse::offload_mode, on restart;
 
     /// Limit for each allocation and direction, bits per second of payload, with `k`, `M` or `G` for powers
-    /// of 1000; 0 means none. Datagrams above it are dropped and counted.
+    /// of 1000; 0 means none. Datagrams above it are dropped and counted; clients over TCP and TLS are made to
+    /// wait instead.
     "max-bitrate" Number("BITS") max_bitrate: Option<NonZeroU64> = None,
     shown "`0`", parse::bitrate, on restart;
 

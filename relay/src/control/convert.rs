@@ -113,6 +113,7 @@ pub(super) fn allocation(view: AllocationView, at: Moment, rates: Rates) -> mode
         expires_unix_secs: at.unix_secs_of(view.expires_ns),
         to_peer: by_path(view.to_peer),
         to_client: by_path(view.to_client),
+        stream_drops: view.stream_drops.total(),
         to_peer_bits_per_sec: rates[0],
         to_client_bits_per_sec: rates[1],
         max_bits_per_sec: view.bitrate_bits,
@@ -127,6 +128,7 @@ pub(super) fn detail(detail: AllocationDetail, at: Moment, rates: Rates) -> mode
     let AllocationDetail { view, permissions, channels } = detail;
     let rate_drops = [("drop_rate_to_peer", view.to_peer), ("drop_rate_to_client", view.to_client)];
     let drops = rate_drops.into_iter().map(|(name, paths)| (name.to_owned(), paths.total().rate_drops));
+    let drops = drops.chain(view.stream_drops.nonzero().map(|(drop, count)| (drop.name().to_owned(), count)));
     model::AllocationDetail {
         as_of_unix_millis: at.unix_millis(),
         drops: drops.filter(|(_, count)| *count > 0).collect(),
@@ -170,6 +172,7 @@ pub(super) fn ended(record: AllocationRecord, at: Moment) -> model::Event {
         expires_unix_secs: at.unix_secs(),
         to_peer: by_path(record.to_peer),
         to_client: by_path(record.to_client),
+        stream_drops: record.stream_drops.total(),
         to_peer_bits_per_sec: average(record.to_peer),
         to_client_bits_per_sec: average(record.to_client),
         max_bits_per_sec: record.bitrate_bits,

@@ -2,13 +2,24 @@
 
 use turnpike_admin::model::{DropCause, DropReason};
 use turnpike_proto::Verdict;
+use turnpike_proto::stats::UserspaceDrop;
 
-/// Every verdict that is a drop, with who is to blame.
+/// Every reason for a drop, with who is to blame.
 pub(super) fn reasons() -> Vec<DropReason> {
     let named = |&verdict: &Verdict| {
         cause(verdict).map(|cause| DropReason { name: verdict.name().to_owned(), cause })
     };
-    Verdict::ALL.iter().filter_map(named).collect()
+    let of_userspace = UserspaceDrop::ALL.iter().map(|drop| {
+        let cause = match drop {
+            // Its line, or the client itself, is too slow, or gone.
+            UserspaceDrop::StreamQueueFull | UserspaceDrop::StreamQueueAge | UserspaceDrop::StreamClosed => {
+                DropCause::Receiver
+            }
+            UserspaceDrop::NoAddress => DropCause::Relay,
+        };
+        DropReason { name: drop.name().to_owned(), cause }
+    });
+    Verdict::ALL.iter().filter_map(named).chain(of_userspace).collect()
 }
 
 /// Who is to blame for a drop; nobody for what is none.
@@ -56,7 +67,7 @@ mod tests {
     fn every_drop_has_a_cause_and_only_what_this_host_lost_is_a_fault() {
         let reasons = reasons();
         let drops = Verdict::ALL.iter().filter(|verdict| verdict.is_drop()).count();
-        assert_eq!(reasons.len(), drops);
+        assert_eq!(reasons.len(), drops + UserspaceDrop::ALL.len());
         let faults: Vec<&str> = reasons
             .iter()
             .filter(|reason| reason.cause == DropCause::Relay)
@@ -73,6 +84,7 @@ mod tests {
             "drop_unauthenticated_rate",
             "drop_not_turn",
             "drop_peer_denied",
+            "drop_stream_queue_age",
         ] {
             assert!(!faults.contains(&name), "{name}");
         }

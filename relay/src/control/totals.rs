@@ -133,6 +133,8 @@ fn counts(report: &Report, status: &Status) -> model::Counts {
         kernel: convert::traffic(kernel),
     };
     let verdicts = counts.verdicts.nonzero().map(|(verdict, count)| (verdict.name().to_owned(), count));
+    let userspace_drops =
+        counts.userspace_drops.nonzero().map(|(drop, count)| (drop.name().to_owned(), count));
     let errors = counts.errors.nonzero().map(|(number, code, count)| model::ErrorCount {
         method: method_name(number).to_owned(),
         code: code.code(),
@@ -141,7 +143,7 @@ fn counts(report: &Report, status: &Status) -> model::Counts {
     model::Counts {
         to_peer: by_path(counts.to_peer(), kernel[0]),
         to_client: by_path(counts.to_client(), kernel[1]),
-        verdicts: verdicts.collect(),
+        verdicts: verdicts.chain(userspace_drops).collect(),
         errors: errors.collect(),
         refusals: refusals(counts),
         authentications: authentications(counts),
@@ -175,6 +177,8 @@ fn streams(counters: &StreamCounters) -> model::StreamCounts {
             ("queue_age", counters.dropped_old),
             ("closed", counters.dropped_closed),
         ]),
+        pauses: counters.pauses,
+        paused_secs: counters.paused_ns as f64 / 1e9,
     }
 }
 
@@ -262,6 +266,8 @@ fn add_streams(sum: &mut model::StreamCounts, worker: &model::StreamCounts) {
         }
     }
     add_map(&mut sum.dropped, &worker.dropped);
+    sum.pauses += worker.pauses;
+    sum.paused_secs += worker.paused_secs;
 }
 
 fn add_paths(sum: &mut model::TrafficByPath, worker: &model::TrafficByPath) {

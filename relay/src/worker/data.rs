@@ -88,6 +88,7 @@ impl<D: Driver> Worker<D> {
             // The core has counted it.
             Forward::Drop(_) => {}
             Forward::Elsewhere(worker) => self.give(worker, origin, &place, tos),
+            Forward::Wait(until_ns) => self.wait(now, origin, &place, until_ns),
             Forward::Slow => {
                 self.server.handle_input(now, Input::Received(received));
                 self.carry_out(now);
@@ -98,31 +99,41 @@ impl<D: Driver> Worker<D> {
     fn send(&mut self, now: Now, place: &Place<'_>, transmit: &Transmit) {
         match (transmit.egress, place) {
             (Egress::Client { socket, .. }, Place::Buffer { datagram, segment }) if !socket.is_listener() => {
-                let Some(streams) = &mut self.streams else { return };
                 let data = transmit.payload(&self.driver.bytes(datagram)[segment.clone()]);
                 let header = transmit.header.as_ref().map_or(&[][..], |header| header);
-                streams.send_media(now.mono_ns, socket, [header, data], transmit.padding_len);
+                let is_queued = self.streams.as_mut().is_some_and(|streams| {
+                    streams.send_media(now.mono_ns, socket, [header, data], transmit.padding_len)
+                });
+                if !is_queued {
+                    self.count_closed();
+                }
             }
             (_, Place::Buffer { datagram, segment }) => {
                 self.driver.forward(datagram, segment.start, transmit);
             }
-            (_, Place::Handed(bytes)) => self.transmit(transmit, transmit.assemble(bytes)),
+            // What comes from a client has no header in front, and no padding behind, on its way to a peer.
+            (_, Place::Handed(bytes)) => send_copy(&mut self.driver, transmit, bytes),
             (_, Place::Stream(range)) => {
-                let data = transmit.assemble(stream_bytes(&self.streams, range));
-                self.transmit(transmit, data);
+                send_copy(&mut self.driver, transmit, stream_bytes(&self.streams, range))
             }
         }
-    }
-
-    /// Sends bytes that are not in a buffer of the driver: what comes from a client has no header in front.
-    fn transmit(&mut self, transmit: &Transmit, payload: Vec<u8>) {
-        self.driver.transmit(transmit.egress, transmit.to, payload, transmit.tos, transmit.dont_fragment);
     }
 
     /// A message from a client of a stream.
     pub(super) fn handle_stream_message(&mut self, now: Now, path: ClientPath, bytes: Range<usize>) {
         // A stream has no DSCP and no ECN to hand on (RFC 8656 s. 15).
         self.relay(now, Origin::Client(path), Place::Stream(bytes), 0);
+    }
+
+    /// Lets a stream's client wait for its bandwidth limit; what can't wait is dropped.
+    fn wait(&mut self, now: Now, origin: Origin, place: &Place<'_>, until_ns: u64) {
+        let Place::Stream(range) = place else { return };
+        let Some(streams) = &mut self.streams else { return };
+        if !streams.pause(now.mono_ns, range, until_ns) {
+            let received = Received { origin, bytes: streams.bytes(range), tos: 0 };
+            self.server.handle_input(now, Input::Received(received));
+            self.carry_out(now);
+        }
     }
 
     /// Gives another worker what is for one of its clients.
@@ -142,6 +153,12 @@ impl<D: Driver> Worker<D> {
         };
         self.server.count(verdict, 1);
     }
+}
+
+/// Sends what is in no buffer of the driver.
+fn send_copy(driver: &mut impl Driver, transmit: &Transmit, received: &[u8]) {
+    let payload = transmit.payload(received);
+    driver.transmit(transmit.egress, transmit.to, payload, transmit.tos, transmit.dont_fragment);
 }
 
 fn stream_bytes<'a>(streams: &'a Option<Streams>, range: &Range<usize>) -> &'a [u8] {

@@ -98,6 +98,7 @@ mod tests {
             duration_ns: 0,
             to_peer: Default::default(),
             to_client: Default::default(),
+            stream_drops: Default::default(),
             reason: EndReason::Deleted,
         }))
     }

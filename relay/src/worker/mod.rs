@@ -35,6 +35,7 @@ use turnpike_driver::streams::Streams;
 use turnpike_driver::{Driver, DriverCounters, Event};
 use turnpike_offload::{Answer, Outbox};
 use turnpike_proto::addr::PeerAddr;
+use turnpike_proto::stats::UserspaceDrop;
 use turnpike_proto::{Egress, IcmpError, Input, Now, Output, Server, Verdict, WhyNot};
 
 use self::handover::Handover;
@@ -272,7 +273,7 @@ impl<D: Driver> Worker<D> {
                     self.answer_stream(now, socket, &payload);
                 }
                 Output::Transmit { egress, to, payload, tos, dont_fragment } => {
-                    self.driver.transmit(egress, to, payload, tos, dont_fragment);
+                    self.driver.transmit(egress, to, &payload, tos, dont_fragment);
                 }
                 Output::OpenPort { relay, address, reserve: None } => self.driver.open_port(relay, address),
                 Output::OpenPort { relay, address, reserve: Some(reserve) } => {
@@ -309,6 +310,7 @@ impl<D: Driver> Worker<D> {
                         events.tell(|| WorkerEvent::Ended(record));
                     }
                 }
+                Output::CloseStream(path) => self.close_stream(now, path),
                 Output::UserDisconnected { user, allocations } => {
                     self.answer_disconnected(&user, allocations);
                 }
@@ -351,6 +353,8 @@ impl<D: Driver> Worker<D> {
         let counters = self.driver.counters();
         self.server.count(Verdict::DropSendFailed, counters.send_failed - self.counted.send_failed);
         self.server.count(Verdict::DropTooLarge, counters.send_too_large - self.counted.send_too_large);
+        let unaddressed = counters.unaddressed - self.counted.unaddressed;
+        self.server.count_userspace(UserspaceDrop::NoAddress, unaddressed);
         let overflowed = counters.socket_overflow - self.counted.socket_overflow;
         self.server.count(Verdict::DropSocketOverflow, overflowed);
         self.counted = counters;

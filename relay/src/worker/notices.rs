@@ -83,6 +83,7 @@ impl Notices {
             to_client_packets = to_client.packets,
             to_client_bytes = to_client.bytes,
             to_client_rate_drops = to_client.rate_drops,
+            to_client_stream_drops = record.stream_drops.total(),
             to_peer_kernel_packets = to_peer_kernel.packets,
             to_peer_kernel_bytes = to_peer_kernel.bytes,
             to_client_kernel_packets = to_client_kernel.packets,

@@ -15,7 +15,8 @@ use std::os::fd::AsFd;
 
 use turnpike_driver::Driver;
 use turnpike_driver::streams::{CloseReason, StreamEvent, Streams};
-use turnpike_proto::{ClientSocket, Input, Now};
+use turnpike_proto::stats::UserspaceDrop;
+use turnpike_proto::{ClientPath, ClientSocket, Input, Now};
 
 use super::Worker;
 
@@ -72,6 +73,11 @@ impl<D: Driver> Worker<D> {
                         streams.close(now.mono_ns, path.socket, CloseReason::Idle);
                     }
                 }
+                StreamEvent::Dropped { path, drops } => {
+                    self.server.count_stream_drops(&path, UserspaceDrop::StreamQueueFull, drops.full);
+                    self.server.count_stream_drops(&path, UserspaceDrop::StreamQueueAge, drops.old);
+                    self.server.count_stream_drops(&path, UserspaceDrop::StreamClosed, drops.closed);
+                }
                 StreamEvent::Closed { path, .. } => self.handle(now, Input::ClientGone(path)),
             }
         }
@@ -79,12 +85,26 @@ impl<D: Driver> Worker<D> {
 
     /// Queues what the core has for a client of a stream.
     pub(super) fn answer_stream(&mut self, now: Now, socket: ClientSocket, payload: &[u8]) {
-        let Some(streams) = &mut self.streams else { return };
-        match payload {
+        let is_queued = self.streams.as_mut().is_some_and(|streams| match payload {
             // A Data indication (RFC 8656 s. 11.4): media that may be dropped, unlike answers.
             [0x00, 0x17, ..] => streams.send_media(now.mono_ns, socket, [payload, &[]], 0),
             _ => streams.send_answer(now.mono_ns, socket, payload),
+        });
+        if !is_queued {
+            self.count_closed();
         }
+    }
+
+    /// A limit has dropped what its client will never repeat.
+    pub(super) fn close_stream(&mut self, now: Now, path: ClientPath) {
+        if let Some(streams) = &mut self.streams {
+            streams.close(now.mono_ns, path.socket, CloseReason::Limited);
+        }
+    }
+
+    /// Something was for a client that is gone, and its allocation with it.
+    pub(super) fn count_closed(&mut self) {
+        self.server.count_userspace(UserspaceDrop::StreamClosed, 1);
     }
 
     /// Whether all streams are closed.

@@ -3,7 +3,7 @@
 //! ```text
 //!   testkit's lab and processes ─► server: the program, configured by file ─► talker | raw: who talks to it
 //!                                   flood, reflection, shapes, pause, refusals, reload, records, clients,
-//!                                   standstill, addresses, descriptors, ending: the tests
+//!                                   standstill, addresses, descriptors, ending, streams: the tests
 //! ```
 //!
 //! Like the interoperability tests they need root and are ignored by a plain `cargo test`;
@@ -23,5 +23,7 @@ mod reload;
 mod server;
 mod shapes;
 mod standstill;
+mod stream_client;
+mod streams;
 
 use turnpike_testkit::{lab, process, talker};

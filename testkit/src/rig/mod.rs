@@ -103,6 +103,10 @@ pub struct Lab {
     pub created: Vec<AllocationView>,
     /// Destinations to which smaller datagrams have to go from now on.
     pub path_mtu_fell: Vec<IpAddr>,
+    /// Connections that were to be closed.
+    pub closed_streams: Vec<ClientPath>,
+    /// When the last message that had to wait may be sent again.
+    pub waits_until_ns: Option<u64>,
     /// How many allocations each disconnected user had.
     pub disconnected: Vec<(Arc<str>, Option<u64>)>,
 }
@@ -151,6 +155,8 @@ impl Lab {
             withdrawing: Vec::new(),
             created: Vec::new(),
             path_mtu_fell: Vec::new(),
+            closed_streams: Vec::new(),
+            waits_until_ns: None,
             disconnected: Vec::new(),
         }
     }
@@ -242,6 +248,7 @@ impl Lab {
             }
             Forward::Slow => self.input(worker, Input::Received(received)),
             Forward::Drop(_) => {}
+            Forward::Wait(until_ns) => self.waits_until_ns = Some(until_ns),
             Forward::Elsewhere(owner) => {
                 assert_ne!(owner.index(), worker, "a worker's own clients are not elsewhere");
                 self.receive(owner.index(), received);
@@ -298,6 +305,7 @@ impl Lab {
                     }
                 }
                 Output::PathMtuFell(destination) => self.path_mtu_fell.push(destination),
+                Output::CloseStream(path) => self.closed_streams.push(path),
                 Output::Created(view) => self.created.push(*view),
                 Output::Ended(record) => self.ended.push(*record),
                 Output::UserDisconnected { user, allocations } => {

@@ -75,7 +75,11 @@ fn flood(tls: bool, frames: u32, age: Duration) -> (Vec<u32>, StreamCounters) {
         }
         assert!(has_answer, "answers are not dropped");
     });
-    (numbers, rig.streams.counters())
+    let counters = rig.streams.counters();
+    let counted =
+        Dropped { full: counters.dropped_full, old: counters.dropped_old, closed: counters.dropped_closed };
+    assert_eq!(rig.told, counted, "the worker heard of each");
+    (numbers, counters)
 }
 
 #[test]
@@ -162,4 +166,50 @@ fn epoll_is_asked_for_room_only_while_something_waits() {
         rig.turn();
     }
     assert!(!waits(&mut rig));
+}
+
+#[test]
+fn a_slow_client_is_given_little_at_once_and_what_is_ahead_makes_media_older() {
+    for tls in [false, true] {
+        let mut rig = Rig::new(BOTH, StreamOptions::default());
+        let (mut plain, mut encrypted);
+        let client: &mut dyn Read;
+        let socket;
+        if tls {
+            encrypted = rig.connect_tls();
+            socket = rig.introduce(&mut encrypted);
+            client = &mut encrypted;
+        } else {
+            plain = rig.connect();
+            socket = rig.introduce(&mut plain);
+            client = &mut plain;
+        }
+        let pace = |rig: &mut Rig| {
+            let connection = rig.streams.table.get_mut(socket).expect("open");
+            connection.pace.is_some().then(|| (connection.ahead_ns(), connection.piece(1 << 20)))
+        };
+        // Until the kernel takes no more.
+        let mut number = 0;
+        while pace(&mut rig).is_none() {
+            send(&mut rig, socket, number);
+            rig.turn();
+            number += 1;
+            assert!(number < 50_000);
+        }
+        assert_eq!(pace(&mut rig), Some((0, 4096)), "its pace is not known yet");
+        // It takes a little in each millisecond, and more waits behind it.
+        let deadline = Instant::now() + PATIENCE;
+        while pace(&mut rig).is_some_and(|(ahead_ns, _)| ahead_ns == 0) {
+            assert!(Instant::now() < deadline, "{:?}", rig.streams.counters());
+            client.read_exact(&mut [0; 1 << 10]).expect("there is a lot");
+            (0..8).for_each(|_| send(&mut rig, socket, number));
+            rig.later(Duration::from_millis(1));
+            rig.turn();
+        }
+        let (ahead_ns, piece) = pace(&mut rig).expect("more waits");
+        assert!(ahead_ns > 0 && (2048..=16 << 10).contains(&piece), "{ahead_ns} ns, {piece} bytes");
+        let connection = rig.streams.table.get_mut(socket).expect("open");
+        let unsent = crate::sockets::unsent_bytes(connection.as_fd()).expect("a socket");
+        assert!(unsent > 0, "that is what takes the time");
+    }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use turnpike_testkit::eventually;
 
-use crate::coturn::{Coturn, Running, coturn_is_missing, free_port};
-use crate::loadtest;
+use crate::coturn::{Coturn, coturn_is_missing, free_port};
 use crate::stub::{PASSWORD, Spoil, Stub, USER};
+use crate::{loadtest, started};
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -93,11 +93,7 @@ fn failures_are_one_line_and_255() {
 #[test]
 fn the_peer_echoes_any_size_on_both_ports() {
     let port = free_port();
-    let peer = Command::new(env!("CARGO_BIN_EXE_turnpike-loadtest"))
-        .args(["peer", "-p", &port.to_string(), "-L", "127.0.0.1"])
-        .spawn()
-        .expect("it starts");
-    let _peer = Running(peer);
+    let _peer = started(&["peer", "-p", &port.to_string(), "-L", "127.0.0.1"]);
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
     socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
     let mut buffer = vec![0; 65_536];

@@ -2,24 +2,14 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use tempfile::TempDir;
 use turnpike_testkit::becomes_true;
+use turnpike_testkit::process::{Process, find};
 
 use crate::stub::{PASSWORD, USER};
-
-/// A command that ends with the test.
-pub struct Running(pub Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// A port that neither UDP nor TCP uses, and the one behind it: below those that others get by themselves.
 pub fn free_port() -> u16 {
@@ -37,16 +27,11 @@ pub fn free_port() -> u16 {
 
 /// Says so if coturn's programs are missing.
 pub fn coturn_is_missing() -> bool {
-    let runs = |name: &str| {
-        Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
-    };
-    let missing: Vec<_> =
-        ["turnserver", "turnutils_uclient"].into_iter().filter(|name| !runs(name)).collect();
-    if missing.is_empty() {
-        return false;
+    let missing = ["turnserver", "turnutils_uclient"].into_iter().find(|name| find(name).is_none());
+    if let Some(missing) = missing {
+        turnpike_testkit::skip("coturn", &format!("{missing} is not installed (apt-get install coturn)"));
     }
-    turnpike_testkit::skip("coturn", &format!("{missing:?} is not installed (apt-get install coturn)"));
-    true
+    missing.is_some()
 }
 
 /// A running coturn.
@@ -55,7 +40,7 @@ pub struct Coturn {
     pub address: SocketAddr,
     /// TLS.
     pub tls: SocketAddr,
-    server: Running,
+    server: Option<Process>,
     folder: TempDir,
 }
 
@@ -67,19 +52,17 @@ impl Coturn {
         std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("written");
         std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("written");
         let (port, tls_port) = (free_port(), free_port());
-        let child = Command::new("turnserver")
+        let mut command = Command::new("turnserver");
+        command
             .args(["-n", "--no-cli", "--no-dtls", "-L", ip, "-E", ip, "-p", &port.to_string()])
             .args(["--tls-listening-port", &tls_port.to_string(), "--cert", "cert.pem", "--pkey", "key.pem"])
             .args(["--allow-loopback-peers", "--lt-cred-mech", "-u", &format!("{USER}:{PASSWORD}")])
             .args(["-r", "realm", "--log-file", "stdout", "--pidfile", "pid"])
-            .current_dir(folder.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("turnserver starts");
+            .current_dir(folder.path());
+        let process = Process::start(command);
         let ip = ip.parse().expect("an address");
         let address = SocketAddr::new(ip, port);
-        let server = Self { address, tls: SocketAddr::new(ip, tls_port), server: Running(child), folder };
+        let server = Self { address, tls: SocketAddr::new(ip, tls_port), server: Some(process), folder };
         let answers =
             || [server.address, server.tls].iter().all(|address| TcpStream::connect(address).is_ok());
         assert!(becomes_true(answers), "turnserver doesn't answer");
@@ -93,7 +76,6 @@ impl Coturn {
 
     /// Ends it at once.
     pub fn kill(&mut self) {
-        self.server.0.kill().expect("it runs");
-        self.server.0.wait().expect("it ends");
+        self.server = None;
     }
 }

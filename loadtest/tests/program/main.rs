@@ -16,13 +16,22 @@ mod transports;
 use std::process::{Command, Output};
 
 use stub::{PASSWORD, USER};
+use turnpike_testkit::process::Process;
 
-/// The program under test.
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_turnpike-loadtest"));
+    command.args(arguments);
+    command
+}
+
+/// Runs the program under test to its end.
 pub fn loadtest(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_turnpike-loadtest"))
-        .args(arguments)
-        .output()
-        .expect("the program starts")
+    command(arguments).output().expect("the program starts")
+}
+
+/// The same while it runs.
+pub fn started(arguments: &[&str]) -> Process {
+    Process::start(command(arguments))
 }
 
 /// Runs a mode against a server with the stub's user and returns exit status, report and output.

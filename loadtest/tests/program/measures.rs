@@ -1,12 +1,10 @@
 //! What the harness reports, against a relay that spoils a known share of the packets.
 
-use std::io::Read as _;
-use std::process::{Command, Stdio};
-
-use turnpike_testkit::becomes_true;
+use turnpike_testkit::process::{Outcome, Signal};
+use turnpike_testkit::{PATIENCE, becomes_true};
 
 use crate::stub::{PASSWORD, Spoil, Stub, USER};
-use crate::{loadtest, measured};
+use crate::{loadtest, measured, started};
 
 fn count(report: &serde_json::Value, name: &str) -> u64 {
     report["trials"][0]["total"][name].as_u64().unwrap_or_else(|| panic!("{name} is a number: {report}"))
@@ -201,19 +199,12 @@ fn bad_input_gives_one_clear_line() {
 fn a_signal_ends_the_run_with_summary_and_release() {
     let stub = Stub::start(Spoil::default());
     let server = stub.address.to_string();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_turnpike-loadtest"))
-        .args(["loss", &server, "-u", USER, "-w", PASSWORD, "-c", "5", "-d", "60"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
+    let program = started(&["loss", &server, "-u", USER, "-w", PASSWORD, "-c", "5", "-d", "60"]);
     assert!(becomes_true(|| stub.seen() > 5), "it does not send");
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill exists");
-    assert!(killed.success());
-    assert_eq!(child.wait().expect("it ends").code(), Some(130));
-    let mut text = String::new();
-    child.stdout.take().expect("piped").read_to_string(&mut text).expect("UTF-8");
-    assert!(text.contains("released: 5 of 5"), "{text}");
-    assert!(text.contains("stopped by a signal"), "{text}");
+    program.signal(Signal::INT);
+    let Outcome { code, output } = program.wait(PATIENCE);
+    assert_eq!(code, Some(130), "{output}");
+    assert!(output.contains("released: 5 of 5") && output.contains("stopped by a signal"), "{output}");
     assert_eq!(stub.allocations(), 0);
 }
 
@@ -230,15 +221,12 @@ fn a_set_up_that_fails_leaves_nothing_even_of_what_was_not_answered() {
 fn a_signal_during_the_set_up_leaves_nothing() {
     let stub = Stub::start(Spoil { mute_after: Some(2), ..Spoil::default() });
     let server = stub.address.to_string();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_turnpike-loadtest"))
-        .args(["allocate", &server, "-u", USER, "-w", PASSWORD, "-c", "5", "--setup-timeout", "1m"])
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("the program starts");
+    let set_up = ["allocate", &server, "-u", USER, "-w", PASSWORD, "-c", "5", "--setup-timeout", "1m"];
+    let program = started(&set_up);
     assert!(becomes_true(|| stub.allocations() == 5), "no allocations");
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill exists");
-    assert!(killed.success());
-    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    program.signal(Signal::INT);
+    let Outcome { code, output } = program.wait(PATIENCE);
+    assert_eq!(code, Some(130), "{output}");
     assert_eq!(stub.allocations(), 0);
 }
 

@@ -93,6 +93,10 @@ verdicts! {
     DropLate = "drop_late",
     /// It came to another worker than its allocation's, whose queue for such datagrams was full.
     DropForwardQueue = "drop_forward_queue",
+    /// A header of the PROXY protocol from somebody whom `proxy-protocol-from` does not name.
+    DropProxyUntrusted = "drop_proxy_untrusted",
+    /// A trusted proxy's datagram without a header of the PROXY protocol, or with one that can't be used.
+    DropProxyHeader = "drop_proxy_header",
     /// The kernel program had made room for a header and then found the frame too short to write it.
     DropRewrite = "drop_rewrite",
     /// The kernel knew no device for a redirected frame, or refused it.

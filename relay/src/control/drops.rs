@@ -52,7 +52,8 @@ fn cause(verdict: Verdict) -> Option<DropCause> {
         | V::DropNoCredentials
         | V::DropRetransmission
         | V::DropStale
-        | V::DropTooLarge => DropCause::Sender,
+        | V::DropTooLarge
+        | V::DropProxyUntrusted => DropCause::Sender,
 
         // A reason that nobody has thought about is worth a look.
         _ => DropCause::Relay,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::Server;
-use crate::addr::{FiveTuple, PeerAddr};
+use crate::addr::{ClientAddr, FiveTuple, PeerAddr};
 use crate::inspect::{
     AllocationDetail, AllocationView, ChannelView, InspectCursor, OffloadState, PermissionView, WhyNot,
 };
@@ -15,6 +15,13 @@ impl Server {
     /// Whether a 5-tuple has an allocation, or is about to.
     pub fn has_allocation(&self, five_tuple: &FiveTuple) -> bool {
         self.table.find(five_tuple).is_some()
+    }
+
+    /// The own address of the client that has, or is about to have, a 5-tuple's allocation: behind a proxy another one
+    /// than the 5-tuple's.
+    pub fn client_of(&self, five_tuple: &FiveTuple) -> Option<ClientAddr> {
+        let id = self.table.find(five_tuple)?;
+        self.table.get(id).map(Allocation::client)
     }
 
     /// A part of a walk over all allocations: at most `max` of them, and not more than [`MAX_INSPECTED`];

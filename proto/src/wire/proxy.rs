@@ -7,7 +7,7 @@
 //!   signature, 12 │ version, command │ family, transport │ length u16 │ addresses │ type, length, value ...
 //! ```
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crc::{CRC_32_ISCSI, Crc, Table};
 
@@ -81,6 +81,13 @@ pub enum HeaderFault {
     Checksum,
 }
 
+/// Whether the bytes begin with a header, of either version, or with what there is of one. Nothing that TURN's clients
+/// send does, nor TLS: so whoever is not to be believed is recognized.
+pub fn is_header(bytes: &[u8]) -> bool {
+    let begins_as = |expected: &[u8]| bytes.iter().zip(expected).all(|(byte, expected)| byte == expected);
+    !bytes.is_empty() && (begins_as(&SIGNATURE) || bytes.starts_with(VERSION_1))
+}
+
 /// Reads the header that the bytes begin with; what is there is enough to refuse it, as soon as it is.
 pub fn read(bytes: &[u8]) -> Header {
     match read_fixed(bytes) {
@@ -92,6 +99,30 @@ pub fn read(bytes: &[u8]) -> Header {
                 Err(fault) => Header::Invalid(fault),
             },
         },
+    }
+}
+
+/// The header that says whom a proxy speaks for: what [`read`] understands.
+pub fn write(client: &Proxied) -> Vec<u8> {
+    let Proxied { source, destination, is_stream } = client;
+    let transport = if *is_stream { 1 } else { 2 };
+    let (family, ips) = match (source.ip(), destination.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            (1, [&source.octets()[..], &destination.octets()].concat())
+        }
+        // Both in one form: of two families it is the wider one.
+        (source, destination) => (2, [source, destination].map(|ip| ipv6_form(ip).octets()).concat()),
+    };
+    let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
+    let len = (ips.len() + ports.len()) as u16;
+    let fixed = [0x21, family << 4 | transport];
+    [&SIGNATURE[..], &fixed, &len.to_be_bytes(), &ips, &ports].concat()
+}
+
+fn ipv6_form(ip: IpAddr) -> Ipv6Addr {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
     }
 }
 
@@ -242,6 +273,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_read_again() {
+        let addresses = ["203.0.113.5:50000", "192.0.2.1:443", "[2001:db8:5::1]:50000", "[2001:db8::1]:443"];
+        for (source, destination) in [(0, 1), (2, 3), (0, 3), (2, 1)] {
+            for is_stream in [true, false] {
+                let client = client(addresses[source], addresses[destination], is_stream);
+                let bytes = write(&client.expect("there is one"));
+                assert_eq!(read(&bytes), Header::Whole { len: bytes.len(), client });
+            }
+        }
+        let expected = over_tcp(&[]);
+        assert_eq!(write(&client(addresses[0], addresses[1], true).expect("there is one")), expected);
+    }
+
+    #[test]
     fn a_proxy_that_speaks_for_itself_says_nothing_about_a_client() {
         for body in [&[][..], &[0xFF; 7]] {
             for family_transport in [0x00, 0x11, 0x31, 0xFF] {
@@ -309,6 +354,15 @@ mod tests {
         }
         refused(&header(0x21, 0x11, &[0; 11]), HeaderFault::Length);
         refused(&header(0x21, 0x21, &[0; 35]), HeaderFault::Length);
+    }
+
+    #[test]
+    fn headers_of_both_versions_are_recognized_from_anybody() {
+        assert!(is_header(&SIGNATURE) && is_header(b"\r") && is_header(b"\r\n\r\n"));
+        assert!(is_header(b"PROXY UNKNOWN\r\n"));
+        for bytes in [&b""[..], b"P", b"POST / HTTP/1.1", b"\r\r", &[0, 1], &[0x40, 0], &[0x16, 3, 1]] {
+            assert!(!is_header(bytes), "{bytes:02x?}");
+        }
     }
 
     #[test]

@@ -85,7 +85,7 @@ fn turn(streams: &mut Streams) {
     let mut is_idle = true;
     while let Some(event) = streams.next_event(now_ns) {
         is_idle = false;
-        if let StreamEvent::Message { path, bytes } = event {
+        if let StreamEvent::Message { path, bytes, .. } = event {
             let answer = streams.bytes(&bytes).to_vec();
             streams.send_answer(now_ns, path.socket, &answer);
         }

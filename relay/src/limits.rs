@@ -21,6 +21,10 @@ pub const MAX_QUEUE_DELAY_MS: u64 = 10_000;
 pub const MAX_BURST_MS: u64 = 10_000;
 /// Time to drain, and lifetime of an allocation, seconds: one day.
 pub const MAX_PERIOD_SECS: u32 = 86_400;
+/// `handshake-timeout`, seconds: whoever needs longer is not there.
+pub const MAX_HANDSHAKE_SECS: u64 = 60;
+/// Connections over TCP and TLS of one worker: beyond the descriptors of any process.
+pub const MAX_CONNECTIONS: u64 = 1_000_000;
 /// Addresses of a host's other networks that are relayed from, too: the kernel's program has room for few.
 pub const MAX_NEAR_NETWORKS: usize = 8;
 
@@ -42,6 +46,13 @@ pub const MAX_NAMED_REFUSALS: usize = 1024;
 pub const REFUSAL_LINES: u32 = 100;
 /// The time that [`REFUSAL_LINES`] is for, nanoseconds.
 pub const REFUSAL_LINES_WITHIN_NS: u64 = 10_000_000_000;
+
+/// Clients of proxies whose first datagram alone had a header, of all workers: one of each port of a proxy. Beyond it
+/// those that were silent for longest are forgotten.
+pub const MAX_PROXY_SESSIONS: usize = 65_536;
+/// Such a client is kept in mind for at least so long after it was asked about, nanoseconds: longer than a TURN client
+/// is silent (RFC 8656 s. 3.3: it refreshes its permissions every five minutes).
+pub const PROXY_SESSION_NS: u64 = 1_800_000_000_000;
 
 /// Events kept for a subscriber that lags; then it loses the oldest, and learns how many.
 pub const MAX_EVENT_LAG: usize = 4096;

@@ -14,6 +14,7 @@ use turnpike_proto::shared::Shared;
 
 use crate::config::resolve::Addresses;
 use crate::config::{self, AdminScope, AdminToken, Config};
+use crate::worker::proxied::Proxies;
 
 /// 32 bytes from the operating system's generator.
 ///
@@ -89,6 +90,11 @@ pub fn peer_rules(config: &Config, addresses: &Addresses, listeners: &[SocketAdd
         listeners: listeners.flat_map(|listener| expand(*listener, &local_ips)).collect(),
         local_ips,
     }
+}
+
+/// Proxies that are trusted to speak for clients.
+pub fn proxies(config: &Config) -> Proxies {
+    Proxies::new(config.proxy_protocol_from.clone(), config.proxy_protocol_udp)
 }
 
 /// Allocations per user and in total; 0 is no limit.

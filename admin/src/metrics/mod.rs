@@ -21,8 +21,8 @@ use prometheus_client::registry::Registry;
 use self::page::Page;
 use crate::guard::{Metrics, Needs};
 use crate::model::{
-    Certificate, Counts, OffloadCounts, Readiness, Status, StreamCounts, Totals, Traffic, TrafficByPath,
-    TransportCount, WorkerTotals,
+    Certificate, Counts, FallbackCounts, OffloadCounts, Readiness, Status, StreamCounts, Totals, Traffic,
+    TrafficByPath, TransportCount, WorkerTotals,
 };
 use crate::problem::Problems;
 use crate::state::{ApiCounts, AppState};
@@ -221,7 +221,21 @@ fn streams(page: &mut Page<'_>, streams: &StreamCounts) -> fmt::Result {
         "Times that a client over TCP or TLS was not read from, since its bandwidth limit was used up.";
     page.counter("stream_pauses", help, plain(streams.pauses))?;
     let help = "Time in which clients over TCP and TLS were not read from, all connections together.";
-    page.counter_f64("stream_paused_seconds", help, [(Vec::new(), streams.paused_secs)])
+    page.counter_f64("stream_paused_seconds", help, [(Vec::new(), streams.paused_secs)])?;
+    fallback(page, &streams.fallback)
+}
+
+fn fallback(page: &mut Page<'_>, fallback: &FallbackCounts) -> fmt::Result {
+    let help = "Connections that are not TURN's, passed to tls-fallback.";
+    page.gauge("fallback_connections", help, plain(fallback.connections))?;
+    let help = "Connections that were passed to tls-fallback.";
+    page.counter("fallback_connections_accepted", help, plain(fallback.accepted))?;
+    let bytes = [("to_fallback", fallback.bytes_to_fallback), ("to_client", fallback.bytes_to_client)];
+    page.counter(
+        "fallback_bytes",
+        "Bytes of connections that were passed to tls-fallback, by direction.",
+        bytes.map(|(direction, n)| (vec![("direction", direction.to_owned())], n)),
+    )
 }
 
 fn offload(page: &mut Page<'_>, offload: &OffloadCounts) -> fmt::Result {

@@ -84,6 +84,22 @@ pub struct StreamCounts {
     pub pauses: u64,
     /// How long that was, all connections together, seconds.
     pub paused_secs: f64,
+    /// Connections that are not TURN's, passed to `tls-fallback`.
+    pub fallback: FallbackCounts,
+}
+
+/// Connections that are not TURN's, passed to `tls-fallback`. Why one ended, or failed, is among the reasons of
+/// [`StreamCounts::closed`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FallbackCounts {
+    /// Connections, now.
+    pub connections: u64,
+    /// Connections that were passed on.
+    pub accepted: u64,
+    /// Bytes passed to the fallback.
+    pub bytes_to_fallback: u64,
+    /// Bytes passed to clients.
+    pub bytes_to_client: u64,
 }
 
 /// TLS handshakes of clients that ended well, of one version and kind.

@@ -15,6 +15,7 @@ use super::outbound::{Outbound, QueueLimits};
 use super::pace::Pace;
 use super::pauses::Backlog;
 use super::tls::{RECORD_BYTES, Session};
+use crate::sockets::set_option;
 
 /// Bytes given to the kernel at once: what it has begun to take it takes, however much it has with that.
 const WRITE_BYTES: usize = 16 << 10;
@@ -24,7 +25,9 @@ const WRITES_PER_TURN: usize = 8;
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Nothing has come: the first byte says whether it is TLS.
+    /// A trusted proxy's: its header has not come whole.
+    Header,
+    /// It is not known yet whether it is TLS, or TURN at all.
     First,
     /// TLS agrees on keys.
     Handshake,
@@ -32,6 +35,8 @@ pub(super) enum Phase {
     Message,
     /// It carries messages.
     Open,
+    /// It is not TURN's: the fallback has it.
+    Passed,
     /// Nothing is read any more; what waits is sent, then it is closed.
     Closing,
 }
@@ -52,6 +57,8 @@ pub(super) struct Connection {
     /// Our side's address.
     server: SocketAddr,
     client: SocketAddr,
+    /// The client's own address, as a trusted proxy has named it.
+    pub(super) proxied: Option<ClientAddr>,
     offer: Offer,
     pub(super) phase: Phase,
     pub(super) tls: Option<Box<Session>>,
@@ -77,8 +84,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// For what a listener with this address has taken.
-    pub(super) fn new(taken: Taken, listener: SocketAddr, offer: Offer) -> Result<Connection, CloseReason> {
+    /// For what a listener with this address has taken; `phase` is what it begins with.
+    pub(super) fn new(
+        taken: Taken,
+        listener: SocketAddr,
+        offer: Offer,
+        phase: Phase,
+    ) -> Result<Connection, CloseReason> {
         let socket = TcpStream::from(taken.socket);
         let server = match listener.ip().is_unspecified() {
             true => socket.local_addr().map_err(|error| broken(&error))?,
@@ -88,8 +100,9 @@ impl Connection {
             socket,
             server,
             client: taken.peer,
+            proxied: None,
             offer,
-            phase: Phase::First,
+            phase,
             tls: None,
             records: Vec::new(),
             partial: Vec::new(),
@@ -104,8 +117,23 @@ impl Connection {
         })
     }
 
-    pub(super) fn client(&self) -> SocketAddr {
-        self.client
+    /// The client's own address: behind a trusted proxy another one than the path's.
+    pub(super) fn apparent(&self) -> ClientAddr {
+        self.proxied.unwrap_or(ClientAddr(self.client))
+    }
+
+    pub(super) fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    pub(super) fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Lets the kernel take all that it has room for: nothing of this connection is ever dropped.
+    pub(super) fn take_all_that_fits(&self) {
+        // Without it the connection is slower, no more.
+        let _ = set_option(self.socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, i32::MAX);
     }
 
     pub(super) fn offer(&self) -> Offer {

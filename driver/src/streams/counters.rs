@@ -30,7 +30,13 @@ pub enum CloseReason {
     TlsNotOffered,
     /// TURN without TLS where it is not offered.
     PlainNotOffered,
-    /// The header of the PROXY protocol is missing, or not well-formed.
+    /// A header of the PROXY protocol from somebody who is not trusted with it.
+    ProxyUntrusted,
+    /// A trusted proxy's connection without a header of the PROXY protocol.
+    ProxyMissing,
+    /// A trusted proxy's header of version 1: it has to be version 2.
+    ProxyVersion,
+    /// A trusted proxy's header that is not well-formed.
     ProxyHeader,
     /// What came on a TLS port is no TLS.
     NotTls,
@@ -54,13 +60,21 @@ pub enum CloseReason {
     SourceOpeningCap,
     /// The process had no descriptor, or no memory, left.
     NoDescriptor,
+    /// The fallback could not be reached.
+    FallbackUnreachable,
+    /// The fallback did not take the connection in time.
+    FallbackTimeout,
+    /// As many connections were passed to the fallback as may be.
+    FallbackCap,
+    /// Passed to the fallback, and both sides were done.
+    FallbackDone,
     /// The relay closed it: it stops, or the operator ended what it carried.
     ByRelay,
 }
 
 impl CloseReason {
     /// All of them.
-    pub const ALL: [CloseReason; 25] = [
+    pub const ALL: [CloseReason; 32] = [
         CloseReason::ByClient,
         CloseReason::Broken,
         CloseReason::Unread,
@@ -73,6 +87,9 @@ impl CloseReason {
         CloseReason::TooLong,
         CloseReason::TlsNotOffered,
         CloseReason::PlainNotOffered,
+        CloseReason::ProxyUntrusted,
+        CloseReason::ProxyMissing,
+        CloseReason::ProxyVersion,
         CloseReason::ProxyHeader,
         CloseReason::NotTls,
         CloseReason::TlsIncompatible,
@@ -85,12 +102,23 @@ impl CloseReason {
         CloseReason::SourceCap,
         CloseReason::SourceOpeningCap,
         CloseReason::NoDescriptor,
+        CloseReason::FallbackUnreachable,
+        CloseReason::FallbackTimeout,
+        CloseReason::FallbackCap,
+        CloseReason::FallbackDone,
         CloseReason::ByRelay,
     ];
 
     /// Nothing that an operator has to know of each time: clients come and go.
     pub const fn is_usual(self) -> bool {
-        matches!(self, CloseReason::ByClient | CloseReason::Broken | CloseReason::Idle | CloseReason::ByRelay)
+        matches!(
+            self,
+            CloseReason::ByClient
+                | CloseReason::Broken
+                | CloseReason::Idle
+                | CloseReason::FallbackDone
+                | CloseReason::ByRelay
+        )
     }
 
     /// The name in metrics, log and API.
@@ -108,6 +136,9 @@ impl CloseReason {
             CloseReason::TooLong => "too_long",
             CloseReason::TlsNotOffered => "tls_not_offered",
             CloseReason::PlainNotOffered => "plain_not_offered",
+            CloseReason::ProxyUntrusted => "proxy_untrusted",
+            CloseReason::ProxyMissing => "proxy_missing",
+            CloseReason::ProxyVersion => "proxy_version",
             CloseReason::ProxyHeader => "proxy_header",
             CloseReason::NotTls => "not_tls",
             CloseReason::TlsIncompatible => "tls_incompatible",
@@ -120,6 +151,10 @@ impl CloseReason {
             CloseReason::SourceCap => "source_cap",
             CloseReason::SourceOpeningCap => "source_opening_cap",
             CloseReason::NoDescriptor => "no_descriptor",
+            CloseReason::FallbackUnreachable => "fallback_unreachable",
+            CloseReason::FallbackTimeout => "fallback_timeout",
+            CloseReason::FallbackCap => "fallback_cap",
+            CloseReason::FallbackDone => "fallback_done",
             CloseReason::ByRelay => "by_relay",
         }
     }
@@ -194,6 +229,12 @@ pub struct StreamCounters {
     pub pauses: u64,
     /// How long that was, all connections together, nanoseconds; without pauses that last.
     pub paused_ns: u64,
+    /// Connections that are passed to the fallback, now.
+    pub fallback_open: u64,
+    /// Connections that were passed to the fallback.
+    pub fallback_accepted: u64,
+    /// Bytes of them: to the fallback, and to clients.
+    pub fallback_bytes: [u64; 2],
     /// Connections that are closed, or were not taken.
     pub closed: CloseCounts,
 }
@@ -211,6 +252,9 @@ impl StreamCounters {
         self.dropped_closed += other.dropped_closed;
         self.pauses += other.pauses;
         self.paused_ns += other.paused_ns;
+        self.fallback_open += other.fallback_open;
+        self.fallback_accepted += other.fallback_accepted;
+        self.fallback_bytes.iter_mut().zip(other.fallback_bytes).for_each(|(sum, more)| *sum += more);
         self.closed.add(&other.closed);
     }
 }

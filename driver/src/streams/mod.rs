@@ -7,6 +7,7 @@
 //! ```text
 //!   turn ─► accept, deadlines ─► next_event: read ─► TLS ─► frames ─► Message, Idle, Closed
 //!   send_media, send_answer ─► a queue per connection ─► flush: one write, or record, after another
+//!   a trusted proxy's header (proxy) is read first; what is not TURN's (sorting) may go elsewhere (fallback)
 //! ```
 //!
 //! A connection that has not sent a message yet is watched by an epoll descriptor within that one, of which each turn
@@ -16,12 +17,15 @@
 
 mod connection;
 mod counters;
+mod fallback;
 mod listener;
 mod outbound;
 mod pace;
 mod pauses;
 mod poller;
+mod proxy;
 mod reading;
+mod sorting;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -36,13 +40,18 @@ use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
 use rustls::ServerConfig;
+use turnpike_proto::addr::ClientAddr;
 use turnpike_proto::{ClientPath, ClientSocket};
 
 use self::connection::{Connection, Flushed, Phase};
 pub use self::counters::{CloseCounts, CloseReason, HandshakeCounts, StreamCounters};
+pub use self::fallback::Fallback;
+use self::fallback::Passing;
 pub use self::listener::{Offer, StreamListener, bind_stream_listeners};
 pub use self::outbound::{Dropped, QueueLimits};
 use self::poller::Poller;
+pub use self::proxy::IsProxy;
+pub use self::sorting::IsOwnName;
 use self::table::Table;
 
 /// Sockets looked at in one turn; epoll reports those left out first the next time.
@@ -109,6 +118,10 @@ pub struct StreamOptions {
     pub queue: QueueLimits,
     /// How TLS is spoken; without it it is not offered.
     pub tls: Option<TlsConfig>,
+    /// Whose connections begin with a header of the PROXY protocol.
+    pub proxies: Option<IsProxy>,
+    /// Who takes what is not TURN's on listeners for TLS.
+    pub fallback: Option<Fallback>,
 }
 
 /// What streams report.
@@ -118,6 +131,8 @@ pub enum StreamEvent {
     Message {
         /// Who sent it.
         path: ClientPath,
+        /// The client's own address: behind a trusted proxy another one than the path's.
+        client: ClientAddr,
         /// Where [`Streams::bytes`] has it, until the next event.
         bytes: Range<usize>,
     },
@@ -149,6 +164,8 @@ pub struct Streams {
     /// Nothing is taken until then.
     accept_again_ns: Option<u64>,
     table: Table,
+    /// Connections that the fallback has, where there is one.
+    passing: Option<Passing>,
     options: StreamOptions,
     /// Connections that have something to read in this turn.
     ready: VecDeque<ClientSocket>,
@@ -193,12 +210,17 @@ impl Streams {
         for (place, listener) in listeners.iter().enumerate() {
             poller.add(listener, poller::listener(place), EventFlags::IN)?;
         }
+        let passing = options.fallback.clone().map(Passing::new).transpose()?;
+        if let Some(passing) = &passing {
+            poller.add(&passing.poller, poller::PASSING, EventFlags::IN)?;
+        }
         Ok(Streams {
             poller,
             opening,
             listeners,
             accept_again_ns: None,
             table: Table::new(),
+            passing,
             options,
             ready: VecDeque::new(),
             reading: None,
@@ -228,6 +250,7 @@ impl Streams {
                             self.note_ready(now_ns, token, flags);
                         }
                     }
+                    poller::Source::Passing => self.carry_passed(now_ns)?,
                     poller::Source::Listener(place) => self.accept(now_ns, place, &mut accepts),
                     poller::Source::Connection(_) => self.note_ready(now_ns, token, flags),
                 }
@@ -419,7 +442,13 @@ impl Streams {
 
     /// What was counted, and what there is.
     pub fn counters(&self) -> StreamCounters {
-        StreamCounters { opening: self.table.opening() as u64, ..self.counters }
+        let passing = self.passing.as_ref();
+        StreamCounters {
+            opening: self.table.opening() as u64,
+            fallback_open: passing.map_or(0, Passing::len) as u64,
+            fallback_bytes: passing.map_or([0; 2], |passing| passing.moved),
+            ..self.counters
+        }
     }
 
     fn keep_deadlines(&mut self, now_ns: u64) {
@@ -433,9 +462,12 @@ impl Streams {
             let Some(socket) = self.table.due(now_ns) else { return };
             let Some(phase) = self.table.get_mut(socket).map(|connection| connection.phase) else { return };
             match phase {
-                Phase::First | Phase::Message => self.end(now_ns, socket, CloseReason::MessageTimeout),
+                Phase::Header | Phase::First | Phase::Message => {
+                    self.end(now_ns, socket, CloseReason::MessageTimeout)
+                }
                 Phase::Handshake => self.end(now_ns, socket, CloseReason::HandshakeTimeout),
                 Phase::Closing => self.end(now_ns, socket, CloseReason::ByRelay),
+                Phase::Passed => self.keep_passed(now_ns, socket),
                 Phase::Open if self.resume(now_ns, socket) => {}
                 Phase::Open => {
                     let Some(connection) = self.table.get_mut(socket) else { return };
@@ -460,7 +492,9 @@ impl Streams {
                 Ok(None) => return,
                 Ok(Some(taken)) => {
                     let (server, offer) = (listener.local_addr(), listener.offer());
-                    let connection = Connection::new(taken, server, offer);
+                    let is_proxy = |ip| self.options.proxies.as_ref().is_some_and(|is_proxy| is_proxy(ip));
+                    let phase = if is_proxy(taken.peer.ip()) { Phase::Header } else { Phase::First };
+                    let connection = Connection::new(taken, server, offer, phase);
                     if let Err(reason) = connection.and_then(|connection| self.admit(now_ns, connection)) {
                         self.counters.closed.count(reason);
                     }
@@ -482,14 +516,15 @@ impl Streams {
         if connection.as_fd().as_raw_fd() >= limits.max_descriptor {
             return Err(CloseReason::NoDescriptor);
         }
-        self.table.admit(connection.client(), limits)?;
+        let client = Some(connection.apparent().0.ip()).filter(|_| connection.phase != Phase::Header);
+        self.table.admit(client, limits)?;
         if self.table.opening() >= limits.opening
             && let Some(oldest) = self.table.oldest_opening()
         {
             self.end(now_ns, oldest, CloseReason::Displaced);
         }
         let due_ns = now_ns + self.options.limits.opening_time.as_nanos() as u64;
-        let socket = self.table.insert(connection, due_ns);
+        let socket = self.table.insert(connection, client, due_ns);
         let connection = self.table.get_mut(socket).expect("it was put there just now");
         if self.opening.add(&*connection, poller::connection(socket), EventFlags::IN).is_err() {
             self.table.remove(socket);
@@ -502,6 +537,9 @@ impl Streams {
     /// Ends a connection now.
     fn end(&mut self, now_ns: u64, socket: ClientSocket, reason: CloseReason) {
         let Some(mut connection) = self.table.remove(socket) else { return };
+        if let Some(passing) = self.passing.as_mut().filter(|_| connection.phase == Phase::Passed) {
+            passing.remove(socket);
+        }
         let before = connection.outbound.len();
         let mut drops = Dropped::default();
         if !matches!(reason, CloseReason::Broken | CloseReason::Unread) {

@@ -16,6 +16,8 @@ pub(super) const OPENING: u64 = u64::MAX;
 const LISTENER: u64 = u64::MAX - 1;
 /// Listeners of a worker.
 const MAX_LISTENERS: u64 = 1024;
+/// The poller of connections that are passed to the fallback.
+pub(super) const PASSING: u64 = LISTENER - MAX_LISTENERS;
 
 const EMPTY: Event = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
 
@@ -23,6 +25,7 @@ const EMPTY: Event = Event { flags: EventFlags::empty(), data: EventData::new_u6
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Opening,
+    Passing,
     Listener(usize),
     Connection(ClientSocket),
 }
@@ -38,6 +41,7 @@ pub(super) fn connection(socket: ClientSocket) -> u64 {
 pub(super) fn source(token: u64) -> Source {
     match token {
         OPENING => Source::Opening,
+        PASSING => Source::Passing,
         token if token > LISTENER - MAX_LISTENERS => Source::Listener((LISTENER - token) as usize),
         token => Source::Connection(ClientSocket { index: token as u32, generation: (token >> 32) as u32 }),
     }

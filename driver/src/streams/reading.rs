@@ -4,9 +4,11 @@ use rustix::event::epoll::EventFlags;
 use turnpike_proto::ClientSocket;
 use turnpike_proto::limits::MAX_REQUEST;
 use turnpike_proto::wire::framer::{self, Frame};
+use turnpike_proto::wire::proxy;
 
 use super::connection::{Phase, broken};
 use super::counters::CloseReason;
+use super::sorting::{Sorted, sort};
 use super::tls::Session;
 use super::{Reading, StreamEvent, Streams, poller};
 
@@ -17,7 +19,7 @@ const MAX_RECORDS_BYTES: usize = 68 << 10;
 /// What has not come whole of all connections of a worker.
 const MAX_UNFINISHED_BYTES: usize = 32 << 20;
 /// The first byte of a TLS handshake (RFC 8446 s. 5.1); no STUN method of TURN's and no channel begins with it.
-const TLS_HANDSHAKE: u8 = 0x16;
+pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Begins a buffer with what was left of a connection's. One that a long message has made large is given back.
 pub(super) fn refill(buffer: &mut Vec<u8>, rest: Vec<u8>) {
@@ -52,8 +54,10 @@ impl Streams {
     /// Reads once, and decrypts; what came stands in the inbox.
     fn read(&mut self, now_ns: u64, socket: ClientSocket) -> Result<(), CloseReason> {
         let Some(connection) = self.table.get_mut(socket) else { return Ok(()) };
-        if connection.phase == Phase::Closing {
-            return Err(CloseReason::ByRelay);
+        match connection.phase {
+            Phase::Closing => return Err(CloseReason::ByRelay),
+            Phase::Passed => return Ok(()),
+            _ => {}
         }
         if connection.is_paused() {
             // It was among the ready before.
@@ -73,28 +77,65 @@ impl Streams {
             Ok(count) => (count.unwrap_or(0), None),
             Err(error) => (0, Some(broken(&error))),
         };
-        if connection.phase == Phase::First {
-            self.decide(socket)?;
+        if !self.begin(now_ns, socket)? {
+            return self.keep_beginning(socket, end);
         }
         let end = self.decrypt(now_ns, socket).or(end);
         self.reading = Some(Reading { socket, cursor: 0, end, has_all: count < READ_BYTES });
         Ok(())
     }
 
-    /// Whether the first byte is TLS's.
-    fn decide(&mut self, socket: ClientSocket) -> Result<(), CloseReason> {
-        let Some(connection) = self.table.get_mut(socket) else { return Ok(()) };
-        let Some(first) = self.inbox.first() else { return Ok(()) };
+    /// Looks at what a connection begins with: its proxy's header, and whether it is TURN's. Whether there are messages
+    /// to be looked for.
+    fn begin(&mut self, now_ns: u64, socket: ClientSocket) -> Result<bool, CloseReason> {
+        let phase = |streams: &mut Streams| streams.table.get_mut(socket).map(|known| known.phase);
+        if phase(self) == Some(Phase::Header) && !self.take_header(socket)? {
+            return Ok(false);
+        }
+        match phase(self) {
+            Some(Phase::First) => self.decide(now_ns, socket),
+            _ => Ok(true),
+        }
+    }
+
+    /// Keeps what doesn't say yet whom a connection is for.
+    fn keep_beginning(&mut self, socket: ClientSocket, end: Option<CloseReason>) -> Result<(), CloseReason> {
+        let known = self.table.get_mut(socket).filter(|known| known.phase != Phase::Passed);
+        let Some(connection) = known else { return Ok(()) };
+        connection.partial.clone_from(&self.inbox);
+        connection.unfinished = connection.held();
+        self.unfinished += connection.unfinished;
+        match end {
+            Some(reason) => Err(reason),
+            None if self.unfinished > MAX_UNFINISHED_BYTES => Err(CloseReason::PartialBytes),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it is TLS, and whether it is TURN's; if not, the fallback has it. `false` if it can't be said yet.
+    fn decide(&mut self, now_ns: u64, socket: ClientSocket) -> Result<bool, CloseReason> {
+        let Some(connection) = self.table.get_mut(socket) else { return Ok(false) };
+        let Some(first) = self.inbox.first() else { return Ok(false) };
         let offer = connection.offer();
+        if proxy::is_header(&self.inbox) {
+            return Err(CloseReason::ProxyUntrusted);
+        }
+        if let (Some(passing), Some(tls), true) = (&self.passing, &self.options.tls, offer.tls) {
+            match sort(&self.inbox, &tls().alpn_protocols, &passing.fallback().is_own_name) {
+                Sorted::NotYet => return Ok(false),
+                Sorted::Fallback => return self.pass(now_ns, socket).map(|()| false),
+                Sorted::Turn => {}
+            }
+        }
         if *first != TLS_HANDSHAKE {
             connection.phase = Phase::Message;
-            return if offer.plain { Ok(()) } else { Err(CloseReason::PlainNotOffered) };
+            return if offer.plain { Ok(true) } else { Err(CloseReason::PlainNotOffered) };
         }
         let config = self.options.tls.as_ref().filter(|_| offer.tls).ok_or(CloseReason::TlsNotOffered)?;
         connection.tls = Some(Box::new(Session::new(config())?));
         connection.phase = Phase::Handshake;
         std::mem::swap(&mut self.inbox, &mut self.records);
-        Ok(())
+        Ok(true)
     }
 
     /// Gives the records to TLS, if the connection has it; why it is over, if it is.
@@ -140,13 +181,13 @@ impl Streams {
                     return self.end_reading(now_ns, socket, CloseReason::TooLong);
                 }
                 let bytes = reading.cursor..reading.cursor + len;
-                let path = connection.path(socket);
+                let (path, client) = (connection.path(socket), connection.apparent());
                 reading.cursor += consumed;
                 self.reading = Some(reading);
                 if is_first {
                     self.open(now_ns, socket);
                 }
-                Some(StreamEvent::Message { path, bytes })
+                Some(StreamEvent::Message { path, client, bytes })
             }
             Frame::Need(needed) => {
                 let is_too_long = connection.phase == Phase::Message && needed > MAX_REQUEST;

@@ -1,7 +1,7 @@
 //! Connections by their names, whose they are, and when each is looked at again.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use foldhash::{HashMap, HashMapExt};
 use turnpike_proto::ClientSocket;
@@ -26,8 +26,8 @@ pub(super) struct Table {
 struct Entry {
     generation: u32,
     due_ns: u64,
-    /// Whose bounds it counts for.
-    source: IpAddr,
+    /// Whose bounds it counts for; a proxy's before its header has said so.
+    source: Option<IpAddr>,
     is_opening: bool,
     connection: Connection,
 }
@@ -60,12 +60,16 @@ impl Table {
         self.opening.len()
     }
 
-    /// Whether another one from this address may be taken.
-    pub(super) fn admit(&self, peer: SocketAddr, limits: &StreamLimits) -> Result<(), CloseReason> {
+    /// Whether another one may be taken, from this address; without one it is a proxy's, which says later for whom it is.
+    pub(super) fn admit(&self, client: Option<IpAddr>, limits: &StreamLimits) -> Result<(), CloseReason> {
         if self.len() >= limits.total {
             return Err(CloseReason::TotalCap);
         }
-        let Some(source) = self.sources.get(&source_of(peer.ip())) else { return Ok(()) };
+        client.map_or(Ok(()), |client| self.admit_source(source_of(client), limits))
+    }
+
+    fn admit_source(&self, source: IpAddr, limits: &StreamLimits) -> Result<(), CloseReason> {
+        let Some(source) = self.sources.get(&source) else { return Ok(()) };
         if source.all as usize >= limits.per_source {
             return Err(CloseReason::SourceCap);
         }
@@ -75,15 +79,41 @@ impl Table {
         Ok(())
     }
 
-    /// Keeps a connection, which has not sent anything yet.
-    pub(super) fn insert(&mut self, connection: Connection, due_ns: u64) -> ClientSocket {
-        let generation = self.next_generation;
-        // 0 is a listener's.
-        self.next_generation = generation.checked_add(1).unwrap_or(1);
-        let source = source_of(connection.client().ip());
+    /// A proxy's connection, which has not sent a message yet, is for a client with this address.
+    pub(super) fn count_for(
+        &mut self,
+        socket: ClientSocket,
+        client: IpAddr,
+        limits: &StreamLimits,
+    ) -> Result<(), CloseReason> {
+        let source = source_of(client);
+        self.admit_source(source, limits)?;
+        let Some(entry) = self.entry(socket).filter(|entry| entry.source.is_none()) else { return Ok(()) };
+        entry.source = Some(source);
+        self.count_source(source);
+        Ok(())
+    }
+
+    fn count_source(&mut self, source: IpAddr) {
         let counts = self.sources.entry(source).or_default();
         counts.all += 1;
         counts.opening += 1;
+    }
+
+    /// Keeps a connection, which has not sent anything yet, and counts it for this address.
+    pub(super) fn insert(
+        &mut self,
+        connection: Connection,
+        client: Option<IpAddr>,
+        due_ns: u64,
+    ) -> ClientSocket {
+        let generation = self.next_generation;
+        // 0 is a listener's.
+        self.next_generation = generation.checked_add(1).unwrap_or(1);
+        let source = client.map(source_of);
+        if let Some(source) = source {
+            self.count_source(source);
+        }
         let entry = Some(Box::new(Entry { generation, due_ns, source, is_opening: true, connection }));
         let index = match self.free.pop() {
             Some(index) => {
@@ -135,7 +165,7 @@ impl Table {
         let (before_ns, source) = (std::mem::replace(&mut entry.due_ns, due_ns), entry.source);
         self.opening.remove(&(before_ns, socket.index));
         self.open.insert((due_ns, socket.index));
-        if let Some(counts) = self.sources.get_mut(&source) {
+        if let Some(counts) = source.and_then(|source| self.sources.get_mut(&source)) {
             counts.opening -= 1;
         }
     }
@@ -182,7 +212,8 @@ impl Table {
         if is_opening { &mut self.opening } else { &mut self.open }
     }
 
-    fn forget_source(&mut self, source: IpAddr, is_opening: bool) {
+    fn forget_source(&mut self, source: Option<IpAddr>, is_opening: bool) {
+        let Some(source) = source else { return };
         let Some(counts) = self.sources.get_mut(&source) else { return };
         counts.all -= 1;
         counts.opening -= u32::from(is_opening);

@@ -1,7 +1,9 @@
 //! Streams over loopback connections, without any driver: a turn looks whether something is ready.
 
+mod fallback;
 mod hostile;
 mod pauses;
+mod proxy;
 mod slow;
 mod talk;
 
@@ -31,6 +33,8 @@ struct Rig {
     messages: Vec<(ClientSocket, Vec<u8>)>,
     /// What the TLS of each that has sent a message has agreed on.
     tls_infos: HashMap<ClientSocket, Option<TlsInfo>>,
+    /// Of each that has sent a message: the path's client, and its own address.
+    clients: HashMap<ClientSocket, [SocketAddr; 2]>,
     closed: Vec<CloseReason>,
     idle: Vec<ClientSocket>,
     /// Until then messages are to wait; those for which there is no patience left.
@@ -49,7 +53,7 @@ impl Rig {
         let tls: TlsConfig = Arc::new(move || Arc::clone(&config));
         let options = StreamOptions { tls: Some(tls), ..options };
         let streams = Streams::new(listeners, options).expect("descriptors");
-        let (messages, tls_infos, closed, idle) = Default::default();
+        let (messages, tls_infos, clients, closed, idle) = Default::default();
         let (pause_until_ns, impatient, told) = Default::default();
         Rig {
             streams,
@@ -58,6 +62,7 @@ impl Rig {
             now_ns: 1,
             messages,
             tls_infos,
+            clients,
             closed,
             idle,
             pause_until_ns,
@@ -118,7 +123,8 @@ impl Rig {
                     let is_paused = self.streams.pause(self.now_ns, &bytes, self.pause_until_ns);
                     self.impatient += usize::from(!is_paused);
                 }
-                StreamEvent::Message { path, bytes } => {
+                StreamEvent::Message { path, client, bytes } => {
+                    self.clients.insert(path.socket, [path.five_tuple.client.0, client.0]);
                     let bytes = self.streams.bytes(&bytes).to_vec();
                     self.tls_infos.insert(path.socket, path.tls);
                     self.messages.push((path.socket, bytes));

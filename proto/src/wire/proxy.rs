@@ -260,7 +260,7 @@ mod tests {
         let over_udp = header(0x21, 0x12, &[&SOURCE[..], &DESTINATION, &PORTS].concat());
         assert_eq!(read(&over_udp), Header::Whole { len: 28, client: expected(false) });
 
-        let ip = |text: &str| text.parse::<std::net::Ipv6Addr>().expect("an address").octets();
+        let ip = |text: &str| text.parse::<Ipv6Addr>().expect("an address").octets();
         let body = |source| [&ip(source)[..], &ip("2001:db8::1"), &PORTS].concat();
         for (family_transport, is_stream) in [(0x21, true), (0x22, false)] {
             let expected = client("[2001:db8:5::1]:50000", "[2001:db8::1]:443", is_stream);

@@ -44,7 +44,7 @@ pub use report::{Place, Problem, Problems};
 pub use show::Shown;
 pub use types::{
     AdminScope, AdminToken, DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload,
-    OffloadMode, PortRange, PublicAddress, Quickstart, Secret, TlsVersion, User,
+    OffloadMode, PortRange, ProxyUdp, PublicAddress, Quickstart, Secret, TlsVersion, User,
 };
 
 #[cfg(test)]

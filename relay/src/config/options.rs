@@ -13,7 +13,7 @@ use super::settings::Settings;
 use super::show::{Shown, ToShown};
 use super::types::{
     AdminToken, DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload, OffloadMode,
-    PortRange, Quickstart, Secret, TlsVersion, User,
+    PortRange, ProxyUdp, Quickstart, Secret, TlsVersion, User,
 };
 
 /// What kind of value an option takes.
@@ -72,6 +72,10 @@ impl Spec {
     pub fn is_list(&self) -> bool {
         matches!(self.kind, Kind::List | Kind::Secrets)
     }
+}
+
+const fn connections(count: usize) -> NonZeroUsize {
+    NonZeroUsize::new(count).expect("more than none")
 }
 
 /// Declares [`Config`] and [`OPTIONS`] side by side: `doc, "key" Kind("VALUE") field: type = default,
@@ -186,6 +190,51 @@ options! {
     /// Oldest version of TLS that clients may speak.
     "tls-min-version" Text("1.2|1.3") tls_min_version: TlsVersion = TlsVersion::V12,
     shown "`1.2`", parse::tls_version, on restart;
+
+    /// Address and port of a server, most often a website's, that takes what comes to `listen-tls` and is not TURN's: TLS
+    /// for other names (SNI) or protocols (ALPN), and whatever is neither TLS nor STUN. It is passed on as it is.
+    /// docs/tls.md has the rules, and a complete example for port 443.
+    "tls-fallback" Text("IP:PORT") tls_fallback: Option<SocketAddr> = None,
+    shown "none: it is refused", parse::fallback, on restart;
+
+    /// Begin each connection to `tls-fallback` with a header of the PROXY protocol, version 2, so that it knows the
+    /// client's address (nginx: `listen ... ssl proxy_protocol`).
+    "tls-fallback-proxy-protocol" Switch("BOOL") tls_fallback_proxy_protocol: bool = false,
+    shown "`false`", parse::switch, on restart;
+
+    /// Proxies that are trusted to say by the PROXY protocol, version 2, which client they speak for: a prefix or one
+    /// address. Each of their connections, before TLS, and of their datagrams has to begin with a header; quotas,
+    /// limits, nonces, XOR-MAPPED-ADDRESS, log and API then go by the client's own address. From anybody else a header
+    /// is refused.
+    "proxy-protocol-from" List("CIDR") proxy_protocol_from: Vec<IpNet> = Vec::new(),
+    shown "none", parse::proxies, on reload;
+
+    /// Where proxies write the header over UDP: in front of `each` datagram, of the `first` of each client's 5-tuple
+    /// (and perhaps of later ones), or nowhere, `off`, if what they send by UDP is their own.
+    "proxy-protocol-udp" Text("each|first|off") proxy_protocol_udp: ProxyUdp = ProxyUdp::Each,
+    shown "`each`", parse::proxy_udp, on restart;
+
+    /// Connections over TCP and TLS that each worker takes, 1 to 1000000; those of `tls-fallback` count, too. No more
+    /// than a quarter of the limit on open files, for all workers together.
+    "max-connections" Number("N") max_connections: NonZeroUsize = connections(16_384),
+    shown "`16384`", parse::connections, on restart;
+
+    /// Of these, those from one source (IPv4 address or IPv6 /64).
+    "max-connections-per-source" Number("N") max_connections_per_source: NonZeroUsize = connections(4096),
+    shown "`4096`", parse::connections, on restart;
+
+    /// Connections of each worker that have not sent a message yet; beyond them the oldest makes room for a new one.
+    "max-half-open" Number("N") max_half_open: NonZeroUsize = connections(1024),
+    shown "`1024`", parse::connections, on restart;
+
+    /// Of these, those from one source; beyond them new ones are refused.
+    "max-half-open-per-source" Number("N") max_half_open_per_source: NonZeroUsize = connections(256),
+    shown "`256`", parse::connections, on restart;
+
+    /// Seconds for a TLS handshake, with the PROXY protocol's header before it, and then for the first message, 1 to
+    /// 60 each.
+    "handshake-timeout" Number("S") handshake_timeout: Duration = Duration::from_secs(5),
+    shown "`5`", parse::handshake_timeout, on restart;
 
     /// Take no TURN over UDP: clients come by TCP or TLS only. `listen` still says on which addresses.
     "no-udp" Switch("BOOL") no_udp: bool = false,

@@ -14,11 +14,11 @@ use zeroize::Zeroizing;
 
 use super::types::{
     AdminScope, AdminToken, DEFAULT_PORT, DefaultFamily, ExternalAddress, IoBackend, LogFormat, LogLevel,
-    Offload, OffloadMode, PortRange, PublicAddress, Secret, TlsVersion, User,
+    Offload, OffloadMode, PortRange, ProxyUdp, PublicAddress, Secret, TlsVersion, User,
 };
 use crate::limits::{
-    MAX_BURST_MS, MAX_COALESCE_US, MAX_HOST_BYTES, MAX_PERIOD_SECS, MAX_QUEUE_DELAY_MS, MAX_REALM_BYTES,
-    MAX_SECRET_BYTES, MAX_WORKERS,
+    MAX_BURST_MS, MAX_COALESCE_US, MAX_CONNECTIONS, MAX_HANDSHAKE_SECS, MAX_HOST_BYTES, MAX_PERIOD_SECS,
+    MAX_QUEUE_DELAY_MS, MAX_REALM_BYTES, MAX_SECRET_BYTES, MAX_WORKERS,
 };
 
 /// Lowest port of a relayed address: those below belong to privileged services.
@@ -285,6 +285,43 @@ pub(super) fn offload(text: &str) -> Parsed<Offload> {
 
 pub(super) fn tls_version(text: &str) -> Parsed<TlsVersion> {
     word(text, TlsVersion::WORDS)
+}
+
+pub(super) fn proxy_udp(text: &str) -> Parsed<ProxyUdp> {
+    word(text, ProxyUdp::WORDS)
+}
+
+/// Proxies that are trusted to speak for others: not everybody.
+pub(super) fn proxies(text: &str) -> Parsed<IpNet> {
+    match network(text)? {
+        all if all.prefix_len() == 0 => {
+            Err("is everybody: whoever asks could claim any address; name the proxies".to_owned())
+        }
+        proxies => Ok(proxies),
+    }
+}
+
+pub(super) fn fallback(text: &str) -> Parsed<Option<SocketAddr>> {
+    let shape = |_| "is not IP:PORT, such as 127.0.0.1:8443 or [::1]:8443".to_owned();
+    let address: SocketAddr = text.parse().map_err(shape)?;
+    usable(address.ip())?;
+    if address.ip().is_unspecified() || address.port() == 0 {
+        return Err("is not a server's address: nothing could be passed to it".to_owned());
+    }
+    Ok(Some(address))
+}
+
+pub(super) fn connections(text: &str) -> Parsed<NonZeroUsize> {
+    let count = number(text)?;
+    let count = usize::try_from(count).ok().filter(|_| count <= MAX_CONNECTIONS).and_then(NonZeroUsize::new);
+    count.ok_or_else(|| format!("is outside 1-{MAX_CONNECTIONS}"))
+}
+
+pub(super) fn handshake_timeout(text: &str) -> Parsed<Duration> {
+    match number(text)? {
+        seconds @ 1..=MAX_HANDSHAKE_SECS => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("is outside 1-{MAX_HANDSHAKE_SECS} seconds")),
+    }
 }
 
 pub(super) fn offload_mode(text: &str) -> Parsed<OffloadMode> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::types::{
     DefaultFamily, ExternalAddress, Hidden, IoBackend, LogFormat, LogLevel, Offload, OffloadMode, PortRange,
-    TlsVersion,
+    ProxyUdp, TlsVersion,
 };
 
 /// What may be shown of an option's value.
@@ -49,6 +49,7 @@ as_text! {
     IoBackend => |value| value.name();
     Offload => |value| value.name();
     OffloadMode => |value| value.name();
+    ProxyUdp => |value| value.name();
     TlsVersion => |value| value.name();
     LogLevel => |value| value.name();
     LogFormat => |value| value.name();

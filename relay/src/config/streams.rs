@@ -38,6 +38,9 @@ pub(super) fn check(config: &Config, udp: &[SocketAddr], settings: &Settings, re
     check_pairs(config, settings, report);
     check_lists(config, settings, report);
     check_overlaps(config, udp, settings, report);
+    check_fallback(config, udp, settings, report);
+    check_proxies(config, settings, report);
+    check_caps(config, settings, report);
 }
 
 fn check_switches(config: &Config, settings: &Settings, report: &mut Report) {
@@ -118,5 +121,66 @@ fn check_overlaps(config: &Config, udp: &[SocketAddr], settings: &Settings, repo
     if let Some(other) = tcp.iter().chain(&tls).find(|other| overlap(other, &admin)) {
         let message = format!("\"{admin}\": clients have that port over TCP ({other}): take another one");
         report.fault(Problem::new(settings.place("admin", 0), "admin", message));
+    }
+}
+
+fn check_fallback(config: &Config, udp: &[SocketAddr], settings: &Settings, report: &mut Report) {
+    let Some(fallback) = config.tls_fallback else {
+        const KEY: &str = "tls-fallback-proxy-protocol";
+        if config.tls_fallback_proxy_protocol && !report.blames("tls-fallback") {
+            report.warn(Problem::new(settings.place(KEY, 0), KEY, "has no effect without tls-fallback"));
+        }
+        return;
+    };
+    if ["listen", "listen-tcp", "listen-tls", "tls-cert"].iter().any(|key| report.blames(key)) {
+        return;
+    }
+    let place = settings.place("tls-fallback", 0);
+    let (tcp, tls) = (tcp(config, udp), tls(config, udp));
+    if tls.is_empty() {
+        report.fault(Problem::new(place, "tls-fallback", "needs a tls-cert: there is no listener for TLS"));
+        return;
+    }
+    let is_reached_by = |listener: &&SocketAddr| {
+        let is_wildcard = listener.ip().is_unspecified() && listener.is_ipv4() == fallback.is_ipv4();
+        let is_here = listener.ip() == fallback.ip() || is_wildcard && fallback.ip().is_loopback();
+        listener.port() == fallback.port() && is_here
+    };
+    if let Some(own) = tls.iter().chain(&tcp).find(is_reached_by) {
+        let message = format!("\"{fallback}\": is this relay's own listener ({own}): it would call itself");
+        report.fault(Problem::new(place, "tls-fallback", message));
+    }
+}
+
+fn check_proxies(config: &Config, settings: &Settings, report: &mut Report) {
+    const KEY: &str = "proxy-protocol-udp";
+    let has_none = config.proxy_protocol_from.is_empty() && !report.blames("proxy-protocol-from");
+    if has_none && settings.has(KEY) {
+        report.warn(Problem::new(settings.place(KEY, 0), KEY, "has no effect without proxy-protocol-from"));
+    }
+    for (index, proxies) in config.proxy_protocol_from.iter().enumerate() {
+        if let Some(relay) = config.relay_address.iter().find(|relay| proxies.contains(*relay)) {
+            let place = settings.place("proxy-protocol-from", index);
+            let message = format!(
+                "\"{proxies}\": covers the relay address {relay}: what clients relay would be believed as a proxy's"
+            );
+            report.warn(Problem::new(place, "proxy-protocol-from", message));
+        }
+    }
+}
+
+fn check_caps(config: &Config, settings: &Settings, report: &mut Report) {
+    let all = ("max-connections", config.max_connections);
+    let half_open = ("max-half-open", config.max_half_open);
+    for ((key, own), (of, most)) in [
+        (("max-connections-per-source", config.max_connections_per_source), all),
+        (half_open, all),
+        (("max-half-open-per-source", config.max_half_open_per_source), half_open),
+    ] {
+        // A default is only a bound that is never reached.
+        if own > most && settings.has(key) {
+            let message = format!("\"{own}\": is above {of} ({most}), so it bounds nothing");
+            report.warn(Problem::new(settings.place(key, 0), key, message));
+        }
     }
 }

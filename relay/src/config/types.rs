@@ -241,6 +241,18 @@ words! {
 }
 
 words! {
+    /// Where trusted proxies write a header of the PROXY protocol over UDP.
+    ProxyUdp {
+        /// In front of each datagram.
+        Each = "each",
+        /// In front of the first datagram of each 5-tuple, and of any later one.
+        First = "first",
+        /// Nowhere: what comes from them by UDP is their own.
+        Off = "off",
+    }
+}
+
+words! {
     /// The oldest version of TLS that clients may speak.
     TlsVersion {
         /// TLS 1.2.

@@ -54,6 +54,7 @@ impl Control {
         self.shared.quotas.set_limits(per_user, total);
         self.shared.set_unauthenticated_rate(setup::unauthenticated_rate(&config));
         setup::set_alternates(&self.shared, &config);
+        self.proxies.set_trusted(config.proxy_protocol_from.clone());
         if let Some(admin) = self.admin.get() {
             admin.set_tokens(setup::admin_tokens(&config.admin_tokens));
         }

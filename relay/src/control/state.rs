@@ -24,6 +24,7 @@ use crate::limits::MAX_EVENT_LAG;
 use crate::network::Publics;
 use crate::tls::server::ClientTls;
 use crate::tls::store::Store;
+use crate::worker::proxied::Proxies;
 use crate::worker::{Order, WorkerHandle};
 
 /// What a running relay consists of.
@@ -50,6 +51,8 @@ pub struct Parts {
     pub certificates: Store,
     /// How TLS is spoken with clients, where it is.
     pub tls: Option<Arc<ClientTls>>,
+    /// Proxies that are trusted, as workers know them.
+    pub proxies: Arc<Proxies>,
 }
 
 /// Everything that operators may ask and order. Shared by the main thread and the API's threads.
@@ -69,6 +72,7 @@ pub struct Control {
     pub(super) users: Users,
     pub(super) certificates: Store,
     pub(super) tls: Option<Arc<ClientTls>>,
+    pub(super) proxies: Arc<Proxies>,
     pub(super) drain: Mutex<Drain>,
     /// Held while credentials are put together, so that the last change wins.
     pub(super) reloading: Mutex<()>,
@@ -110,6 +114,7 @@ impl Control {
             users,
             certificates,
             tls,
+            proxies,
         } = parts;
         Arc::new_cyclic(|me| Self {
             started: Moment::now(),
@@ -125,6 +130,7 @@ impl Control {
             users,
             certificates,
             tls,
+            proxies,
             drain: Mutex::default(),
             reloading: Mutex::default(),
             following: Mutex::default(),

@@ -179,6 +179,12 @@ fn streams(counters: &StreamCounters) -> model::StreamCounts {
         ]),
         pauses: counters.pauses,
         paused_secs: counters.paused_ns as f64 / 1e9,
+        fallback: model::FallbackCounts {
+            connections: counters.fallback_open,
+            accepted: counters.fallback_accepted,
+            bytes_to_fallback: counters.fallback_bytes[0],
+            bytes_to_client: counters.fallback_bytes[1],
+        },
     }
 }
 
@@ -268,6 +274,11 @@ fn add_streams(sum: &mut model::StreamCounts, worker: &model::StreamCounts) {
     add_map(&mut sum.dropped, &worker.dropped);
     sum.pauses += worker.pauses;
     sum.paused_secs += worker.paused_secs;
+    let (fallback, more) = (&mut sum.fallback, &worker.fallback);
+    fallback.connections += more.connections;
+    fallback.accepted += more.accepted;
+    fallback.bytes_to_fallback += more.bytes_to_fallback;
+    fallback.bytes_to_client += more.bytes_to_client;
 }
 
 fn add_paths(sum: &mut model::TrafficByPath, worker: &model::TrafficByPath) {

@@ -40,6 +40,7 @@ use crate::network::{AddressNews, Publics};
 use crate::service_manager::{News, tell};
 use crate::setup;
 use crate::worker::handover::Handover;
+use crate::worker::proxied::Proxies;
 use crate::worker::{EventSink, Worker, WorkerHandle, event_queue};
 
 /// How often a drain looks whether the last allocation has gone, and the main thread whether a worker has died.
@@ -118,7 +119,8 @@ impl Relay {
         let reserved = Arc::new(Reserved::default());
         let handovers = Handover::between(sockets.len());
         let certificates = streams::open_certificates(config, &loader)?;
-        let (tls, stream_options) = streams::options(config, &streams, &certificates)?;
+        let proxies = Arc::new(setup::proxies(config));
+        let (tls, stream_options) = streams::options(config, &streams, &certificates, &proxies)?;
         let sockets = sockets.into_iter().zip(streams.by_worker);
         let started = sockets.zip(handovers).zip(0..).map(|(((own, streams), handover), number)| {
             let parts = WorkerParts {
@@ -129,6 +131,7 @@ impl Relay {
                 kernel: &kernel,
                 reserved: Arc::clone(&reserved),
                 max_queue_delay: config.max_queue_delay,
+                proxies: Arc::clone(&proxies),
                 streams: streams::of_worker(streams, &stream_options)?,
             };
             parts.open(io.backend, own, options)
@@ -150,6 +153,7 @@ impl Relay {
             users,
             certificates,
             tls,
+            proxies,
         });
         control.apply_credentials(config).map_err(StartError::other("users"))?;
         let admin =
@@ -365,6 +369,7 @@ struct WorkerParts<'a> {
     kernel: &'a KernelPath,
     reserved: Arc<Reserved>,
     max_queue_delay: Duration,
+    proxies: Arc<Proxies>,
     streams: Option<Streams>,
 }
 
@@ -390,11 +395,12 @@ impl WorkerParts<'_> {
     }
 
     fn start(self, driver: impl Driver + Send + 'static) -> Result<(WorkerHandle, WorkerThread), StartError> {
-        let Self { worker: id, server, handover, events, kernel, max_queue_delay, streams, .. } = self;
+        let Self { worker: id, server, handover, events, kernel, max_queue_delay, proxies, streams, .. } =
+            self;
         let (handle, told, status) = WorkerHandle::new(driver.waker());
         let outbox = kernel.outbox(id, driver.waker());
         let worker = Worker::new(driver, server, told, status);
-        let worker = worker.with_handover(handover).with_events(events);
+        let worker = worker.with_handover(handover).with_events(events).with_proxies(proxies);
         let mut worker = worker.with_max_queue_delay(max_queue_delay);
         if let Some(outbox) = outbox {
             worker.set_offload(outbox);

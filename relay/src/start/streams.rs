@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use turnpike_driver::streams::{
-    Offer, StreamListener, StreamOptions, Streams, TlsConfig, bind_stream_listeners,
+    Fallback, IsProxy, Offer, StreamLimits, StreamListener, StreamOptions, Streams, TlsConfig,
+    bind_stream_listeners,
 };
 
 use super::descriptors;
@@ -15,6 +16,7 @@ use crate::config::{Config, Loader};
 use crate::control::wanted;
 use crate::tls::server::ClientTls;
 use crate::tls::store::{self, Store};
+use crate::worker::proxied::Proxies;
 
 /// All workers' listeners for streams, and where they are.
 #[derive(Default)]
@@ -127,14 +129,43 @@ pub(super) fn options(
     config: &Config,
     listeners: &StreamListeners,
     certificates: &Store,
+    proxies: &Arc<Proxies>,
 ) -> Result<(Option<Arc<ClientTls>>, StreamOptions), StartError> {
     let tls = client_tls(config, listeners, certificates)?;
     let shown = |tls: &Arc<ClientTls>| {
         let tls = Arc::clone(tls);
         Arc::new(move || tls.config()) as TlsConfig
     };
-    let mut options = StreamOptions { tls: tls.as_ref().map(shown), ..StreamOptions::default() };
-    options.limits.total = descriptors::for_connections(config.workers.get(), options.limits.total);
-    options.limits.max_descriptor = descriptors::for_relay_sockets();
+    let proxies = Arc::clone(proxies);
+    let options = StreamOptions {
+        limits: limits(config),
+        tls: tls.as_ref().map(shown),
+        proxies: Some(Arc::new(move |ip| proxies.is_trusted(ip)) as IsProxy),
+        fallback: tls.as_ref().and_then(|tls| fallback(config, tls)),
+        ..StreamOptions::default()
+    };
     Ok((tls, options))
+}
+
+fn limits(config: &Config) -> StreamLimits {
+    let total = descriptors::for_connections(config.workers.get(), config.max_connections.get());
+    StreamLimits {
+        total,
+        per_source: config.max_connections_per_source.get(),
+        opening: config.max_half_open.get(),
+        opening_per_source: config.max_half_open_per_source.get(),
+        opening_time: config.handshake_timeout,
+        max_descriptor: descriptors::for_relay_sockets(),
+        ..StreamLimits::default()
+    }
+}
+
+/// Who takes what is not TURN's, if anybody does.
+fn fallback(config: &Config, tls: &Arc<ClientTls>) -> Option<Fallback> {
+    let tls = Arc::clone(tls);
+    Some(Fallback {
+        to: config.tls_fallback?,
+        is_own_name: Arc::new(move |name| tls.has_name(name)),
+        proxy_header: config.tls_fallback_proxy_protocol,
+    })
 }

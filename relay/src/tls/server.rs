@@ -30,6 +30,8 @@ static ONLY_TLS13: &[&SupportedProtocolVersion] = &[&version::TLS13];
 /// TLS for clients, with certificates that can be replaced while running.
 pub struct ClientTls {
     config: ArcSwap<ServerConfig>,
+    /// The same certificates, to be asked for names.
+    certificates: ArcSwap<ByName>,
     versions: &'static [&'static SupportedProtocolVersion],
     /// Tickets outlive a change of certificates: reconnecting stays cheap (RFC 8446 s. 2.2).
     tickets: Arc<dyn ProducesTickets>,
@@ -46,13 +48,23 @@ impl ClientTls {
             TlsVersion::V13 => ONLY_TLS13,
         };
         let tickets = ring::Ticketer::new()?;
-        let config = ArcSwap::from_pointee(config(versions, &tickets, certificates));
-        Ok(Self { config, versions, tickets })
+        let certificates = Arc::new(ByName(certificates));
+        let config = ArcSwap::from_pointee(config(versions, &tickets, &certificates));
+        Ok(Self { config, certificates: ArcSwap::new(certificates), versions, tickets })
     }
 
     /// Other certificates, for handshakes that begin from now on.
     pub fn set(&self, certificates: Vec<Arc<Certificate>>) {
-        self.config.store(Arc::new(config(self.versions, &self.tickets, certificates)));
+        let certificates = Arc::new(ByName(certificates));
+        self.config.store(Arc::new(config(self.versions, &self.tickets, &certificates)));
+        self.certificates.store(certificates);
+    }
+
+    /// Whether a name that a client looks for (SNI) is one of a certificate's, exactly or by a wildcard.
+    pub fn has_name(&self, name: &str) -> bool {
+        let name = normal(name);
+        let certificates = self.certificates.load();
+        certificates.0.iter().any(|own| own.names_exactly(&name) || own.covers_by_wildcard(&name))
     }
 
     /// For a handshake that begins now.
@@ -70,18 +82,23 @@ impl fmt::Debug for ClientTls {
 fn config(
     versions: &[&'static SupportedProtocolVersion],
     tickets: &Arc<dyn ProducesTickets>,
-    certificates: Vec<Arc<Certificate>>,
+    certificates: &Arc<ByName>,
 ) -> ServerConfig {
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(versions)
         .expect("ring has cipher suites for TLS 1.2 and 1.3")
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(ByName(certificates)));
+        .with_cert_resolver(Arc::clone(certificates) as Arc<dyn ResolvesServerCert>);
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
     config.ticketer = Arc::clone(tickets);
     // Whoever comes back has a ticket; nothing is kept for anybody.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config
+}
+
+/// A name as certificates have it.
+fn normal(name: &str) -> String {
+    name.trim_end_matches('.').to_ascii_lowercase()
 }
 
 /// Certificates in the order of the configuration.
@@ -92,7 +109,7 @@ impl ResolvesServerCert for ByName {
     /// One that says the name which the client looks for (RFC 6066 s. 3), else one whose wildcard covers it, else
     /// the first. There may be two for one name, with keys of two kinds: one that the client can check.
     fn resolve(&self, client: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = client.server_name().map(|name| name.trim_end_matches('.').to_ascii_lowercase());
+        let name = client.server_name().map(normal);
         let name = name.as_deref().unwrap_or_default();
         let exact = self.0.iter().filter(|certificate| certificate.names_exactly(name));
         let covering = self.0.iter().filter(|certificate| certificate.covers_by_wildcard(name));
@@ -258,6 +275,27 @@ mod tests {
     }
 
     #[test]
+    fn names_are_those_of_the_certificates_in_force() {
+        let folder = Folder::new();
+        let all = [&["turn.example.org"][..], &["*.turn.example.net"]];
+        let all = all.map(|names| read(&folder, names[0].trim_start_matches('*'), &made_for(names, 0..90)));
+        let tls = ClientTls::new(TlsVersion::V12, all.to_vec()).expect("randomness");
+        for (name, is_own) in [
+            ("turn.example.org", true),
+            ("TURN.example.org.", true),
+            ("a.turn.example.net", true),
+            ("a.b.turn.example.net", false),
+            ("turn.example.net", false),
+            ("www.example.org", false),
+            ("", false),
+        ] {
+            assert_eq!(tls.has_name(name), is_own, "{name}");
+        }
+        tls.set(vec![Arc::clone(&all[1])]);
+        assert!(!tls.has_name("turn.example.org"));
+    }
+
+    #[test]
     fn of_two_certificates_for_one_name_a_client_gets_the_one_it_can_check() {
         let folder = Folder::new();
         let ecdsa = read(&folder, "ecdsa", &made_for(&["x.example"], 0..90));
@@ -334,6 +372,7 @@ mod tests {
         let resolved = |config: Arc<ServerConfig>| {
             let tls = ClientTls {
                 config: ArcSwap::new(config),
+                certificates: ArcSwap::from_pointee(ByName(Vec::new())),
                 versions: rustls::ALL_VERSIONS,
                 tickets: Arc::clone(&tls.tickets),
             };

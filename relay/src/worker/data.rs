@@ -8,12 +8,13 @@ use turnpike_driver::{Datagram, Driver, Ingress};
 use turnpike_proto::addr::{ClientAddr, FiveTuple, PeerAddr, Transport};
 use turnpike_proto::limits::MAX_FORWARDED;
 use turnpike_proto::{
-    ClientPath, Egress, Forward, Input, Now, Origin, Received, Transmit, Verdict, WorkerId,
+    ClientPath, Egress, Forward, Input, Now, Origin, Received, Server, Transmit, Verdict, WorkerId,
 };
 
 use super::Worker;
 use super::handover::{Handed, Handover};
 use super::lag::is_data;
+use super::proxied::{Proxies, Refused};
 
 /// Where a datagram's bytes are.
 enum Place<'a> {
@@ -45,22 +46,54 @@ impl<D: Driver> Worker<D> {
         };
         // An empty datagram is one segment, too.
         for start in (0..len.max(1)).step_by(segment_size) {
-            let segment = start..(start + segment_size).min(len);
+            let mut segment = start..(start + segment_size).min(len);
+            let Some(client) = self.take_header(now, &origin, datagram, &mut segment) else { continue };
             if is_late && self.is_data(datagram, segment.clone()) {
                 self.server.count(Verdict::DropLate, 1);
                 continue;
             }
-            self.relay(now, origin, Place::Buffer { datagram, segment }, datagram.tos);
+            self.relay(now, origin, client, Place::Buffer { datagram, segment }, datagram.tos);
         }
+    }
+
+    /// Takes the header of a trusted proxy off a segment; whose it says that the rest is, if there is one. `None` if the
+    /// datagram is refused.
+    fn take_header(
+        &mut self,
+        now: Now,
+        origin: &Origin,
+        datagram: &Datagram,
+        segment: &mut Range<usize>,
+    ) -> Option<Option<ClientAddr>> {
+        let Origin::Client(path) = origin else { return Some(None) };
+        let bytes = &self.driver.bytes(datagram)[segment.clone()];
+        match self.proxies.header(now.mono_ns, &path.five_tuple, bytes) {
+            Ok(said) => {
+                segment.start += said.map_or(0, |said| said.len);
+                Some(said.map(|said| said.client))
+            }
+            Err(refused) => {
+                self.refuse_header(now, refused);
+                None
+            }
+        }
+    }
+
+    fn refuse_header(&mut self, now: Now, refused: Refused) {
+        let verdict = match refused {
+            Refused::Untrusted => Verdict::DropProxyUntrusted,
+            Refused::Header(_) => Verdict::DropProxyHeader,
+        };
+        self.server.count(verdict, 1);
+        self.notices.header_refused(now, refused);
     }
 
     /// What other workers have received for this one's clients.
     pub(super) fn handle_handed(&mut self, now: Now) {
         for _ in 0..MAX_FORWARDED {
-            let Some(Handed { path, bytes, tos }) = self.handover.as_mut().and_then(Handover::take) else {
-                return;
-            };
-            self.relay(now, Origin::Client(path), Place::Handed(&bytes), tos);
+            let Some(handed) = self.handover.as_mut().and_then(Handover::take) else { return };
+            let Handed { path, client, bytes, tos } = handed;
+            self.relay(now, Origin::Client(path), client, Place::Handed(&bytes), tos);
         }
         if let Some(handover) = &mut self.handover {
             handover.wake_self();
@@ -75,8 +108,8 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Asks the core about a datagram, and does what it says.
-    fn relay(&mut self, now: Now, origin: Origin, place: Place<'_>, tos: u8) {
+    /// Asks the core about a datagram, and does what it says. `client` is whose it is, if a trusted proxy has said so.
+    fn relay(&mut self, now: Now, origin: Origin, client: Option<ClientAddr>, place: Place<'_>, tos: u8) {
         let bytes = match &place {
             Place::Buffer { datagram, segment } => &self.driver.bytes(datagram)[segment.clone()],
             Place::Handed(bytes) => *bytes,
@@ -87,10 +120,20 @@ impl<D: Driver> Worker<D> {
             Forward::Transmit(transmit) => self.send(now, &place, &transmit),
             // The core has counted it.
             Forward::Drop(_) => {}
-            Forward::Elsewhere(worker) => self.give(worker, origin, &place, tos),
+            Forward::Elsewhere(worker) => self.give(worker, origin, client, &place, tos),
             Forward::Wait(until_ns) => self.wait(now, origin, &place, until_ns),
             Forward::Slow => {
-                self.server.handle_input(now, Input::Received(received));
+                let sender = match origin {
+                    Origin::Client(path) => sender(&self.server, &self.proxies, now, &path, client),
+                    Origin::Peer { .. } => Ok(None),
+                };
+                match (origin, sender) {
+                    (Origin::Client(path), Ok(Some(client))) => {
+                        self.server.handle_input(now, Input::Proxied { path, client, bytes, tos });
+                    }
+                    (_, Ok(_)) => self.server.handle_input(now, Input::Received(received)),
+                    (_, Err(refused)) => self.refuse_header(now, refused),
+                }
                 self.carry_out(now);
             }
         }
@@ -120,9 +163,15 @@ impl<D: Driver> Worker<D> {
     }
 
     /// A message from a client of a stream.
-    pub(super) fn handle_stream_message(&mut self, now: Now, path: ClientPath, bytes: Range<usize>) {
+    pub(super) fn handle_stream_message(
+        &mut self,
+        now: Now,
+        path: ClientPath,
+        client: ClientAddr,
+        bytes: Range<usize>,
+    ) {
         // A stream has no DSCP and no ECN to hand on (RFC 8656 s. 15).
-        self.relay(now, Origin::Client(path), Place::Stream(bytes), 0);
+        self.relay(now, Origin::Client(path), Some(client), Place::Stream(bytes), 0);
     }
 
     /// Lets a stream's client wait for its bandwidth limit; what can't wait is dropped.
@@ -137,11 +186,18 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Gives another worker what is for one of its clients.
-    fn give(&mut self, worker: WorkerId, origin: Origin, place: &Place<'_>, tos: u8) {
+    fn give(
+        &mut self,
+        worker: WorkerId,
+        origin: Origin,
+        client: Option<ClientAddr>,
+        place: &Place<'_>,
+        tos: u8,
+    ) {
         let verdict = match (origin, place) {
             (Origin::Client(path), Place::Buffer { datagram, segment }) => {
                 let bytes = self.driver.bytes(datagram)[segment.clone()].to_vec();
-                let handed = Handed { path, bytes, tos };
+                let handed = Handed { path, client, bytes, tos };
                 if self.handover.as_mut().is_some_and(|handover| handover.give(worker, handed)) {
                     return;
                 }
@@ -159,6 +215,22 @@ impl<D: Driver> Worker<D> {
 fn send_copy(driver: &mut impl Driver, transmit: &Transmit, received: &[u8]) {
     let payload = transmit.payload(received);
     driver.transmit(transmit.egress, transmit.to, payload, transmit.tos, transmit.dont_fragment);
+}
+
+/// Whose a client's message is, if it is another one's than the 5-tuple's.
+fn sender(
+    server: &Server,
+    proxies: &Proxies,
+    now: Now,
+    path: &ClientPath,
+    said: Option<ClientAddr>,
+) -> Result<Option<ClientAddr>, Refused> {
+    let five_tuple = &path.five_tuple;
+    let client = match said {
+        Some(client) => client,
+        None => proxies.sender(now.mono_ns, five_tuple, || server.client_of(five_tuple))?,
+    };
+    Ok(Some(client).filter(|client| *client != five_tuple.client))
 }
 
 fn stream_bytes<'a>(streams: &'a Option<Streams>, range: &Range<usize>) -> &'a [u8] {

@@ -14,6 +14,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 
+use turnpike_proto::addr::ClientAddr;
 use turnpike_proto::limits::MAX_FORWARDED;
 use turnpike_proto::{ClientPath, WorkerId};
 
@@ -24,7 +25,9 @@ use turnpike_driver::Waker;
 pub struct Handed {
     /// Who sent it, and the listener it came to.
     pub path: ClientPath,
-    /// The whole datagram, copied.
+    /// Whose it is, if a trusted proxy has said so.
+    pub client: Option<ClientAddr>,
+    /// The whole datagram, copied, without a proxy's header.
     pub bytes: Vec<u8>,
     /// Its DSCP and ECN.
     pub tos: u8,
@@ -116,7 +119,7 @@ mod tests {
         let server = "192.0.2.1:3478".parse().expect("an address");
         let five_tuple = FiveTuple { client, server, transport: Transport::Udp };
         let path = ClientPath::new(five_tuple, ClientSocket::listener(0));
-        Handed { path, bytes: number.to_be_bytes().to_vec(), tos: 0 }
+        Handed { path, client: None, bytes: number.to_be_bytes().to_vec(), tos: 0 }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod handover;
 mod lag;
 pub(crate) mod notices;
 mod orders;
+pub mod proxied;
 pub(crate) mod refusals;
 mod status;
 mod streams;
@@ -41,8 +42,10 @@ use turnpike_proto::{Egress, IcmpError, Input, Now, Output, Server, Verdict, Why
 use self::handover::Handover;
 use self::lag::Lag;
 use self::notices::Notices;
+use self::proxied::Proxies;
 use self::status::Reporter;
 use self::walk::Walk;
+use crate::config::ProxyUdp;
 use crate::limits::MAX_TOLD;
 
 /// A worker's state; see the module's drawing.
@@ -64,6 +67,8 @@ pub struct Worker<D> {
     lag: Lag,
     /// Clients over TCP and TLS, if there may be any.
     streams: Option<Streams>,
+    /// Proxies that are trusted, as all workers know them.
+    proxies: Arc<Proxies>,
     stopping: bool,
 }
 
@@ -86,6 +91,7 @@ impl<D: Driver> Worker<D> {
             offload: None,
             lag: Lag::new(Duration::ZERO),
             streams: None,
+            proxies: Arc::new(Proxies::new(Vec::new(), ProxyUdp::Off)),
             stopping: false,
         }
     }
@@ -109,6 +115,13 @@ impl<D: Driver> Worker<D> {
     #[must_use]
     pub fn with_max_queue_delay(mut self, max: Duration) -> Self {
         self.lag = Lag::new(max);
+        self
+    }
+
+    /// Lets it believe what these proxies say of clients over UDP; all workers share them.
+    #[must_use]
+    pub fn with_proxies(mut self, proxies: Arc<Proxies>) -> Self {
+        self.proxies = proxies;
         self
     }
 

@@ -1,15 +1,17 @@
 //! What a worker says to its operator: never more often than is useful, whatever clients do.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 
 use tracing::{debug, info, warn};
 use turnpike_driver::streams::{CloseCounts, CloseReason};
 use turnpike_proto::addr::Alpn;
 use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::method;
-use turnpike_proto::{AllocationView, Now, RefusalReason, RefusedRequest};
+use turnpike_proto::{AllocationView, Now, RefusalReason, RefusedRequest, Verdict};
 
+use super::proxied::Refused;
 use crate::limits::{MAX_NAMED_REFUSALS, REFUSAL_LINES, REFUSAL_LINES_WITHIN_NS};
 use crate::tls::server::cipher_suite_name;
 
@@ -25,6 +27,8 @@ pub(crate) struct Notices {
     period: u64,
     old_channels_named: bool,
     streams: StreamNotices,
+    /// Refusals of headers of the PROXY protocol: of those who are not trusted, and of those who are.
+    headers: [Option<Named>; 2],
 }
 
 /// What was said of streams' connections, and when.
@@ -155,7 +159,12 @@ impl Notices {
 
     /// Connections of clients that were refused, or failed for a reason that concerns the operator: once a minute, by
     /// reason. Addresses of those who never proved theirs are not named.
-    pub(crate) fn streams(&mut self, now: Now, closed: &CloseCounts) {
+    pub(crate) fn streams(
+        &mut self,
+        now: Now,
+        closed: &CloseCounts,
+        fallback: Option<(SocketAddr, &io::Error)>,
+    ) {
         let notices = &mut self.streams;
         if now.mono_ns < notices.quiet_until_ns || *closed == notices.said {
             return;
@@ -173,10 +182,68 @@ impl Notices {
                         connections, "connections refused: this server has no more"
                     );
                 }
+                CloseReason::FallbackUnreachable => {
+                    let (to, why) = fallback.unzip();
+                    warn!(
+                        reason = reason.name(),
+                        fallback = to.map(tracing::field::display),
+                        why = why.map(tracing::field::display),
+                        connections,
+                        "connections closed: tls-fallback can't be reached"
+                    );
+                }
+                CloseReason::FallbackTimeout | CloseReason::FallbackCap => {
+                    warn!(reason = reason.name(), connections, "connections closed: tls-fallback took none");
+                }
+                CloseReason::ProxyMissing | CloseReason::ProxyVersion | CloseReason::ProxyHeader => {
+                    warn!(
+                        reason = reason.name(),
+                        connections,
+                        "connections of trusted proxies closed: each has to begin with a header of the PROXY \
+                         protocol, version 2"
+                    );
+                }
+                CloseReason::ProxyUntrusted => {
+                    info!(
+                        reason = reason.name(),
+                        connections,
+                        "connections closed that began with a header of the PROXY protocol: proxy-protocol-from \
+                         does not name their source"
+                    );
+                }
                 _ => info!(reason = reason.name(), connections, "connections of clients closed"),
             }
         }
         notices.said = *closed;
+    }
+
+    /// Why datagrams were refused for a header of the PROXY protocol, or for want of one: once a minute for each kind.
+    /// No address is named: over UDP it may be anybody's.
+    pub(crate) fn header_refused(&mut self, now: Now, refused: Refused) {
+        let said = match refused {
+            Refused::Untrusted => &mut self.headers[0],
+            Refused::Header(_) => &mut self.headers[1],
+        };
+        if let Some(named) =
+            said.as_mut().filter(|named| now.mono_ns.saturating_sub(named.last_ns) < QUIET_NS)
+        {
+            named.more += 1;
+            return;
+        }
+        let before = said.replace(Named { last_ns: now.mono_ns, more: 0 });
+        let more = before.map_or(0, |named| named.more);
+        match refused {
+            Refused::Untrusted => info!(
+                reason = Verdict::DropProxyUntrusted.name(),
+                more,
+                "a datagram refused: it has a header of the PROXY protocol, and proxy-protocol-from does not name \
+                 its source"
+            ),
+            Refused::Header(fault) => warn!(
+                reason = Verdict::DropProxyHeader.name(),
+                more, "a trusted proxy's datagram refused: {fault}"
+            ),
+        }
     }
 
     /// Names the option for old clients, once.

@@ -58,14 +58,16 @@ impl<D: Driver> Worker<D> {
         self.handle_stream_events(now);
         let Some(streams) = &self.streams else { return };
         let counters = streams.counters();
-        self.notices.streams(now, &counters.closed);
+        self.notices.streams(now, &counters.closed, streams.fallback_fault());
         self.reporter.note_streams(&counters);
     }
 
     fn handle_stream_events(&mut self, now: Now) {
         while let Some(event) = self.streams.as_mut().and_then(|streams| streams.next_event(now.mono_ns)) {
             match event {
-                StreamEvent::Message { path, bytes } => self.handle_stream_message(now, path, bytes),
+                StreamEvent::Message { path, client, bytes } => {
+                    self.handle_stream_message(now, path, client, bytes);
+                }
                 StreamEvent::Idle(path) => {
                     if !self.server.has_allocation(&path.five_tuple)
                         && let Some(streams) = &mut self.streams

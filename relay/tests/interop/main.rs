@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   lab: namespaces ─► relay: the server ─► uclient | client | stun: who talks to it
-//!                                           load, refusals, addresses, startup, streams, clients, workers: the tests
+//!                                           load, refusals, addresses, startup, streams, fronts, clients, workers
 //! ```
 //!
 //! They need root, iproute2 and coturn's clients, so they are ignored by a plain `cargo test`;
@@ -12,6 +12,7 @@
 mod addresses;
 mod client;
 mod clients;
+mod fronts;
 mod load;
 mod refusals;
 mod relay;

@@ -22,7 +22,7 @@ pub(super) const NAME: &str = "relay.test";
 /// The port for TLS.
 pub(super) const TLS_PORT: u16 = 5349;
 /// Where HAProxy and nginx listen, on the relay's second address.
-const FRONT_PORT: u16 = 443;
+pub(super) const FRONT_PORT: u16 = 443;
 /// The echo server's port; it opens the next one too.
 pub(super) const PEER_PORT: u16 = 3480;
 /// How long a browser, or another client, may take for all of a test.
@@ -31,16 +31,22 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// A server with TCP and TLS, and what its clients need.
 pub(super) struct Server {
     process: Process,
-    folder: TempDir,
+    pub(super) folder: TempDir,
 }
 
 impl Server {
     pub(super) fn start(lab: &Lab) -> Self {
+        Self::start_with(lab, &[])
+    }
+
+    /// With more options.
+    pub(super) fn start_with(lab: &Lab, more: &[String]) -> Self {
         let folder = tempfile::tempdir().expect("there is a folder for temporary files");
         make_certificates(folder.path());
         let mut command = relay::program(lab);
         command.current_dir(folder.path());
         command.args(if is_coturn() { coturn_arguments() } else { turnpike_arguments() });
+        command.args(more);
         let process = Process::start(command);
         let server = Self { process, folder };
         for ip in [RELAY_V4, RELAY_V6] {
@@ -378,7 +384,7 @@ fn chromium_calls_over_tls() {
 }
 
 /// Starts a proxy in the relay's namespace with a configuration of its own.
-fn front(lab: &Lab, folder: &Path, program: &str, arguments: &[&str], text: &str) -> Process {
+pub(super) fn front(lab: &Lab, folder: &Path, program: &str, arguments: &[&str], text: &str) -> Process {
     let path = folder.join(format!("{program}.conf"));
     std::fs::write(&path, text).expect("written");
     let found = process::find(program).or_else(|| Some(PathBuf::from("/usr/sbin").join(program)));
@@ -391,12 +397,17 @@ fn front(lab: &Lab, folder: &Path, program: &str, arguments: &[&str], text: &str
 
 /// A load over TLS through what listens on the relay's second address, with the server's own certificate.
 fn load_through_front(lab: &Lab, relay: &Server) {
+    load_through(lab, relay, true);
+}
+
+/// The same over TCP, if not over TLS.
+pub(super) fn load_through(lab: &Lab, relay: &Server, is_tls: bool) {
     let authority = relay.authority().display().to_string();
     let (server, port) = (RELAY_V4_SECOND.to_string(), FRONT_PORT.to_string());
     let fixed = ["turnpike-loadtest", "uclient", "-t", "-u", USER, "-w", PASSWORD, "-p", &port];
-    let secure = ["-S", "-E", &authority];
+    let secure = if is_tls { &["-S", "-E", &authority][..] } else { &[] };
     let load = ["-y", "-c", "-m", "10", "-n", "50", "--fail-above-loss", "0", &server];
-    let all = [&fixed[..], &secure, &load].concat().into_iter().map(Into::into).collect();
+    let all = [&fixed[..], secure, &load].concat().into_iter().map(Into::into).collect();
     let code = lab.client.enter(|| turnpike_loadtest::cli::main(all));
     assert_eq!(code, std::process::ExitCode::SUCCESS);
 }

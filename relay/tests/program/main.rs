@@ -2,7 +2,7 @@
 //! what it does where nobody reads what it says. None of it needs root.
 //!
 //! ```text
-//!   relay: the program, configured by file ─► admin, listeners, certificates: the tests
+//!   relay: the program, configured by file ─► admin, listeners, certificates, proxied: the tests
 //!   tls:   certificates, and clients that trust one of them
 //!   cli, nobody_reads: the program by itself
 //! ```
@@ -12,5 +12,6 @@ mod certificates;
 mod cli;
 mod listeners;
 mod nobody_reads;
+mod proxied;
 mod relay;
 mod tls;

@@ -47,16 +47,28 @@ pub fn connect(
     trusted: &Made,
     versions: &[&'static SupportedProtocolVersion],
 ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let stream = TcpStream::connect(server)?;
+    stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    Ok(over(stream, name, trusted, versions, &[]))
+}
+
+/// The same over a connection that there is; the client names these protocols (ALPN).
+pub fn over(
+    stream: TcpStream,
+    name: &str,
+    trusted: &Made,
+    versions: &[&'static SupportedProtocolVersion],
+    alpn: &[&[u8]],
+) -> StreamOwned<ClientConnection, TcpStream> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.der.clone()).expect("a certificate");
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(versions)
         .expect("ring has both")
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
-    let stream = TcpStream::connect(server)?;
-    stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
-    Ok(StreamOwned::new(connection, stream))
+    StreamOwned::new(connection, stream)
 }

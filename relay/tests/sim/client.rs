@@ -11,6 +11,7 @@ use stun_types::message::{
 };
 use turnpike_driver::sim::SimEndpoint;
 use turnpike_proto::limits::SECOND_NS;
+use turnpike_proto::wire::proxy::{self, Proxied};
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
 use turnpike_testkit::message::{self, Answer, Login, UDP};
 
@@ -107,6 +108,15 @@ struct Transaction {
     next_ns: u64,
 }
 
+/// A client's proxy, which has the client's endpoint.
+pub struct Proxy {
+    /// The client's own address.
+    pub own: SocketAddr,
+    /// Whether each datagram has a header, or the first one only.
+    pub each: bool,
+    pub has_said: bool,
+}
+
 pub struct Client {
     pub endpoint: SimEndpoint,
     server: SocketAddr,
@@ -133,6 +143,8 @@ pub struct Client {
     pub upkeep: bool,
     /// What arrived that no ledger knows.
     pub inbox: Vec<Received>,
+    /// Who stands between it and the server.
+    pub proxy: Option<Proxy>,
 }
 
 impl Client {
@@ -159,6 +171,7 @@ impl Client {
             lifetime_secs: 600,
             upkeep: true,
             inbox: Vec::new(),
+            proxy: None,
         }
     }
 
@@ -203,14 +216,23 @@ impl Client {
         let Some(number) = self.channel_to(peer) else {
             return self.send_indication(peer, payload, tos, false);
         };
-        self.endpoint.send_to(self.server, &message::channel_data(number, payload), tos);
+        self.send(&message::channel_data(number, payload), tos);
     }
 
     pub fn send_indication(&mut self, peer: SocketAddr, payload: &[u8], tos: u8, dont_fragment: bool) {
         let indication = message::send_indication(self.new_id(), peer, payload);
         let indication =
             if dont_fragment { indication.attribute(attr::DONT_FRAGMENT, &[]) } else { indication };
-        self.endpoint.send_to(self.server, &indication.finish(), tos);
+        self.send(&indication.finish(), tos);
+    }
+
+    /// Sends a datagram, as its proxy would if it has one.
+    fn send(&mut self, bytes: &[u8], tos: u8) {
+        let Some(proxy) = &mut self.proxy else { return self.endpoint.send_to(self.server, bytes, tos) };
+        let proxied = Proxied { source: proxy.own, destination: self.server, is_stream: false };
+        let is_first = !std::mem::replace(&mut proxy.has_said, true);
+        let header = if proxy.each || is_first { proxy::write(&proxied) } else { Vec::new() };
+        self.endpoint.send_to(self.server, &[&header[..], bytes].concat(), tos);
     }
 
     /// When it has something to do next.
@@ -290,11 +312,12 @@ impl Client {
                 return self.outcomes.push((method, Outcome::TimedOut));
             }
         }
-        self.endpoint.send_to(self.server, &transaction.bytes, 0);
         let wait_ns = RTO_NS << transaction.requests;
         transaction.requests += 1;
         let is_last = transaction.requests == MAX_REQUESTS;
         transaction.next_ns = now_ns + if is_last { LAST_WAIT_NS } else { wait_ns };
+        let bytes = transaction.bytes.clone();
+        self.send(&bytes, 0);
     }
 
     /// Takes a datagram; gives the data in it.

@@ -50,6 +50,7 @@ impl Bench {
         let path = DataPath { name: "userspace", why: "a test".to_owned() };
         let ready = Ready::new(&config, Vec::new(), Vec::new(), io, path);
         let control = Control::new(Parts {
+            proxies: Arc::new(setup::proxies(&Config::default())),
             publics: Arc::default(),
             config,
             loader: Arc::new(Loader::new(None, [])),

@@ -21,5 +21,6 @@ mod handover;
 mod ledger;
 mod liveness;
 mod ports;
+mod proxied;
 mod seeds;
 mod world;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use turnpike::config::ProxyUdp;
 use turnpike::worker::handover::Handover;
+use turnpike::worker::proxied::Proxies;
 use turnpike::worker::{Order, WorkerHandle};
 use turnpike_driver::Driver;
 use turnpike_driver::sim::{Impairment, SimDriver, SimEndpoint, SimNetwork};
@@ -74,6 +76,12 @@ impl World {
 
     /// A network that treats datagrams like this.
     pub fn over(impairment: Impairment, seed: u64, setup: Setup) -> Self {
+        Self::behind(Proxies::new(Vec::new(), ProxyUdp::Off), impairment, seed, setup)
+    }
+
+    /// The same behind these proxies.
+    pub fn behind(proxies: Proxies, impairment: Impairment, seed: u64, setup: Setup) -> Self {
+        let proxies = Arc::new(proxies);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let network = SimNetwork::new(random.random(), impairment);
         let shared = Shared::new(setup.settings(random.random()));
@@ -83,6 +91,7 @@ impl World {
             let server = Server::new(Arc::clone(&shared), WorkerId(number), random.random());
             let (handle, told, status) = WorkerHandle::new(driver.waker());
             let inner = turnpike::worker::Worker::new(driver, server, told, status).with_handover(handover);
+            let inner = inner.with_proxies(Arc::clone(&proxies));
             Worker { inner, handle }
         });
         let workers = workers.collect();

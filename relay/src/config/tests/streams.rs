@@ -4,7 +4,7 @@ use super::*;
 use crate::config::resolve::{Host, resolve};
 
 /// Options that need one another, so that they have no row in the table of single values.
-pub(super) const TESTED: &[&str] = &["listen-tls", "tls-cert", "tls-key"];
+pub(super) const TESTED: &[&str] = &["listen-tls", "tls-cert", "tls-key", "tls-fallback"];
 
 const PAIR: &str = "tls-cert = [\"c.pem\"]\ntls-key = [\"k.pem\"]\n";
 
@@ -76,4 +76,55 @@ fn what_does_not_fit_together_is_a_fault() {
     assert_eq!(given("listen-tcp = []\n").faults().len(), 1);
     let unused = given("tls-min-version = \"1.3\"\n").warnings();
     assert_eq!(unused, ["turnpike.toml:2:19: tls-min-version: has no effect without tls-cert"]);
+}
+
+#[test]
+fn a_fallback_needs_tls_and_is_nobody_of_ours() {
+    let config = given(&format!("{PAIR}tls-fallback = \"127.0.0.1:8443\"\n")).config();
+    assert_eq!(config.tls_fallback.map(|to| to.to_string()).as_deref(), Some("127.0.0.1:8443"));
+    let alone = given("tls-fallback = \"127.0.0.1:8443\"\n").faults();
+    assert_eq!(alone, ["turnpike.toml:2:16: tls-fallback: needs a tls-cert: there is no listener for TLS"]);
+    for (listener, fallback, is_loop) in [
+        ("0.0.0.0:443", "127.0.0.1:443", true),
+        ("192.0.2.1:443", "192.0.2.1:443", true),
+        ("192.0.2.1:443", "127.0.0.1:443", false),
+        // Another host's, as far as anybody can say.
+        ("0.0.0.0:443", "192.0.2.7:443", false),
+        ("[::]:443", "127.0.0.1:443", false),
+    ] {
+        let text = format!("listen-tls = [\"{listener}\"]\n{PAIR}tls-fallback = \"{fallback}\"\n");
+        assert_eq!(given(&text).load().is_err(), is_loop, "{text}");
+    }
+    let tcp = given(&format!("{PAIR}tls-fallback = \"127.0.0.1:3478\"\n")).faults();
+    assert!(tcp[0].ends_with("is this relay's own listener (0.0.0.0:3478): it would call itself"), "{tcp:?}");
+}
+
+#[test]
+fn what_has_no_effect_is_warned_of() {
+    for (lines, expected) in [
+        (
+            "proxy-protocol-udp = \"each\"\n",
+            "2:22: proxy-protocol-udp: has no effect without proxy-protocol-from",
+        ),
+        (
+            "relay-address = [\"192.0.2.7\"]\nproxy-protocol-from = [\"10.0.0.0/8\", \"192.0.2.0/24\"]\n",
+            "3:38: proxy-protocol-from: \"192.0.2.0/24\": covers the relay address 192.0.2.7: what clients relay would be \
+             believed as a proxy's",
+        ),
+        (
+            "tls-fallback-proxy-protocol = true\n",
+            "2:31: tls-fallback-proxy-protocol: has no effect without tls-fallback",
+        ),
+        (
+            "max-connections = 100\nmax-connections-per-source = 200\n",
+            "3:30: max-connections-per-source: \"200\": is above max-connections (100), so it bounds nothing",
+        ),
+        (
+            "max-half-open-per-source = 2000\n",
+            "2:28: max-half-open-per-source: \"2000\": is above max-half-open (1024), so it bounds nothing",
+        ),
+    ] {
+        assert_eq!(given(lines).warnings(), [format!("turnpike.toml:{expected}")], "{lines}");
+    }
+    assert!(given("max-connections = 100\n").warnings().is_empty(), "a default may be above it");
 }

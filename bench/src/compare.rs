@@ -181,7 +181,7 @@ fn try_all(
         if stop.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(Fault::Interrupted);
         }
-        match Running::start(lab, programs, variant, folder, None).and_then(Running::stop) {
+        match Running::start(lab, programs, variant, folder, None, None).and_then(Running::stop) {
             Ok(_) => servers.push(variant),
             Err(fault) if variant.required || asked_for => return Err(fault),
             Err(fault) => {

@@ -140,7 +140,7 @@ pub fn run(options: &Options) -> Result<(), Fault> {
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for kind in Kind::ALL {
         for variant in VARIANTS.iter().filter(wanted) {
-            let server = Running::start(&lab, &programs, variant, folder.path(), None)?;
+            let server = Running::start(&lab, &programs, variant, folder.path(), None, None)?;
             let outcome = flood(&lab, &server, kind, options, &stop);
             println!("{}", outcome?.row(kind, variant));
             server.stop()?;

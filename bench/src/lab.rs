@@ -41,7 +41,7 @@ pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 2, 10));
 pub const FORGED_NETWORK: u8 = 11;
 
 /// Programs that make a lab.
-const PROGRAMS: &[&str] = &["ip", "ethtool", "setpriv", "taskset", "sysctl"];
+const PROGRAMS: &[&str] = &["ip", "ethtool", "setpriv", "taskset", "prlimit", "sysctl"];
 
 /// What the relay's interfaces do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,10 +175,15 @@ pub fn device(namespace: &Namespace, name: &str) -> Result<Device, Fault> {
     device.ok_or_else(|| format!("{name} in {} has no number or hardware address", namespace.name()).into())
 }
 
-/// A command that will run in a namespace on the processors `cpus`, and die with the thread that starts it.
-pub fn command(namespace: &Namespace, cpus: &str, program: &Path) -> Command {
+/// A command that will run in a namespace on the processors `cpus`, with this limit on open files if one is given, and
+/// die with the thread that starts it.
+pub fn command(namespace: &Namespace, cpus: &str, open_files: Option<u64>, program: &Path) -> Command {
     let mut command = namespace.command(Path::new("taskset"));
-    command.args(["-c", cpus]).arg(program);
+    command.args(["-c", cpus]);
+    if let Some(limit) = open_files {
+        command.arg("prlimit").arg(format!("--nofile={limit}:{limit}"));
+    }
+    command.arg(program);
     command
 }
 

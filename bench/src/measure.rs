@@ -18,6 +18,7 @@ use crate::results::{DIRECT, Sample};
 use crate::scenario::{FrameTraffic, Path, Scenario, Traffic, Work, idle_traffic};
 use crate::search::{self, Found, Outcome};
 use crate::server::{Program, Programs, Running, Variant, counted_drops, counted_stream_drops};
+use crate::streams::Room;
 use crate::xdp::{Counting, Runs};
 
 /// Between the set-up and the load, so that neither is charged to the other.
@@ -138,7 +139,11 @@ impl Context<'_> {
     ) -> Result<(), Fault> {
         let certificate = scenario.is_over_streams().then_some(&self.certificate);
         let (queue_drops, backlog_drops) = (lab.relay_queue_drops(), cpu::backlog_drops());
-        let server = Running::start(lab, self.programs, variant, self.folder, certificate)?;
+        let room = match scenario.work {
+            Work::Idle { clients } => Room::of(clients),
+            _ => Room::default(),
+        };
+        let server = Running::start(lab, self.programs, variant, self.folder, certificate, room.open_files)?;
         let pid = server.pid();
         note_resident(sample, "rss_start_mib", pid);
         let lost = match scenario.work {
@@ -152,7 +157,7 @@ impl Context<'_> {
                 self.beside_stalled(lab, stalled, &calls, pid, sample).map(|()| None)
             }
             Work::Handshakes => self.handshakes(lab, pid, sample).map(|()| None),
-            Work::Idle { clients } => self.idle(lab, clients, pid, sample).map(|()| None),
+            Work::Idle { clients } => self.idle(lab, (clients, room), pid, sample).map(|()| None),
             Work::Search(traffic) => self.search(lab, &traffic, pid, sample).map(Some),
             Work::PacedFrames(traffic) => self.paced_frames(lab, traffic, pid, sample).map(|()| None),
             Work::SearchFrames(traffic) => self.search_frames(lab, traffic, pid, sample).map(|()| None),

@@ -239,7 +239,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a variant in the relay namespace, waits until it answers; its log goes into `folder`.
+    /// Starts a variant in the relay namespace, waits until it answers; its log goes into `folder`. `open_files` is its
+    /// limit on open files, where it is not to be our own.
     ///
     /// # Errors
     /// If it ends, or doesn't answer in time: with the end of its log.
@@ -249,11 +250,13 @@ impl Running {
         variant: &Variant,
         folder: &Path,
         certificate: Option<&Certificate>,
+        open_files: Option<u64>,
     ) -> Result<Running, Fault> {
         let log = folder.join(format!("{}.log", variant.name));
         let file = File::create(&log).map_err(Fault::file(&log))?;
         let errors = file.try_clone().map_err(Fault::file(&log))?;
-        let mut command = lab::command(&lab.relay, &programs.cpus, programs.path(variant.program));
+        let mut command =
+            lab::command(&lab.relay, &programs.cpus, open_files, programs.path(variant.program));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TURNPIKE_") {
                 command.env_remove(name);

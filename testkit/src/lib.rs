@@ -5,7 +5,7 @@
 //!   namespace   one network of the kernel, removed when dropped; lab: client, relay and peer in a row
 //!   process     programs with outputs and deadlines; server: the program under test, once it is ready
 //!   message     what clients say and are told, whatever carries it: log-ins, requests, answers
-//!   python      with packages of its own, for clients written in it; golang: the same, compiled
+//!   python      with packages of its own, for clients written in it; golang, node: the same
 //!   talker      a client that says what a test wants; call: one with a channel to a peer; uclient, http
 //!   in_own_namespace    one namespace for one test's thread
 //!   full_pipe           one that nobody reads
@@ -21,6 +21,7 @@ pub mod http;
 pub mod lab;
 pub mod message;
 pub mod namespace;
+pub mod node;
 mod own_namespace;
 mod pipe;
 pub mod process;

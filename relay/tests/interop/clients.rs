@@ -1,4 +1,5 @@
-//! Clients of other makes over TCP and TLS, IPv4 and IPv6, through the relay only: aiortc, and pion's libraries.
+//! Clients of other makes over TCP and TLS, IPv4 and IPv6, through the relay only: aiortc, pion's libraries,
+//! werift.
 //!
 //! What is relayed is a call of the client with itself, or with the peer's echo. `long` is left out by `cargo xtask ci`:
 //! the same with more data, and what takes long to compile.
@@ -7,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use turnpike_testkit::{golang, python, skip};
+use turnpike_testkit::{golang, node, python, skip};
 
 use super::lab::{Lab, PEER_V4, RELAY_V4, RELAY_V6};
 use super::process::{Outcome, Process};
@@ -106,6 +107,33 @@ fn aiortc_over_tcp_and_ipv6() {
 #[ignore = "needs root: cargo xtask interop"]
 fn aiortc_over_tls() {
     aiortc("aiortc_over_tls", TLS_V4, SHORT);
+}
+
+/// It makes data channels only.
+fn werift(name: &str, way: Way) {
+    let Some(lab) = Lab::new(name) else { return };
+    let (source, modules) = (tests().join("interop/werift"), build_folder("werift"));
+    if let Err(why) = node::install(&modules, &source) {
+        return skip(name, &why);
+    }
+    let relay = Server::start(&lab);
+    let mut command = lab.client.command(Path::new("node"));
+    command.env("MODULES", modules).env("NODE_EXTRA_CA_CERTS", relay.authority());
+    command.arg(source.join("call.js"));
+    command.args([&way.url(NAME), USER, PASSWORD, &way.ip.to_string(), &SHORT.0.to_string()]);
+    call(relay, way, command, SHORT, &[]);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask interop"]
+fn werift_over_tcp() {
+    werift("werift_over_tcp", TCP_V4);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask interop"]
+fn werift_over_tls_and_ipv6() {
+    werift("werift_over_tls_and_ipv6", TLS_V6);
 }
 
 /// pion/turn sends all lengths from 1 to 300 bytes, and its peer's echo comes back the same.

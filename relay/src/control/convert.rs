@@ -203,6 +203,8 @@ pub(super) fn refusal(recent: RecentRefusal) -> model::Refusal {
 
 #[cfg(test)]
 mod tests {
+    use turnpike_proto::addr::{Alpn, TlsVersion};
+
     use super::*;
 
     #[test]
@@ -211,5 +213,18 @@ mod tests {
         assert_eq!(at.unix_secs_of(5_000_000_000), 1_700_000_000);
         assert_eq!(at.unix_secs_of(2_000_000_000), 1_699_999_997);
         assert_eq!(at.unix_secs_of(605_600_000_000), 1_700_000_601);
+    }
+
+    #[test]
+    fn cipher_suites_are_named_as_in_ianas_registry() {
+        for (cipher_suite, name) in [
+            (0x1302, "TLS_AES_256_GCM_SHA384"),
+            (0xc02b, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+            (0xfafa, "0xfafa"),
+        ] {
+            let info = TlsInfo { version: TlsVersion::V12, cipher_suite, alpn: Some(Alpn::NatDiscovery) };
+            let alpn = Some("stun.nat-discovery".into());
+            assert_eq!(tls(info), model::Tls { version: "1.2".into(), cipher_suite: name.into(), alpn });
+        }
     }
 }

@@ -17,7 +17,7 @@ use crate::lab::{Lab, SERVER};
 use crate::results::{DIRECT, Sample};
 use crate::scenario::{FrameTraffic, Path, Scenario, Traffic, Work, idle_traffic};
 use crate::search::{self, Found, Outcome};
-use crate::server::{Program, Programs, Running, Variant, counted_drops, counted_stream_drops};
+use crate::server::{Program, Programs, Running, Variant, counted_drops};
 use crate::streams::Room;
 use crate::xdp::{Counting, Runs};
 
@@ -165,7 +165,7 @@ impl Context<'_> {
         note_resident(sample, "rss_after_mib", pid);
         let log = server.stop()?;
         if sample.value("lost_packets").is_some() && variant.program == Program::Turnpike {
-            sample.set("counted_packets", counted_stream_drops(&log) as f64);
+            sample.set("counted_packets", counted_drops(&log) as f64);
         }
         if let Some(lost) = lost.filter(|&lost| lost > 0) {
             if variant.program == Program::Turnpike {

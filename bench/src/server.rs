@@ -376,13 +376,6 @@ pub fn counted_drops(log: &str) -> u64 {
         .sum()
 }
 
-/// What it says there of media and answers that its clients over TCP and TLS did not take.
-pub fn counted_stream_drops(log: &str) -> u64 {
-    let last = log.lines().rev().find_map(|line| line.split_once("stream_drops=\""));
-    let counts = last.and_then(|(_, rest)| rest.split('"').next()).unwrap_or_default();
-    counts.split(' ').filter_map(|word| word.split_once('=')?.1.parse::<u64>().ok()).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -392,9 +385,6 @@ mod tests {
         let log = "INFO ready\nINFO allocations_created=1 datagrams=\"answered=3 drop_stale=2 drop_send_failed=40\" stopped\n";
         assert_eq!(counted_drops(log), 42);
         assert_eq!(counted_drops("nothing"), 0);
-        let log = "INFO datagrams=\"drop_stale=2\" stream_drops=\"closed=1 queue_age=30 queue_full=400\" x=9 stopped\n";
-        assert_eq!((counted_drops(log), counted_stream_drops(log)), (2, 431));
-        assert_eq!(counted_stream_drops("INFO datagrams=\"drop_stale=2\" stream_drops=\"\" stopped\n"), 0);
     }
 
     #[test]

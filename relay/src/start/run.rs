@@ -309,8 +309,6 @@ impl Announcement<'_> {
 fn log_totals(sum: &Counts, path: &DataPath, forwarded_in_kernel: u64) {
     let datagrams: Vec<String> = sum.verdicts.iter().map(|(verdict, n)| format!("{verdict}={n}")).collect();
     let ended: u64 = sum.allocations_ended.values().sum();
-    let stream_drops: Vec<String> =
-        sum.streams.dropped.iter().map(|(reason, n)| format!("{reason}={n}")).collect();
     info!(
         allocations_created = sum.allocations_created,
         allocations_ended = ended,
@@ -323,7 +321,6 @@ fn log_totals(sum: &Counts, path: &DataPath, forwarded_in_kernel: u64) {
         to_client_kernel_packets = sum.to_client.kernel.packets,
         to_client_kernel_bytes = sum.to_client.kernel.bytes,
         datagrams = datagrams.join(" "),
-        stream_drops = stream_drops.join(" "),
         data_path = path.to_string(),
         forwarded_in_kernel,
         "stopped"

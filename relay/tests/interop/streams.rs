@@ -198,7 +198,7 @@ fn tls_channels_over_ipv6_to_a_peer() {
 }
 
 /// aioice sends all lengths from 1 to 300 bytes, and its peer's echo comes back the same.
-fn aioice(name: &str, port: u16, over_tls: bool) {
+fn aioice(name: &str, server: IpAddr, over_tls: bool) {
     let Some(lab) = Lab::new(name) else { return };
     let python = match python::with_packages(
         &Path::new(env!("CARGO_TARGET_TMPDIR")).join("aioice-0.10.1"),
@@ -212,7 +212,8 @@ fn aioice(name: &str, port: u16, over_tls: bool) {
     let trust = if over_tls { relay.authority().display().to_string() } else { "tcp".to_owned() };
     let mut command = lab.client.command(&python);
     command.arg(tests().join("interop/aioice_stream.py"));
-    command.args([RELAY_V4.to_string(), port.to_string(), USER.into(), PASSWORD.into()]);
+    let port = if over_tls { TLS_PORT } else { PORT };
+    command.args([server.to_string(), port.to_string(), USER.into(), PASSWORD.into()]);
     command.args([PEER_V4.to_string(), PEER_PORT.to_string(), trust, "300".to_owned()]);
     let Outcome { code, output } = Process::start(command).wait(PATIENCE);
     assert_eq!(code, Some(0), "{output}");
@@ -223,13 +224,25 @@ fn aioice(name: &str, port: u16, over_tls: bool) {
 #[test]
 #[ignore = "needs root: cargo xtask interop"]
 fn aioice_over_tcp() {
-    aioice("aioice_over_tcp", PORT, false);
+    aioice("aioice_over_tcp", RELAY_V4, false);
 }
 
 #[test]
 #[ignore = "needs root: cargo xtask interop"]
 fn aioice_over_tls() {
-    aioice("aioice_over_tls", TLS_PORT, true);
+    aioice("aioice_over_tls", RELAY_V4, true);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask interop"]
+fn aioice_over_tcp_and_ipv6() {
+    aioice("aioice_over_tcp_and_ipv6", RELAY_V6, false);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask interop"]
+fn aioice_over_tls_and_ipv6() {
+    aioice("aioice_over_tls_and_ipv6", RELAY_V6, true);
 }
 
 /// The folder of this package's tests.

@@ -587,8 +587,24 @@ fn offload_status(allocations: u64) -> OffloadStatus {
         active: true,
         why: "attached to 1 of 2 interfaces".into(),
         interfaces: vec![
-            InterfaceOffload { name: "eth0".into(), attached: true, mode, why: None },
-            InterfaceOffload { name: "lo".into(), attached: false, mode: None, why },
+            InterfaceOffload {
+                name: "eth0".into(),
+                attached: true,
+                mode,
+                why: None,
+                forwards: true,
+                sent: 1000,
+                lost: 1,
+            },
+            InterfaceOffload {
+                name: "lo".into(),
+                attached: false,
+                mode: None,
+                why,
+                forwards: false,
+                sent: 0,
+                lost: 0,
+            },
         ],
         routes: allocations * 2,
         max_routes: 262_144,
@@ -625,6 +641,7 @@ fn offload_counts(sum: &Counts, seconds: u64) -> OffloadCounts {
         channels_waiting: 1,
         resync_differences: 0,
         transmit_drops: 0,
+        sent: BTreeMap::from([("eth0".into(), SentByInterface { datagrams: 1000, lost: 1, forwards: true })]),
         heartbeat_age_secs: Some(0),
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use turnpike_abi::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_LOCAL_ADDRESSES};
+use turnpike_abi::{Config, MAX_INTERFACES, MAX_LISTENER_PORTS};
 use turnpike_driver::interfaces::LocalAddress;
 
 use super::limits::{MAX_ALLOCATION_SLOTS, MAX_BINDING_SLOTS, MAX_NEXT_HOPS, MIN_SLOTS};
@@ -66,11 +66,11 @@ pub fn interfaces(
     Ok(names.iter().enumerate().map(|(place, name)| choose(place, name, links, host)).collect())
 }
 
-/// The program's configuration on these interfaces.
+/// The program's configuration, but for the interfaces.
 ///
 /// # Errors
 /// What doesn't fit into it.
-pub fn config(wishes: &Wishes, ports: &[Port], addresses: &[LocalAddress]) -> Result<Config, String> {
+pub fn config(wishes: &Wishes) -> Result<Config, String> {
     let mut config = Config {
         enabled: 1,
         last_channel: wishes.last_channel,
@@ -89,39 +89,7 @@ pub fn config(wishes: &Wishes, ports: &[Port], addresses: &[LocalAddress]) -> Re
     }
     config.listener_port_count = listener_ports.len() as u16;
     config.listener_ports[..listener_ports.len()].copy_from_slice(&listener_ports);
-    let own = own_addresses(wishes, addresses)?;
-    config.local_address_count = own.len() as u32;
-    for (place, ip) in config.local_addresses.iter_mut().zip(own) {
-        *place = ip.into();
-    }
-    for (place, port) in config.interfaces.iter_mut().zip(ports) {
-        let [a, b, c, d, e, f] = port.mac;
-        let mac = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
-        *place = Interface { ifindex: port.ifindex, mac, reserved: 0 };
-    }
     Ok(config)
-}
-
-/// Relays and listeners, which have to be in there, and whatever else fits.
-fn own_addresses(wishes: &Wishes, addresses: &[LocalAddress]) -> Result<Vec<IpAddr>, String> {
-    let mut own: Vec<IpAddr> = Vec::new();
-    let add = |own: &mut Vec<IpAddr>, ip: IpAddr| {
-        if !ip.is_loopback() && !ip.is_unspecified() && !own.contains(&ip) {
-            own.push(ip);
-        }
-    };
-    wishes.relays.iter().for_each(|ip| add(&mut own, *ip));
-    wishes.listeners.iter().for_each(|listener| add(&mut own, listener.ip()));
-    if own.len() > MAX_LOCAL_ADDRESSES {
-        let count = own.len();
-        return Err(format!(
-            "listeners and relays have {count} addresses, the program knows {MAX_LOCAL_ADDRESSES} at most"
-        ));
-    }
-    // Packets to the others go to userspace. None can come from them: no route leads to an own address.
-    addresses.iter().for_each(|address| add(&mut own, address.ip));
-    own.truncate(MAX_LOCAL_ADDRESSES);
-    Ok(own)
 }
 
 /// Hardware interfaces that have the relay's addresses.
@@ -164,7 +132,15 @@ fn choose(place: usize, name: &str, links: &[Link], host: &Host) -> Chosen {
     } else {
         probe::verdict(&facts).map_err(|unfit| unfit.to_string())
     };
-    let port = Port { ifindex: facts.ifindex, mac: facts.mac, mtu: facts.mtu };
+    let port = Port {
+        ifindex: facts.ifindex,
+        mac: facts.mac,
+        mtu: facts.mtu,
+        // What the driver says shows when the program is there.
+        redirects: true,
+        // A veth loses what is sent back when its far end has GRO and no program.
+        sends_back: facts.software.as_deref() != Some("veth"),
+    };
     Chosen { name: name.to_owned(), ifindex: facts.ifindex, fit: fit.map(|()| port) }
 }
 
@@ -204,7 +180,8 @@ mod tests {
         let chosen = interfaces(&wishes(), &links, &addresses, &host()).unwrap();
         let names: Vec<_> = chosen.iter().map(|chosen| chosen.name.as_str()).collect();
         assert_eq!(names, ["eth0", "eth2"]);
-        assert_eq!(chosen[0].fit, Ok(Port { ifindex: 2, mac: links[0].mac, mtu: 1500 }));
+        let port = Port { ifindex: 2, mac: links[0].mac, mtu: 1500, redirects: true, sends_back: true };
+        assert_eq!(chosen[0].fit, Ok(port));
         assert!(chosen[1].fit.as_ref().unwrap_err().contains("MTU of 9000"));
     }
 
@@ -224,31 +201,19 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_has_ports_addresses_and_interfaces() {
-        let port = Port { ifindex: 7, mac: [2, 1, 2, 3, 4, 5], mtu: 1500 };
-        let addresses =
-            [address("lo", "127.0.0.1"), address("eth0", "192.0.2.1"), address("eth0", "192.0.2.9")];
-        let config = config(&wishes(), std::slice::from_ref(&port), &addresses).unwrap();
+    fn the_configuration_has_ports_and_limits() {
+        let config = config(&wishes()).unwrap();
         assert_eq!((config.enabled, config.last_channel), (1, 0x4fff));
         assert_eq!((config.first_relay_port, config.last_relay_port), (49152, 65535));
         assert_eq!((config.listener_port_count, config.listener_ports[0]), (1, 3478));
-        let own = ["198.51.100.1", "192.0.2.1", "192.0.2.9"].map(|ip| ip.parse::<IpAddr>().unwrap().into());
-        assert_eq!(config.local_addresses[..config.local_address_count as usize], own);
-        assert_eq!(config.interfaces[0].ifindex, 7);
-        assert_eq!(config.interfaces[0].mac.map(u16::to_ne_bytes).concat(), port.mac);
-        assert_eq!(config.interfaces[1], Interface::default());
+        assert_eq!(config.interface_count, 0);
     }
 
     #[test]
     fn what_does_not_fit_is_named() {
         let listener = |port: u16| SocketAddr::new(IpAddr::from([192, 0, 2, 1]), port);
         let many_ports = Wishes { listeners: (1..=9).map(listener).collect(), ..wishes() };
-        assert!(config(&many_ports, &[], &[]).unwrap_err().contains("9 ports"));
-        let relay = |last: u8| IpAddr::from([198, 51, 100, last]);
-        let many_relays = Wishes { relays: (0..17).map(relay).collect(), ..wishes() };
-        assert!(config(&many_relays, &[], &[]).unwrap_err().contains("18 addresses"));
-        let others: Vec<_> = (0..30).map(|last| address("eth0", &format!("203.0.113.{last}"))).collect();
-        assert_eq!(config(&wishes(), &[], &others).unwrap().local_address_count, 16);
+        assert!(config(&many_ports).unwrap_err().contains("9 ports"));
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //!              netlink ─┴─ choose ─┘
 //! ```
 //!
+//! `features` says what devices can send, `losses` judges what became of what they were given.
+//!
 //! [`service`] has the thread, `mirror` is the only one to write routes and next hops, `choose` and
 //! [`probe`] decide about interfaces, [`xdp`] loads the program. The core shares the slots' memory with the
 //! program directly, so nobody has to be told of what is renewed or revoked.
@@ -19,8 +21,10 @@
 //! lives is the core's. Begin with [`Offload::start`], and give each worker its [`Outbox`].
 
 pub mod choose;
+mod features;
 pub mod hub;
 pub mod limits;
+mod losses;
 mod mapped;
 pub mod maps;
 mod mirror;
@@ -36,6 +40,7 @@ pub mod xdp;
 
 pub use choose::{Wishes, sizes};
 pub use hub::{Answer, Outbox};
-pub use mapped::Mapped;
+pub use losses::Sent;
+pub use mapped::{Grace, Mapped};
 pub use service::{Offload, Settings};
 pub use status::{InterfaceStatus, OffloadStatus, StatusCell};

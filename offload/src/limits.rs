@@ -29,6 +29,20 @@ pub const RECHECKS_PER_ROUND: usize = 1024;
 /// default. Whom nobody asks for is learned when userspace sends to him.
 pub const MAX_UNKNOWN_PROBES: usize = 64;
 
+/// How long the program may be used without a sign of life of the mirror: what it knows of neighbours is old then.
+pub const UNATTENDED: Duration = Duration::from_secs(10);
+/// How often it is looked at what became of sent frames, while there are routes: so much of a call may be lost when an
+/// interface becomes a black hole.
+pub const LOSS_LOOK: Duration = Duration::from_millis(100);
+/// Losses are judged over so much time.
+pub const LOSS_WINDOW: Duration = Duration::from_secs(1);
+/// An interface that loses what is sent to it is not used for so long at first, then twice as long each time.
+pub const FIRST_DISTRUST: Duration = Duration::from_secs(1);
+/// The longest time.
+pub const LAST_DISTRUST: Duration = Duration::from_secs(600);
+/// An interface that has lost nothing for so long begins anew.
+pub const STEADY: Duration = Duration::from_secs(60);
+
 /// The largest part of an answer that the kernel sends at once by netlink, bytes.
 pub const ANSWER_BYTES: usize = 64 * 1024;
 /// Changes that may wait for us in the socket, bytes; what is more is noticed, and everything asked for again.

@@ -4,17 +4,23 @@
 //! inserted. What has an order of its own ([`Maps::replace_config`], [`Maps::replace_next_hops`]) keeps it.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray};
-use turnpike_abi::{Allocation, Binding, Config, NextHop, Route, RouteKey, Verdict};
+use turnpike_abi::{
+    Allocation, Binding, Books, Config, Devices, MAX_INTERFACES, NextHop, Route, RouteKey, Switch, Verdict,
+};
 
-use super::mapped::{self, Mapped, Plain};
+use super::losses::Sent;
+use super::mapped::{self, Grace, Mapped, Plain};
 
 /// `BPF_NOEXIST`: an entry is made, never changed.
 const ONLY_NEW: u64 = 1;
+
+/// What fails when there is no way to wait for a grace period.
+const WAIT: &str = "wait for the kernel's grace period";
 
 /// How many entries the maps have. All memory is taken at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +70,15 @@ pub enum MapsError {
 /// The maps of a loaded program.
 pub struct Maps {
     config: Array<MapData, Plain<Config>>,
+    switch: Mapped<Switch<AtomicU64>>,
+    known_devices: Array<MapData, Plain<Devices>>,
     routes: HashMap<MapData, Plain<RouteKey>, Plain<Route>>,
     bindings: Arc<Mapped<Binding<AtomicU64>>>,
     allocations: Arc<Mapped<Allocation<AtomicU64>>>,
     next_hops: Array<MapData, Plain<NextHop>>,
     devices: DevMapHash<MapData>,
-    verdicts: Arc<Verdicts>,
+    grace: Grace,
+    counters: Arc<Counters>,
 }
 
 impl Maps {
@@ -77,33 +86,46 @@ impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf, sizes: Sizes) -> Result<Maps, MapsError> {
         Ok(Maps {
             config: take(ebpf, "CONFIG")?,
+            switch: share(ebpf, "SWITCH", 1)?,
+            known_devices: take(ebpf, "DEVICES")?,
             routes: take(ebpf, "ROUTES")?,
             bindings: Arc::new(share(ebpf, "BINDINGS", sizes.bindings)?),
             allocations: Arc::new(share(ebpf, "ALLOCATIONS", sizes.allocations)?),
             next_hops: take(ebpf, "NEXT_HOPS")?,
             devices: take(ebpf, "DEVS")?,
-            verdicts: Arc::new(Verdicts { map: take(ebpf, "VERDICTS")? }),
+            grace: Grace::new().map_err(|error| MapsError::System { what: WAIT, error })?,
+            counters: Arc::new(Counters {
+                verdicts: take(ebpf, "VERDICTS")?,
+                books: take(ebpf, "BOOKS")?,
+                highest: Mutex::new([0; Verdict::COUNT]),
+            }),
         })
     }
 
-    /// Puts another configuration in place of the present one; in between everything passes.
+    /// Puts another configuration in place of the present one; nothing passes in between that the one or the other
+    /// would not pass.
     pub fn replace_config(&mut self, new: &Config) -> Result<(), MapsError> {
-        let mut old = self.config()?;
-        old.enabled = 0;
-        self.set_config(old)?;
-        self.grace_period()?;
-        self.set_config(Config { enabled: 0, ..*new })?;
-        self.grace_period()?;
-        self.set_config(*new)
+        // Nobody has read this one since the grace period that followed the last change.
+        let next = 1 - self.place_in_force();
+        self.config.set(next, Plain(*new), 0).map_err(refused("CONFIG"))?;
+        // Interfaces may have other places: which devices they are shows when they are given something.
+        self.known_devices.set(0, Plain([0; MAX_INTERFACES]), 0).map_err(refused("DEVICES"))?;
+        self.switch[0].config.store(u64::from(next), Ordering::Release);
+        self.grace_period()
     }
 
     /// The configuration in force.
     pub fn config(&self) -> Result<Config, MapsError> {
-        self.config.get(&0, 0).map(|config| config.0).map_err(refused("CONFIG"))
+        self.config.get(&self.place_in_force(), 0).map(|config| config.0).map_err(refused("CONFIG"))
     }
 
-    fn set_config(&mut self, config: Config) -> Result<(), MapsError> {
-        self.config.set(0, Plain(config), 0).map_err(refused("CONFIG"))
+    fn place_in_force(&self) -> u32 {
+        u32::from(self.switch[0].config.load(Ordering::Acquire) != 0)
+    }
+
+    /// Lets the program be used until this time of the monotonic clock, nanoseconds; 0 stops it at once.
+    pub fn attend_until(&self, until_ns: u64) {
+        self.switch[0].lease_ns.store(until_ns, Ordering::Release);
     }
 
     /// Adds a route; it is an error if there is one for that key.
@@ -175,31 +197,53 @@ impl Maps {
     }
 
     /// What the program counted; others may keep a handle.
-    pub fn verdicts(&self) -> &Arc<Verdicts> {
-        &self.verdicts
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     /// Waits until no run of the program can see what was deleted before. Milliseconds.
     pub fn grace_period(&self) -> Result<(), MapsError> {
-        let what = "wait for the kernel's grace period (membarrier)";
-        mapped::grace_period().map_err(|error| MapsError::System { what, error })
+        self.grace.wait().map_err(|error| MapsError::System { what: WAIT, error })
     }
 }
 
-/// The program's counters, one of each verdict for each CPU.
-pub struct Verdicts {
-    map: PerCpuArray<MapData, u64>,
+/// The program's counters, one of each kind for each CPU.
+pub struct Counters {
+    verdicts: PerCpuArray<MapData, u64>,
+    books: PerCpuArray<MapData, Plain<Books>>,
+    /// What was read at most.
+    highest: Mutex<[u64; Verdict::COUNT]>,
 }
 
-impl Verdicts {
-    /// What was counted since the program was loaded, over all CPUs, by number of the verdict.
-    pub fn read(&self) -> Result<[u64; Verdict::COUNT], MapsError> {
-        let mut sums = [0; Verdict::COUNT];
+impl Counters {
+    /// Verdicts since the program was loaded, over all CPUs, by number. They never shrink: a frame that was not sent
+    /// after all is taken back a moment later, and what was read meanwhile stays until others have come.
+    pub fn verdicts(&self) -> Result<[u64; Verdict::COUNT], MapsError> {
+        let mut sums = [0_u64; Verdict::COUNT];
         for (index, sum) in sums.iter_mut().enumerate() {
-            let counts = self.map.get(&(index as u32), 0).map_err(refused("VERDICTS"))?;
-            *sum = counts.iter().sum();
+            let counts = self.verdicts.get(&(index as u32), 0).map_err(refused("VERDICTS"))?;
+            *sum = counts.iter().fold(0, |sum, count| sum.wrapping_add(*count));
         }
-        Ok(sums)
+        let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
+        highest.iter_mut().zip(sums).for_each(|(highest, sum)| *highest = sum.max(*highest));
+        Ok(*highest)
+    }
+
+    /// What was sent by each interface since the program was loaded, by place.
+    pub fn sent(&self) -> Result<[Sent; MAX_INTERFACES], MapsError> {
+        let mut all = [Sent::default(); MAX_INTERFACES];
+        for Plain(books) in self.books.get(&0, 0).map_err(refused("BOOKS"))?.iter() {
+            for (sent, ledger) in all.iter_mut().zip(&books.ledgers) {
+                let frames = ledger.queued + ledger.back + ledger.refused;
+                sent.frames += frames;
+                sent.lost += ledger.dropped + ledger.refused;
+                if frames > 0 {
+                    // Whose they were is not known: anybody's who sends.
+                    sent.lost += books.unplaced;
+                }
+            }
+        }
+        Ok(all)
     }
 }
 

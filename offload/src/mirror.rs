@@ -24,7 +24,7 @@ use super::hub::{Answer, ToMirror};
 use super::limits::RECHECKS_PER_ROUND;
 use super::maps::{Maps, MapsError};
 use super::netlink::Mac;
-use super::nexthop::{NextHops, PathId, Place, Port, Routing};
+use super::nexthop::{NextHops, PathId, Place, Port, Routing, with_interfaces};
 use super::routes::{self, Placement};
 use super::status::Counts;
 
@@ -142,47 +142,69 @@ impl Mirror {
         }
     }
 
-    /// Other interfaces, addresses or ports. If the interfaces differ, everything leaves the kernel first:
-    /// MAC addresses and the numbers of interfaces are in every route.
+    /// Other interfaces, or another configuration, whose interfaces are filled in here. What is added, and what stays,
+    /// goes on meanwhile. What goes over an interface that is left, or has another MAC address or MTU, leaves the kernel
+    /// first: these are in routes and next hops.
     ///
     /// # Errors
-    /// If the maps can't be written. The program is switched off then.
+    /// If the maps can't be written.
     pub fn reconfigure(
         &mut self,
         kernel: &mut impl Kernel,
-        routing: &mut impl Routing,
         ports: Vec<Port>,
         config: &Config,
     ) -> Result<(), MapsError> {
-        if *config != self.config && config.interfaces == self.config.interfaces {
+        let places = self.next_hops.arrange(ports);
+        let changed = self.next_hops.changed(&places);
+        if changed != 0 {
+            self.put_config(kernel, &with_interfaces(config, &places, changed))?;
+            self.leave_interfaces(kernel, changed)?;
+        }
+        self.put_config(kernel, &with_interfaces(config, &places, 0))?;
+        if *self.next_hops.ports() != places {
+            self.next_hops.replace_ports(places);
+            self.next_hops.drained();
+            if self.next_hops.path_count() > 0 {
+                self.recheck_all();
+            }
+            self.dirty = true;
+        }
+        Ok(())
+    }
+
+    /// An interface loses what is sent to it, or may be tried again.
+    pub fn set_distrusted(&mut self, place: usize, is_distrusted: bool) {
+        self.dirty |= self.next_hops.set_distrusted(place, is_distrusted);
+    }
+
+    /// The place of an interface that the program is on.
+    pub fn place_of(&self, ifindex: u32) -> Option<usize> {
+        let ports = self.next_hops.ports();
+        ports.iter().position(|port| port.as_ref().is_some_and(|port| port.ifindex == ifindex))
+    }
+
+    fn put_config(&mut self, kernel: &mut impl Kernel, config: &Config) -> Result<(), MapsError> {
+        if *config != self.config {
             kernel.replace_config(config)?;
             self.config = *config;
         }
-        // An MTU is in no interface's entry, but in next hops.
-        let same_ports = self.next_hops.ports() == ports;
-        if *config == self.config && same_ports {
-            return Ok(());
-        }
-        kernel.replace_config(&Config::OFF)?;
-        self.config = Config::OFF;
+        Ok(())
+    }
+
+    /// Takes out of the kernel what goes over interfaces, a bit for each place.
+    fn leave_interfaces(&mut self, kernel: &mut impl Kernel, places: u16) -> Result<(), MapsError> {
         for entry in self.entries.values_mut() {
-            if entry.placed.take().is_some() {
+            // Who comes in on an interface is answered by it, so these are the next hops' interfaces, too.
+            let is_affected = |placed: &mut Placement| (placed.client_side | placed.peer_side) & places != 0;
+            if entry.placed.take_if(is_affected).is_some() {
                 for key in routes::keys(&entry.binding) {
-                    kernel.remove_route(&key)?;
+                    if kernel.remove_route(&key)? {
+                        self.routes = self.routes.saturating_sub(1);
+                    }
                 }
             }
         }
-        kernel.grace_period()?;
-        self.routes = 0;
-        self.next_hops.replace_ports(ports);
-        self.next_hops.drained();
-        (0..self.next_hops.path_count()).for_each(|path| {
-            self.next_hops.recheck(routing, path);
-        });
-        kernel.replace_config(config)?;
-        self.config = *config;
-        self.dirty = true;
-        Ok(())
+        kernel.grace_period()
     }
 
     /// Routes have changed: look up every path again, in the rounds to come.
@@ -219,6 +241,11 @@ impl Mirror {
     /// Keeps the neighbours in use from being forgotten.
     pub fn probe_neighbours(&mut self, routing: &mut impl Routing) {
         self.next_hops.probe_all(routing);
+    }
+
+    /// Whether the kernel forwards anything.
+    pub fn has_routes(&self) -> bool {
+        self.routes > 0
     }
 
     /// Whether another round is due without any news.
@@ -401,10 +428,7 @@ impl Mirror {
         for (slot, entry) in &mut self.entries {
             let wanted = place(&self.next_hops, entry);
             match (entry.placed, wanted) {
-                (Some(is), Ok((should, is_known))) if is == should => {
-                    let state = if is_known { Ok(()) } else { Err(WhyNot::NextHop) };
-                    tell(entry, state, answers);
-                }
+                (Some(is), Ok((should, state))) if is == should => tell(entry, state, answers),
                 (Some(_), _) => {
                     entry.placed = None;
                     plan.deletes.extend(routes::keys(&entry.binding));
@@ -460,8 +484,7 @@ impl Mirror {
             }
             let wanted = match (entry.refused, place(&self.next_hops, entry)) {
                 (Some(why), _) | (None, Err(why)) => Err(why),
-                (None, Ok((_, false))) => Err(WhyNot::NextHop),
-                (None, Ok((should, true))) => Ok(should),
+                (None, Ok((should, state))) => state.map(|()| should),
             };
             let should = match wanted {
                 Ok(should) => should,
@@ -502,19 +525,24 @@ impl Mirror {
     }
 }
 
-/// Where an entry's routes lead, and whether the MAC addresses on the way are known.
-fn place(next_hops: &NextHops, entry: &Entry) -> Result<(Placement, bool), WhyNot> {
+/// Where an entry's routes lead, and whether frames can be sent there now.
+fn place(next_hops: &NextHops, entry: &Entry) -> Result<(Placement, Result<(), WhyNot>), WhyNot> {
     let to_client = next_hops.place(entry.to_client)?;
     // Nobody but the program itself sends from one relayed address of ours to another.
-    let inside = Place { slot: 0, interface: 0, is_known: true };
+    let inside = Place { slot: 0, interface: 0, state: Ok(()), redirects: true, sends_back: false };
     let to_peer = entry.to_peer.map_or(Ok(inside), |path| next_hops.place(path))?;
+    // By the interface it came in on it is sent back, which every driver can that has no queues for more.
+    let is_sent_back = to_client.interface == to_peer.interface && to_client.sends_back;
+    if !(is_sent_back || to_client.redirects && to_peer.redirects) {
+        return Err(WhyNot::Transmit);
+    }
     let placement = Placement {
         to_peer: to_peer.slot,
         to_client: to_client.slot,
         client_side: to_client.interface,
         peer_side: to_peer.interface,
     };
-    Ok((placement, to_client.is_known && to_peer.is_known))
+    Ok((placement, to_client.state.and(to_peer.state)))
 }
 
 /// Tells the worker, unless it knows.

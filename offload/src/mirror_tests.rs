@@ -2,7 +2,7 @@ use std::cell::Cell;
 use std::collections::HashMap as Map;
 use std::io;
 
-use turnpike_abi::{Address, Interface};
+use turnpike_abi::Address;
 
 use super::*;
 use crate::netlink::Way;
@@ -105,15 +105,19 @@ struct Lab {
 }
 
 fn port(ifindex: u32) -> Port {
-    Port { ifindex, mac: [2, 0, 0, 0, 0, ifindex as u8], mtu: 1500 }
+    let mac = [2, 0, 0, 0, 0, ifindex as u8];
+    Port { ifindex, mac, mtu: 1500, redirects: true, sends_back: true }
 }
 
+const ENABLED: Config = Config { enabled: 1, ..Config::OFF };
+
+/// The configuration with these interfaces at the first places.
 fn config(ports: &[Port]) -> Config {
-    let mut config = Config { enabled: 1, ..Config::OFF };
-    for (place, port) in config.interfaces.iter_mut().zip(ports) {
-        *place = Interface { ifindex: port.ifindex, ..Interface::default() };
+    let mut places = [const { None }; turnpike_abi::MAX_INTERFACES];
+    for (place, port) in places.iter_mut().zip(ports) {
+        *place = Some(port.clone());
     }
-    config
+    with_interfaces(&ENABLED, &places, 0)
 }
 
 fn name(slot: u32) -> SlotName {
@@ -151,8 +155,7 @@ impl Lab {
     }
 
     fn set_ports(&mut self, ports: &[Port]) {
-        let Lab { mirror, kernel, world } = self;
-        mirror.reconfigure(kernel, world, ports.to_vec(), &config(ports)).unwrap();
+        self.mirror.reconfigure(&mut self.kernel, ports.to_vec(), &ENABLED).unwrap();
     }
 
     fn round(&mut self, told: Vec<ToMirror>) -> Vec<Answer> {
@@ -343,13 +346,100 @@ fn interfaces_that_change_empty_the_kernel_first() {
     assert_eq!(lab.round(vec![]), [Answer::Done(name(1))]);
     assert!(lab.kernel.routes.values().all(|route| route.ingress == 2));
     assert_eq!(lab.kernel.config.unwrap(), config(&[port(9), port(7)]));
-    // An address of ours more: nothing has to move.
-    let mut more = config(&[port(9), port(7)]);
-    more.local_address_count = 1;
-    let Lab { mirror, kernel, world } = &mut lab;
-    mirror.reconfigure(kernel, world, vec![port(9), port(7)], &more).unwrap();
-    assert_eq!((kernel.config.unwrap(), kernel.routes.len()), (more, 2));
+    // Another port of a listener: nothing has to move.
+    let more = Config { listener_port_count: 1, ..ENABLED };
+    lab.mirror.reconfigure(&mut lab.kernel, vec![port(9), port(7)], &more).unwrap();
+    let expected = Config { listener_port_count: 1, ..config(&[port(9), port(7)]) };
+    assert_eq!((lab.kernel.config.unwrap(), lab.kernel.routes.len()), (expected, 2));
     assert_eq!(lab.round(vec![]), []);
+}
+
+/// A lab with a second interface, by which everything to the second peer goes.
+fn lab_with_two() -> Lab {
+    let mut lab = Lab::new();
+    lab.set_ports(&[port(7), port(9)]);
+    lab.mirror.set_neighbour(9, ROUTER, Some(OTHER_MAC));
+    lab.world.ways.insert(peer(2), Some(Way { ifindex: 9, neighbour: ROUTER, mtu: 0 }));
+    lab
+}
+
+#[test]
+fn an_interface_more_or_less_moves_nobody_elses_routes() {
+    let mut lab = Lab::new();
+    lab.offload(1);
+    let (routes, graces) = (lab.kernel.routes.clone(), lab.kernel.graces.get());
+    lab.set_ports(&[port(9), port(7)]);
+    assert_eq!(
+        (&lab.kernel.routes, lab.kernel.graces.get()),
+        (&routes, graces + 1),
+        "the new configuration's"
+    );
+    assert_eq!(lab.kernel.config.unwrap(), config(&[port(7), port(9)]), "the first one keeps its place");
+    lab.mirror.set_neighbour(9, ROUTER, Some(OTHER_MAC));
+    lab.world.ways.insert(peer(2), Some(Way { ifindex: 9, neighbour: ROUTER, mtu: 0 }));
+    assert_eq!(lab.round(vec![]), []);
+    assert_eq!(lab.offload(2), [Answer::Done(name(2))]);
+    assert_eq!(lab.kernel.routes[&routes::keys(&binding(2))[1]].ingress, 2);
+    // It goes, and another one comes.
+    lab.set_ports(&[port(7), port(5)]);
+    assert_eq!(lab.kernel.routes, routes);
+    let places = lab.kernel.config.unwrap().interfaces.map(|interface| interface.ifindex);
+    assert_eq!(places[..4], [7, 0, 5, 0], "a place is used again only after it was nobody's");
+    assert_eq!(lab.round(vec![]), [Answer::Failed(name(2), WhyNot::Interface)]);
+    assert_eq!(lab.kernel.routes, routes);
+}
+
+#[test]
+fn an_interface_with_another_address_takes_out_what_goes_over_it() {
+    let mut lab = lab_with_two();
+    lab.round(vec![]);
+    (1..=2).for_each(|slot| assert_eq!(lab.offload(slot), [Answer::Done(name(slot))]));
+    let first = lab.kernel.routes[&routes::keys(&binding(1))[0]];
+    let changed = Port { mac: [2, 0, 0, 0, 1, 9], ..port(9) };
+    lab.set_ports(&[port(7), changed.clone()]);
+    assert_eq!(lab.kernel.routes.len(), 2, "the other one's");
+    assert_eq!(lab.kernel.config.unwrap(), config(&[port(7), changed.clone()]));
+    assert_eq!(lab.round(vec![]), [], "it is there again before anybody is told");
+    let [from_client, from_peer] = routes::keys(&binding(2));
+    assert_eq!(lab.hop(&from_client), NextHop::new(9, 1500, OTHER_MAC, changed.mac).at(1));
+    assert_eq!(lab.kernel.routes[&from_peer].ingress, 2);
+    assert_eq!(lab.kernel.routes[&routes::keys(&binding(1))[0]], first);
+}
+
+#[test]
+fn an_interface_that_loses_frames_is_left_and_tried_again() {
+    let mut lab = lab_with_two();
+    lab.round(vec![]);
+    (1..=2).for_each(|slot| assert_eq!(lab.offload(slot), [Answer::Done(name(slot))]));
+    let (routes, [from_client, from_peer]) = (lab.kernel.routes.clone(), routes::keys(&binding(2)));
+    let hops = [lab.hop(&from_client), lab.hop(&from_peer)];
+    lab.mirror.set_distrusted(1, true);
+    assert_eq!(lab.round(vec![]), [Answer::Failed(name(2), WhyNot::Lossy)]);
+    assert_eq!(lab.kernel.routes, routes, "what they lead to is enough");
+    assert_eq!([lab.hop(&from_client), lab.hop(&from_peer)], [NextHop::default(), hops[1]]);
+    assert_eq!(lab.round(vec![ToMirror::Withdraw(name(2))]), [Answer::Withdrawn(name(2))]);
+    assert_eq!(lab.offload(2), [Answer::Failed(name(2), WhyNot::Lossy)]);
+    lab.mirror.set_distrusted(1, false);
+    assert_eq!(lab.round(vec![]), [Answer::Done(name(2))]);
+    assert_eq!([lab.hop(&from_client), lab.hop(&from_peer)], hops);
+}
+
+#[test]
+fn a_driver_that_cannot_transmit_may_send_back() {
+    let only = |sends_back| Port { redirects: false, sends_back, ..port(7) };
+    let mut lab = lab_with_two();
+    lab.set_ports(&[only(true), port(9)]);
+    lab.mirror.set_neighbour(7, ROUTER, Some(ROUTER_MAC));
+    lab.round(vec![]);
+    assert_eq!(lab.offload(1), [Answer::Done(name(1))], "both ends are behind it");
+    assert_eq!(lab.offload(2), [Answer::Failed(name(2), WhyNot::Transmit)]);
+    // Its answers would have to be redirected to it by another allocation's interface.
+    let inside = OffloadBinding { internal: true, ..binding(3) };
+    let answers = lab.round(vec![ToMirror::Offload(Box::new(inside))]);
+    assert_eq!(answers, [Answer::Failed(name(3), WhyNot::Transmit)]);
+    lab.set_ports(&[only(false), port(9)]);
+    assert!(lab.kernel.routes.is_empty());
+    assert_eq!(lab.round(vec![]), [Answer::Failed(name(1), WhyNot::Transmit)]);
 }
 
 #[test]

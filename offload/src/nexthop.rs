@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 
-use turnpike_abi::NextHop;
+use turnpike_abi::{Config, Interface, MAX_INTERFACES, NextHop};
 use turnpike_proto::WhyNot;
 
 use super::limits::MAX_UNKNOWN_PROBES;
@@ -50,7 +50,14 @@ pub struct Port {
     pub mac: Mac,
     /// Its MTU, bytes.
     pub mtu: u32,
+    /// Its driver transmits what is redirected to it; also where nobody knows.
+    pub redirects: bool,
+    /// Its driver sends back by it what came in on it (`XDP_TX`).
+    pub sends_back: bool,
 }
+
+/// Ports by place: that in the program's configuration, and the bit of routes.
+pub type Places = [Option<Port>; MAX_INTERFACES];
 
 /// Names a path from a source to a destination, until it is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,8 +70,12 @@ pub struct Place {
     pub slot: u16,
     /// The interface, as a bit: its place among the ports.
     pub interface: u16,
-    /// Whether the neighbour's MAC address is known now.
-    pub is_known: bool,
+    /// Whether frames can be sent there now: why not, if they can't.
+    pub state: Result<(), WhyNot>,
+    /// Whether what came in on another interface can be sent there, and what came in on it.
+    pub redirects: bool,
+    /// See [`Port::sends_back`].
+    pub sends_back: bool,
 }
 
 /// A change of an entry of `NEXT_HOPS`.
@@ -105,7 +116,9 @@ struct Hop {
 
 /// All paths and hops.
 pub struct NextHops {
-    ports: Vec<Port>,
+    ports: Places,
+    /// Interfaces that lose what is sent to them, a bit for each place.
+    distrusted: u16,
     paths: Vec<Option<Path>>,
     free_paths: Vec<u32>,
     by_ends: HashMap<(IpAddr, IpAddr), PathId>,
@@ -130,7 +143,8 @@ impl NextHops {
     /// For a map of that many entries; the first is left alone.
     pub fn new(entries: u32) -> NextHops {
         NextHops {
-            ports: Vec::new(),
+            ports: [const { None }; MAX_INTERFACES],
+            distrusted: 0,
             paths: Vec::new(),
             free_paths: Vec::new(),
             by_ends: HashMap::new(),
@@ -149,28 +163,91 @@ impl NextHops {
         }
     }
 
+    /// Where each of these interfaces has its place: those that have one keep it.
+    pub fn arrange(&self, ports: Vec<Port>) -> Places {
+        let mut places = [const { None }; MAX_INTERFACES];
+        let (known, new): (Vec<_>, Vec<_>) =
+            ports.into_iter().partition(|port| self.port(port.ifindex).is_some());
+        for port in known {
+            if let Some((place, _)) = self.port(port.ifindex) {
+                places[place] = Some(port);
+            }
+        }
+        for port in new {
+            // What is being left is free only when nothing names it any more.
+            let is_free = |place: &usize| places[*place].is_none() && self.ports[*place].is_none();
+            if let Some(place) = (0..MAX_INTERFACES).find(is_free) {
+                places[place] = Some(port);
+            }
+        }
+        places
+    }
+
     /// The interfaces that the program is on.
-    pub fn ports(&self) -> &[Port] {
+    pub fn ports(&self) -> &Places {
         &self.ports
     }
 
-    /// Other interfaces: every path has to be looked up again. To be called only while no route is in
-    /// the kernel.
-    pub fn replace_ports(&mut self, ports: Vec<Port>) {
-        self.ports = ports;
-        for path in self.paths.iter_mut().flatten() {
-            (path.hop, path.waits_for) = (Err(WhyNot::Pending), None);
+    /// Interfaces that are not what they were, a bit for each place.
+    pub fn changed(&self, places: &Places) -> u16 {
+        let pairs = self.ports.iter().zip(places).enumerate();
+        let changed = pairs.filter(|(_, (old, new))| old.is_some() && old != new);
+        changed.fold(0, |bits, (place, _)| bits | 1 << place)
+    }
+
+    /// Other interfaces. No route in the kernel may name those that have changed, by the bit or by a next hop; their
+    /// paths have to be looked up again.
+    pub fn replace_ports(&mut self, places: Places) {
+        let changed = self.changed(&places);
+        let left: Vec<u32> = self
+            .ports
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| changed >> place & 1 != 0)
+            .filter_map(|(_, port)| Some(port.as_ref()?.ifindex))
+            .collect();
+        self.ports = places;
+        self.distrusted &= !changed;
+        for index in 0..self.paths.len() {
+            let Some(path) = &self.paths[index] else { continue };
+            let hop = path.hop.ok().and_then(|slot| Some((slot, self.hops.get(&slot)?.key.ifindex)));
+            let waits = path.waits_for.is_some_and(|(ifindex, _)| left.contains(&ifindex));
+            let hop = hop.filter(|(_, ifindex)| left.contains(ifindex));
+            if waits {
+                self.wait_no_more(PathId(index as u32));
+            }
+            if let Some((slot, _)) = hop {
+                self.leave(slot);
+            }
+            if (waits || hop.is_some())
+                && let Some(path) = &mut self.paths[index]
+            {
+                path.hop = Err(WhyNot::Pending);
+            }
         }
-        self.waiting.clear();
-        for hop in self.hops.values_mut() {
-            hop.paths = 0;
-        }
-        self.draining = self.hops.keys().copied().collect();
-        self.by_key.clear();
-        self.macs.retain(|(ifindex, _), _| self.ports.iter().any(|port| port.ifindex == *ifindex));
+        self.macs.retain(|(ifindex, _), _| self.ports.iter().flatten().any(|port| port.ifindex == *ifindex));
         for (ifindex, ip, mac) in std::mem::take(&mut self.expected) {
             self.set_neighbour(ifindex, ip, Some(mac));
         }
+    }
+
+    /// An interface loses what is sent to it, or may be tried again; whether that changes anything.
+    pub fn set_distrusted(&mut self, place: usize, is_distrusted: bool) -> bool {
+        let Some(port) = self.ports.get(place).and_then(Option::as_ref) else { return false };
+        let (ifindex, before) = (port.ifindex, self.distrusted);
+        match is_distrusted {
+            true => self.distrusted |= 1 << place,
+            false => self.distrusted &= !(1 << place),
+        }
+        let affected: Vec<u16> =
+            self.by_key.iter().filter(|(key, _)| key.ifindex == ifindex).map(|(_, slot)| *slot).collect();
+        affected.into_iter().for_each(|slot| self.refresh(slot));
+        self.distrusted != before
+    }
+
+    fn port(&self, ifindex: u32) -> Option<(usize, &Port)> {
+        let mut ports = self.ports.iter().enumerate();
+        ports.find_map(|(place, port)| Some((place, port.as_ref().filter(|port| port.ifindex == ifindex)?)))
     }
 
     /// A path for one more user; looked up if it is new.
@@ -217,9 +294,19 @@ impl NextHops {
         let path = self.paths[id.0 as usize].as_ref().ok_or(WhyNot::NoRoute)?;
         let slot = path.hop?;
         let hop = self.hops.get(&slot).ok_or(WhyNot::NextHop)?;
-        let place = self.ports.iter().position(|port| port.ifindex == hop.key.ifindex);
-        let interface = 1 << place.ok_or(WhyNot::Interface)?;
-        Ok(Place { slot, interface, is_known: hop.wanted.ifindex != 0 })
+        let (place, port) = self.port(hop.key.ifindex).ok_or(WhyNot::Interface)?;
+        let state = match (self.distrusted >> place & 1 != 0, hop.wanted.ifindex) {
+            (true, _) => Err(WhyNot::Lossy),
+            (false, 0) => Err(WhyNot::NextHop),
+            (false, _) => Ok(()),
+        };
+        Ok(Place {
+            slot,
+            interface: 1 << place,
+            state,
+            redirects: port.redirects,
+            sends_back: port.sends_back,
+        })
     }
 
     /// Routes name this hop from now on, until it is drained.
@@ -249,7 +336,7 @@ impl NextHops {
 
     /// A neighbour's MAC address, or that it has none; whether that changes a hop.
     pub fn set_neighbour(&mut self, ifindex: u32, ip: IpAddr, mac: Option<Mac>) -> bool {
-        if !self.ports.iter().any(|port| port.ifindex == ifindex) {
+        if self.port(ifindex).is_none() {
             return false;
         }
         let before = match mac {
@@ -380,7 +467,7 @@ impl NextHops {
             return Err(WhyNot::NoRoute);
         }
         let way = routing.way(source, destination).ok().flatten().ok_or(WhyNot::NoRoute)?;
-        let port = self.ports.iter().find(|port| port.ifindex == way.ifindex).ok_or(WhyNot::Interface)?;
+        let (_, port) = self.port(way.ifindex).ok_or(WhyNot::Interface)?;
         let mtu = if way.mtu == 0 { port.mtu } else { way.mtu.min(port.mtu) };
         Ok(HopKey { ifindex: way.ifindex, neighbour: way.neighbour, mtu })
     }
@@ -454,17 +541,35 @@ impl NextHops {
 
     /// Computes what a hop's entry shall be.
     fn refresh(&mut self, slot: u16) {
-        let Some(hop) = self.hops.get_mut(&slot) else { return };
-        let HopKey { ifindex, neighbour, mtu } = hop.key;
-        let port = self.ports.iter().find(|port| port.ifindex == ifindex);
-        hop.wanted = match (self.macs.get(&(ifindex, neighbour)), port) {
-            (Some(mac), Some(port)) => NextHop::new(ifindex, mtu, *mac, port.mac),
+        let Some(HopKey { ifindex, neighbour, mtu }) = self.hops.get(&slot).map(|hop| hop.key) else {
+            return;
+        };
+        let trusted = self.port(ifindex).filter(|(place, _)| self.distrusted >> place & 1 == 0);
+        let wanted = match (self.macs.get(&(ifindex, neighbour)), trusted) {
+            (Some(mac), Some((place, port))) => NextHop::new(ifindex, mtu, *mac, port.mac).at(place as u32),
             _ => NextHop::default(),
         };
+        if let Some(hop) = self.hops.get_mut(&slot) {
+            hop.wanted = wanted;
+        }
         self.changed.insert(slot);
     }
 
     fn path_mut(&mut self, id: PathId) -> Option<&mut Path> {
         self.paths.get_mut(id.0 as usize)?.as_mut()
     }
+}
+
+/// A configuration with these interfaces, but for those at the places `without`.
+pub fn with_interfaces(config: &Config, places: &Places, without: u16) -> Config {
+    let mut config = *config;
+    for (place, (interface, port)) in config.interfaces.iter_mut().zip(places).enumerate() {
+        let Some(port) = port.as_ref().filter(|_| without >> place & 1 == 0) else { continue };
+        let [a, b, c, d, e, f] = port.mac;
+        let mac = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
+        let flags = if port.sends_back { Interface::SENDS_BACK } else { 0 };
+        *interface = Interface { ifindex: port.ifindex, mac, flags };
+        config.interface_count = place as u32 + 1;
+    }
+    config
 }

@@ -20,8 +20,10 @@ use turnpike_driver::interfaces::local_addresses;
 use turnpike_proto::{Plane, PlaneMemory, WorkerId};
 
 use super::choose::{self, Chosen, Wishes};
+use super::features::Netdev;
 use super::hub::{Hub, Outbox};
-use super::limits::TOLD_PER_ROUND;
+use super::limits::{LOSS_LOOK, TOLD_PER_ROUND, UNATTENDED};
+use super::losses::{self, Losses, Sent};
 use super::mapped::Mapped;
 use super::maps::{MapsError, Sizes};
 use super::mirror::Mirror;
@@ -45,6 +47,10 @@ const STATUS_PERIOD: Duration = Duration::from_millis(200);
 const RECHECK_PERIOD: Duration = Duration::from_secs(1);
 /// An interface that did not take the program is tried again this often, or when it has changed.
 const RETRY_PERIOD: Duration = Duration::from_secs(60);
+
+/// What is said of interfaces that are not used although the program is there.
+const CANNOT_TRANSMIT: &str = "whose driver cannot transmit what came in elsewhere (no ndo_xdp_xmit)";
+const LOSES: &str = "which loses what is sent by it: tried again by and by";
 
 /// What the kernel data path is made from.
 #[derive(Clone, Debug)]
@@ -100,10 +106,11 @@ impl Offload {
             return Err(format!("this process lacks {}", host.missing_capabilities.join(" and ")));
         }
         let mut xdp = Xdp::load(settings.sizes).map_err(|error| error.to_string())?;
-        if let Err(error) = xdp.watch_drops() {
-            warn!("redirected frames that a device drops will not be counted: {error}");
+        // The network stack's hook sends without these.
+        if settings.mode == Mode::Native {
+            xdp.watch_fates().map_err(|error| error.to_string())?;
         }
-        let status = Arc::new(StatusCell::with_verdicts(Arc::clone(xdp.maps.verdicts())));
+        let status = Arc::new(StatusCell::with_counters(Arc::clone(xdp.maps.counters())));
         let memory = SharedMemory {
             allocations: Arc::clone(xdp.maps.allocations()),
             bindings: Arc::clone(xdp.maps.bindings()),
@@ -117,6 +124,8 @@ impl Offload {
             xdp,
             netlink,
             host,
+            netdev: Netdev::open().ok(),
+            losses: Losses::new(now),
             hub: Arc::clone(&hub),
             status: Arc::clone(&status),
             attached: HashMap::new(),
@@ -126,8 +135,11 @@ impl Offload {
             next_status: now,
             next_recheck: now,
             next_retry: now + RETRY_PERIOD,
+            next_loss_look: now,
             recheck_wanted: false,
+            sent_before: HashMap::new(),
         };
+        service.attend();
         service.look_at_interfaces().map_err(|error| error.to_string())?;
         let first = status.read();
         if service.wishes.named.is_empty() && !first.active {
@@ -173,6 +185,9 @@ struct Service {
     xdp: Xdp,
     netlink: Netlink,
     host: Host,
+    /// Says what devices can do, on kernels that do.
+    netdev: Option<Netdev>,
+    losses: Losses,
     hub: Arc<Hub>,
     status: Arc<StatusCell>,
     /// By index of the interface.
@@ -184,7 +199,10 @@ struct Service {
     next_status: Instant,
     next_recheck: Instant,
     next_retry: Instant,
+    next_loss_look: Instant,
     recheck_wanted: bool,
+    /// What had been sent by an interface's place before it was its own, by index of the interface.
+    sent_before: HashMap<u32, Sent>,
 }
 
 /// Says so when the mirror has ended, even by a panic. Dropped after the program itself.
@@ -220,7 +238,7 @@ impl Service {
         }
         loop {
             self.wait().map_err(|error| MapsError::System { what: "wait for events", error })?;
-            self.status.begin_turn();
+            self.attend();
             let mut work = self.hub.take_work(TOLD_PER_ROUND);
             let is_last = work.stop && work.told.is_empty();
             self.take_changes()?;
@@ -241,6 +259,14 @@ impl Service {
         }
     }
 
+    /// A sign of life, for people and for the program.
+    fn attend(&self) {
+        self.status.begin_turn();
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        self.xdp.maps.attend_until(now_ns + UNATTENDED.as_nanos() as u64);
+    }
+
     fn wait(&self) -> io::Result<()> {
         let now = Instant::now();
         let mut due = self.next_probe.min(self.next_resync).min(now + TURN_PERIOD);
@@ -249,6 +275,9 @@ impl Service {
         }
         if self.recheck_wanted {
             due = due.min(self.next_recheck);
+        }
+        if self.mirror.has_routes() || self.losses.any() {
+            due = due.min(self.next_loss_look);
         }
         let wait = if self.mirror.has_more() { Duration::ZERO } else { due.saturating_duration_since(now) };
         let timeout = rustix::event::Timespec {
@@ -303,6 +332,10 @@ impl Service {
             self.next_retry = now + RETRY_PERIOD;
             self.failed.clear();
         }
+        if now >= self.next_loss_look {
+            self.next_loss_look = now + LOSS_LOOK;
+            self.look_at_losses(now)?;
+        }
         if now >= self.next_resync {
             self.look_at_interfaces()?;
             self.mirror.resync(&mut self.xdp.maps, &mut self.netlink)?;
@@ -320,6 +353,29 @@ impl Service {
         Ok(())
     }
 
+    /// Lets interfaces alone that lose what is sent by them, and tries them again.
+    fn look_at_losses(&mut self, now: Instant) -> Result<(), MapsError> {
+        let sent = self.xdp.maps.counters().sent()?;
+        let changes = self.losses.look(now, &sent);
+        for (place, change) in &changes {
+            self.mirror.set_distrusted(*place, matches!(change, losses::Change::Distrusted(..)));
+            let status = self.status.read();
+            let mut interfaces = status.interfaces.iter();
+            let found = interfaces.find(|interface| interface.place.is_some_and(|(at, _)| at == *place));
+            let name = found.map_or("an interface that is gone", |interface| &interface.name);
+            match change {
+                losses::Change::Distrusted(sent, pause) => warn!(
+                    lost = sent.lost,
+                    frames = sent.frames,
+                    "{name} loses what the kernel data path sends by it; userspace sends for {pause:?}"
+                ),
+                losses::Change::Trusted => info!("{name} is tried again by the kernel data path"),
+            }
+        }
+        // What the driver says may have changed, too.
+        if changes.is_empty() { Ok(()) } else { self.look_at_interfaces() }
+    }
+
     /// Brings the program to where it should be, and the maps with it.
     fn look_at_interfaces(&mut self) -> Result<(), MapsError> {
         let chosen = choose_interfaces(&self.wishes, &mut self.netlink, &self.host);
@@ -327,19 +383,20 @@ impl Service {
             Ok(chosen) => (chosen, None),
             Err(why) => (Vec::new(), Some(why)),
         };
-        let addresses = local_addresses().unwrap_or_default();
         let mut ports = Vec::new();
         let mut interfaces = Vec::new();
         for Chosen { name, ifindex, fit } in chosen {
-            let outcome = fit.and_then(|port| self.attach(&name, &port).map(|()| port));
+            let outcome = fit.and_then(|port| self.attach(&name, &port).map(|()| self.ask_driver(port)));
             let why = match &outcome {
+                Ok(port) if !port.redirects => format!("{} XDP, {CANNOT_TRANSMIT}", self.mode.name()),
                 Ok(_) => format!("{} XDP", self.mode.name()),
                 Err(why) => why.clone(),
             };
-            interfaces.push(InterfaceStatus { name, ifindex, attached: outcome.is_ok(), why });
+            let attached = outcome.is_ok();
+            interfaces.push(InterfaceStatus { name, ifindex, attached, why, ..InterfaceStatus::default() });
             ports.extend(outcome);
         }
-        let config = match choose::config(&self.wishes, &ports, &addresses) {
+        let config = match choose::config(&self.wishes) {
             Ok(config) if !ports.is_empty() => config,
             Ok(_) => Config::OFF,
             Err(why) => {
@@ -348,15 +405,63 @@ impl Service {
                 Config::OFF
             }
         };
-        self.mirror.reconfigure(&mut self.xdp.maps, &mut self.netlink, ports.clone(), &config)?;
+        self.reconfigure(ports.clone(), &config)?;
         self.detach_others(&ports);
-        let status = state(self.mode, interfaces, why_not, !ports.is_empty());
+        self.describe(&ports, &mut interfaces);
+        let status = state(self.mode, interfaces, why_not);
         let before = self.status.read();
         if (before.active, &before.why) != (status.active, &status.why) {
             info!(active = status.active, "kernel data path: {}", status.why);
         }
         self.status.set_state(status);
         Ok(())
+    }
+
+    fn reconfigure(&mut self, ports: Vec<Port>, config: &Config) -> Result<(), MapsError> {
+        let places: Vec<_> =
+            ports.iter().map(|port| (port.ifindex, self.mirror.place_of(port.ifindex))).collect();
+        self.mirror.reconfigure(&mut self.xdp.maps, ports, config)?;
+        let (now, sent) = (Instant::now(), self.xdp.maps.counters().sent()?);
+        for (ifindex, before) in places {
+            if before.is_none()
+                && let Some(place) = self.mirror.place_of(ifindex)
+            {
+                self.losses.forget(place, now, sent[place]);
+                self.sent_before.insert(ifindex, sent[place]);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the driver says that it can send, which many know only once a program is there.
+    fn ask_driver(&mut self, mut port: Port) -> Port {
+        let features = self.netdev.as_mut().map(|netdev| netdev.features(port.ifindex));
+        match (self.mode, features) {
+            (Mode::Native, Some(Ok(features))) => {
+                port.redirects = features.transmit;
+                port.sends_back &= features.basic;
+            }
+            (Mode::Native, _) => {}
+            (Mode::Generic, _) => port.sends_back = false,
+        }
+        port
+    }
+
+    /// Where interfaces have their places, and which of them are trusted.
+    fn describe(&self, ports: &[Port], interfaces: &mut [InterfaceStatus]) {
+        for port in ports {
+            let interface = interfaces.iter_mut().find(|interface| interface.ifindex == port.ifindex);
+            let (Some(interface), Some(place)) = (interface, self.mirror.place_of(port.ifindex)) else {
+                continue;
+            };
+            let before = self.sent_before.get(&port.ifindex).copied().unwrap_or_default();
+            interface.place = Some((place, before));
+            interface.forwards = port.redirects || port.sends_back;
+            if self.losses.is_distrusted(place) {
+                interface.forwards = false;
+                interface.why = format!("{} XDP, {LOSES}", self.mode.name());
+            }
+        }
     }
 
     fn attach(&mut self, name: &str, port: &Port) -> Result<(), String> {
@@ -395,6 +500,7 @@ impl Service {
             .collect();
         for ifindex in others {
             self.attached.remove(&ifindex);
+            self.sent_before.remove(&ifindex);
             if let Err(error) = self.xdp.detach(ifindex) {
                 warn!("the program may still be on interface number {ifindex}, switched off: {error}");
             }
@@ -407,22 +513,19 @@ fn choose_interfaces(wishes: &Wishes, netlink: &mut Netlink, host: &Host) -> Res
     choose::interfaces(wishes, &links, &local_addresses().unwrap_or_default(), host)
 }
 
-fn state(
-    mode: Mode,
-    interfaces: Vec<InterfaceStatus>,
-    why_not: Option<String>,
-    active: bool,
-) -> OffloadStatus {
-    let on: Vec<&str> = interfaces.iter().filter(|i| i.attached).map(|i| i.name.as_str()).collect();
+fn state(mode: Mode, interfaces: Vec<InterfaceStatus>, why_not: Option<String>) -> OffloadStatus {
+    let attached = interfaces.iter().any(|interface| interface.attached);
+    let on: Vec<&str> = interfaces.iter().filter(|i| i.forwards).map(|i| i.name.as_str()).collect();
     let off: Vec<String> =
-        interfaces.iter().filter(|i| !i.attached).map(|i| format!("{}: {}", i.name, i.why)).collect();
+        interfaces.iter().filter(|i| !i.forwards).map(|i| format!("{}: {}", i.name, i.why)).collect();
+    let active = !on.is_empty() && why_not.is_none();
     let why = match why_not {
         Some(why) => why,
         None if !active => off.join("; "),
         None if off.is_empty() => format!("{} XDP on {}", mode.name(), on.join(",")),
         None => format!("{} XDP on {}; not on {}", mode.name(), on.join(","), off.join("; ")),
     };
-    OffloadStatus { active, mode: active.then_some(mode), why, interfaces, ..OffloadStatus::default() }
+    OffloadStatus { active, mode: attached.then_some(mode), why, interfaces, ..OffloadStatus::default() }
 }
 
 fn reasons(chosen: &[Chosen]) -> String {

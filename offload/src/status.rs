@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use turnpike_abi::Verdict;
 
-use super::maps::Verdicts;
+use super::losses::Sent;
+use super::maps::Counters;
 use super::xdp::Mode;
 
 /// The kernel data path as of now.
@@ -47,6 +48,12 @@ pub struct InterfaceStatus {
     pub attached: bool,
     /// Why it is, or isn't.
     pub why: String,
+    /// Whether what is sent by it goes through the kernel: it is attached, and does not lose what it is given.
+    pub forwards: bool,
+    /// Its place in the program's configuration, and what had been sent by that place before.
+    pub(super) place: Option<(usize, Sent)>,
+    /// What the program sent by it, and what of that was lost.
+    pub sent: Sent,
 }
 
 /// What times are counted from.
@@ -65,7 +72,7 @@ pub struct StatusCell {
     /// Turns of the mirror, and when the last one began, in nanoseconds since [`ORIGIN`]; 0 without a mirror.
     turns: AtomicU64,
     turned_ns: AtomicU64,
-    verdicts: Option<Arc<Verdicts>>,
+    counters: Option<Arc<Counters>>,
 }
 
 impl StatusCell {
@@ -77,12 +84,20 @@ impl StatusCell {
     }
 
     /// One whose program counts there.
-    pub fn with_verdicts(verdicts: Arc<Verdicts>) -> StatusCell {
-        StatusCell { verdicts: Some(verdicts), ..StatusCell::default() }
+    pub fn with_counters(counters: Arc<Counters>) -> StatusCell {
+        StatusCell { counters: Some(counters), ..StatusCell::default() }
     }
 
     /// Everything as of now. Reads the counters of each CPU: for people and scrapes, not for packets.
     pub fn read(&self) -> OffloadStatus {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut interfaces = std::mem::take(&mut state.interfaces);
+        if let Some(sent) = self.counters.as_ref().and_then(|counters| counters.sent().ok()) {
+            for interface in &mut interfaces {
+                interface.sent =
+                    interface.place.map_or(interface.sent, |(place, before)| sent[place].since(before));
+            }
+        }
         OffloadStatus {
             routes: self.routes.load(Relaxed),
             bindings: self.bindings.load(Relaxed),
@@ -90,8 +105,9 @@ impl StatusCell {
             resync_differences: self.differences.load(Relaxed),
             queue_length: self.queue.load(Relaxed),
             heartbeat_age: self.heartbeat_age(),
-            verdicts: self.verdicts.as_ref().map_or_else(Vec::new, |verdicts| nonzero(verdicts)),
-            ..self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+            verdicts: self.counters.as_ref().map_or_else(Vec::new, |counters| nonzero(counters)),
+            interfaces,
+            ..state
         }
     }
 
@@ -160,8 +176,8 @@ pub struct Counts {
     pub differences: u64,
 }
 
-fn nonzero(verdicts: &Verdicts) -> Vec<(Verdict, u64)> {
-    let Ok(counts) = verdicts.read() else { return Vec::new() };
+fn nonzero(counters: &Counters) -> Vec<(Verdict, u64)> {
+    let Ok(counts) = counters.verdicts() else { return Vec::new() };
     Verdict::ALL.iter().copied().zip(counts).filter(|(_, count)| *count > 0).collect()
 }
 

@@ -15,9 +15,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/object/turnpike.o
 
 /// The program's name in the object.
 const PROGRAM: &str = "turnpike";
-/// Programs that count what became of redirected frames, with their tracepoints.
-const COUNTERS: [(&str, &str); 2] =
-    [("count_device_drops", "xdp_devmap_xmit"), ("count_redirect_errors", "xdp_redirect_err")];
+/// Programs that see what becomes of frames after they were sent, with their tracepoints.
+const FATES: [(&str, &str); 3] = [
+    ("device_took_a_batch", "xdp_devmap_xmit"),
+    ("redirect_was_refused", "xdp_redirect_err"),
+    ("sending_back_failed", "xdp_exception"),
+];
 
 /// How the program gets its frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,18 +97,19 @@ impl Xdp {
             .map_max_entries("NEXT_HOPS", sizes.next_hops)
             .load(object)?;
         program(&mut ebpf)?.load().map_err(|error| XdpError::Refused { name: PROGRAM, error })?;
+        // Before the maps are taken: of those that are shared only the mapping is kept.
+        for (name, _) in FATES {
+            tracepoint(&mut ebpf, name)?.load().map_err(|error| XdpError::Refused { name, error })?;
+        }
         let maps = Maps::take(&mut ebpf, sizes)?;
         Ok(Xdp { ebpf, links: HashMap::new(), maps })
     }
 
-    /// Attaches the counters of redirected frames that were not sent. They see the whole host, other
-    /// XDP programs included.
-    pub fn watch_drops(&mut self) -> Result<(), XdpError> {
-        for (name, tracepoint) in COUNTERS {
+    /// Attaches what sees which frames were not sent after all.
+    pub fn watch_fates(&mut self) -> Result<(), XdpError> {
+        for (name, event) in FATES {
             let refused = |error| XdpError::Refused { name, error };
-            let program = self.ebpf.program_mut(name).ok_or(XdpError::Missing(name))?;
-            let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
-            program.load().and_then(|()| program.attach(tracepoint)).map_err(refused)?;
+            tracepoint(&mut self.ebpf, name)?.attach(event).map_err(refused)?;
         }
         Ok(())
     }
@@ -156,6 +160,11 @@ impl Xdp {
 fn program(ebpf: &mut Ebpf) -> Result<&mut XdpProgram, XdpError> {
     let program = ebpf.program_mut(PROGRAM).ok_or(XdpError::Missing(PROGRAM))?;
     program.try_into().map_err(|error| XdpError::Refused { name: PROGRAM, error })
+}
+
+fn tracepoint<'e>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut RawTracePoint, XdpError> {
+    let program = ebpf.program_mut(name).ok_or(XdpError::Missing(name))?;
+    program.try_into().map_err(|error| XdpError::Refused { name, error })
 }
 
 /// Without the verifier's log, which has a line for each step that it took.

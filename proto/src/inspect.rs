@@ -40,6 +40,8 @@ reasons! {
     NextHop = "next_hop", "the hardware address of the next hop is not known (yet)";
     Interface = "interface", "the way to client or peer leads through an interface without the fast path";
     NextHopsFull = "next_hops_full", "the kernel's table of next hops is full: clients or peers are behind too many neighbours";
+    Lossy = "lossy", "an interface on the way lost what the kernel sent by it; it is tried again by and by";
+    Transmit = "transmit", "the driver of an interface on the way cannot transmit what came in on another one";
     Busy = "busy", "an earlier binding of the same addresses has not been taken out of the kernel yet";
     Stream = "stream", "the client talks TCP or TLS, which only userspace can relay";
     Proxied = "proxied", "the client is behind a proxy whose headers only userspace reads";

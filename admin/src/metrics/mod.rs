@@ -21,8 +21,8 @@ use prometheus_client::registry::Registry;
 use self::page::Page;
 use crate::guard::{Metrics, Needs};
 use crate::model::{
-    Certificate, Counts, FallbackCounts, OffloadCounts, Readiness, Status, StreamCounts, Totals, Traffic,
-    TrafficByPath, TransportCount, WorkerTotals,
+    Certificate, Counts, FallbackCounts, OffloadCounts, Readiness, SentByInterface, Status, StreamCounts,
+    Totals, Traffic, TrafficByPath, TransportCount, WorkerTotals,
 };
 use crate::problem::Problems;
 use crate::state::{ApiCounts, AppState};
@@ -254,6 +254,15 @@ fn offload(page: &mut Page<'_>, offload: &OffloadCounts) -> fmt::Result {
     page.counter("offload_resync_differences", help, plain(offload.resync_differences))?;
     let help = "Datagrams that the kernel forwarded and an interface could not send.";
     page.counter("offload_transmit_drops", help, plain(offload.transmit_drops))?;
+    let by = |of: fn(&SentByInterface) -> u64| {
+        offload.sent.iter().map(move |(name, sent)| (vec![("interface", name.clone())], of(sent)))
+    };
+    let help = "Whether what is sent by an interface goes through the kernel.";
+    page.gauge("offload_interface_forwards", help, by(|sent| u64::from(sent.forwards)))?;
+    let help = "Datagrams that the kernel forwarded by an interface, those included that it lost.";
+    page.counter("offload_interface_sent", help, by(|sent| sent.datagrams))?;
+    let help = "Datagrams that the kernel forwarded and an interface lost.";
+    page.counter("offload_interface_lost", help, by(|sent| sent.lost))?;
     let help =
         "Time since the last sign of life of the thread that keeps the kernel's routes, one each second.";
     page.gauge("offload_heartbeat_age_seconds", help, offload.heartbeat_age_secs.map(|age| (Vec::new(), age)))

@@ -28,8 +28,8 @@ pub use status::{
 pub use talker::{Talker, Talkers};
 pub use token::TokenScopes;
 pub use totals::{
-    Counts, ErrorCount, FallbackCounts, HandshakeCount, Histogram, OffloadCounts, PortUse, StreamCounts,
-    Totals, TransportCount, WorkerLoad, WorkerTotals,
+    Counts, ErrorCount, FallbackCounts, HandshakeCount, Histogram, OffloadCounts, PortUse, SentByInterface,
+    StreamCounts, Totals, TransportCount, WorkerLoad, WorkerTotals,
 };
 pub use user::{CredentialRequest, Credentials, Password, User, UserChange, UserPage, UserSource};
 pub use verdict::{DropCause, DropReason, DropReasons};

@@ -140,6 +140,13 @@ pub struct InterfaceOffload {
     /// Why it is not, where it isn't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// What is sent by it goes through the kernel: the program is attached, and the interface does not lose what it is
+    /// given.
+    pub forwards: bool,
+    /// Datagrams that the program has sent by it.
+    pub sent: u64,
+    /// Of these, those that the interface lost: they are in no other count of what was relayed.
+    pub lost: u64,
 }
 
 /// One worker.

@@ -197,10 +197,24 @@ pub struct OffloadCounts {
     pub resync_differences: u64,
     /// Datagrams lost after the program had sent them: `drop_redirect` and `drop_device_queue` together.
     pub transmit_drops: u64,
+    /// What was sent by each interface with the program, by its name.
+    #[serde(default)]
+    pub sent: BTreeMap<String, SentByInterface>,
     /// Seconds since the thread that keeps the kernel's routes gave its last sign of life, one each second: absent
     /// without a kernel data path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat_age_secs: Option<u64>,
+}
+
+/// What the kernel's data path sent by an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SentByInterface {
+    /// Datagrams that the program has sent by it.
+    pub datagrams: u64,
+    /// Of these, those that the interface lost.
+    pub lost: u64,
+    /// Whether what is sent by it goes through the kernel now.
+    pub forwards: bool,
 }
 
 /// Use of relay ports.

@@ -1,15 +1,14 @@
 //! What the kernel program knows about this host and this configuration.
 
-use crate::Address;
-
-/// Own addresses that the program can tell, of both families together.
-pub const MAX_LOCAL_ADDRESSES: usize = 16;
 /// Ports on which listeners may be; their addresses don't matter, routes have the exact ones.
 pub const MAX_LISTENER_PORTS: usize = 8;
 /// Interfaces the program may be on: a bit each in [`crate::Route`].
 pub const MAX_INTERFACES: usize = 16;
 
-/// The one entry of the map `CONFIG`. All zeros means: pass everything.
+/// An entry of the map `CONFIG`. All zeros means: pass everything.
+///
+/// Own addresses are not among it: a route names both of its ends, and there is none to or from an address that would
+/// not be right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
@@ -25,11 +24,8 @@ pub struct Config {
     pub listener_port_count: u16,
     /// Ports of the listeners; native order.
     pub listener_ports: [u16; MAX_LISTENER_PORTS],
-    /// How many of `local_addresses` are used.
-    pub local_address_count: u32,
-    /// Addresses of listeners and relays, and whatever else is ours: packets go to them, and never
-    /// come from them.
-    pub local_addresses: [Address; MAX_LOCAL_ADDRESSES],
+    /// How many of `interfaces` are looked at.
+    pub interface_count: u32,
     /// The interfaces that the program is on; a route names them by their place here.
     pub interfaces: [Interface; MAX_INTERFACES],
 }
@@ -43,9 +39,8 @@ impl Config {
         last_relay_port: 0,
         listener_port_count: 0,
         listener_ports: [0; MAX_LISTENER_PORTS],
-        local_address_count: 0,
-        local_addresses: [Address::from_v6_words(0, 0); MAX_LOCAL_ADDRESSES],
-        interfaces: [Interface { ifindex: 0, mac: [0; 3], reserved: 0 }; MAX_INTERFACES],
+        interface_count: 0,
+        interfaces: [Interface { ifindex: 0, mac: [0; 3], flags: 0 }; MAX_INTERFACES],
     };
 }
 
@@ -53,12 +48,17 @@ impl Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Interface {
-    /// The kernel's index; 0 ends the list.
+    /// The kernel's index; 0 if there is none at this place.
     pub ifindex: u32,
     /// Its MAC address, network order.
     pub mac: [u16; 3],
-    /// Zero.
-    pub reserved: u16,
+    /// [`Interface::SENDS_BACK`] or 0.
+    pub flags: u16,
+}
+
+impl Interface {
+    /// What came in on it may be sent by it with `XDP_TX`, past the queues of redirected frames.
+    pub const SENDS_BACK: u16 = 1;
 }
 
 /// An entry of the map `NEXT_HOPS`: everything in front of the IP header.
@@ -73,6 +73,8 @@ pub struct NextHop {
     pub mtu: u32,
     /// Destination and source MAC address, as they lie at the start of a frame.
     pub macs: [u32; 3],
+    /// The device's place in [`Config::interfaces`].
+    pub place: u32,
 }
 
 impl NextHop {
@@ -83,13 +85,17 @@ impl NextHop {
             u32::from_ne_bytes([to[4], to[5], from[0], from[1]]),
             u32::from_ne_bytes([from[2], from[3], from[4], from[5]]),
         ];
-        NextHop { ifindex, mtu, macs }
+        NextHop { ifindex, mtu, macs, place: 0 }
+    }
+
+    /// The same by the interface at that place.
+    pub const fn at(self, place: u32) -> NextHop {
+        NextHop { place, ..self }
     }
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 32 + 16 * MAX_LOCAL_ADDRESSES + 12 * MAX_INTERFACES);
-    assert!(core::mem::offset_of!(Config, local_addresses) == 32);
+    assert!(size_of::<Config>() == 32 + 12 * MAX_INTERFACES);
     assert!(size_of::<Interface>() == 12);
-    assert!(size_of::<NextHop>() == 20);
+    assert!(size_of::<NextHop>() == 24);
 };

@@ -4,11 +4,12 @@
 //! charged (`bucket`), and the layout of the maps between the two planes:
 //!
 //! ```text
-//!   Config        own addresses, ports, interfaces             what may be ours at all
+//!   Switch ───► Config         ports, interfaces, lease       what may be ours at all
 //!   RouteKey ──► Route          immutable                      where it goes
 //!                  ├─► Binding     lease, generation           whether it still may
 //!                  ├─► Allocation  bucket, counters, lease     how much of it
 //!                  └─► NextHop     device, MTU, MAC addresses  by which way
+//!   Books                         what became of what was sent
 //!   Pinning                                                   which worker a client belongs to
 //! ```
 //!
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod books;
 mod bucket;
 mod config;
 mod pinning;
@@ -29,9 +31,10 @@ mod state;
 mod verdict;
 
 pub use address::Address;
+pub use books::{Books, Charge, Devices, Ledger, place_of};
 pub use bucket::{Rate, Word, charge};
-pub use config::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_LOCAL_ADDRESSES, NextHop};
+pub use config::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, NextHop};
 pub use pinning::Pinning;
 pub use route::{Route, RouteFlags, RouteKey, RouteTarget, Slots};
-pub use state::{Allocation, Binding, Direction, LEASE_MARGIN_NS};
+pub use state::{Allocation, Binding, Direction, LEASE_MARGIN_NS, Switch};
 pub use verdict::Verdict;

@@ -83,7 +83,20 @@ pub struct Allocation<W> {
     pub to_client: Direction<W>,
 }
 
+/// The entry of the map `SWITCH`.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Switch<W> {
+    /// Which entry of `CONFIG` holds: 0 or 1. The other one may be written, once a grace period is over since it was
+    /// in use: so a configuration takes the place of another without anything passing in between.
+    pub config: W,
+    /// Until when the program may be used, on the coarse monotonic clock, nanoseconds. Who fills the maps renews it: a
+    /// program that nobody looks after passes everything.
+    pub lease_ns: W,
+}
+
 const _: () = {
+    assert!(size_of::<Switch<u64>>() == 16);
     assert!(size_of::<Binding<u64>>() == 16);
     assert!(size_of::<Direction<u64>>() == 64);
     assert!(size_of::<Allocation<u64>>() == 128);

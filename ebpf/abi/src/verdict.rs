@@ -148,6 +148,8 @@ verdicts! {
     PassMtu = "pass_mtu",
     /// The driver left no room in front of the frame for a longer header.
     PassHeadroom = "pass_headroom",
+    /// Whoever looks after the kernel program's maps has given no sign of life for too long.
+    PassUnattended = "pass_unattended",
 }
 
 impl Verdict {

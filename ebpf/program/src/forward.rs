@@ -1,6 +1,6 @@
 //! Decides about a frame: every check first, then the bucket, then the rewriting.
 
-use turnpike_abi::{Direction, NextHop, Route, RouteFlags, RouteKey, Verdict, Word, charge};
+use turnpike_abi::{Charge, Direction, NextHop, Route, RouteFlags, RouteKey, Verdict, Word, charge};
 
 use crate::frame::Frame;
 use crate::maps::Maps;
@@ -14,15 +14,17 @@ pub enum Action {
     Pass,
     /// Forget it.
     Drop,
-    /// Send it on this interface.
-    Redirect(u32),
+    /// Send it on this interface, which has this place in the configuration.
+    Redirect(u32, u32),
+    /// Send it on the interface it came in on.
+    SendBack,
 }
 
 /// Forwards a frame, or leaves it alone. What happened has been counted.
 #[inline(always)]
 pub fn handle<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Action {
     match forward(frame, maps) {
-        Ok(ifindex) => Action::Redirect(ifindex),
+        Ok(action) => action,
         Err(verdict) => {
             maps.count(verdict);
             if verdict.is_pass() { Action::Pass } else { Action::Drop }
@@ -40,13 +42,16 @@ const MAX_PACKET: u32 = 65_535;
 // Parts are handed on one by one: what is gathered in an aggregate ends up in pieces on the stack,
 // where the verifier loses track of pointers.
 #[inline(always)]
-fn forward<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Result<u32, Verdict> {
+fn forward<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Result<Action, Verdict> {
     let config = maps.config().filter(|config| config.enabled != 0).ok_or(Verdict::PassNotOurs)?;
     let packet = packet::read(frame, config)?;
     let data = packet::classify(frame, &packet, config)?;
     let first = maps.route(&packet.key(data.channel)).ok_or(Verdict::PassNoRoute)?;
     check_ingress(first, &packet)?;
     let now_ns = maps.now_ns();
+    if maps.attended_until_ns() <= now_ns {
+        return Err(Verdict::PassUnattended);
+    }
     let payer = leased(maps, first, data.channel != 0, now_ns)?;
     // A datagram from one relayed address of ours to another: what does the other allocation do with it?
     let is_hairpin = first.flags.has(RouteFlags::HAIRPIN);
@@ -68,7 +73,14 @@ fn forward<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Result<u32, Verdict> {
         police(maps, last_payer, TO_CLIENT, now_ns, data.len)?;
     }
     rewrite::write(frame, last, next_hop, &headers, identification(last, last_payer))?;
-    Ok(next_hop.ifindex)
+    let first_charge = Charge::new(first.allocation, data.channel == 0, data.len);
+    let last_charge = if is_hairpin { Charge::new(last.allocation, true, data.len) } else { Charge::NONE };
+    if packet.sends_back && next_hop.ifindex == frame.ingress() {
+        maps.send_back(next_hop.place, first_charge, last_charge);
+        return Ok(Action::SendBack);
+    }
+    maps.queue(next_hop.place, first_charge, last_charge);
+    Ok(Action::Redirect(next_hop.ifindex, next_hop.place))
 }
 
 /// Whether a route may be used by what came in on this interface.

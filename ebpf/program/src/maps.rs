@@ -1,6 +1,6 @@
 //! What the path needs to know and to count.
 
-use turnpike_abi::{Allocation, Binding, Config, NextHop, Route, RouteKey, Verdict, Word};
+use turnpike_abi::{Allocation, Binding, Charge, Config, NextHop, Route, RouteKey, Verdict, Word};
 
 /// The maps, the clock, and the way out.
 pub trait Maps {
@@ -19,6 +19,12 @@ pub trait Maps {
     fn next_hop(&self, slot: u32) -> Option<&NextHop>;
     /// The coarse monotonic clock, nanoseconds; may be two ticks late, never early.
     fn now_ns(&self) -> u64;
+    /// Until when the maps are looked after, on the same clock.
+    fn attended_until_ns(&self) -> u64;
+    /// A frame, with what it was charged, is going to be redirected to the interface at this place.
+    fn queue(&self, place: u32, first: Charge, second: Charge);
+    /// The same for one that is sent back by the interface it came in on.
+    fn send_back(&self, place: u32, first: Charge, second: Charge);
     /// Adds one to a verdict's count.
     fn count(&self, verdict: Verdict);
 }

@@ -1,6 +1,6 @@
 //! Reads a frame: is it for us, is it sound, what is it looked up by?
 
-use turnpike_abi::{Address, Config, RouteKey, Verdict};
+use turnpike_abi::{Address, Config, Interface, RouteKey, Verdict};
 
 use crate::frame::{Frame, at};
 
@@ -39,6 +39,8 @@ pub(crate) struct Packet {
     pub(crate) ttl: u8,
     /// The bit of the interface it came in on.
     pub(crate) ingress: u16,
+    /// Whether that interface sends back what came in on it.
+    pub(crate) sends_back: bool,
     /// It is for a listener, else for a relayed address.
     from_client: bool,
 }
@@ -92,8 +94,7 @@ fn read_v4<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdict> {
     let source = frame.u32_at(at::V4_SOURCE);
     let local = Address::from_v4_word(frame.u32_at(at::V4_DESTINATION));
     let remote = Address::from_v4_word(source);
-    check_addresses(config, remote, local)?;
-    let ingress = check_interface(frame, config)?;
+    let (ingress, sends_back) = check_interface(frame, config)?;
     if is_bad_v4_source(source) {
         return Err(Verdict::PassSource);
     }
@@ -115,6 +116,7 @@ fn read_v4<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdict> {
         tos: frame.u8_at(at::V4_VERSION + 1),
         ttl: frame.u8_at(at::V4_TTL),
         ingress,
+        sends_back,
         from_client,
     })
 }
@@ -139,8 +141,7 @@ fn read_v6<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdict> {
     let remote = Address::from_v6_words(frame.u64_at(at::V6_SOURCE), frame.u64_at(at::V6_SOURCE + 8));
     let local =
         Address::from_v6_words(frame.u64_at(at::V6_DESTINATION), frame.u64_at(at::V6_DESTINATION + 8));
-    check_addresses(config, remote, local)?;
-    let ingress = check_interface(frame, config)?;
+    let (ingress, sends_back) = check_interface(frame, config)?;
     if is_bad_v6_source(remote) {
         return Err(Verdict::PassSource);
     }
@@ -159,6 +160,7 @@ fn read_v6<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdict> {
         tos: (version >> 4) as u8,
         ttl: frame.u8_at(at::V6_HOP_LIMIT),
         ingress,
+        sends_back,
         from_client,
     })
 }
@@ -214,35 +216,20 @@ fn is_our_port(config: &Config, ports: u32) -> Result<bool, Verdict> {
     Err(Verdict::PassNotOurs)
 }
 
-/// To us, and not from us.
+/// The bit of the interface that the frame came in on, if it was sent to that interface's own address; and whether that
+/// interface sends back.
 #[inline(always)]
-fn check_addresses(config: &Config, remote: Address, local: Address) -> Result<(), Verdict> {
-    let mut is_ours = false;
-    let mut i = 0;
-    while i < config.local_addresses.len() && i < config.local_address_count as usize {
-        let own = config.local_addresses[i];
-        if own == remote {
-            return Err(Verdict::PassSource);
-        }
-        is_ours |= own == local;
-        i += 1;
-    }
-    if is_ours { Ok(()) } else { Err(Verdict::PassNotOurs) }
-}
-
-/// The bit of the interface that the frame came in on, if it was sent to that interface's own address.
-#[inline(always)]
-fn check_interface<F: Frame>(frame: &F, config: &Config) -> Result<u16, Verdict> {
+fn check_interface<F: Frame>(frame: &F, config: &Config) -> Result<(u16, bool), Verdict> {
     let ifindex = frame.ingress();
     let mut i = 0;
-    while i < config.interfaces.len() {
+    while i < config.interfaces.len() && i < config.interface_count as usize {
         let interface = &config.interfaces[i];
         if interface.ifindex == ifindex {
             let mac = [0, 2, 4].map(|word| frame.u16_at(at::TO_MAC + word));
-            return if mac == interface.mac { Ok(1 << i) } else { Err(Verdict::PassMac) };
-        }
-        if interface.ifindex == 0 {
-            break;
+            if mac != interface.mac {
+                return Err(Verdict::PassMac);
+            }
+            return Ok((1 << i, interface.flags & Interface::SENDS_BACK != 0));
         }
         i += 1;
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use turnpike_admin::model;
 use turnpike_driver::streams::{CloseReason, HandshakeCounts, StreamCounters};
+use turnpike_offload::InterfaceStatus;
 use turnpike_offload::xdp::Mode;
 use turnpike_proto::addr::{TlsVersion, Transport};
 use turnpike_proto::stats::{Authentication, ServerCounts};
@@ -59,6 +60,9 @@ impl Control {
             attached: interface.attached,
             mode: mode.clone().filter(|_| interface.attached),
             why: Some(interface.why).filter(|why| !why.is_empty()),
+            forwards: interface.forwards,
+            sent: interface.sent.frames,
+            lost: interface.sent.lost,
         });
         model::OffloadStatus {
             active: status.active,
@@ -88,6 +92,7 @@ impl Control {
             channels_waiting: status.waiting,
             resync_differences: status.resync_differences,
             transmit_drops: status.verdicts.iter().filter(lost).map(|(_, count)| count).sum(),
+            sent: status.interfaces.iter().filter(|interface| interface.attached).map(by_interface).collect(),
             heartbeat_age_secs: status.heartbeat_age.map(|age| age.as_secs()),
         }
     }
@@ -102,6 +107,12 @@ impl Control {
         let used = self.shared.ports_used().into_iter();
         used.map(|(address, used)| model::PortUse { address, used: used as u64, total }).collect()
     }
+}
+
+fn by_interface(interface: &InterfaceStatus) -> (String, model::SentByInterface) {
+    let InterfaceStatus { sent, forwards, .. } = interface;
+    let sent = model::SentByInterface { datagrams: sent.frames, lost: sent.lost, forwards: *forwards };
+    (interface.name.clone(), sent)
 }
 
 const fn mode_name(mode: Mode) -> &'static str {

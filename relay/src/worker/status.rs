@@ -161,10 +161,15 @@ impl Reporter {
         }
         let seen = self.kernel_seen.entry(allocation).or_default();
         for ((sum, seen), now) in self.kernel.iter_mut().zip(seen).zip(traffic) {
-            sum.packets += now.packets - seen.packets;
-            sum.bytes += now.bytes - seen.bytes;
-            sum.rate_drops += now.rate_drops - seen.rate_drops;
-            *seen = now;
+            // What a device did not send is taken back from the kernel's counts: until others have come, nothing is new.
+            let news = |now: u64, seen: &mut u64| {
+                let news = now.saturating_sub(*seen);
+                *seen = now.max(*seen);
+                news
+            };
+            sum.packets += news(now.packets, &mut seen.packets);
+            sum.bytes += news(now.bytes, &mut seen.bytes);
+            sum.rate_drops += news(now.rate_drops, &mut seen.rate_drops);
         }
     }
 
@@ -228,6 +233,11 @@ mod tests {
         reporter.see_kernel_traffic(2, [traffic(5), Traffic::default()]);
         reporter.see_kernel_traffic(1, [traffic(12), traffic(1)]);
         assert_eq!(reporter.kernel, [Traffic { packets: 17, bytes: 1700, rate_drops: 2 }, traffic(1)]);
+        let before = reporter.kernel;
+        reporter.see_kernel_traffic(1, [traffic(9), traffic(1)]);
+        assert_eq!(reporter.kernel, before, "three were lost after they had been seen");
+        reporter.see_kernel_traffic(1, [traffic(13), traffic(1)]);
+        assert_eq!(reporter.kernel[0].packets, 18);
         reporter.see_kernel_traffic(3, [Traffic::default(); 2]);
         assert_eq!(reporter.kernel_seen.len(), 2, "nothing is kept for what has no such traffic");
     }

@@ -63,7 +63,7 @@ fn the_program_is_attached_natively_and_gone_when_it_is_dropped() {
     second.detach(facts.ifindex).unwrap();
     assert!(!ip("-d link show inner").contains("xdp"), "detached by asking");
     second.detach(facts.ifindex).unwrap();
-    second.watch_drops().unwrap();
+    second.watch_fates().unwrap();
     ip("link del inner");
     let gone = second.attach(facts.ifindex, Mode::Native).unwrap_err().to_string();
     assert!(gone.contains("DEVS"), "no such device to redirect to: {gone}");

@@ -9,6 +9,7 @@ use turnpike_offload::maps::Sizes;
 use turnpike_offload::xdp::Xdp;
 
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 /// Longer than any frame of the tables, bytes.
 const LARGEST: usize = 4096;
@@ -60,6 +61,7 @@ impl Kernel {
         for (key, route) in &world.routes {
             maps.insert_route(key, route).expect("there is room");
         }
+        maps.attend_until(world.attended_until_ns);
         if maps.config().expect("it can be read") != world.config {
             maps.replace_config(&world.config).expect("it can be written");
         }
@@ -95,18 +97,19 @@ impl Kernel {
 impl Plane for Kernel {
     fn run(&mut self, world: &World, frame: &[u8]) -> Outcome {
         self.set(world);
-        let before = self.xdp.maps.verdicts().read().expect("they can be read");
+        let before = self.xdp.maps.counters().verdicts().expect("they can be read");
         let mut after = vec![0; LARGEST];
         let options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut after), ..TestRunOptions::new() };
         let program = self.xdp.program().expect("the object has it");
         let result = program.test_run(options).expect("the kernel runs it");
         after.truncate(result.data_size_out as usize);
-        let mut verdicts = self.xdp.maps.verdicts().read().expect("they can be read");
+        let mut verdicts = self.xdp.maps.counters().verdicts().expect("they can be read");
         verdicts.iter_mut().zip(before).for_each(|(count, before)| *count -= before);
         Outcome {
             passed: result.return_value == XDP_PASS,
             redirected: result.return_value == XDP_REDIRECT,
+            sent_back: result.return_value == XDP_TX,
             frame: after,
             verdicts,
             traffic: self.traffic(world.allocations.len()),

@@ -17,6 +17,7 @@ use turnpike_testkit::rig as lab;
 use kernel::Kernel;
 use turnpike_abi::{NextHop, Verdict};
 use turnpike_fixtures::{PEER_HOP, Plane, Scene, all, check};
+use turnpike_offload::Grace;
 
 #[test]
 #[ignore = "needs root: cargo xtask frames"]
@@ -58,6 +59,20 @@ fn a_device_that_is_not_known_is_a_counted_drop() {
     let outcome = kernel.run(&world, &scene.from_client(Scene::TO_PEER, b"data").bytes());
     assert!(!outcome.passed && !outcome.redirected);
     assert_eq!(outcome.verdicts[Verdict::DropRedirect as usize], 1);
+}
+
+/// With `nohz_full` there is no membarrier(2) for it.
+#[test]
+#[ignore = "needs root: cargo xtask frames"]
+fn a_grace_period_can_be_waited_for_in_two_ways() {
+    if Kernel::new().is_none() {
+        return;
+    }
+    let by_map = Grace::by_map().expect("maps can be made");
+    for _ in 0..3 {
+        by_map.wait().expect("an entry can be changed");
+    }
+    Grace::new().expect("there is one of them").wait().expect("it works");
 }
 
 #[test]

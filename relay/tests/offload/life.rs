@@ -9,6 +9,8 @@ use turnpike_testkit::{PATIENCE, becomes_true, eventually};
 use super::call::{Call, pattern};
 use super::lab::{Lab, PEER_V4, RELAYED_V4};
 use super::process::Process;
+#[cfg(target_arch = "x86_64")]
+use super::server::command_without_membarrier;
 use super::server::{SERVER, Server, command, command_with, lab, run};
 use super::talker::{Talker, peer_socket};
 
@@ -159,6 +161,45 @@ fn interfaces_that_come_go_and_change_are_followed() {
     assert!(frames.count("pass_mtu") > 0);
 }
 
+/// Each datagram is forwarded by the kernel, whatever else becomes of the host's addresses and interfaces meanwhile.
+#[test]
+#[ignore = "needs root: cargo xtask offload"]
+fn addresses_and_interfaces_that_come_and_go_pause_nothing() {
+    let Some(lab) = lab("addresses_and_interfaces_that_come_and_go_pause_nothing") else { return };
+    let server = Server::start_anyhow(&lab, &["--offload-interface=extra0"]);
+    assert!(server.ready_line().contains("not on extra0: there is no interface extra0"));
+    let call = Call::new(&lab, SERVER, false);
+    server.wait_for_routes(2);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _over = SetOnDrop(&over);
+            for round in 0..10 {
+                run(&lab.relay, "ip link add extra0 type veth peer name far0");
+                run(&lab.relay, "ip link set extra0 up");
+                for (device, net) in [("client0", 1), ("peer0", 2), ("extra0", 3)] {
+                    run(&lab.relay, &format!("ip address add 10.77.{net}.{}/24 dev {device}", 100 + round));
+                }
+                let listed = || run(&lab.relay, "ip -d link show extra0").contains("prog/xdp");
+                assert!(becomes_true(listed), "the program follows");
+                for (device, net) in [("client0", 1), ("peer0", 2)] {
+                    run(&lab.relay, &format!("ip address del 10.77.{net}.{}/24 dev {device}", 100 + round));
+                }
+                run(&lab.relay, "ip link del extra0");
+            }
+        });
+        let mut sent = 0;
+        while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            call.assert_carries(b"all the time");
+            sent += 1;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        sent
+    });
+    let frames = server.stop();
+    assert_eq!((frames.count("channel_to_peer"), frames.count("channel_to_client")), (sent, sent));
+}
+
 /// Says something until the peer hears it: neighbours that have changed are found out by asking.
 #[track_caller]
 fn reaches_the_peer(call: &Call) {
@@ -259,6 +300,25 @@ fn three_capabilities_are_needed_and_enough() {
         assert_eq!(outcome.code, Some(1), "{}", outcome.output);
         assert!(outcome.output.contains(&format!("this process lacks {missing}")), "{}", outcome.output);
     }
+}
+
+/// With `nohz_full` on its command line the kernel refuses membarrier(2).
+#[cfg(target_arch = "x86_64")]
+#[test]
+#[ignore = "needs root: cargo xtask offload"]
+fn without_membarrier_the_kernel_forwards_all_the_same() {
+    let Some(lab) = lab("without_membarrier_the_kernel_forwards_all_the_same") else { return };
+    let arguments = ["--offload=require", "--offload-interface=client0", "--offload-interface=peer0"];
+    let server = Server::start_by(command_without_membarrier(&lab.relay, &arguments));
+    for round in [&b"once"[..], b"twice"] {
+        let mut call = Call::new(&lab, SERVER, false);
+        server.wait_for_routes(2);
+        call.assert_carries(round);
+        assert_eq!(call.talker.refresh(0).code, None);
+        // A grace period is over when these are gone.
+        server.wait_for_routes(0);
+    }
+    server.stop().assert_forwarded(2, 2);
 }
 
 /// A reload that denies the peer ends the kernel's forwarding, too.

@@ -68,6 +68,11 @@ impl Server {
         Server { running: server::Server::start(command(&lab.relay, arguments)) }
     }
 
+    /// Starts it by a command of the test's own.
+    pub fn start_by(command: std::process::Command) -> Server {
+        Server { running: server::Server::start(command) }
+    }
+
     /// Waits until that many routes are in the kernel: two for each channel.
     #[track_caller]
     pub fn wait_for_routes(&self, routes: u64) {
@@ -166,6 +171,27 @@ pub fn command_with(namespace: &Namespace, capabilities: &str, arguments: &[&str
     let mut command = server::without_options(namespace.command(Path::new("setpriv")));
     command.arg(format!("--bounding-set=-all,{capabilities}"));
     command.arg(format!("--inh-caps=-all,{capabilities}")).arg(binary());
+    complete(&mut command, arguments);
+    command
+}
+
+/// The same where membarrier(2) is refused, as the kernel does with `nohz_full`: EINVAL by a filter of system calls.
+#[cfg(target_arch = "x86_64")]
+pub fn command_without_membarrier(namespace: &Namespace, arguments: &[&str]) -> std::process::Command {
+    const FILTER: &str = "
+import ctypes, os, struct, sys
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, 324), (0x06, 0, 0, 0x00050016), (0x06, 0, 0, 0x7fff0000)]
+text = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *line) for line in code))
+class Program(ctypes.Structure):
+    _fields_ = [('length', ctypes.c_ushort), ('filter', ctypes.c_void_p)]
+program = Program(len(code), ctypes.addressof(text))
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(22, 2, ctypes.byref(program), 0, 0):
+    sys.exit(os.strerror(ctypes.get_errno()))
+os.execv(sys.argv[1], sys.argv[1:])
+";
+    let mut command = server::without_options(namespace.command(Path::new("python3")));
+    command.args(["-c", FILTER]).arg(binary());
     complete(&mut command, arguments);
     command
 }

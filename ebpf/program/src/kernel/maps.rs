@@ -7,7 +7,10 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
-use turnpike_abi::{Allocation, Binding, Config, MAX_INTERFACES, NextHop, Route, RouteKey, Verdict, Word};
+use turnpike_abi::{
+    Allocation, Binding, Books, Charge, Config, Devices, MAX_INTERFACES, NextHop, Route, RouteKey, Switch,
+    Verdict, Word,
+};
 use turnpike_ebpf::Maps;
 
 // Sizes are those of a small relay; the loader sets them to what is configured.
@@ -15,7 +18,9 @@ use turnpike_ebpf::Maps;
 const BINDINGS_DEFAULT: u32 = 1024;
 
 #[map]
-static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+static CONFIG: Array<Config> = Array::with_max_entries(2, 0);
+#[map]
+static SWITCH: Array<Switch<SharedWord>> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// Elements are made as they come. All made at once would lie in memory of small pages: looking one up costs
 /// a quarter more then, where many flows take turns.
 #[map]
@@ -28,6 +33,12 @@ static ALLOCATIONS: Array<Allocation<SharedWord>> = Array::with_max_entries(BIND
 static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(BINDINGS_DEFAULT, 0);
 #[map]
 static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Verdict::COUNT as u32, 0);
+/// What became of what was sent, for each CPU.
+#[map]
+static BOOKS: PerCpuArray<Books> = PerCpuArray::with_max_entries(1, 0);
+/// How the kernel calls the devices of our interfaces.
+#[map]
+static DEVICES: Array<Devices> = Array::with_max_entries(1, 0);
 /// The coarse clock as it was at a tick, for each CPU.
 #[map]
 static CLOCK: PerCpuArray<Tick> = PerCpuArray::with_max_entries(1, 0);
@@ -83,8 +94,52 @@ impl KernelMaps {
     pub fn add(&self, verdict: Verdict, number: u64) {
         if let Some(count) = VERDICTS.get_ptr_mut(verdict as u32) {
             // SAFETY: each CPU has its own, and a program is not interrupted by another of ours on it.
-            unsafe { *count += number };
+            unsafe { *count = (*count).wrapping_add(number) };
         }
+    }
+
+    /// This processor's books.
+    #[inline(always)]
+    pub fn books(&self) -> Option<&'static mut Books> {
+        // SAFETY: each CPU has its own, and neither the program nor what follows it is interrupted by another of ours.
+        BOOKS.get_ptr_mut(0).map(|books| unsafe { &mut *books })
+    }
+
+    /// What is known of devices.
+    #[inline(always)]
+    pub fn devices(&self) -> Option<&'static mut Devices> {
+        // SAFETY: whole words, which processors may write at once: each would write the same, or find it out again.
+        DEVICES.get_ptr_mut(0).map(|devices| unsafe { &mut *devices })
+    }
+
+    /// The place of one of our interfaces.
+    #[inline(always)]
+    pub fn place_of_interface(&self, ifindex: u32) -> Option<u32> {
+        let config = self.config()?;
+        let mut place = 0;
+        while place < config.interfaces.len() {
+            if config.interfaces[place].ifindex == ifindex {
+                return Some(place as u32);
+            }
+            place += 1;
+        }
+        None
+    }
+
+    /// A datagram that was charged was not sent: it doesn't count. The limit stays charged, as in userspace.
+    #[inline(always)]
+    pub fn take_back(&self, charge: Charge) {
+        if charge.is_none() {
+            return;
+        }
+        let Some(allocation) = ALLOCATIONS.get(charge.slot()) else { return };
+        let (direction, verdict) = match charge.to_client() {
+            true => (&allocation.to_client, Verdict::ChannelToClient),
+            false => (&allocation.to_peer, Verdict::ChannelToPeer),
+        };
+        direction.packets.fetch_add(u64::MAX);
+        direction.bytes.fetch_add((charge.bytes() as u64).wrapping_neg());
+        self.add(verdict, u64::MAX);
     }
 }
 
@@ -93,7 +148,7 @@ impl Maps for KernelMaps {
 
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
-        CONFIG.get(0)
+        CONFIG.get(SWITCH.get(0)?.config.load() as u32)
     }
 
     #[inline(always)]
@@ -133,6 +188,25 @@ impl Maps for KernelMaps {
             tick.jiffies = jiffies;
         }
         tick.coarse_ns
+    }
+
+    #[inline(always)]
+    fn attended_until_ns(&self) -> u64 {
+        SWITCH.get(0).map_or(0, |switch| switch.lease_ns.load())
+    }
+
+    #[inline(always)]
+    fn queue(&self, place: u32, first: Charge, second: Charge) {
+        if let Some(books) = self.books() {
+            books.queue(place, first, second);
+        }
+    }
+
+    #[inline(always)]
+    fn send_back(&self, place: u32, first: Charge, second: Charge) {
+        if let Some(books) = self.books() {
+            books.send_back(place, first, second);
+        }
     }
 
     #[inline(always)]

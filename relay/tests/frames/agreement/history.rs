@@ -519,10 +519,6 @@ impl<'p, P: Plane> Bench<'p, P> {
             to_client: limit(&slot.to_client),
         });
         let mut world = Scene { client_v6: false, relay_v6: false, other_v6: false }.world();
-        for (place, ip) in [SERVER_V4, SERVER_V6].map(|server| addr(server).ip()).into_iter().enumerate() {
-            world.config.local_addresses[place] = ip.into();
-        }
-        world.config.local_address_count = 2;
         (world.config.first_relay_port, world.config.last_relay_port) = PORTS;
         world.bindings = bindings.collect();
         world.allocations = allocations.collect();

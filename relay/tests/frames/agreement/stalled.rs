@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use turnpike_abi::{Allocation, Binding, Config, NextHop, Route, RouteKey, Verdict};
+use turnpike_abi::{Allocation, Binding, Charge, Config, NextHop, Route, RouteKey, Verdict};
 use turnpike_ebpf::{Action, Maps, handle};
 use turnpike_fixtures::{Datagram, MAC, ROUTER_MAC, Scene, UdpChecksum, World};
 use turnpike_proto::shared::plane::PlainMemory;
@@ -21,7 +21,7 @@ use turnpike_proto::{OffloadBinding, PlaneMemory};
 use super::history::routes;
 use super::parsed::parse;
 use crate::host::HostFrame;
-use crate::lab::{Client, Lab, SERVER_V4, Setup, addr};
+use crate::lab::{Client, Lab, Setup};
 
 const READERS: usize = 3;
 const ROUNDS: u16 = 250;
@@ -130,6 +130,14 @@ impl Maps for SlowMaps<'_> {
         self.stage.now_ns.load(SeqCst)
     }
 
+    fn attended_until_ns(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn queue(&self, _: u32, _: Charge, _: Charge) {}
+
+    fn send_back(&self, _: u32, _: Charge, _: Charge) {}
+
     fn count(&self, _: Verdict) {}
 }
 
@@ -158,7 +166,7 @@ fn read(stage: &Stage, number: usize) -> Vec<Delivery> {
         if action == Action::Pass {
             continue;
         }
-        assert_eq!(action, Action::Redirect(1));
+        assert_eq!(action, Action::Redirect(1, 1));
         let sent = parse(frame.bytes()).expect("a whole datagram");
         let (client, relayed, peer) = match up {
             true => (target.client, sent.source, sent.destination),
@@ -223,7 +231,6 @@ fn a_slow_run_never_sends_to_the_next_owner() {
     let mut lab = Lab::with(setup);
     lab.hold_kernel = true;
     let mut world = Scene { client_v6: false, relay_v6: false, other_v6: false }.world();
-    world.config.local_addresses[0] = addr(SERVER_V4).ip().into();
     (world.config.first_relay_port, world.config.last_relay_port) = PORTS;
     let stage = Stage {
         world,

@@ -36,6 +36,7 @@ pub mod machine;
 pub mod measure;
 pub mod report;
 pub mod results;
+pub mod room;
 pub mod scenario;
 pub mod search;
 pub mod server;

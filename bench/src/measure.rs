@@ -15,10 +15,10 @@ use crate::frames::{Counted, Frames};
 use crate::generator::{Ends, Generator, Load, Reflector};
 use crate::lab::{Lab, SERVER};
 use crate::results::{DIRECT, Sample};
+use crate::room::Room;
 use crate::scenario::{FrameTraffic, Path, Scenario, Traffic, Work, idle_traffic};
 use crate::search::{self, Found, Outcome};
 use crate::server::{Program, Programs, Running, Variant, counted_drops};
-use crate::streams::Room;
 use crate::xdp::{Counting, Runs};
 
 /// Between the set-up and the load, so that neither is charged to the other.

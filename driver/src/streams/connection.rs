@@ -9,13 +9,13 @@ use rustix::io::Errno;
 use turnpike_proto::ClientPath;
 use turnpike_proto::addr::{ClientAddr, FiveTuple, Transport};
 
+use super::backlog::Backlog;
 use super::counters::CloseReason;
-use super::listener::{Offer, Taken};
+use super::listener::{Offer, Taken, UNSENT_BYTES};
 use super::outbound::{Outbound, QueueLimits};
 use super::pace::Pace;
-use super::pauses::Backlog;
 use super::tls::{RECORD_BYTES, Session};
-use crate::sockets::set_option;
+use crate::sockets::{set_option, unsent_bytes};
 
 /// Bytes given to the kernel at once: what it has begun to take it takes, however much it has with that.
 const WRITE_BYTES: usize = 16 << 10;
@@ -215,6 +215,45 @@ impl Connection {
             }
         }
         if self.outbound.is_empty() { Flushed::All } else { Flushed::Blocked }
+    }
+
+    /// The most that is begun at once: a TLS record's plaintext, or what the kernel is given.
+    pub(super) fn piece(&self, most: usize) -> usize {
+        self.pace.as_ref().map_or(most, |pace| pace.piece().min(most))
+    }
+
+    /// How long what the kernel has not sent yet will take, nanoseconds; 0 for a client that isn't slow.
+    pub(super) fn ahead_ns(&self) -> u64 {
+        let Some(pace) = self.pace.as_ref().filter(|pace| pace.is_known()) else { return 0 };
+        pace.time_ns(unsent_bytes(self.as_fd()).unwrap_or(0))
+    }
+
+    /// More waits than the kernel has taken.
+    fn note_slow(&mut self, now_ns: u64) {
+        let Ok(unsent) = unsent_bytes(self.as_fd()) else { return };
+        let sent = self.written.saturating_sub(unsent as u64);
+        let pace = self.pace.get_or_insert_with(|| Box::new(Pace::new()));
+        if pace.note(now_ns, sent) {
+            let piece = pace.piece();
+            self.set_unsent(piece);
+        }
+    }
+
+    /// The kernel has taken all there is.
+    fn note_taken(&mut self, now_ns: u64) {
+        let Some(pace) = self.pace.as_mut() else { return };
+        if pace.note_taken(now_ns) {
+            let was_known = pace.is_known();
+            self.pace = None;
+            if was_known {
+                self.set_unsent(UNSENT_BYTES as usize);
+            }
+        }
+    }
+
+    fn set_unsent(&self, bytes: usize) {
+        // Without it there is more in the kernel, and nothing worse.
+        let _ = set_option(self.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes as i32);
     }
 
     /// One system call; how much it took, of how much.

@@ -15,6 +15,7 @@
 //!
 //! It decides nothing about TURN: which connections are idle, and what is an answer, its caller says.
 
+mod backlog;
 mod connection;
 mod counters;
 mod fallback;

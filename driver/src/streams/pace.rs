@@ -8,11 +8,7 @@
 //!                            └──── time to drain: bytes / pace ────┘
 //! ```
 
-use std::os::fd::AsFd;
-
-use super::connection::Connection;
 use super::listener::UNSENT_BYTES;
-use crate::sockets::{set_option, unsent_bytes};
 
 /// A pace is taken over so long at least.
 const SAMPLE_NS: u64 = 100_000_000;
@@ -39,13 +35,14 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    fn new() -> Pace {
+    /// Of a client that does not take everything for the first time.
+    pub(super) fn new() -> Pace {
         Pace { bytes_per_sec: 0, sample: None, slow_ns: 0, piece: UNKNOWN_PIECE_BYTES }
     }
 
     /// So many bytes have left the kernel by now; more wait, and have waited since the last time. `true` if the pace is
     /// another one now.
-    fn note(&mut self, now_ns: u64, sent: u64) -> bool {
+    pub(super) fn note(&mut self, now_ns: u64, sent: u64) -> bool {
         self.slow_ns = now_ns;
         let Some((since_ns, sent_before)) = self.sample else {
             self.sample = Some((now_ns, sent));
@@ -63,54 +60,28 @@ impl Pace {
         true
     }
 
+    /// Everything was taken. `true` if that has been so for long enough: the client isn't slow any more.
+    pub(super) fn note_taken(&mut self, now_ns: u64) -> bool {
+        self.sample = None;
+        now_ns.saturating_sub(self.slow_ns) > FORGET_NS
+    }
+
+    /// Whether there is a measurement.
+    pub(super) fn is_known(&self) -> bool {
+        self.bytes_per_sec > 0
+    }
+
+    /// Bytes of a piece.
+    pub(super) fn piece(&self) -> usize {
+        self.piece
+    }
+
     /// How long so many bytes take, nanoseconds; 0 if that isn't known.
-    fn time_ns(&self, bytes: usize) -> u64 {
+    pub(super) fn time_ns(&self, bytes: usize) -> u64 {
         match self.bytes_per_sec {
             0 => 0,
             pace => (bytes as u128 * 1_000_000_000 / u128::from(pace)).min(u128::from(u64::MAX)) as u64,
         }
-    }
-}
-
-impl Connection {
-    /// The most that is begun at once: a TLS record's plaintext, or what the kernel is given.
-    pub(super) fn piece(&self, most: usize) -> usize {
-        self.pace.as_ref().map_or(most, |pace| pace.piece.min(most))
-    }
-
-    /// How long what the kernel has not sent yet will take, nanoseconds; 0 for a client that isn't slow.
-    pub(super) fn ahead_ns(&self) -> u64 {
-        let Some(pace) = self.pace.as_ref().filter(|pace| pace.bytes_per_sec > 0) else { return 0 };
-        pace.time_ns(unsent_bytes(self.as_fd()).unwrap_or(0))
-    }
-
-    /// More waits than the kernel has taken.
-    pub(super) fn note_slow(&mut self, now_ns: u64) {
-        let Ok(unsent) = unsent_bytes(self.as_fd()) else { return };
-        let sent = self.written.saturating_sub(unsent as u64);
-        let pace = self.pace.get_or_insert_with(|| Box::new(Pace::new()));
-        if pace.note(now_ns, sent) {
-            let piece = pace.piece;
-            self.set_unsent(piece);
-        }
-    }
-
-    /// The kernel has taken all there is.
-    pub(super) fn note_taken(&mut self, now_ns: u64) {
-        let Some(pace) = &mut self.pace else { return };
-        pace.sample = None;
-        if now_ns.saturating_sub(pace.slow_ns) > FORGET_NS {
-            let was_known = pace.bytes_per_sec > 0;
-            self.pace = None;
-            if was_known {
-                self.set_unsent(UNSENT_BYTES as usize);
-            }
-        }
-    }
-
-    fn set_unsent(&self, bytes: usize) {
-        // Without it there is more in the kernel, and nothing worse.
-        let _ = set_option(self.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes as i32);
     }
 }
 

@@ -8,7 +8,7 @@ use turnpike_proto::wire::proxy;
 
 use super::connection::{Phase, broken};
 use super::counters::CloseReason;
-use super::sorting::{Sorted, sort};
+use super::sorting::{Sorted, TLS_HANDSHAKE, sort};
 use super::tls::Session;
 use super::{Reading, StreamEvent, Streams, poller};
 
@@ -18,8 +18,6 @@ const READ_BYTES: usize = 16 << 10;
 const MAX_RECORDS_BYTES: usize = 68 << 10;
 /// What has not come whole of all connections of a worker.
 const MAX_UNFINISHED_BYTES: usize = 32 << 20;
-/// The first byte of a TLS handshake (RFC 8446 s. 5.1); no STUN method of TURN's and no channel begins with it.
-pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Begins a buffer with what was left of a connection's. One that a long message has made large is given back.
 pub(super) fn refill(buffer: &mut Vec<u8>, rest: Vec<u8>) {

@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use rustls::server::{Acceptor, ClientHello};
 
-use super::reading::TLS_HANDSHAKE;
-
 /// Bytes within which a ClientHello has to end: many times the largest that browsers send.
 const MAX_HELLO: usize = 32 << 10;
 /// The first byte of a STUN message with any of TURN's methods (RFC 8489 s. 5): clients begin with one.
 const STUN: u8 = 0x00;
+/// The first byte of a TLS handshake (RFC 8446 s. 5.1); no STUN method of TURN's and no channel begins with it.
+pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Whether a name that a client looks for is one of our certificates'.
 pub type IsOwnName = Arc<dyn Fn(&str) -> bool + Send + Sync>;

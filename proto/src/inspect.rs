@@ -36,6 +36,7 @@ reasons! {
     NoChannel = "no_channel", "the client has bound no channel, and only channels go through the kernel";
     Pending = "pending", "the kernel has been told, and has not answered yet";
     NoSlot = "no_slot", "all places that the kernel fast path has are taken";
+    UserShare = "user_share", "the user has as many of the kernel's places as one user may have while others are left few";
     NoRoute = "no_route", "the system has no route to client or peer";
     NextHop = "next_hop", "the hardware address of the next hop is not known (yet)";
     Interface = "interface", "the way to client or peer leads through an interface without the fast path";

@@ -90,6 +90,9 @@ pub const MAX_RECENT_TRANSACTIONS: usize = 1 << 18;
 pub const MAX_ENDED: usize = 256;
 /// Permissions, channels and deadlines that one tick handles besides: as much work as [`MAX_ENDED`] is.
 pub const MAX_ENTRIES_ENDED: usize = 4096;
+/// So many times as many slots of channel bindings as are free a user may have: eight of nine alone, and whoever comes
+/// after him finds one.
+pub const USER_SHARE_OF_FREE: usize = 8;
 /// For so long a port, and the record of an allocation that has ended, wait for the kernel plane to forget the
 /// channels, nanoseconds: many times what a round of the mirror takes, and not so long that a pool of a few ports
 /// runs dry while the mirror stands still. A route that is left over by then is harmless: its lease is 0.

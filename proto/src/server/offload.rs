@@ -30,13 +30,13 @@ impl Server {
         // What used the same addresses before goes first.
         self.emit_withdrawals();
         match self.table.offload(id, number, &plane) {
-            Some(binding) => {
+            Ok(binding) => {
                 let internal = self.shared.is_relayed(PeerAddr(binding.peer));
                 self.outputs.push_back(Output::Offload(Box::new(OffloadBinding { internal, ..binding })));
             }
-            None => {
+            Err(why) => {
                 let why_not = self.table.get(id).and_then(|allocation| self.why_not_allocation(allocation));
-                self.table.note_why_not(id, number, why_not.unwrap_or(WhyNot::NoSlot));
+                self.table.note_why_not(id, number, why_not.unwrap_or(why));
             }
         }
     }

@@ -12,11 +12,14 @@
 //!
 //! Shared by all workers, touched by control messages only. Dropping a slot is the only way to give it back.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use turnpike_abi::{Allocation, Binding, Direction, LEASE_MARGIN_NS, Rate};
 
+use crate::inspect::WhyNot;
+use crate::limits::USER_SHARE_OF_FREE;
 use crate::stats::Traffic;
 
 /// Memory shared with the kernel program, or plain memory in tests.
@@ -50,6 +53,8 @@ pub struct Plane {
     memory: Arc<dyn PlaneMemory>,
     allocations: Mutex<Pool>,
     bindings: Mutex<Pool>,
+    /// Slots of channel bindings by user; who has none is not in here.
+    users: Mutex<BTreeMap<Arc<str>, usize>>,
     exhausted: AtomicU64,
 }
 
@@ -58,7 +63,13 @@ impl Plane {
     pub fn new(memory: Arc<dyn PlaneMemory>) -> Arc<Self> {
         let allocations = Mutex::new(Pool::new(memory.allocations().len()));
         let bindings = Mutex::new(Pool::new(memory.bindings().len()));
-        Arc::new(Self { memory, allocations, bindings, exhausted: AtomicU64::new(0) })
+        Arc::new(Self {
+            memory,
+            allocations,
+            bindings,
+            users: Mutex::default(),
+            exhausted: AtomicU64::new(0),
+        })
     }
 
     /// How many slots are taken.
@@ -94,13 +105,22 @@ impl Plane {
         Some(AllocationSlot { plane: Arc::clone(self), name: SlotName { slot, generation } })
     }
 
-    /// A slot for a channel binding, without a lease yet.
-    pub(crate) fn take_binding(self: &Arc<Self>) -> Option<BindingSlot> {
-        let slot = self.take(&self.bindings)?;
+    /// A slot for a channel binding of a user, without a lease yet; else why there is none.
+    pub(crate) fn take_binding(self: &Arc<Self>, user: &Arc<str>) -> Result<BindingSlot, WhyNot> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = users.get(user).copied().unwrap_or(0);
+        let free = self.binding_slots() - self.taken().bindings;
+        if free > 0 && held >= USER_SHARE_OF_FREE * free {
+            return Err(WhyNot::UserShare);
+        }
+        let slot = self.take(&self.bindings).ok_or(WhyNot::NoSlot)?;
+        users.insert(Arc::clone(user), held + 1);
+        drop(users);
         let memory = &self.memory.bindings()[slot as usize];
         let generation = next_generation(&memory.generation);
         memory.generation.store(u64::from(generation), Ordering::Release);
-        Some(BindingSlot { plane: Arc::clone(self), name: SlotName { slot, generation } })
+        let name = SlotName { slot, generation };
+        Ok(BindingSlot { plane: Arc::clone(self), name, user: Arc::clone(user) })
     }
 
     fn take(&self, pool: &Mutex<Pool>) -> Option<u32> {
@@ -180,6 +200,8 @@ impl Drop for AllocationSlot {
 pub(crate) struct BindingSlot {
     plane: Arc<Plane>,
     name: SlotName,
+    /// Whose share it counts towards.
+    user: Arc<str>,
 }
 
 impl BindingSlot {
@@ -197,6 +219,11 @@ impl BindingSlot {
 impl Drop for BindingSlot {
     fn drop(&mut self) {
         self.lease(0);
+        let mut users = self.plane.users.lock().unwrap_or_else(PoisonError::into_inner);
+        match users.get_mut(&self.user) {
+            Some(held) if *held > 1 => *held -= 1,
+            _ => drop(users.remove(&self.user)),
+        }
         self.plane.bindings.lock().unwrap_or_else(PoisonError::into_inner).give_back(self.name.slot);
     }
 }
@@ -294,7 +321,7 @@ mod tests {
     fn a_lease_ends_two_ticks_early_and_zero_stays_zero() {
         let memory = PlainMemory::new(0, 2);
         let plane = Plane::new(Arc::<PlainMemory>::clone(&memory));
-        let slot = plane.take_binding().expect("one is free");
+        let slot = plane.take_binding(&"alice".into()).expect("one is free");
         let lease = || memory.bindings()[0].lease_ns.load(Ordering::Relaxed);
         slot.lease(1_000_000_000);
         assert_eq!(lease(), 980_000_000);
@@ -302,6 +329,31 @@ mod tests {
         assert_eq!(lease(), 0);
         slot.lease(5);
         assert_eq!(lease(), 0);
+    }
+
+    #[test]
+    fn one_user_leaves_slots_for_the_next_ones() {
+        let plane = Plane::new(PlainMemory::new(0, 90));
+        let [alice, bob] = ["alice", "bob"].map(Arc::<str>::from);
+        let take_all = |user: &Arc<str>| {
+            let mut slots = Vec::new();
+            loop {
+                match plane.take_binding(user) {
+                    Ok(slot) => slots.push(slot),
+                    Err(why) => return (slots, why),
+                }
+            }
+        };
+        let (mut of_alice, why) = take_all(&alice);
+        assert_eq!((of_alice.len(), why), (80, WhyNot::UserShare), "eight of nine");
+        let (of_bob, why) = take_all(&bob);
+        assert_eq!((of_bob.len(), why), (9, WhyNot::UserShare), "about as much of the rest");
+        // What is given back is anybody's who has less.
+        of_alice.truncate(10);
+        assert!(plane.take_binding(&alice).is_ok());
+        drop((of_alice, of_bob));
+        assert_eq!(plane.taken(), SlotsTaken::default());
+        assert!(plane.users.lock().unwrap().is_empty(), "nobody is remembered");
     }
 
     #[test]

@@ -145,24 +145,26 @@ impl Table {
         self.renew_leases(id);
     }
 
-    /// Gives a channel a slot, if one is free; gives what the kernel has to be told then. Nothing if it has
-    /// one, or its allocation has none.
+    /// Gives a channel a slot, if one is free; gives what the kernel has to be told then, else why there is none. That
+    /// means nothing if it has one.
     pub(crate) fn offload(
         &mut self,
         id: AllocationId,
         number: u16,
         plane: &Arc<Plane>,
-    ) -> Option<OffloadBinding> {
-        let channel = *self.channels.find(id, number)?;
-        let allocation = self.allocations.get_mut(id)?;
-        let relayed = allocation.half(Family::of(&channel.peer().ip()))?.relayed();
-        let slot = allocation.slot.as_ref()?.name();
+    ) -> Result<OffloadBinding, WhyNot> {
+        const NONE: WhyNot = WhyNot::NoSlot;
+        let channel = *self.channels.find(id, number).ok_or(NONE)?;
+        let allocation = self.allocations.get_mut(id).ok_or(NONE)?;
+        let relayed = allocation.half(Family::of(&channel.peer().ip())).ok_or(NONE)?.relayed();
+        let slot = allocation.slot.as_ref().ok_or(NONE)?.name();
         let five_tuple = allocation.path.five_tuple;
-        let bound = allocation.bound.iter_mut().find(|bound| bound.number == number)?;
+        let user = Arc::clone(&allocation.identity().quota_user);
+        let bound = allocation.bound.iter_mut().find(|bound| bound.number == number).ok_or(NONE)?;
         if matches!(bound.offload, Offload::Slot(_)) {
-            return None;
+            return Err(NONE);
         }
-        let taken = plane.take_binding()?;
+        let taken = plane.take_binding(&user)?;
         let binding = taken.name();
         bound.offload = Offload::Slot(binding.slot);
         allocation.bindings += 1;
@@ -171,7 +173,7 @@ impl Table {
         let entry = Binding { slot: taken, owner: id, relay: channel.relay(), why_not, is_withdrawn: false };
         self.kernel.bindings.insert(binding.slot, entry);
         self.renew_lease(id, number);
-        Some(OffloadBinding {
+        Ok(OffloadBinding {
             binding,
             allocation: slot,
             client: five_tuple.client.0,

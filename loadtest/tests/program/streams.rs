@@ -1,7 +1,16 @@
 //! Clients over TCP and TLS, against coturn.
 
+use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+
+use turnpike_loadtest::credentials::Credentials;
+use turnpike_loadtest::session::SessionConfig;
+use turnpike_loadtest::stalled::{Settings, Stalled};
+use turnpike_loadtest::stun_client::AllocateOptions;
+use turnpike_loadtest::transport::Transport;
 
 use crate::coturn::{Coturn, coturn_is_missing};
 use crate::stub::{PASSWORD, USER};
@@ -178,4 +187,37 @@ fn video_over_udp_is_refused_with_the_reason() {
     let output = loadtest(&["video", "127.0.0.1"]);
     let fault = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && fault.contains("--transport tcp or tls"), "{fault}");
+}
+
+#[test]
+fn clients_that_never_read_have_a_relayed_address_each() {
+    if coturn_is_missing() {
+        return;
+    }
+    let server = Coturn::start("127.0.0.1");
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let settings = Settings {
+        server: server.address,
+        local: None,
+        session: Arc::new(SessionConfig {
+            transport: Transport::Tcp,
+            credentials: Some(Credentials::new(USER, PASSWORD)),
+            allocate: AllocateOptions { lifetime_secs: 600, ..AllocateOptions::default() },
+            channel: true,
+            random_channel: false,
+            permission: false,
+            refresh_first: false,
+            extra_requests: false,
+            renew_every_ns: 240_000_000_000,
+        }),
+        peer: peer.local_addr().expect("bound"),
+        clients: 3,
+    };
+    let stalled = Stalled::set_up(&settings, &AtomicBool::new(false)).expect("all of them");
+    let relayed: HashSet<SocketAddr> = stalled.relayed().collect();
+    assert_eq!(relayed.len(), 3);
+    let none = Stalled::set_up(&settings, &AtomicBool::new(true)).expect("stopped before the first");
+    assert_eq!(none.relayed().count(), 0);
+    let wrong = Settings { local: Some("::1".parse().expect("an address")), ..settings };
+    assert!(Stalled::set_up(&wrong, &AtomicBool::new(false)).is_err(), "the families differ");
 }

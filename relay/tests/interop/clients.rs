@@ -13,7 +13,8 @@ use turnpike_testkit::{golang, node, python, skip};
 use super::lab::{Lab, PEER_V4, RELAY_V4, RELAY_V6};
 use super::process::{Outcome, Process};
 use super::relay::{PASSWORD, PORT, USER, is_coturn};
-use super::streams::{NAME, PATIENCE, PEER_PORT, Server, TLS_PORT, echo, tests};
+use super::streams::{NAME, PATIENCE, PEER_PORT, Server, TLS_PORT, tests};
+use super::uclient;
 
 /// Bytes in a data channel, and frames of a picture.
 const SHORT: (u64, u64) = (64 * 16_384, 30);
@@ -145,7 +146,9 @@ fn pion_turn(name: &str, ways: [Way; 2]) {
         Err(why) => return skip(name, &why),
     };
     let relay = Server::start(&lab);
-    let _echo = echo(&lab);
+    // Once it is there: pion hears nothing more after the Data indication of an ICMP error (RFC 8656 s. 11.5), which has
+    // no DATA.
+    let _echo = uclient::echo(&lab);
     for way in ways {
         let trust = if way.is_tls { relay.authority().display().to_string() } else { "tcp".to_owned() };
         let mut command = lab.client.command(&program);

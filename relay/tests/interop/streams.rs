@@ -137,7 +137,7 @@ fn coturn_arguments() -> Vec<String> {
 }
 
 /// coturn's echo server, in the peer's namespace.
-pub(super) fn echo(lab: &Lab) -> Process {
+fn echo(lab: &Lab) -> Process {
     let mut echo = lab.peer.command(Path::new("turnutils_peer"));
     echo.args(["-p", &PEER_PORT.to_string(), "-L", &PEER_V4.to_string(), "-L", &PEER_V6.to_string()]);
     Process::start(echo)
@@ -464,4 +464,22 @@ fn nginx_in_front_passes_tls_on() {
     let _front = front(&lab, relay.folder.path(), "nginx", &["-c"], &text);
     load_through_front(&lab, &relay);
     relay.stop();
+}
+
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root: cargo xtask interop"]
+    fn chromium_transfers_over_tcp_and_ipv6() {
+        let url = "turn:[fd77:1::2]:3478?transport=tcp";
+        chromium_transfer("chromium_transfers_over_tcp_and_ipv6", url, "tcp", 20_000_000);
+    }
+
+    #[test]
+    #[ignore = "needs root: cargo xtask interop"]
+    fn chromium_calls_over_tls_and_ipv6() {
+        let url = "turns:[fd77:1::2]:5349?transport=tcp";
+        chromium_call("chromium_calls_over_tls_and_ipv6", url, "tls");
+    }
 }

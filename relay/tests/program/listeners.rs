@@ -144,6 +144,8 @@ fn a_certificate_that_is_replaced_a_hundred_times_drops_no_connection() {
         "200",
         "-d",
         "10",
+        // Which certificate is shown when, the clients below look at.
+        "--insecure",
         "--json",
         &report,
     ];

@@ -98,6 +98,11 @@ function sparkline(points, limit) {
   return el("div", { class: "spark" }, picture);
 }
 
+/** What is said of an allocation that relays TCP; most relay UDP. */
+function relayedBy({ relayed_transport, connections }) {
+  return relayed_transport === "tcp" ? ` (tcp, ${connections} ${connections === 1 ? "connection" : "connections"})` : "";
+}
+
 function factSection(allocation) {
   const now = allocation.as_of_unix_millis / 1000;
   const { offload } = allocation;
@@ -106,7 +111,7 @@ function factSection(allocation) {
     ["Client", el("span", { class: "mono" }, `${allocation.client} (${allocation.transport}${allocation.proxy ? `, by proxy ${allocation.proxy}` : ""})`)],
     ...allocation.tls ? [["TLS", tlsText(allocation.tls)]] : [],
     ["Server", el("span", { class: "mono" }, allocation.server)],
-    ["Relayed as", el("span", { class: "mono" }, allocation.relayed.join(", "))],
+    ["Relayed as", el("span", { class: "mono" }, allocation.relayed.join(", ") + relayedBy(allocation))],
     ["Created", `${clockTime(allocation.created_unix_secs)}, ${duration(now - allocation.created_unix_secs)} ago`],
     ["Expires in", duration(allocation.expires_unix_secs - now)],
     ["Limit", allocation.max_bits_per_sec > 0 ? `${bits(allocation.max_bits_per_sec)} in each direction` : "none"],

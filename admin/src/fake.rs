@@ -215,6 +215,8 @@ fn invent(number: u64) -> Carrying {
         server: SocketAddr::from(([192, 0, 2, 10], 3478)),
         proxy: None,
         relayed: vec![SocketAddr::from(([192, 0, 2, 10], 49_152 + (number % 16_000) as u16))],
+        relayed_transport: Transport::Udp,
+        connections: 0,
         peers: vec![host(203)],
         created_unix_secs: now,
         expires_unix_secs: now + LIFETIME_SECS,

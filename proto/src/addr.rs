@@ -61,6 +61,36 @@ impl TlsVersion {
     }
 }
 
+/// The transport between the server and peers: what an allocation relays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum RelayedTransport {
+    /// Datagrams (RFC 8656).
+    #[default]
+    Udp,
+    /// Connections (RFC 6062).
+    Tcp,
+}
+
+impl RelayedTransport {
+    /// The name in logs and the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RelayedTransport::Udp => "udp",
+            RelayedTransport::Tcp => "tcp",
+        }
+    }
+
+    /// From the protocol number in REQUESTED-TRANSPORT (RFC 8656 s. 18.8).
+    pub const fn from_protocol(number: u8) -> Option<RelayedTransport> {
+        match number {
+            17 => Some(RelayedTransport::Udp),
+            6 => Some(RelayedTransport::Tcp),
+            _ => None,
+        }
+    }
+}
+
 /// A protocol that clients may ask for by ALPN (RFC 7443 s. 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

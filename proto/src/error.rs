@@ -1,4 +1,4 @@
-//! STUN and TURN error codes (RFC 8489 s. 14.8, RFC 8656 s. 19).
+//! STUN and TURN error codes (RFC 8489 s. 14.8, RFC 8656 s. 19, RFC 6062 s. 6.3).
 
 /// Declares [`ErrorCode`] with number and reason phrase side by side.
 macro_rules! error_codes {
@@ -43,6 +43,10 @@ error_codes! {
     UnsupportedTransport = 442, "Unsupported Transport Protocol";
     /// The peer's family is not one of the allocation's.
     PeerAddressFamilyMismatch = 443, "Peer Address Family Mismatch";
+    /// There is a connection with this peer already (RFC 6062 s. 6.3).
+    ConnectionAlreadyExists = 446, "Connection Already Exists";
+    /// The peer did not take the connection (RFC 6062 s. 6.3).
+    ConnectionFailed = 447, "Connection Timeout or Failure";
     /// A quota is used up.
     AllocationQuotaReached = 486, "Allocation Quota Reached";
     /// No port, or no room for more state.

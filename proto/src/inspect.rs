@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::addr::{ClientAddr, ClientSocket, FiveTuple, TlsInfo};
+use crate::addr::{ClientAddr, ClientSocket, FiveTuple, RelayedTransport, TlsInfo};
 use crate::stats::{TrafficByPath, UserspaceDropCounts};
 
 /// Declares [`WhyNot`] with names and explanations side by side.
@@ -84,6 +84,8 @@ pub struct AllocationView {
     pub socket: ClientSocket,
     /// What the client's TLS has agreed on, if it has any.
     pub tls: Option<TlsInfo>,
+    /// What it relays.
+    pub relayed_transport: RelayedTransport,
     /// Relayed transport addresses that have not ended, as clients see them.
     pub relayed: Vec<SocketAddr>,
     /// When it was answered, on the monotonic clock, nanoseconds.
@@ -100,6 +102,8 @@ pub struct AllocationView {
     pub bitrate_bits: u64,
     /// How many channels it has.
     pub channels: u32,
+    /// How many connections with peers it has (RFC 6062), those being made included.
+    pub connections: u32,
     /// How many permissions it has.
     pub permissions: u32,
     /// Peers that have one, as the client named them: at most [`MAX_VIEWED_PEERS`](crate::limits::MAX_VIEWED_PEERS).

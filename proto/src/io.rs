@@ -112,6 +112,35 @@ pub struct RelaySocket {
     pub generation: u32,
 }
 
+/// Names a connection with a peer (RFC 6062), as CONNECTION-ID does for clients: the worker that has it, and bits that
+/// nobody can guess. None is given again soon after its connection's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u32);
+
+impl ConnectionId {
+    /// Bits below the worker's number: four million connections of each of 1024 workers.
+    const SHIFT: u32 = 22;
+
+    /// A worker's, with bits of a random number.
+    pub(crate) fn new(worker: WorkerId, random: u32) -> ConnectionId {
+        ConnectionId(u32::from(worker.0) << Self::SHIFT | random >> (u32::BITS - Self::SHIFT))
+    }
+
+    /// The worker that has it.
+    pub fn worker(self) -> WorkerId {
+        WorkerId((self.0 >> Self::SHIFT) as u16)
+    }
+}
+
+/// One way through a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the client to its peer.
+    ToPeer,
+    /// From the peer to its client.
+    ToClient,
+}
+
 /// Whom a datagram came from, and where it arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -260,6 +289,12 @@ pub enum Input<'a> {
     PortFailed(RelaySocket, PortError),
     /// [`Output::ClosePort`] was done: the port may be used again.
     PortClosed(RelaySocket),
+    /// [`Output::Connect`] was done: there is a connection.
+    PeerConnected(ConnectionId),
+    /// [`Output::Connect`] failed.
+    PeerConnectFailed(ConnectionId),
+    /// A connection with a peer is over, whoever has ended it; not for one that [`Output::CloseConnection`] has named.
+    ConnectionClosed(ConnectionId),
     /// Time has come to `Server::poll_timeout`. One tick ends at most [`MAX_ENDED`](crate::limits::MAX_ENDED)
     /// allocations; with more to do, the timeout is over already.
     Tick,
@@ -370,9 +405,48 @@ pub enum Output {
         /// Also bind to this one and keep it, for whichever worker opens it: both, or neither.
         reserve: Option<RelayedAddr>,
     },
+    /// Listen for TCP connections of peers at the address; answer as for [`Output::OpenPort`]. Each that comes is asked
+    /// about with `Server::admit_peer`.
+    Listen {
+        /// The name it shall have.
+        relay: RelaySocket,
+        /// What to bind to.
+        address: RelayedAddr,
+    },
+    /// Connect to a peer, from the address and port that `relay` listens at (RFC 6062 s. 5.2), without waiting; answer
+    /// with [`Input::PeerConnected`] or [`Input::PeerConnectFailed`]. Nothing is read from it before it is bound.
+    Connect {
+        /// The name it shall have.
+        connection: ConnectionId,
+        /// Where it leaves.
+        relay: RelaySocket,
+        /// Where it goes.
+        peer: PeerAddr,
+    },
+    /// From now on a client's connection carries what this one with a peer does, both ways, as it is (RFC 6062 s. 5.4);
+    /// what of it came before is sent, what came after the last message is the peer's. It is no client's connection any
+    /// more: no [`Input::ClientGone`] is due.
+    Bind {
+        /// The connection with the peer.
+        connection: ConnectionId,
+        /// The client's.
+        client: ClientPath,
+    },
+    /// Close a connection with a peer, and the client's that it is bound to.
+    CloseConnection(ConnectionId),
+    /// A ConnectionBind that is another worker's to answer: give that one the connection, and have it ask its own core
+    /// about this request. Where that can't be, close the connection.
+    HandOver {
+        /// The client's connection.
+        client: ClientPath,
+        /// Whose it is from now on.
+        worker: WorkerId,
+        /// What it has sent.
+        request: Vec<u8>,
+    },
     /// Let go of a reserved port that nobody has opened, and then of this.
     ReleasePort(ReservedPort),
-    /// Close the socket; answer with [`Input::PortClosed`] when the port is free again.
+    /// Close the socket, or the listener; answer with [`Input::PortClosed`] when the port is free again.
     ClosePort(RelaySocket),
     /// Let the kernel forward what a channel carries: insert its two routes. Answer with
     /// [`Input::OffloadDone`] or [`Input::OffloadFailed`].
@@ -437,6 +511,8 @@ pub enum Reason {
     Permission,
     /// A channel binding's lifetime ends.
     Channel,
+    /// A connection with a peer was not made, or not bound, in time.
+    Connection,
     /// A reserved port goes back to the pool.
     Reservation,
     /// A port, or a record, has waited for the kernel plane for long enough.

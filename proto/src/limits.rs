@@ -100,6 +100,18 @@ pub const FORGETTING_NS: u64 = SECOND_NS / 4;
 /// Users whose disconnecting one worker may have before it.
 pub const MAX_DISCONNECTING: usize = 64;
 
+/// How long a Connect may take, seconds, and then how long its connection, or a peer's, waits for a ConnectionBind
+/// (RFC 6062 s. 5.2 and 5.3: at least 30).
+pub const CONNECTION_WAIT_SECS: u32 = 30;
+/// Connections with peers (RFC 6062) per allocation: more than a client has files to send at once.
+pub const MAX_CONNECTIONS_PER_ALLOCATION: usize = 128;
+/// Those of them that are being made, or not bound yet: who asks for connections can't have the relay scan a network.
+pub const MAX_UNBOUND_PER_ALLOCATION: usize = 32;
+/// Connections with peers per worker, each with two descriptors once it is bound.
+pub const MAX_CONNECTIONS: usize = 8192;
+/// Names of ended connections that a worker does not give again yet.
+pub const MAX_ENDED_CONNECTIONS: usize = 1024;
+
 /// Allocations in one part of an inspection: the worker forwards nothing meanwhile.
 pub const MAX_INSPECTED: usize = 256;
 /// Peers named in a view of one allocation: enough to search by, and a walk stays short.

@@ -45,6 +45,11 @@ refusal_reasons! {
     ChannelConflict = BadRequest, "channel-conflict";
     /// The channel's number is not one of 0x4000 to 0x4FFF (RFC 8656 s. 12).
     ChannelNumber = BadRequest, "channel-number";
+    /// Only over TCP and TLS: TCP to peers, and data connections (RFC 6062 s. 5.1 and 5.4).
+    StreamNeeded = BadRequest, "stream-needed";
+    /// No connection of that id waits for a ConnectionBind: there never was one, it is bound, or it is over (RFC 6062
+    /// s. 5.4).
+    NoConnection = BadRequest, "no-connection";
     /// Nobody is called that, here.
     UnknownUser = Unauthenticated, "unknown-user";
     /// The user exists, or the name is a time-limited one, but password or shared secret differ.
@@ -55,6 +60,8 @@ refusal_reasons! {
     WrongRealm = Unauthenticated, "wrong-realm";
     /// The policy refuses the peer.
     PeerDenied = Forbidden, "peer-denied";
+    /// The allocation relays TCP and a channel was asked for, or UDP and a connection.
+    OtherTransport = Forbidden, "other-transport";
     /// A comprehension-required attribute that nobody here knows.
     UnknownAttribute = UnknownAttribute, "unknown-attribute";
     /// There is no allocation on this 5-tuple, or no longer.
@@ -67,10 +74,16 @@ refusal_reasons! {
     FamilyNotOffered = AddressFamilyNotSupported, "family-not-offered";
     /// The allocation on this 5-tuple is another user's.
     WrongUser = WrongCredentials, "wrong-user";
-    /// A relayed transport other than UDP was asked for.
+    /// A relayed transport that is not offered was asked for.
     UnsupportedTransport = UnsupportedTransport, "unsupported-transport";
     /// The allocation has no relayed address of the peer's family.
     FamilyMismatch = PeerAddressFamilyMismatch, "family-mismatch";
+    /// The allocation has a connection with this peer already, or makes one (RFC 6062 s. 5.2).
+    ConnectionExists = ConnectionAlreadyExists, "connection-exists";
+    /// The peer refused the connection, or there is no way to it (RFC 6062 s. 5.2).
+    ConnectFailed = ConnectionFailed, "connect-failed";
+    /// The peer did not answer in time (RFC 6062 s. 5.2).
+    ConnectTimedOut = ConnectionFailed, "connect-timed-out";
     /// The user has as many allocations as it may have.
     UserQuota = AllocationQuotaReached, "user-quota";
     /// Everybody together has as many allocations as they may have.
@@ -89,6 +102,8 @@ refusal_reasons! {
     TooManyPermissions = InsufficientCapacity, "too-many-permissions";
     /// The allocation has as many channels as it may have.
     TooManyChannels = InsufficientCapacity, "too-many-channels";
+    /// The allocation, or the worker, has as many connections with peers as it may have.
+    TooManyConnections = InsufficientCapacity, "too-many-connections";
 }
 
 impl RefusalReason {
@@ -197,8 +212,14 @@ impl fmt::Display for Detail {
 }
 
 /// Refused requests by method and reason.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RefusalCounts([[u64; RefusalReason::ALL.len()]; method::COUNT]);
+
+impl Default for RefusalCounts {
+    fn default() -> Self {
+        Self([[0; RefusalReason::ALL.len()]; method::COUNT])
+    }
+}
 
 impl RefusalCounts {
     pub(crate) fn count(&mut self, method: u16, reason: RefusalReason) {

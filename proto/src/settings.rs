@@ -81,6 +81,8 @@ pub struct ServerConfig {
     pub max_lifetime_secs: u32,
     /// Accept RFC 5766's channel numbers, up to 0x7FFF, for old clients.
     pub rfc5766_channels: bool,
+    /// Relay TCP, too, for clients that ask for it (RFC 6062).
+    pub tcp_relay: bool,
     /// SOFTWARE in authenticated success answers, or none.
     pub software: Option<String>,
     /// Bandwidth limit of each allocation and direction, bits of payload per second; 0 is none.
@@ -101,6 +103,7 @@ impl Default for ServerConfig {
             default_family: DefaultFamily::Ipv4,
             max_lifetime_secs: limits::MAX_LIFETIME_SECS,
             rfc5766_channels: false,
+            tcp_relay: false,
             software: Some("Turnpike".into()),
             max_bitrate_bits: 0,
             burst_ms: 100,

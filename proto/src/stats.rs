@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use turnpike_abi::Verdict;
 
-use crate::addr::{ClientAddr, ClientSocket, FiveTuple, RelayedAddr, TlsInfo, Transport};
+use crate::addr::{ClientAddr, ClientSocket, FiveTuple, RelayedAddr, RelayedTransport, TlsInfo, Transport};
 use crate::error::ErrorCode;
 use crate::refusal::RefusalCounts;
 use crate::wire::method;
@@ -189,6 +189,8 @@ pub struct ServerCounts {
     pub transports: TransportCounts,
     /// Allocations that have ended.
     pub allocations_ended: u64,
+    /// What was relayed by TCP.
+    pub tcp_relay: TcpRelayCounts,
     /// Relay ports that could not be opened.
     pub ports_failed: u64,
 }
@@ -219,6 +221,87 @@ impl ServerCounts {
             Verdict::ChannelToPeer | Verdict::SendToPeer => self.bytes_to_peer += payload_len,
             _ => self.bytes_to_client += payload_len,
         }
+    }
+}
+
+/// What happened to a connection with a peer (RFC 6062).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionEvent {
+    /// A client's Connect has succeeded.
+    Connected,
+    /// A peer's connection was taken, and its client told.
+    Accepted,
+    /// A client's connection was bound to it.
+    Bound,
+    /// The peer refused, or there is no way to it.
+    Failed,
+    /// The peer did not answer in time.
+    TimedOut,
+    /// Nobody has bound it in time.
+    Unbound,
+    /// A peer without a permission connected.
+    NoPermission,
+    /// A peer connected that the policy refuses, or the policy in force now refuses one that was connected.
+    Denied,
+    /// There were as many as there may be.
+    TooMany,
+}
+
+impl ConnectionEvent {
+    /// All of them.
+    pub const ALL: [ConnectionEvent; 9] = [
+        ConnectionEvent::Connected,
+        ConnectionEvent::Accepted,
+        ConnectionEvent::Bound,
+        ConnectionEvent::Failed,
+        ConnectionEvent::TimedOut,
+        ConnectionEvent::Unbound,
+        ConnectionEvent::NoPermission,
+        ConnectionEvent::Denied,
+        ConnectionEvent::TooMany,
+    ];
+
+    /// The name in metrics and the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ConnectionEvent::Connected => "connected",
+            ConnectionEvent::Accepted => "accepted",
+            ConnectionEvent::Bound => "bound",
+            ConnectionEvent::Failed => "failed",
+            ConnectionEvent::TimedOut => "timed_out",
+            ConnectionEvent::Unbound => "unbound",
+            ConnectionEvent::NoPermission => "no_permission",
+            ConnectionEvent::Denied => "denied",
+            ConnectionEvent::TooMany => "too_many",
+        }
+    }
+}
+
+/// What was relayed by TCP (RFC 6062), and what became of the connections. The bytes are among those of all relaying,
+/// too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpRelayCounts {
+    pub(crate) events: [u64; ConnectionEvent::ALL.len()],
+    /// Bytes from clients to peers.
+    pub bytes_to_peer: u64,
+    /// Bytes from peers to clients.
+    pub bytes_to_client: u64,
+    /// Allocations that relay TCP, now.
+    pub allocations: u64,
+    /// Connections that are being made or wait for a ConnectionBind, now.
+    pub unbound: u64,
+    /// Connections that carry data, now.
+    pub bound: u64,
+}
+
+impl TcpRelayCounts {
+    pub(crate) fn count(&mut self, event: ConnectionEvent) {
+        self.events[event as usize] += 1;
+    }
+
+    /// How often something happened.
+    pub fn of(&self, event: ConnectionEvent) -> u64 {
+        self.events[event as usize]
     }
 }
 
@@ -351,6 +434,8 @@ pub struct AllocationRecord {
     pub relayed: Vec<RelayedAddr>,
     /// The same as clients saw them.
     pub relayed_public: Vec<SocketAddr>,
+    /// What it relayed.
+    pub relayed_transport: RelayedTransport,
     /// Its bandwidth limit in each direction at the end, bits of payload per second; 0 is none.
     pub bitrate_bits: u64,
     /// From the Allocate answer to the end, nanoseconds.

@@ -61,6 +61,9 @@ pub const MAX_LISTED_REFUSALS: usize = 512;
 /// Allocations for which the last detail is remembered, to tell a rate at the next.
 pub const MAX_RATE_SAMPLES: usize = 1024;
 
+/// Connections of clients that wait for a worker whose answer they want: as many as a burst of data connections has.
+pub const MAX_HANDED_CONNECTIONS: usize = 256;
+
 /// Records that wait for the log's writer: at a few hundred bytes each, a megabyte or two. Above it they are lost and
 /// counted.
 pub const MAX_RECORDS: usize = 4096;

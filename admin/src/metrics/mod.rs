@@ -22,7 +22,7 @@ use self::page::Page;
 use crate::guard::{Metrics, Needs};
 use crate::model::{
     Certificate, Counts, FallbackCounts, OffloadCounts, Readiness, SentByInterface, Status, StreamCounts,
-    Totals, Traffic, TrafficByPath, TransportCount, WorkerTotals,
+    TcpRelayCounts, Totals, Traffic, TrafficByPath, TransportCount, WorkerTotals,
 };
 use crate::problem::Problems;
 use crate::state::{ApiCounts, AppState};
@@ -79,6 +79,7 @@ impl Collector for Scrape {
         requests(&mut page, &self.totals.sum)?;
         sockets(&mut page, &self.totals)?;
         streams(&mut page, &self.totals.sum.streams)?;
+        tcp_relay(&mut page, &self.totals.sum.tcp_relay)?;
         offload(&mut page, &self.totals.offload)?;
         workers(&mut page, &self.totals.workers)?;
         certificates(&mut page, &self.status.certificates)?;
@@ -234,6 +235,26 @@ fn fallback(page: &mut Page<'_>, fallback: &FallbackCounts) -> fmt::Result {
     page.counter(
         "fallback_bytes",
         "Bytes of connections that were passed to tls-fallback, by direction.",
+        bytes.map(|(direction, n)| (vec![("direction", direction.to_owned())], n)),
+    )
+}
+
+fn tcp_relay(page: &mut Page<'_>, counts: &TcpRelayCounts) -> fmt::Result {
+    page.gauge("tcp_relay_allocations", "Allocations that relay TCP.", plain(counts.allocations))?;
+    let open = [("unbound", counts.unbound), ("bound", counts.bound)];
+    page.gauge(
+        "tcp_relay_open_connections",
+        "Connections with peers, by whether a client's is bound to them.",
+        open.map(|(state, n)| (vec![("state", state.to_owned())], n)),
+    )?;
+    let events = counts.connections.iter().map(|(event, &n)| (vec![("event", event.clone())], n));
+    let help = "What happened to connections with peers.";
+    page.counter("tcp_relay_connections", help, events.collect::<Vec<_>>())?;
+    let bytes = [("to_peer", counts.bytes_to_peer), ("to_client", counts.bytes_to_client)];
+    let help = "Bytes relayed by TCP, by direction; turnpike_relayed_bytes has them, too.";
+    page.counter(
+        "tcp_relay_bytes",
+        help,
         bytes.map(|(direction, n)| (vec![("direction", direction.to_owned())], n)),
     )
 }

@@ -159,6 +159,10 @@ pub struct Allocation {
     /// Relayed transport addresses, as clients see them: one, or one of each family.
     #[schema(value_type = Vec<String>)]
     pub relayed: Vec<SocketAddr>,
+    /// How the server talks to peers: `udp`, or `tcp` (RFC 6062).
+    pub relayed_transport: Transport,
+    /// Connections with peers, where it relays TCP.
+    pub connections: u32,
     /// Peers with a permission, at most 16 of them; the detail view has all.
     #[schema(value_type = Vec<String>)]
     pub peers: Vec<IpAddr>,

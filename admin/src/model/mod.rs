@@ -29,7 +29,7 @@ pub use talker::{Talker, Talkers};
 pub use token::TokenScopes;
 pub use totals::{
     Counts, ErrorCount, FallbackCounts, HandshakeCount, Histogram, OffloadCounts, PortUse, SentByInterface,
-    StreamCounts, Totals, TransportCount, WorkerLoad, WorkerTotals,
+    StreamCounts, TcpRelayCounts, Totals, TransportCount, WorkerLoad, WorkerTotals,
 };
 pub use user::{CredentialRequest, Credentials, Password, User, UserChange, UserPage, UserSource};
 pub use verdict::{DropCause, DropReason, DropReasons};

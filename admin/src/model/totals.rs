@@ -61,6 +61,26 @@ pub struct Counts {
     pub socket_drops: u64,
     /// Connections of clients over TCP and TLS.
     pub streams: StreamCounts,
+    /// What was relayed by TCP (RFC 6062).
+    pub tcp_relay: TcpRelayCounts,
+}
+
+/// What was relayed by TCP (RFC 6062). Its bytes are among those of all relaying, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TcpRelayCounts {
+    /// Allocations that relay TCP, now.
+    pub allocations: u64,
+    /// Connections with peers that are being made, or that no client has bound yet, now.
+    pub unbound: u64,
+    /// Connections with peers that carry data, now.
+    pub bound: u64,
+    /// What happened to connections with peers: `connected`, `accepted` and `bound`, `failed` and `timed_out`, and why
+    /// others were refused or closed.
+    pub connections: BTreeMap<String, u64>,
+    /// Bytes from clients to peers.
+    pub bytes_to_peer: u64,
+    /// Bytes from peers to clients.
+    pub bytes_to_client: u64,
 }
 
 /// Connections of clients over TCP and TLS.

@@ -32,7 +32,7 @@ pub(super) fn not_reserved(relay: RelaySocket, error: &io::Error) -> Event {
 }
 
 /// Why a relay socket could not be opened.
-fn port_error(error: &io::Error) -> PortError {
+pub(crate) fn port_error(error: &io::Error) -> PortError {
     match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::AddrInUse, _) => PortError::InUse,
         (_, Some(libc::EMFILE | libc::ENFILE)) => {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
+use socket2::SockRef;
 use turnpike_proto::ClientPath;
 use turnpike_proto::addr::{ClientAddr, FiveTuple, Transport};
 
@@ -14,6 +15,7 @@ use super::counters::CloseReason;
 use super::listener::{Offer, Taken, UNSENT_BYTES};
 use super::outbound::{Outbound, QueueLimits};
 use super::pace::Pace;
+use super::splice::End;
 use super::tls::{RECORD_BYTES, Session};
 use crate::sockets::{set_option, unsent_bytes};
 
@@ -276,6 +278,22 @@ impl Connection {
         self.written += written as u64;
         self.outbound.consume(written);
         Ok((written, wanted))
+    }
+
+    /// What becomes of it when it carries no messages any more: all that waits goes first. `None` if TLS has failed.
+    pub(super) fn take_end(mut self, has_finished: bool) -> Option<End> {
+        if let Some(tls) = &mut self.tls {
+            while self.outbound.waiting().iter().any(|part| !part.is_empty()) {
+                encrypt(tls, &mut self.records, &mut self.outbound).then_some(())?;
+            }
+        }
+        let mut waiting = self.outbound.begun().to_vec();
+        self.outbound.waiting().iter().for_each(|part| waiting.extend_from_slice(part));
+        self.take_all_that_fits();
+        // Who relays is patient: a receiver may pause for as long as it likes.
+        let _ = SockRef::from(&self.socket).set_tcp_user_timeout(None);
+        let end = End::new(self.socket).with_tls(self.tls, self.records);
+        Some(end.with_waiting(waiting).with_finished(has_finished))
     }
 
     /// Queues the farewell of TLS behind what waits. Counts what was too old.

@@ -68,13 +68,15 @@ pub enum CloseReason {
     FallbackCap,
     /// Passed to the fallback, and both sides were done.
     FallbackDone,
+    /// What it asked for is another worker's, and that one could not take it.
+    NoHandover,
     /// The relay closed it: it stops, or the operator ended what it carried.
     ByRelay,
 }
 
 impl CloseReason {
     /// All of them.
-    pub const ALL: [CloseReason; 32] = [
+    pub const ALL: [CloseReason; 33] = [
         CloseReason::ByClient,
         CloseReason::Broken,
         CloseReason::Unread,
@@ -106,6 +108,7 @@ impl CloseReason {
         CloseReason::FallbackTimeout,
         CloseReason::FallbackCap,
         CloseReason::FallbackDone,
+        CloseReason::NoHandover,
         CloseReason::ByRelay,
     ];
 
@@ -155,6 +158,7 @@ impl CloseReason {
             CloseReason::FallbackTimeout => "fallback_timeout",
             CloseReason::FallbackCap => "fallback_cap",
             CloseReason::FallbackDone => "fallback_done",
+            CloseReason::NoHandover => "no_handover",
             CloseReason::ByRelay => "by_relay",
         }
     }
@@ -168,6 +172,11 @@ impl CloseCounts {
     /// Counts one.
     pub(super) fn count(&mut self, reason: CloseReason) {
         self.0[reason as usize] += 1;
+    }
+
+    /// Counts several.
+    pub(super) fn count_more(&mut self, reason: CloseReason, times: u64) {
+        self.0[reason as usize] += times;
     }
 
     /// How many there were.
@@ -240,6 +249,11 @@ pub struct StreamCounters {
 }
 
 impl StreamCounters {
+    /// Those that carry messages, with TLS or without.
+    pub(super) fn open_of(&mut self, has_tls: bool) -> &mut u64 {
+        if has_tls { &mut self.open_tls } else { &mut self.open_tcp }
+    }
+
     /// Adds another worker's.
     pub fn add(&mut self, other: &StreamCounters) {
         self.accepted += other.accepted;

@@ -1,7 +1,7 @@
 //! Sockets that take connections.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use crate::sockets::{bind_or_wait, local_address, set_option};
 
 /// Connections that wait to be taken; the kernel's own bound (`net.core.somaxconn`) is 4096.
 const BACKLOG: i32 = 4096;
+/// Connections of peers that wait to be taken at one relayed address.
+const PEER_BACKLOG: i32 = 16;
 /// Bytes that the kernel takes beyond what is on its way: what is queued there can't be dropped any more.
 pub(super) const UNSENT_BYTES: i32 = 16 << 10;
 /// After this long without an acknowledgement, or with a window that stays closed, the connection is over.
@@ -54,20 +56,24 @@ impl StreamListener {
 
     /// The next connection, if one waits.
     pub(super) fn accept(&self) -> io::Result<Option<Taken>> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        loop {
-            return match rustix::net::acceptfrom_with(&self.socket, flags) {
-                Ok((socket, Some(peer))) => match SocketAddr::try_from(peer) {
-                    Ok(peer) => Ok(Some(Taken { socket, peer })),
-                    Err(_) => continue,
-                },
-                Ok((_, None)) => continue,
-                Err(rustix::io::Errno::AGAIN) => Ok(None),
-                // accept(2): errors of a connection that waited, of no meaning to the others.
-                Err(error) if is_of_one_connection(error) => continue,
-                Err(error) => Err(error.into()),
-            };
-        }
+        accept(&self.socket)
+    }
+}
+
+fn accept(listener: &Socket) -> io::Result<Option<Taken>> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    loop {
+        return match rustix::net::acceptfrom_with(listener, flags) {
+            Ok((socket, Some(peer))) => match SocketAddr::try_from(peer) {
+                Ok(peer) => Ok(Some(Taken { socket, peer })),
+                Err(_) => continue,
+            },
+            Ok((_, None)) => continue,
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            // accept(2): errors of a connection that waited, of no meaning to the others.
+            Err(error) if is_of_one_connection(error) => continue,
+            Err(error) => Err(error.into()),
+        };
     }
 }
 
@@ -91,6 +97,75 @@ impl AsFd for StreamListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// A listener at a relayed address, for connections of peers (RFC 6062 s. 5.3), and where those to peers begin.
+pub(super) struct PeerListener {
+    socket: Socket,
+    local: SocketAddr,
+    /// Taken since the last time that none was there.
+    taken: usize,
+}
+
+impl PeerListener {
+    /// Listens at an address that nobody else has.
+    pub(super) fn bind(address: SocketAddr) -> io::Result<PeerListener> {
+        let socket = open_for_peers(address)?;
+        socket.bind(&address.into())?;
+        let local = local_address(&socket)?;
+        socket.listen(PEER_BACKLOG)?;
+        Ok(PeerListener { socket, local, taken: 0 })
+    }
+
+    /// The next connection, if one waits; nothing after so many, until the next time.
+    pub(super) fn accept(&mut self, most: usize) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+        if self.taken >= most {
+            self.taken = 0;
+            return Ok(None);
+        }
+        let taken = accept(&self.socket)?;
+        self.taken = if taken.is_some() { self.taken + 1 } else { 0 };
+        Ok(taken.map(|Taken { socket, peer }| (TcpStream::from(socket), without_scope(peer))))
+    }
+
+    /// A connection to a peer from this address and port, which is there when it can be written to.
+    pub(super) fn connect(&self, peer: SocketAddr) -> io::Result<TcpStream> {
+        let socket = open_for_peers(self.local)?;
+        // A port in LISTEN is shared by SO_REUSEPORT only: both have it for this moment.
+        self.socket.set_reuse_port(true)?;
+        let bound = socket.set_reuse_port(true).and_then(|()| socket.bind(&self.local.into()));
+        self.socket.set_reuse_port(false)?;
+        bound?;
+        socket.set_reuse_port(false)?;
+        match socket.connect(&peer.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => Ok(socket.into()),
+        }
+    }
+}
+
+impl AsFd for PeerListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn open_for_peers(local: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(local), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if local.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Connections of an allocation before that are not quite over (TIME-WAIT) are no reason to wait.
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))?;
+    set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_BYTES)?;
+    Ok(socket)
+}
+
+/// A peer's address without the interface and flow that a link-local one carries.
+fn without_scope(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
 }
 
 /// Binds one listener per worker (0 counts as 1) to the same address, in the workers' order, and listens on all of

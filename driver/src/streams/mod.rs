@@ -20,13 +20,16 @@ mod connection;
 mod counters;
 mod fallback;
 mod listener;
+mod moving;
 mod outbound;
 mod pace;
 mod pauses;
 mod poller;
 mod proxy;
 mod reading;
+mod relayed;
 mod sorting;
+mod splice;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -49,9 +52,11 @@ pub use self::counters::{CloseCounts, CloseReason, HandshakeCounts, StreamCounte
 pub use self::fallback::Fallback;
 use self::fallback::Passing;
 pub use self::listener::{Offer, StreamListener, bind_stream_listeners};
+pub use self::moving::Detached;
 pub use self::outbound::{Dropped, QueueLimits};
 use self::poller::Poller;
 pub use self::proxy::IsProxy;
+pub use self::relayed::{AcceptedPeer, Meter, Relayed, RelayedEvent};
 pub use self::sorting::IsOwnName;
 use self::table::Table;
 
@@ -167,6 +172,8 @@ pub struct Streams {
     table: Table,
     /// Connections that the fallback has, where there is one.
     passing: Option<Passing>,
+    /// Connections with peers, and the clients' that carry what they do.
+    relayed: Relayed,
     options: StreamOptions,
     /// Connections that have something to read in this turn.
     ready: VecDeque<ClientSocket>,
@@ -208,6 +215,8 @@ impl Streams {
     pub fn new(listeners: Vec<StreamListener>, options: StreamOptions) -> io::Result<Streams> {
         let (poller, opening) = (Poller::new()?, Poller::new()?);
         poller.add(&opening, poller::OPENING, EventFlags::IN)?;
+        let relayed = Relayed::new(options.limits.max_descriptor)?;
+        poller.add(&relayed, poller::RELAYED, EventFlags::IN)?;
         for (place, listener) in listeners.iter().enumerate() {
             poller.add(listener, poller::listener(place), EventFlags::IN)?;
         }
@@ -222,6 +231,7 @@ impl Streams {
             accept_again_ns: None,
             table: Table::new(),
             passing,
+            relayed,
             options,
             ready: VecDeque::new(),
             reading: None,
@@ -242,6 +252,7 @@ impl Streams {
     /// If waiting is impossible: a fault of the process.
     pub fn turn(&mut self, now_ns: u64, is_ready: bool) -> io::Result<()> {
         self.keep_deadlines(now_ns);
+        self.relayed.keep_deadlines(now_ns);
         if is_ready {
             let mut accepts = ACCEPTS_PER_TURN;
             for (token, flags) in self.poller.ready(READY)? {
@@ -252,6 +263,7 @@ impl Streams {
                         }
                     }
                     poller::Source::Passing => self.carry_passed(now_ns)?,
+                    poller::Source::Relayed => self.relayed.turn()?,
                     poller::Source::Listener(place) => self.accept(now_ns, place, &mut accepts),
                     poller::Source::Connection(_) => self.note_ready(now_ns, token, flags),
                 }
@@ -438,18 +450,26 @@ impl Streams {
 
     /// When [`Streams::turn`] is to be called at the latest, on the monotonic clock.
     pub fn poll_timeout(&self) -> Option<u64> {
-        [self.table.next_due_ns(), self.accept_again_ns].into_iter().flatten().min()
+        let due = [self.table.next_due_ns(), self.accept_again_ns, self.relayed.next_due_ns()];
+        due.into_iter().flatten().min()
+    }
+
+    /// Connections with peers.
+    pub fn relayed(&mut self) -> &mut Relayed {
+        &mut self.relayed
     }
 
     /// What was counted, and what there is.
     pub fn counters(&self) -> StreamCounters {
         let passing = self.passing.as_ref();
-        StreamCounters {
+        let mut counters = StreamCounters {
             opening: self.table.opening() as u64,
             fallback_open: passing.map_or(0, Passing::len) as u64,
             fallback_bytes: passing.map_or([0; 2], |passing| passing.moved),
             ..self.counters
-        }
+        };
+        counters.closed.count_more(CloseReason::NoDescriptor, self.relayed.without_descriptor());
+        counters
     }
 
     fn keep_deadlines(&mut self, now_ns: u64) {
@@ -561,11 +581,7 @@ impl Streams {
         if connection.phase != Phase::Open {
             return;
         }
-        let open = match connection.tls {
-            Some(_) => &mut self.counters.open_tls,
-            None => &mut self.counters.open_tcp,
-        };
-        *open -= 1;
+        *self.counters.open_of(connection.tls.is_some()) -= 1;
         self.told.push_back(StreamEvent::Closed { path: connection.path(socket), reason });
     }
 }

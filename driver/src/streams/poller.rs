@@ -18,6 +18,8 @@ const LISTENER: u64 = u64::MAX - 1;
 const MAX_LISTENERS: u64 = 1024;
 /// The poller of connections that are passed to the fallback.
 pub(super) const PASSING: u64 = LISTENER - MAX_LISTENERS;
+/// The poller of connections with peers.
+pub(super) const RELAYED: u64 = PASSING - 1;
 
 const EMPTY: Event = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
 
@@ -26,6 +28,7 @@ const EMPTY: Event = Event { flags: EventFlags::empty(), data: EventData::new_u6
 pub(super) enum Source {
     Opening,
     Passing,
+    Relayed,
     Listener(usize),
     Connection(ClientSocket),
 }
@@ -42,6 +45,7 @@ pub(super) fn source(token: u64) -> Source {
     match token {
         OPENING => Source::Opening,
         PASSING => Source::Passing,
+        RELAYED => Source::Relayed,
         token if token > LISTENER - MAX_LISTENERS => Source::Listener((LISTENER - token) as usize),
         token => Source::Connection(ClientSocket { index: token as u32, generation: (token >> 32) as u32 }),
     }

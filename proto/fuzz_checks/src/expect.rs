@@ -58,6 +58,7 @@ const KNOWN: &[u16] = &[
     attr::MESSAGE_INTEGRITY_SHA256,
     attr::PASSWORD_ALGORITHM,
     attr::USERHASH,
+    attr::CONNECTION_ID,
     attr::XOR_MAPPED_ADDRESS,
     attr::RESERVATION_TOKEN,
 ];

@@ -442,6 +442,7 @@ impl World {
                 allocations: held.len(),
                 permissions: sum(|a| a.permissions.len()),
                 channels: sum(|a| a.channels.len()),
+                connections: 0,
                 relay_sockets: sum(|a| a.halves.iter().flatten().count()),
                 timers: counts.timers,
                 offloaded: self.kernel.told().iter().filter(|(w, _)| *w == worker).count(),

@@ -10,7 +10,7 @@ use rand_chacha::rand_core::RngCore;
 use turnpike_abi::{Rate, Verdict};
 
 use super::{Request, Server};
-use crate::addr::{Family, RelayedAddr};
+use crate::addr::{Family, RelayedAddr, RelayedTransport};
 use crate::error::ErrorCode;
 use crate::io::{Now, Output, PortError, RelaySocket};
 use crate::limits::{
@@ -24,11 +24,8 @@ use crate::shared::addresses::PortWish;
 use crate::shared::ports::{Parity, PortLease};
 use crate::shared::quota::{QuotaFull, QuotaOf};
 use crate::stats::EndReason;
-use crate::table::{AllocateState, AllocationId, NewAllocation};
+use crate::table::{AllocateState, Allocation, AllocationId, NewAllocation};
 use crate::wire::{Message, MessageBuilder, attr};
-
-/// The IP protocol number of UDP, the only transport relayed.
-const PROTOCOL_UDP: u8 = 17;
 
 /// Which relayed addresses are wanted, and how.
 enum Wish {
@@ -59,6 +56,7 @@ impl Server {
             self.discard(Verdict::DropRetransmission);
             return Ok(());
         }
+        let relayed = self.asked_transport(request)?;
         let wish = self.allocate_wish(request)?;
         let lifetime_secs = self.granted_lifetime(request.message)?;
         if self.draining && self.shared.alternate(request.sender.client.ip()).is_some() {
@@ -76,7 +74,7 @@ impl Server {
             self.discard(Verdict::DropRetransmission);
             return Ok(());
         }
-        let begun = self.begin_allocation(now, request, &wish, lifetime_secs);
+        let begun = self.begin_allocation(now, request, relayed, &wish, lifetime_secs);
         if begun.is_err() {
             self.shared.directory.release(&five_tuple);
         }
@@ -88,6 +86,7 @@ impl Server {
         &mut self,
         now: Now,
         request: &Request<'_>,
+        relayed: RelayedTransport,
         wish: &Wish,
         lifetime_secs: u32,
     ) -> Result<(), Refusal> {
@@ -97,6 +96,7 @@ impl Server {
         let mut state = AllocateState {
             reply_to: request.message.reply_to(),
             lifetime_secs,
+            relayed,
             token: None,
             refused_family: None,
             attempts: 1,
@@ -140,14 +140,9 @@ impl Server {
         }
     }
 
-    /// RFC 8656 s. 7.2 steps 3 to 9, in that order.
+    /// RFC 8656 s. 7.2 steps 5 to 9, in that order.
     fn allocate_wish(&self, request: &Request<'_>) -> Result<Wish, RefusalReason> {
         let message = request.message;
-        match message.requested_transport() {
-            Some(Ok(PROTOCOL_UDP)) => {}
-            Some(Ok(_)) => return Err(RefusalReason::UnsupportedTransport),
-            Some(Err(_)) | None => return Err(RefusalReason::Malformed),
-        }
         let has_families =
             message.has(attr::REQUESTED_ADDRESS_FAMILY) || message.has(attr::ADDITIONAL_ADDRESS_FAMILY);
         if let Some(token) = message.reservation_token() {
@@ -300,7 +295,13 @@ impl Server {
     }
 
     fn open_half(&mut self, id: AllocationId, Found { relay, lease, pair }: Found) {
+        let relayed = self.table.get(id).map(Allocation::relayed_transport);
         if let Some(half) = self.table.add_half(id, relay, lease) {
+            if relayed == Some(RelayedTransport::Tcp) {
+                return self
+                    .outputs
+                    .push_back(Output::Listen { relay: half.socket(), address: half.relayed() });
+            }
             let above = || RelayedAddr(SocketAddr::new(relay, half.relayed().port() + 1));
             let reserve = pair.then(above);
             self.outputs.push_back(Output::OpenPort {
@@ -421,6 +422,7 @@ impl Server {
             self.counts.allocations_created += 1;
             self.strangers.give_back_challenge();
             self.counts.transports.count_created(allocation.path().five_tuple.transport);
+            self.counts.tcp_relay.allocations += relays_tcp(allocation);
             self.table.go_live(id, now.mono_ns);
             self.take_slot(id);
             self.answer_allocate(id);
@@ -449,6 +451,11 @@ impl Server {
         let (path, identity) = (*allocation.path(), Arc::clone(allocation.identity()));
         self.succeed(&path, &identity, reply);
     }
+}
+
+/// 1 if it is among those that relay TCP.
+pub(super) fn relays_tcp(allocation: &Allocation) -> u64 {
+    u64::from(allocation.relayed_transport() == RelayedTransport::Tcp)
 }
 
 /// Another program has the port.

@@ -1,7 +1,7 @@
 //! ChannelBind (RFC 8656 s. 12.2).
 
 use super::{Request, Server};
-use crate::addr::{Family, PeerAddr};
+use crate::addr::{Family, PeerAddr, RelayedTransport};
 use crate::io::{Now, Output, RelaySocket};
 use crate::refusal::{Detail, Refusal, RefusalReason};
 use crate::settings::ServerConfig;
@@ -69,6 +69,9 @@ impl Server {
     /// The relay socket that reaches the peer, if its family is ours and the policy lets us.
     fn check_peer(&self, id: AllocationId, peer: PeerAddr) -> Result<RelaySocket, Refusal> {
         let allocation = self.table.get(id).ok_or(RefusalReason::NoAllocation)?;
+        if allocation.relayed_transport() != RelayedTransport::Udp {
+            return Err(RefusalReason::OtherTransport.into());
+        }
         let half = allocation.half(Family::of(&peer.ip())).ok_or(RefusalReason::FamilyMismatch)?;
         let relay = half.socket();
         let checked = self.shared.check_peer(peer);

@@ -11,7 +11,7 @@ use rand_chacha::rand_core::RngCore;
 use turnpike_abi::Verdict;
 
 use super::Server;
-use crate::addr::{Family, FiveTuple, PeerAddr};
+use crate::addr::{Family, FiveTuple, PeerAddr, RelayedTransport};
 use crate::io::{
     ClientPath, Egress, Forward, IcmpError, Now, Origin, Output, Received, RelaySocket, Transmit,
 };
@@ -238,6 +238,10 @@ impl Server {
         if !allocation.path().is_continued_by(path) {
             return Err(Verdict::DropStale);
         }
+        // RFC 6062 s. 5: only connections carry data of an allocation that relays TCP.
+        if allocation.relayed_transport() != RelayedTransport::Udp {
+            return Err(Verdict::DropBadSend);
+        }
         let half = allocation.half(Family::of(&peer.ip())).ok_or(Verdict::DropBadSend)?;
         if !half.lives(now.mono_ns) {
             return Err(Verdict::DropStale);
@@ -402,7 +406,7 @@ impl Server {
         self.send_to_client(&path, indication.finish(), 0);
     }
 
-    fn transaction_id(&mut self) -> TransactionId {
+    pub(super) fn transaction_id(&mut self) -> TransactionId {
         let mut id = [0; 12];
         self.rng.fill_bytes(&mut id);
         TransactionId(id)

@@ -1,6 +1,7 @@
 //! Endings: lifetimes that ran out, and what is left to do for an allocation that has ended.
 
 use super::Server;
+use super::allocate::relays_tcp;
 use super::sweep::Budget;
 use crate::addr::Family;
 use crate::io::{ClientPath, Now, Output};
@@ -31,6 +32,10 @@ impl Server {
                 Due::Half(id, family) => {
                     budget.spend_allocation(self.table.get(id).map_or(0, Allocation::entries));
                     self.end_half(now, id, family, EndReason::Expired);
+                }
+                Due::Connection(id) => {
+                    budget.spend_allocation(0);
+                    self.connection_timed_out(id);
                 }
                 Due::Reservation(token) => {
                     let port = self.shared.reservations.take(token).map(Reservation::into_port);
@@ -74,6 +79,7 @@ impl Server {
 
     /// Ends one relayed address, and the allocation with its last one.
     pub(super) fn end_half(&mut self, now: Now, id: AllocationId, family: Family, reason: EndReason) {
+        self.close_connections(id, family);
         let Some(half) = self.table.remove_half(id, family, now.mono_ns) else { return };
         if half.may_close {
             self.outputs.push_back(Output::ClosePort(half.socket));
@@ -92,6 +98,7 @@ impl Server {
         self.counts.allocations_ended += 1;
         let [to_peer, to_client] = allocation.traffic();
         self.counts.transports.count_ended(allocation.path().five_tuple.transport);
+        self.counts.tcp_relay.allocations -= relays_tcp(&allocation);
         let record = Box::new(AllocationRecord {
             id: allocation.number(),
             user: allocation.identity().user.clone(),
@@ -106,6 +113,7 @@ impl Server {
                 .map(|own| self.shared.relayed_to_public(*own))
                 .collect(),
             relayed: allocation.relayed().to_vec(),
+            relayed_transport: allocation.relayed_transport(),
             bitrate_bits: allocation.bitrate_bits(),
             duration_ns: now.mono_ns.saturating_sub(since_ns),
             to_peer,

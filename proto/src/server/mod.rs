@@ -1,7 +1,7 @@
 //! The TURN server of one worker: what each message means, and what is done about it.
 //!
 //! ```text
-//!   request ─► parse ─► authenticate ─► unknown attributes ─► allocate | refresh | permission | channel
+//!   request ─► parse ─► authenticate ─► unknown attributes ─► allocate | refresh | permission | channel | tcp
 //!                                                                  │ table changes, then the answer
 //!   data ────► data: forward ─► Transmit                            ▼
 //!   tick ────► expire, sweep: a part at a time                outputs, in order
@@ -21,6 +21,7 @@ mod permission;
 mod recent;
 mod refresh;
 mod sweep;
+mod tcp;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -63,6 +64,7 @@ const KNOWN_ATTRIBUTES: &[u16] = &[
     attr::XOR_MAPPED_ADDRESS,
     attr::MAPPED_ADDRESS,
     attr::RESERVATION_TOKEN,
+    attr::CONNECTION_ID,
 ];
 
 use data::is_channel_data;
@@ -141,6 +143,9 @@ impl Server {
             Input::PortOpened(relay) => self.handle_port_opened(now, relay),
             Input::PortFailed(relay, error) => self.handle_port_failed(now, relay, error),
             Input::PortClosed(relay) => self.table.relay_closed(relay),
+            Input::PeerConnected(connection) => self.handle_peer_connected(now, connection),
+            Input::PeerConnectFailed(connection) => self.handle_connect_failed(connection),
+            Input::ConnectionClosed(connection) => self.handle_connection_closed(connection),
             Input::Tick => self.tick(now),
             Input::PolicyChanged => self.recheck_all(),
             Input::OffloadDone(binding) => self.handle_offloaded(binding),
@@ -233,6 +238,9 @@ impl Server {
                 Class::Request,
                 method::ALLOCATE | method::REFRESH | method::CREATE_PERMISSION | method::CHANNEL_BIND,
             ) => self.handle_request(now, sender, &message),
+            (Class::Request, method::CONNECT | method::CONNECTION_BIND) if self.shared.config.tcp_relay => {
+                self.handle_request(now, sender, &message);
+            }
             (Class::Indication, method::SEND) => self.handle_data(now, &sender.path, received),
             (Class::Indication, method::BINDING) => self.counts.verdicts.count(Verdict::KeepAlive),
             // RFC 8489 s. 6.3.3: nobody was asked, so nothing can be an answer.
@@ -272,7 +280,7 @@ impl Server {
 
     fn handle_request(&mut self, now: Now, sender: &Sender, message: &Message<'_>) {
         let allocation = self.find_settled(now, &sender.path);
-        if allocation.is_none() && !message.has_integrity() && !is_first_request(message) {
+        if allocation.is_none() && !message.has_integrity() && !is_first_request(sender, message) {
             return self.discard(Verdict::DropNoCredentials);
         }
         // Before any of the work that its credentials may be.
@@ -310,6 +318,8 @@ impl Server {
             method::ALLOCATE => self.handle_allocate(now, &request),
             method::REFRESH => self.handle_refresh(now, &request),
             method::CREATE_PERMISSION => self.handle_create_permission(now, &request),
+            method::CONNECT => self.handle_connect(now, &request),
+            method::CONNECTION_BIND => self.handle_connection_bind(&request),
             _ => self.handle_channel_bind(now, &request),
         };
         if let Err(refusal) = outcome {
@@ -467,9 +477,14 @@ impl Server {
 }
 
 /// Whether a client may begin with this, before it has a nonce: only Allocate creates anything, and always names
-/// its transport (RFC 8656 s. 7.1). Answers to anything else would only serve reflection (Q4).
-fn is_first_request(message: &Message<'_>) -> bool {
-    message.method() == method::ALLOCATE && message.has(attr::REQUESTED_TRANSPORT)
+/// its transport (RFC 8656 s. 7.1). Answers to anything else would only serve reflection (Q4). A connection may be there
+/// for a ConnectionBind alone (RFC 6062 s. 4.3), and reflects nothing.
+fn is_first_request(sender: &Sender, message: &Message<'_>) -> bool {
+    match message.method() {
+        method::ALLOCATE => message.has(attr::REQUESTED_TRANSPORT),
+        method::CONNECTION_BIND => sender.path.five_tuple.transport.is_stream(),
+        _ => false,
+    }
 }
 
 /// How a rejected request is counted.

@@ -173,6 +173,7 @@ impl Server {
                     channel.is_internal() == self.shared.is_relayed(channel.peer())
                         && self.shared.may_be_peer(channel.peer())
                 });
+                self.recheck_connections(id);
             }
             Task::EndUser { user, .. } if is_of(allocation, user) => {
                 let before = self.counts.allocations_ended;

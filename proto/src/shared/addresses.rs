@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::addr::{Family, PeerAddr};
+use crate::addr::{Family, PeerAddr, RelayedTransport};
 use crate::limits::{FOREIGN_PORT_EXHAUSTED_SECS, FOREIGN_PORT_SECS, SECOND_NS};
 use crate::shared::ports::{Parity, PortLease, PortPool};
 
@@ -195,12 +195,12 @@ impl RelayPorts {
             && self.current.load().ips.iter().any(|entry| entry.ip.local == peer.ip())
     }
 
-    /// Whether it is one at this moment: a socket of ours is bound to it. Other programs' ports in the same range,
+    /// Whether it is one of that transport at this moment: a socket of ours is bound to it. Other programs' ports in the same range,
     /// and ports that are only reserved, are none.
-    pub(crate) fn is_open(&self, ip: IpAddr, port: u16) -> bool {
+    pub(crate) fn is_open(&self, transport: RelayedTransport, ip: IpAddr, port: u16) -> bool {
         let current = self.current.load();
         let mut ips = current.ips.iter();
-        ips.any(|entry| entry.has(ip) && entry.ports.is_open(port))
+        ips.any(|entry| entry.has(ip) && entry.ports.is_open(transport, port))
     }
 
     /// The local address that an address of ours stands for: itself, or the one that a NAT maps it to.
@@ -342,12 +342,16 @@ mod tests {
         let relays = RelayPorts::new(&set(&["192.0.2.1"], &[]), PORTS);
         let taken = take(&relays, "192.0.2.1").expect("free");
         let port = taken.lease.port();
-        assert!(!relays.is_open(taken.relay, port), "reserved only");
-        taken.lease.set_open(true);
-        assert!(relays.is_open(taken.relay, port));
-        assert!((50_000..=50_003).filter(|port| relays.is_open(taken.relay, *port)).eq([port]));
-        assert!(!relays.is_open(taken.relay, 22) && !relays.is_open(ip("192.0.2.2"), port));
+        let is_open = |ip, port| relays.is_open(RelayedTransport::Udp, ip, port);
+        assert!(!is_open(taken.relay, port), "reserved only");
+        taken.lease.set_open(Some(RelayedTransport::Tcp));
+        assert!(!is_open(taken.relay, port), "for connections only");
+        assert!(relays.is_open(RelayedTransport::Tcp, taken.relay, port));
+        taken.lease.set_open(Some(RelayedTransport::Udp));
+        assert!(!relays.is_open(RelayedTransport::Tcp, taken.relay, port));
+        assert!((50_000..=50_003).filter(|port| is_open(taken.relay, *port)).eq([port]));
+        assert!(!is_open(taken.relay, 22) && !is_open(ip("192.0.2.2"), port));
         drop(taken);
-        assert!(!relays.is_open(ip("192.0.2.1"), port));
+        assert!(!is_open(ip("192.0.2.1"), port));
     }
 }

@@ -46,6 +46,11 @@ impl Directory {
         self.workers.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How many workers there are.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.load(Ordering::Relaxed) as usize
+    }
+
     /// Notes that `worker` has the 5-tuple's allocation; `false` if another one has.
     pub(crate) fn claim(&self, five_tuple: &FiveTuple, worker: WorkerId) -> bool {
         if five_tuple.transport.is_stream() {

@@ -24,7 +24,7 @@ use self::limiter::Limiter;
 use self::plane::Plane;
 use self::ports::PortLease;
 use self::quota::Quotas;
-use crate::addr::{Family, PeerAddr, RelayedAddr};
+use crate::addr::{Family, PeerAddr, RelayedAddr, RelayedTransport};
 use crate::auth::Authenticator;
 use crate::io::ReservedPort;
 use crate::limits::{MAX_RESERVATIONS, MAX_RESERVATIONS_PER_USER};
@@ -162,7 +162,15 @@ impl Shared {
     /// # Errors
     /// [`Refused`], with the option that would allow it.
     pub fn check_peer(&self, peer: PeerAddr) -> Result<(), Refused> {
-        self.check_both_forms(peer, |ip, port| self.relays.is_open(ip, port))
+        self.check_both_forms(peer, |ip, port| self.relays.is_open(RelayedTransport::Udp, ip, port))
+    }
+
+    /// The same about a connection with a peer (RFC 6062): a relayed address of ours has to relay TCP.
+    ///
+    /// # Errors
+    /// As [`Shared::check_peer`].
+    pub(crate) fn check_tcp_peer(&self, peer: PeerAddr) -> Result<(), Refused> {
+        self.check_both_forms(peer, |ip, port| self.relays.is_open(RelayedTransport::Tcp, ip, port))
     }
 
     /// Whether the policy alone allows it: of our relayed addresses also those that have no allocation just now.

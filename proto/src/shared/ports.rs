@@ -9,6 +9,8 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::addr::RelayedTransport;
+
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(loom))]
@@ -28,8 +30,8 @@ pub enum Parity {
 pub struct PortPool {
     first_port: u16,
     words: Box<[AtomicU64]>,
-    /// Ports that a relay socket is bound to.
-    open: Box<[AtomicU64]>,
+    /// Ports that a relay socket is bound to, by what it relays.
+    open: [Box<[AtomicU64]>; 2],
     capacity: usize,
     /// Ports that other programs were found to have, with the time at which they may be tried again, monotonic
     /// nanoseconds; oldest first. Their bits are set.
@@ -51,7 +53,7 @@ impl PortPool {
                 AtomicU64::new(taken.fold(0, |bits, bit| bits | 1 << bit))
             })
             .collect();
-        let open = (first_word..=last_word).map(|_| AtomicU64::new(0)).collect();
+        let open = [0; 2].map(|_| (first_word..=last_word).map(|_| AtomicU64::new(0)).collect());
         Arc::new(Self {
             first_port: *range.start(),
             words,
@@ -106,10 +108,11 @@ impl PortPool {
         due.into_iter().for_each(|port| self.release(port));
     }
 
-    /// Whether a relay socket is bound to the port: more than that it is taken. Asked on the data path.
-    pub fn is_open(&self, port: u16) -> bool {
+    /// Whether a relay socket of that transport is bound to the port: more than that it is taken. Asked on the data
+    /// path.
+    pub fn is_open(&self, transport: RelayedTransport, port: u16) -> bool {
         let index = (port as usize / 64).checked_sub(self.first_word());
-        let word = index.and_then(|index| self.open.get(index));
+        let word = index.and_then(|index| self.open[transport as usize].get(index));
         word.is_some_and(|word| word.load(Ordering::Relaxed) & 1 << (port % 64) != 0)
     }
 
@@ -155,16 +158,19 @@ impl PortPool {
         self.first_port as usize / 64
     }
 
-    fn set_open(&self, port: u16, open: bool) {
+    fn set_open(&self, port: u16, open: Option<RelayedTransport>) {
         let (index, bit) = (port as usize / 64 - self.first_word(), 1 << (port % 64));
-        match open {
-            true => self.open[index].fetch_or(bit, Ordering::Relaxed),
-            false => self.open[index].fetch_and(!bit, Ordering::Relaxed),
-        };
+        for transport in [RelayedTransport::Udp, RelayedTransport::Tcp] {
+            let word = &self.open[transport as usize][index];
+            match open == Some(transport) {
+                true => word.fetch_or(bit, Ordering::Relaxed),
+                false => word.fetch_and(!bit, Ordering::Relaxed),
+            };
+        }
     }
 
     fn release(&self, port: u16) {
-        self.set_open(port, false);
+        self.set_open(port, None);
         let index = port as usize / 64 - self.first_word();
         self.words[index].fetch_and(!(1 << (port % 64)), Ordering::AcqRel);
     }
@@ -193,8 +199,9 @@ impl PortLease {
         self.pool.foreign_count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes that a relay socket is bound to the port, or that none is any more: only then it is a peer's address.
-    pub fn set_open(&self, open: bool) {
+    /// Notes that a relay socket is bound to the port, or that none is any more: only then, and for that transport, it
+    /// is a peer's address.
+    pub fn set_open(&self, open: Option<RelayedTransport>) {
         self.pool.set_open(self.port, open);
     }
 }

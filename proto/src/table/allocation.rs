@@ -11,10 +11,10 @@ use super::arena::Name;
 use super::offload::Bound;
 use super::timer::{Expiry, Timed};
 use super::{Table, shrink_map};
-use crate::addr::{ClientAddr, Family, PeerAddr, RelayedAddr};
+use crate::addr::{ClientAddr, Family, PeerAddr, RelayedAddr, RelayedTransport};
 use crate::auth::Identity;
 use crate::error::ErrorCode;
-use crate::io::{ClientPath, RelaySocket, Sender};
+use crate::io::{ClientPath, ConnectionId, RelaySocket, Sender, Way};
 use crate::limits::{FORGETTING_NS, SECOND_NS};
 use crate::shared::plane::AllocationSlot;
 use crate::shared::ports::PortLease;
@@ -71,6 +71,8 @@ pub(crate) enum Admission {
 pub(crate) struct AllocateState {
     pub(crate) reply_to: ReplyTo,
     pub(crate) lifetime_secs: u32,
+    /// What is to be relayed.
+    pub(crate) relayed: RelayedTransport,
     pub(crate) token: Option<[u8; 8]>,
     /// The half of a dual allocation that could not be had (RFC 8656 s. 7.2, ADDRESS-ERROR-CODE).
     pub(crate) refused_family: Option<(Family, ErrorCode)>,
@@ -136,6 +138,7 @@ pub(crate) struct Allocation {
     _quota: QuotaGuard,
     pub(super) permitted: Vec<IpAddr>,
     pub(super) bound: Vec<Bound>,
+    pub(super) connections: Vec<ConnectionId>,
     /// Its slot in the kernel plane.
     pub(super) slot: Option<AllocationSlot>,
     /// Slots of channel bindings that are its, those being withdrawn included.
@@ -182,6 +185,9 @@ impl Direction {
     }
 }
 
+/// Bytes of a stream below which reading waits for the bandwidth limit: any burst has room for as much.
+const SMALLEST_PIECE: usize = 1024;
+
 /// The place of a family's half.
 const fn half_of(family: Family) -> usize {
     family as usize - 1
@@ -207,6 +213,7 @@ impl Allocation {
             _quota: new.quota,
             permitted: Vec::new(),
             bound: Vec::new(),
+            connections: Vec::new(),
             slot: None,
             bindings: 0,
         }
@@ -283,9 +290,19 @@ impl Allocation {
         &self.permitted
     }
 
-    /// Permissions and channels: what its end, or a look at all of it, costs beside itself.
+    /// Its connections with peers.
+    pub(crate) fn connections(&self) -> &[ConnectionId] {
+        &self.connections
+    }
+
+    /// What it relays.
+    pub(crate) fn relayed_transport(&self) -> RelayedTransport {
+        self.request.relayed
+    }
+
+    /// Permissions, channels and connections: what its end, or a look at all of it, costs beside itself.
     pub(crate) fn entries(&self) -> usize {
-        self.permitted.len() + self.bound.len()
+        self.permitted.len() + self.bound.len() + self.connections.len()
     }
 
     /// When its last half ends; 0 if there is none.
@@ -361,6 +378,45 @@ impl Allocation {
             }
         }
         Some(late_ns)
+    }
+
+    /// How many of `wanted` bytes of a stream the bandwidth limit lets pass now: nothing, or a piece that is worth
+    /// reading. Charges nothing.
+    pub(crate) fn allowance(&self, now_ns: u64, way: Way, wanted: usize) -> usize {
+        if self.rate.is_unlimited() {
+            return wanted;
+        }
+        let bucket = match way {
+            Way::ToPeer => &self.to_peer.bucket,
+            Way::ToClient => &self.to_client.bucket,
+        };
+        let fits = |bytes: &usize| {
+            let copy = Cell::new(bucket.get());
+            charge(&copy, &self.rate, now_ns, *bytes as u64)
+        };
+        let mut bytes = wanted;
+        while !fits(&bytes) {
+            bytes /= 2;
+            if bytes < SMALLEST_PIECE {
+                return 0;
+            }
+        }
+        bytes
+    }
+
+    /// What the bandwidth limit lets pass at once, nanoseconds at its rate.
+    pub(crate) fn burst_ns(&self) -> u64 {
+        self.rate.burst_ns()
+    }
+
+    /// Counts bytes of a stream, within its allowance.
+    pub(crate) fn count_stream(&mut self, now_ns: u64, way: Way, bytes: u64) {
+        let direction = match way {
+            Way::ToPeer => &mut self.to_peer,
+            Way::ToClient => &mut self.to_client,
+        };
+        direction.traffic.bytes += bytes;
+        charge(&direction.bucket, &self.rate, now_ns, bytes);
     }
 
     // One bucket for both planes, where there are two.
@@ -450,7 +506,7 @@ impl Table {
         for half in allocation.halves.iter_mut().flatten() {
             half.expiry = Expiry::at(ends_ns);
             self.timers.add(ends_ns, Timed::Half(id, half.family()));
-            self.sockets.set_open(half.socket, true);
+            self.sockets.set_open(half.socket, Some(allocation.request.relayed));
         }
     }
 

@@ -7,7 +7,8 @@
 //!   five_tuples ─► allocation ─► halves (IPv4, IPv6) ─► relay sockets ─► back to the allocation
 //!                      │
 //!                      ├─ permissions (allocation, IP)
-//!                      └─ channels    (allocation, number) and (allocation, peer)
+//!                      ├─ channels    (allocation, number) and (allocation, peer)
+//!                      └─ connections (name) and (allocation, peer)
 //! ```
 //!
 //! Invariant: a port's lease lives with its relay socket (`relays`) until the driver has closed that; and it is
@@ -16,6 +17,7 @@
 mod allocation;
 mod arena;
 mod channels;
+mod connections;
 mod offload;
 mod permissions;
 mod relays;
@@ -30,6 +32,8 @@ pub(crate) use self::allocation::{Admission, AllocateState, Allocation, Allocati
 use self::arena::{Arena, SMALL};
 pub(crate) use self::channels::Channel;
 use self::channels::Channels;
+pub(crate) use self::connections::ConnectionState;
+use self::connections::Connections;
 use self::offload::Kernel;
 pub(crate) use self::offload::Released;
 use self::permissions::Permissions;
@@ -47,6 +51,8 @@ pub struct TableCounts {
     pub permissions: usize,
     /// Channel bindings.
     pub channels: usize,
+    /// Connections with peers (RFC 6062), those being made included.
+    pub connections: usize,
     /// Relay sockets open, being opened or being closed.
     pub relay_sockets: usize,
     /// Slots of channel bindings in the kernel plane, those being withdrawn included.
@@ -68,6 +74,7 @@ pub(crate) struct Table {
     sockets: RelaySockets,
     permissions: Permissions,
     channels: Channels,
+    connections: Connections,
     kernel: Kernel,
     timers: Timers,
 }
@@ -85,6 +92,7 @@ impl Table {
             sockets: RelaySockets::new(),
             permissions: Map::with_hasher(hasher.clone()),
             channels: Channels::new(&hasher),
+            connections: Connections::new(&hasher),
             kernel: Kernel::new(&hasher),
             timers: Timers::default(),
         }
@@ -95,6 +103,7 @@ impl Table {
             allocations: self.len(),
             permissions: self.permissions.len(),
             channels: self.channels.len(),
+            connections: self.connections.len(),
             relay_sockets: self.sockets.len(),
             offloaded: self.kernel.bindings(),
             ending: self.kernel.endings(),
@@ -104,6 +113,11 @@ impl Table {
 
     pub(crate) fn len(&self) -> usize {
         self.allocations.len()
+    }
+
+    /// Connections that carry data.
+    pub(crate) fn bound_connections(&self) -> usize {
+        self.connections.bound()
     }
 
     /// The number that the next allocation gets.

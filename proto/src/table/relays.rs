@@ -6,7 +6,7 @@
 use super::allocation::AllocationId;
 use super::arena::{Arena, Name};
 use super::{Half, Table};
-use crate::addr::Family;
+use crate::addr::{Family, RelayedTransport};
 use crate::io::RelaySocket;
 use crate::shared::ports::PortLease;
 
@@ -57,8 +57,8 @@ impl RelaySockets {
         self.0.get(socket)?.owner
     }
 
-    /// Whether the socket's port is a peer's address that somebody reads from.
-    pub(super) fn set_open(&self, socket: RelaySocket, open: bool) {
+    /// Whether the socket's port is a peer's address that somebody reads from, and what is relayed there.
+    pub(super) fn set_open(&self, socket: RelaySocket, open: Option<RelayedTransport>) {
         if let Some(held) = self.0.get(socket) {
             held.lease.set_open(open);
         }
@@ -66,7 +66,7 @@ impl RelaySockets {
 
     /// Its half has ended: whether it may be closed, since the kernel plane knows nothing of it; else it waits.
     pub(super) fn disown(&mut self, socket: RelaySocket, waits_until_ns: u64) -> bool {
-        self.set_open(socket, false);
+        self.set_open(socket, None);
         let Some(held) = self.0.get_mut(socket) else { return false };
         held.owner = None;
         if held.bindings > 0 {

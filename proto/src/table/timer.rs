@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::{AllocationId, Released, Table};
 use crate::addr::Family;
-use crate::io::{Reason, RelaySocket};
+use crate::io::{ConnectionId, Reason, RelaySocket};
 
 /// When something ends, and where its deadline stands.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,8 @@ pub(super) enum Timed {
     Permission(AllocationId, IpAddr),
     /// A channel binding.
     Channel(AllocationId, u16),
+    /// A connection with a peer that has to come further.
+    Connection(ConnectionId),
     /// A port reserved on behalf of one of this worker's clients.
     Reservation([u8; 8]),
     /// A relay socket whose half has ended, and which the kernel plane has not forgotten.
@@ -40,6 +42,7 @@ impl Timed {
             Timed::Half(..) => Reason::Allocation,
             Timed::Permission(..) => Reason::Permission,
             Timed::Channel(..) => Reason::Channel,
+            Timed::Connection(..) => Reason::Connection,
             Timed::Reservation(..) => Reason::Reservation,
             Timed::Port(..) | Timed::Ending(..) => Reason::Forgetting,
         }
@@ -56,6 +59,8 @@ pub(super) struct Timers {
 pub(crate) enum Due {
     /// A relayed transport address of an allocation: still there, to be taken away.
     Half(AllocationId, Family),
+    /// A connection with a peer has not come further in time: still there, to be taken away.
+    Connection(ConnectionId),
     /// A reservation: its port is to be given back.
     Reservation([u8; 8]),
     /// The kernel plane is not waited for any longer.
@@ -150,6 +155,8 @@ impl Table {
                 self.channel_due(id, number, now_ns);
                 Due::Settled
             }
+            Timed::Connection(id) if self.connection_due(id, now_ns) => Due::Connection(id),
+            Timed::Connection(_) => Due::Settled,
             Timed::Reservation(token) => Due::Reservation(token),
             Timed::Port(socket) => Due::Forgotten(self.port_due(socket)),
             Timed::Ending(id) => Due::Forgotten(self.ending_due(id)),

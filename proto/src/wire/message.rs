@@ -8,6 +8,7 @@ use stun_types::message::{MessageClass, MessageHeader};
 use turnpike_abi::Verdict;
 
 use super::{Class, HEADER_LEN, Malformed, TransactionId, attr};
+use crate::io::ConnectionId;
 use crate::limits::{MAX_ATTRIBUTES, MAX_UNKNOWN_ATTRIBUTES};
 
 /// XORed onto the CRC in FINGERPRINT, so that it differs from other protocols' CRCs (RFC 8489 s. 14.7).
@@ -67,6 +68,11 @@ impl<'a> Message<'a> {
             transaction_id: TransactionId(id),
             tail: check_attributes(bytes)?,
         })
+    }
+
+    /// All of it, as it came.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 
     /// Bytes of the whole message.
@@ -181,6 +187,11 @@ impl<'a> Message<'a> {
     /// RESERVATION-TOKEN (RFC 8656 s. 18.10).
     pub fn reservation_token(&self) -> Option<Result<[u8; 8], Malformed>> {
         self.fixed(attr::RESERVATION_TOKEN)
+    }
+
+    /// CONNECTION-ID (RFC 6062 s. 6.2.1).
+    pub fn connection_id(&self) -> Option<Result<ConnectionId, Malformed>> {
+        Some(self.fixed(attr::CONNECTION_ID)?.map(|id| ConnectionId(u32::from_be_bytes(id))))
     }
 
     /// DATA: opaque, and empty is a value too (RFC 8656 s. 18.4).

@@ -23,7 +23,7 @@ mod vectors;
 pub use builder::{MessageBuilder, ReplyTo};
 pub use message::{Message, UnknownAttributes};
 
-/// STUN methods (RFC 8489 s. 18.2, RFC 8656 s. 17).
+/// STUN methods (RFC 8489 s. 18.2, RFC 8656 s. 17, RFC 6062 s. 6.1).
 pub mod method {
     /// Binding.
     pub const BINDING: u16 = 0x001;
@@ -39,8 +39,14 @@ pub mod method {
     pub const CREATE_PERMISSION: u16 = 0x008;
     /// ChannelBind.
     pub const CHANNEL_BIND: u16 = 0x009;
-    /// One more than the highest number (RFC 8656 s. 17).
-    pub(crate) const COUNT: usize = 10;
+    /// Connect (RFC 6062).
+    pub const CONNECT: u16 = 0x00A;
+    /// ConnectionBind (RFC 6062).
+    pub const CONNECTION_BIND: u16 = 0x00B;
+    /// ConnectionAttempt, an indication (RFC 6062).
+    pub const CONNECTION_ATTEMPT: u16 = 0x00C;
+    /// One more than the highest number that a request has.
+    pub(crate) const COUNT: usize = 12;
 }
 
 /// Declares attribute numbers together with the names they have in the RFCs.

@@ -22,5 +22,6 @@ mod reservation;
 mod security;
 mod streams;
 mod stun;
+mod tcp;
 
 use turnpike_testkit::rig as lab;

@@ -305,6 +305,11 @@ options! {
     "allow-loopback-peers" Switch("BOOL") allow_loopback_peers: bool = false,
     shown "`false`", parse::switch, on reload;
 
+    /// Relay TCP, too, for clients that ask for it (RFC 6062): they come by TCP or TLS, and reach their peers by TCP.
+    /// Which peers, the same rules say. docs/tcp-relay.md says more.
+    "allow-tcp-relay" Switch("BOOL") allow_tcp_relay: bool = false,
+    shown "`false`", parse::switch, on restart;
+
     /// Accept channel numbers 0x5000 to 0x7FFF, which RFC 5766 allowed and RFC 8656 s. 12 reserves.
     /// Old clients need it, for example `turnutils_uclient` 4.6.
     "rfc5766-channel-numbers" Switch("BOOL") rfc5766_channel_numbers: bool = false,

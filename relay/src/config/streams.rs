@@ -52,11 +52,16 @@ fn check_switches(config: &Config, settings: &Settings, report: &mut Report) {
     if config.no_udp && config.no_tcp && !has_tls {
         fault("no-udp", "nobody could reach the relay: there is neither TCP nor a tls-cert");
     }
+    let is_offered = !config.no_tcp || has_tls;
     if config.no_udp && config.offload == Offload::Require {
         fault(
             "offload",
             "the kernel forwards for clients over UDP only, and no-udp says that there are none",
         );
+    }
+    if config.allow_tcp_relay && !is_offered {
+        let message = "has no effect: TCP is relayed for clients over TCP and TLS only, and there is neither";
+        report.warn(Problem::new(settings.place("allow-tcp-relay", 0), "allow-tcp-relay", message));
     }
 }
 

@@ -8,7 +8,7 @@ use crate::tls::server::cipher_suite_name;
 use crate::worker::notices::method_name;
 use crate::worker::refusals::RecentRefusal;
 use turnpike_admin::model;
-use turnpike_proto::addr::{ClientAddr, FiveTuple, TlsInfo, Transport};
+use turnpike_proto::addr::{ClientAddr, FiveTuple, RelayedTransport, TlsInfo, Transport};
 use turnpike_proto::stats::{AllocationRecord, Traffic};
 use turnpike_proto::{AllocationDetail, AllocationView, OffloadState, TrafficByPath};
 
@@ -77,6 +77,13 @@ fn tls(info: TlsInfo) -> model::Tls {
     }
 }
 
+fn relayed_transport(transport: RelayedTransport) -> model::Transport {
+    match transport {
+        RelayedTransport::Udp => model::Transport::Udp,
+        RelayedTransport::Tcp => model::Transport::Tcp,
+    }
+}
+
 /// The address that a client's proxy has, if there is one.
 fn proxy(client: ClientAddr, five_tuple: FiveTuple) -> Option<SocketAddr> {
     Some(five_tuple.client).filter(|sender| *sender != client).map(|proxy| proxy.0)
@@ -108,6 +115,8 @@ pub(super) fn allocation(view: AllocationView, at: Moment, rates: Rates) -> mode
         server: view.five_tuple.server,
         proxy: proxy(view.client, view.five_tuple),
         relayed: view.relayed,
+        relayed_transport: relayed_transport(view.relayed_transport),
+        connections: view.connections,
         peers: view.peers,
         created_unix_secs: at.unix_secs_of(view.created_ns),
         expires_unix_secs: at.unix_secs_of(view.expires_ns),
@@ -167,6 +176,8 @@ pub(super) fn ended(record: AllocationRecord, at: Moment) -> model::Event {
         server: record.five_tuple.server,
         proxy: proxy(record.client, record.five_tuple),
         relayed: record.relayed_public,
+        relayed_transport: relayed_transport(record.relayed_transport),
+        connections: 0,
         peers: Vec::new(),
         created_unix_secs: at.unix_secs_of(created_ns),
         expires_unix_secs: at.unix_secs(),

@@ -7,7 +7,7 @@ use turnpike_driver::streams::{CloseReason, HandshakeCounts, StreamCounters};
 use turnpike_offload::InterfaceStatus;
 use turnpike_offload::xdp::Mode;
 use turnpike_proto::addr::{TlsVersion, Transport};
-use turnpike_proto::stats::{Authentication, ServerCounts};
+use turnpike_proto::stats::{Authentication, ConnectionEvent, ServerCounts, TcpRelayCounts};
 use turnpike_proto::{RefusalReason, Verdict};
 
 use super::convert::{self, Moment};
@@ -168,6 +168,19 @@ fn counts(report: &Report, status: &Status) -> model::Counts {
         relay_sockets: status.relay_sockets() as u64,
         socket_drops: counts.verdicts.of(Verdict::DropSocketOverflow),
         streams: streams(&report.streams),
+        tcp_relay: tcp_relay(&counts.tcp_relay),
+    }
+}
+
+fn tcp_relay(counts: &TcpRelayCounts) -> model::TcpRelayCounts {
+    let events = ConnectionEvent::ALL.map(|event| (event.name().to_owned(), counts.of(event)));
+    model::TcpRelayCounts {
+        allocations: counts.allocations,
+        unbound: counts.unbound,
+        bound: counts.bound,
+        connections: events.into(),
+        bytes_to_peer: counts.bytes_to_peer,
+        bytes_to_client: counts.bytes_to_client,
     }
 }
 
@@ -268,6 +281,16 @@ fn add(sum: &mut model::Counts, worker: &model::Counts) {
     sum.relay_sockets += worker.relay_sockets;
     sum.socket_drops += worker.socket_drops;
     add_streams(&mut sum.streams, &worker.streams);
+    add_tcp_relay(&mut sum.tcp_relay, &worker.tcp_relay);
+}
+
+fn add_tcp_relay(sum: &mut model::TcpRelayCounts, worker: &model::TcpRelayCounts) {
+    sum.allocations += worker.allocations;
+    sum.unbound += worker.unbound;
+    sum.bound += worker.bound;
+    add_map(&mut sum.connections, &worker.connections);
+    sum.bytes_to_peer += worker.bytes_to_peer;
+    sum.bytes_to_client += worker.bytes_to_client;
 }
 
 fn add_streams(sum: &mut model::StreamCounts, worker: &model::StreamCounts) {

@@ -94,6 +94,7 @@ mod tests {
             tls: None,
             relayed: Vec::new(),
             relayed_public: Vec::new(),
+            relayed_transport: Default::default(),
             bitrate_bits: 0,
             duration_ns: 0,
             to_peer: Default::default(),

@@ -9,9 +9,10 @@
 //! ```
 //!
 //! Each worker has a listener for each address, in the same order, so answers leave as if the datagram had
-//! come there.
+//! come there. Connections of clients go the same way where what they ask for is another worker's, by a queue of
+//! their own.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 
 use turnpike_proto::addr::ClientAddr;
@@ -19,6 +20,9 @@ use turnpike_proto::limits::MAX_FORWARDED;
 use turnpike_proto::{ClientPath, WorkerId};
 
 use turnpike_driver::Waker;
+
+use super::relayed::HandedConnection;
+use crate::limits::MAX_HANDED_CONNECTIONS;
 
 /// A client's datagram with a copy of its bytes.
 #[derive(Debug)]
@@ -37,6 +41,7 @@ pub struct Handed {
 pub struct Handover {
     own: usize,
     queue: Receiver<Handed>,
+    connections: Receiver<HandedConnection>,
     inboxes: Arc<[Inbox]>,
     /// Workers that were given something in this turn.
     to_wake: Vec<usize>,
@@ -44,16 +49,28 @@ pub struct Handover {
 
 struct Inbox {
     sender: SyncSender<Handed>,
+    connections: SyncSender<HandedConnection>,
     waker: OnceLock<Arc<dyn Waker>>,
 }
 
 impl Handover {
     /// An end for each of so many workers.
     pub fn between(workers: usize) -> Vec<Handover> {
-        let (senders, queues): (Vec<_>, Vec<_>) = (0..workers).map(|_| sync_channel(MAX_FORWARDED)).unzip();
-        let inboxes: Arc<[Inbox]> =
-            senders.into_iter().map(|sender| Inbox { sender, waker: OnceLock::new() }).collect();
-        let end = |(own, queue)| Handover { own, queue, inboxes: Arc::clone(&inboxes), to_wake: Vec::new() };
+        let (mut inboxes, mut queues) = (Vec::new(), Vec::new());
+        for _ in 0..workers {
+            let (sender, queue) = sync_channel(MAX_FORWARDED);
+            let (to_connections, connections) = sync_channel(MAX_HANDED_CONNECTIONS);
+            inboxes.push(Inbox { sender, connections: to_connections, waker: OnceLock::new() });
+            queues.push((queue, connections));
+        }
+        let inboxes: Arc<[Inbox]> = inboxes.into();
+        let end = |(own, (queue, connections))| Handover {
+            own,
+            queue,
+            connections,
+            inboxes: Arc::clone(&inboxes),
+            to_wake: Vec::new(),
+        };
         queues.into_iter().enumerate().map(end).collect()
     }
 
@@ -74,6 +91,32 @@ impl Handover {
             self.to_wake.push(worker);
         }
         is_given
+    }
+
+    /// Gives a client's connection to another worker.
+    ///
+    /// # Errors
+    /// The same again if that one's queue is full, or it is gone.
+    pub fn give_connection(
+        &mut self,
+        worker: WorkerId,
+        handed: HandedConnection,
+    ) -> Result<(), HandedConnection> {
+        let worker = worker.index();
+        let Some(inbox) = self.inboxes.get(worker).filter(|inbox| inbox.waker.get().is_some()) else {
+            return Err(handed);
+        };
+        if !self.to_wake.contains(&worker) {
+            self.to_wake.push(worker);
+        }
+        inbox.connections.try_send(handed).map_err(|error| match error {
+            TrySendError::Full(handed) | TrySendError::Disconnected(handed) => handed,
+        })
+    }
+
+    /// The next connection that another worker has given to this one.
+    pub fn take_connection(&mut self) -> Option<HandedConnection> {
+        self.connections.try_recv().ok()
     }
 
     /// Wakes the workers that were given something since the last call.

@@ -19,6 +19,7 @@ pub(crate) mod notices;
 mod orders;
 pub mod proxied;
 pub(crate) mod refusals;
+pub mod relayed;
 mod status;
 mod streams;
 mod walk;
@@ -165,6 +166,7 @@ impl<D: Driver> Worker<D> {
                 Event::Woken => {
                     self.handle_told(now);
                     self.handle_handed(now);
+                    self.handle_handed_connections(now);
                     self.handle_offload_answers(now);
                 }
             }
@@ -293,7 +295,12 @@ impl<D: Driver> Worker<D> {
                     self.driver.open_pair(relay, address, reserve);
                 }
                 Output::ReleasePort(port) => self.driver.release_port(port.address),
-                Output::ClosePort(relay) => self.driver.close_port(relay),
+                Output::ClosePort(relay) => self.close_port(now, relay),
+                Output::Listen { relay, address } => self.listen(now, relay, address),
+                Output::Connect { connection, relay, peer } => self.connect(now, connection, relay, peer.0),
+                Output::Bind { connection, client } => self.bind(now, connection, &client),
+                Output::CloseConnection(connection) => self.close_connection(connection),
+                Output::HandOver { client, worker, request } => self.hand_over(now, &client, worker, request),
                 Output::Offload(binding) => match &mut self.offload {
                     Some(outbox) => outbox.offload(binding),
                     None => {

@@ -266,6 +266,8 @@ pub(crate) fn method_name(number: u16) -> &'static str {
         method::REFRESH => "refresh",
         method::CREATE_PERMISSION => "create_permission",
         method::CHANNEL_BIND => "channel_bind",
+        method::CONNECT => "connect",
+        method::CONNECTION_BIND => "connection_bind",
         _ => "other",
     }
 }

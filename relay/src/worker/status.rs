@@ -205,7 +205,7 @@ impl Reporter {
             status.refusals.store(Arc::new(refusals));
         }
         let report = Report {
-            counts: server.counts().clone(),
+            counts: ServerCounts { tcp_relay: server.tcp_relay_counts(), ..server.counts().clone() },
             ended: self.ended.clone(),
             kernel: self.kernel,
             offloaded: self.offloaded,

@@ -43,6 +43,7 @@ impl<D: Driver> Worker<D> {
             tracing::error!("clients over TCP and TLS could not be looked at: {error}");
         }
         self.handle_stream_events(now);
+        self.handle_relayed(now);
         true
     }
 

@@ -12,11 +12,12 @@ use turnpike_proto::addr::{PeerAddr, RelayedAddr};
 use turnpike_proto::settings::Settings;
 use turnpike_proto::shared::Shared;
 use turnpike_proto::shared::plane::PlainMemory;
-use turnpike_proto::stats::AllocationRecord;
+use turnpike_proto::stats::{AllocationRecord, ConnectionEvent};
 use turnpike_proto::wire::{Class, Message, attr, channel, method};
 use turnpike_proto::{
-    AllocationView, ClientPath, Egress, Forward, IcmpError, Input, Now, OffloadBinding, Origin, Output,
-    Plane, PortError, Reason, Received, RefusedRequest, RelaySocket, Server, SlotName, Verdict, WorkerId,
+    AllocationView, ClientPath, ConnectionId, Egress, Forward, IcmpError, Input, Now, OffloadBinding, Origin,
+    Output, Plane, PortError, Reason, Received, RefusedRequest, RelaySocket, Server, SlotName, Verdict,
+    WorkerId,
 };
 
 pub use client::Client;
@@ -109,6 +110,14 @@ pub struct Lab {
     pub waits_until_ns: Option<u64>,
     /// How many allocations each disconnected user had.
     pub disconnected: Vec<(Arc<str>, Option<u64>)>,
+    /// Connections to peers that are to be made, by worker.
+    pub connecting: Vec<(usize, ConnectionId, SocketAddr)>,
+    /// Connections that carry what a client's does.
+    pub bound: Vec<(ConnectionId, ClientPath)>,
+    /// Connections with peers that were closed.
+    pub closed: Vec<ConnectionId>,
+    /// Connections of clients that were given to a worker, with their requests.
+    pub handed_over: Vec<(ClientPath, WorkerId, Vec<u8>)>,
 }
 
 impl Default for Lab {
@@ -158,6 +167,10 @@ impl Lab {
             closed_streams: Vec::new(),
             waits_until_ns: None,
             disconnected: Vec::new(),
+            connecting: Vec::new(),
+            bound: Vec::new(),
+            closed: Vec::new(),
+            handed_over: Vec::new(),
         }
     }
 
@@ -256,6 +269,15 @@ impl Lab {
         }
     }
 
+    /// A peer connects to a relayed address (RFC 6062): the name of its connection, if it is let in.
+    pub fn peer_connects(&mut self, peer: &str, relayed: SocketAddr) -> Option<ConnectionId> {
+        let found = self.open.iter().find(|(_, address)| **address == relayed);
+        let (&(worker, relay), _) = found.expect("an open relayed address");
+        let connection = self.workers[worker].admit_peer(self.now, relay, PeerAddr(addr(peer)));
+        self.carry_out(worker);
+        connection
+    }
+
     /// An ICMP error about what a relayed address sent to a peer.
     pub fn icmp(&mut self, relayed: SocketAddr, peer: SocketAddr, icmp_type: u8, icmp_code: u8, data: u32) {
         let (&(worker, relay), _) =
@@ -280,6 +302,20 @@ impl Lab {
                     if !self.hold_ports {
                         self.open_pending();
                     }
+                }
+                Output::Listen { relay, address } => {
+                    self.pending.push((worker, relay, address));
+                    if !self.hold_ports {
+                        self.open_pending();
+                    }
+                }
+                Output::Connect { connection, peer, .. } => {
+                    self.connecting.push((worker, connection, peer.0));
+                }
+                Output::Bind { connection, client } => self.bound.push((connection, client)),
+                Output::CloseConnection(connection) => self.closed.push(connection),
+                Output::HandOver { client, worker, request } => {
+                    self.handed_over.push((client, worker, request));
                 }
                 Output::ClosePort(relay) => {
                     self.open.remove(&(worker, relay));
@@ -384,6 +420,11 @@ impl Lab {
         }
         assert!(self.reserved.is_empty(), "reserved: {:?}", self.reserved);
         assert!(self.open.is_empty(), "sockets: {:?}", self.open);
+    }
+
+    /// How often something happened to connections with peers, on all workers.
+    pub fn connections(&self, event: ConnectionEvent) -> u64 {
+        self.workers.iter().map(|server| server.tcp_relay_counts().of(event)).sum()
     }
 }
 

@@ -76,6 +76,8 @@ fn what_does_not_fit_together_is_a_fault() {
     assert_eq!(given("listen-tcp = []\n").faults().len(), 1);
     let unused = given("tls-min-version = \"1.3\"\n").warnings();
     assert_eq!(unused, ["turnpike.toml:2:19: tls-min-version: has no effect without tls-cert"]);
+    let unused = given("allow-tcp-relay = true\nno-tcp = true\n").warnings();
+    assert!(unused[0].starts_with("turnpike.toml:2:19: allow-tcp-relay: has no effect"), "{unused:?}");
 }
 
 #[test]

@@ -272,6 +272,8 @@ mod tests {
             server: SocketAddr::from(([192, 0, 2, 1], 3478)),
             proxy: None,
             relayed: vec![SocketAddr::from(([192, 0, 2, 1], 50_000 + number as u16))],
+            relayed_transport: Transport::Udp,
+            connections: 0,
             peers: vec![IpAddr::from([203, 0, 113, number as u8])],
             created_unix_secs: 1000 - number,
             expires_unix_secs: 2000,

@@ -154,6 +154,7 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
     ("deny-peer", r#"["192.0.2.7"]"#, "192.0.2.7", "deny_peer: [192.0.2.7/32]"),
     ("deny-peer", "[]", ",", "deny_peer: []"),
     ("allow-loopback-peers", "true", "yes", "allow_loopback_peers: true"),
+    ("allow-tcp-relay", "true", "1", "allow_tcp_relay: true"),
     ("rfc5766-channel-numbers", "true", "1", "rfc5766_channel_numbers: true"),
     ("strict-credential-expiry", "true", "on", "strict_credential_expiry: true"),
     ("default-address-family", r#""keep""#, "keep", "default_address_family: Keep"),

@@ -284,7 +284,7 @@ impl Connection {
     pub(super) fn take_end(mut self, has_finished: bool) -> Option<End> {
         if let Some(tls) = &mut self.tls {
             while self.outbound.waiting().iter().any(|part| !part.is_empty()) {
-                encrypt(tls, &mut self.records, &mut self.outbound).then_some(())?;
+                encrypt(tls, RECORD_BYTES, &mut self.records, &mut self.outbound).then_some(())?;
             }
         }
         let mut waiting = self.outbound.begun().to_vec();

@@ -165,8 +165,14 @@ impl CloseReason {
 }
 
 /// Connections by how they ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseCounts([u64; CloseReason::ALL.len()]);
+
+impl Default for CloseCounts {
+    fn default() -> Self {
+        Self([0; CloseReason::ALL.len()])
+    }
+}
 
 impl CloseCounts {
     /// Counts one.

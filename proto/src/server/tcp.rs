@@ -192,7 +192,9 @@ impl Server {
     pub(super) fn handle_connection_closed(&mut self, id: ConnectionId) {
         match self.connecting(id) {
             Some(_) => self.handle_connect_failed(id),
-            None => drop(self.table.remove_connection(id)),
+            None => {
+                self.table.remove_connection(id);
+            }
         }
     }
 

@@ -169,7 +169,9 @@ impl Table {
         };
         let is_gone = |id: &ConnectionId| self.connection(*id).is_some_and(|known| !keep(known.peer()));
         let gone: Vec<ConnectionId> = owner.connections().iter().copied().filter(is_gone).collect();
-        gone.iter().for_each(|id| drop(self.remove_connection(*id)));
+        for id in &gone {
+            self.remove_connection(*id);
+        }
         gone
     }
 

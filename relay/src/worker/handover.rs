@@ -41,7 +41,7 @@ pub struct Handed {
 pub struct Handover {
     own: usize,
     queue: Receiver<Handed>,
-    connections: Receiver<HandedConnection>,
+    connections: Receiver<Box<HandedConnection>>,
     inboxes: Arc<[Inbox]>,
     /// Workers that were given something in this turn.
     to_wake: Vec<usize>,
@@ -49,7 +49,7 @@ pub struct Handover {
 
 struct Inbox {
     sender: SyncSender<Handed>,
-    connections: SyncSender<HandedConnection>,
+    connections: SyncSender<Box<HandedConnection>>,
     waker: OnceLock<Arc<dyn Waker>>,
 }
 
@@ -100,8 +100,8 @@ impl Handover {
     pub fn give_connection(
         &mut self,
         worker: WorkerId,
-        handed: HandedConnection,
-    ) -> Result<(), HandedConnection> {
+        handed: Box<HandedConnection>,
+    ) -> Result<(), Box<HandedConnection>> {
         let worker = worker.index();
         let Some(inbox) = self.inboxes.get(worker).filter(|inbox| inbox.waker.get().is_some()) else {
             return Err(handed);
@@ -115,7 +115,7 @@ impl Handover {
     }
 
     /// The next connection that another worker has given to this one.
-    pub fn take_connection(&mut self) -> Option<HandedConnection> {
+    pub fn take_connection(&mut self) -> Option<Box<HandedConnection>> {
         self.connections.try_recv().ok()
     }
 

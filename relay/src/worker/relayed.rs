@@ -117,13 +117,13 @@ impl<D: Driver> Worker<D> {
     pub(super) fn hand_over(&mut self, now: Now, client: &ClientPath, worker: WorkerId, request: Vec<u8>) {
         let Some(streams) = &mut self.streams else { return };
         let Some(connection) = streams.detach(now.mono_ns, client.socket) else { return };
-        let handed = HandedConnection { connection, request };
+        let handed = Box::new(HandedConnection { connection, request });
         let given = match &mut self.handover {
             Some(handover) => handover.give_connection(worker, handed),
             None => Err(handed),
         };
-        if let Err(HandedConnection { connection, .. }) = given {
-            streams.give_up(connection, CloseReason::NoHandover);
+        if let Err(handed) = given {
+            streams.give_up(handed.connection, CloseReason::NoHandover);
         }
     }
 
@@ -131,7 +131,8 @@ impl<D: Driver> Worker<D> {
     pub(super) fn handle_handed_connections(&mut self, now: Now) {
         for _ in 0..MAX_FORWARDED {
             let handed = self.handover.as_mut().and_then(Handover::take_connection);
-            let Some(HandedConnection { connection, request }) = handed else { return };
+            let Some(handed) = handed else { return };
+            let HandedConnection { connection, request } = *handed;
             let adopted = self.streams.as_mut().map(|streams| streams.adopt(now.mono_ns, connection));
             if let Some(Ok((path, client))) = adopted {
                 self.handle(now, Input::Proxied { path, client, bytes: &request, tos: 0 });

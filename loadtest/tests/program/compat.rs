@@ -73,7 +73,8 @@ fn losses_do_not_change_the_status_unless_asked() {
         all.push("127.0.0.1");
         loadtest(&all)
     };
-    assert_eq!(run(&[]).status.code(), Some(0));
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert_eq!(run(&["--fail-above-loss", "1"]).status.code(), Some(1));
 }
 

@@ -22,7 +22,7 @@ pub fn run(root: &Path) -> Result<(), String> {
         cargo_step(root, "clippy", CLIPPY, &[]),
         cargo_step(root, "doc", DOC, &[("RUSTDOCFLAGS", "-D warnings")]),
         cargo_step(root, "build", &["build", "--release", "--locked"], &[]),
-        cargo_step(root, "test", &["test", "--workspace", "--locked", "--no-fail-fast"], &[]),
+        cargo_step(root, "test", TEST, &[("RUST_TEST_THREADS", "4")]),
         Report::of("api", "cargo xtask api", || {
             api::run(root).map(|()| Counts { passed: 1, ..Counts::default() })
         }),
@@ -64,6 +64,8 @@ pub fn offload(root: &Path, filter: Option<&str>) -> Result<(), String> {
     run_with_binary(root, OFFLOAD, filter.as_slice(), &mut Counts::default())
 }
 
+// Many tests wait for a program or for time to pass: more of them than there are cores.
+const TEST: &[&str] = &["test", "--workspace", "--locked", "--no-fail-fast"];
 const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
 // Each step asks for the whole workspace, and for the tests of it that it wants: dependencies would be built again with
 // other features for a package by itself, which takes minutes.

@@ -224,10 +224,11 @@ impl Connection {
         self.pace.as_ref().map_or(most, |pace| pace.piece().min(most))
     }
 
-    /// How long what the kernel has not sent yet will take, nanoseconds; 0 for a client that isn't slow.
+    /// How long what the kernel has not sent yet and the next piece will take, nanoseconds; 0 for a client that isn't
+    /// slow.
     pub(super) fn ahead_ns(&self) -> u64 {
         let Some(pace) = self.pace.as_ref().filter(|pace| pace.is_known()) else { return 0 };
-        pace.time_ns(unsent_bytes(self.as_fd()).unwrap_or(0))
+        pace.time_ns(unsent_bytes(self.as_fd()).unwrap_or(0) + pace.piece())
     }
 
     /// More waits than the kernel has taken.

@@ -254,7 +254,7 @@ impl Streams {
         self.keep_deadlines(now_ns);
         self.relayed.keep_deadlines(now_ns);
         if is_ready {
-            let mut accepts = ACCEPTS_PER_TURN;
+            let mut accepts = self.accepts_per_turn();
             for (token, flags) in self.poller.ready(READY)? {
                 match poller::source(token) {
                     poller::Source::Opening => {
@@ -270,6 +270,15 @@ impl Streams {
             }
         }
         Ok(())
+    }
+
+    /// With as many connections without a message as there may be, each new one displaces another: no faster than they
+    /// are looked at, else nobody would be there for long enough to say anything. Others wait in the kernel.
+    fn accepts_per_turn(&self) -> usize {
+        match self.table.opening() >= self.options.limits.opening {
+            true => OPENING_PER_TURN,
+            false => ACCEPTS_PER_TURN,
+        }
     }
 
     fn note_ready(&mut self, now_ns: u64, token: u64, flags: EventFlags) {

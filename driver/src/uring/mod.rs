@@ -366,7 +366,8 @@ impl UringDriver {
     // After waiting
 
     fn handle_completions(&mut self) {
-        let before = self.base.events.len();
+        // Wake-ups are no datagrams, and no work.
+        let mut no_datagrams = self.base.events.len();
         while let Some(completion) = self.ring.pop() {
             match Kind::of(completion.user_data) {
                 Some(Kind::Listener) => self.handle_listener(&completion),
@@ -374,6 +375,7 @@ impl UringDriver {
                 Some(Kind::Waker) => {
                     if self.base.waker.take() {
                         self.base.events.push(Event::Woken);
+                        no_datagrams += 1;
                     }
                     if !completion.more() {
                         self.ended.push(Ended::Waker);
@@ -382,12 +384,13 @@ impl UringDriver {
                 Some(Kind::Watched) => {
                     self.must_watch = true;
                     self.base.streams_are_ready();
+                    no_datagrams += 1;
                 }
                 // A cancellation that came too late; what it was for has its own completion.
                 Some(Kind::Cancel) | Some(Kind::Send) | None => {}
             }
         }
-        self.base.observe(self.base.events.len() - before);
+        self.base.observe(self.base.events.len() - no_datagrams);
     }
 
     fn handle_listener(&mut self, completion: &Completion) {

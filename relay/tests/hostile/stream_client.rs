@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -97,13 +98,23 @@ impl StreamClient {
     /// Connects from an address; over TLS if it is told whom to trust. Its receive buffer is as small as can be if
     /// it shall be slow.
     pub fn connect(from: IpAddr, trust: Option<&Arc<ClientConfig>>, is_slow: bool) -> io::Result<Self> {
+        Self::connect_within(PATIENCE, from, trust, is_slow)
+    }
+
+    /// The same within a time of the caller's.
+    pub fn connect_within(
+        time: Duration,
+        from: IpAddr,
+        trust: Option<&Arc<ClientConfig>>,
+        is_slow: bool,
+    ) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         if is_slow {
             socket.set_recv_buffer_size(4096)?;
         }
         socket.bind(&SocketAddr::new(from, 0).into())?;
         let server = if trust.is_some() { SERVER_TLS } else { SERVER };
-        socket.connect_timeout(&server.into(), PATIENCE)?;
+        socket.connect_timeout(&server.into(), time)?;
         let socket = TcpStream::from(socket);
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;

@@ -208,8 +208,5 @@ fn a_slow_client_is_given_little_at_once_and_what_is_ahead_makes_media_older() {
         }
         let (ahead_ns, piece) = pace(&mut rig).expect("more waits");
         assert!(ahead_ns > 0 && (2048..=16 << 10).contains(&piece), "{ahead_ns} ns, {piece} bytes");
-        let connection = rig.streams.table.get_mut(socket).expect("open");
-        let unsent = crate::sockets::unsent_bytes(connection.as_fd()).expect("a socket");
-        assert!(unsent > 0, "that is what takes the time");
     }
 }

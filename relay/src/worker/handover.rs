@@ -20,8 +20,8 @@ use turnpike_proto::limits::MAX_FORWARDED;
 use turnpike_proto::{ClientPath, WorkerId};
 
 use turnpike_driver::Waker;
+use turnpike_driver::streams::Detached;
 
-use super::relayed::HandedConnection;
 use crate::limits::MAX_HANDED_CONNECTIONS;
 
 /// A client's datagram with a copy of its bytes.
@@ -35,6 +35,14 @@ pub struct Handed {
     pub bytes: Vec<u8>,
     /// Its DSCP and ECN.
     pub tos: u8,
+}
+
+/// A client's connection on its way to another worker, with the request that is to be answered there.
+pub struct HandedConnection {
+    /// The connection.
+    pub connection: Detached,
+    /// What its client has asked.
+    pub request: Vec<u8>,
 }
 
 /// One worker's end: its own queue, and the way to those of the others.

@@ -9,21 +9,13 @@
 use std::net::SocketAddr;
 
 use turnpike_driver::Driver;
-use turnpike_driver::streams::{CloseReason, Detached, Meter, RelayedEvent};
+use turnpike_driver::streams::{CloseReason, Meter, RelayedEvent};
 use turnpike_proto::addr::{PeerAddr, RelayedAddr};
 use turnpike_proto::limits::MAX_FORWARDED;
 use turnpike_proto::{ClientPath, ConnectionId, Input, Now, PortError, RelaySocket, Server, Way, WorkerId};
 
 use super::Worker;
-use super::handover::Handover;
-
-/// A client's connection on its way to another worker, with the request that is to be answered there.
-pub struct HandedConnection {
-    /// The connection.
-    pub connection: Detached,
-    /// What its client has asked.
-    pub request: Vec<u8>,
-}
+use super::handover::{HandedConnection, Handover};
 
 /// The core's bandwidth limits and counters, for connections that are carried below it.
 struct CoreMeter<'a> {

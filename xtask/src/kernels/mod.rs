@@ -89,9 +89,10 @@ fn build_tests(root: &Path) -> Result<PathBuf, String> {
     if !output.status.success() {
         return Err("the frame tests do not build".to_owned());
     }
-    // One line for each artifact; ours is the only executable.
+    // One line for each artifact; programs that the tests start are among them.
     let text = String::from_utf8_lossy(&output.stdout);
-    let path = text.split("\"executable\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    let mut executables = text.split("\"executable\":\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let path = executables.find(|path| path.contains("/frames-"));
     path.map(PathBuf::from).ok_or_else(|| "cargo names no executable of the frame tests".to_owned())
 }
 

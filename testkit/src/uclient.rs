@@ -62,12 +62,17 @@ pub fn run(lab: &Lab, server: IpAddr, arguments: &[&str], timeout: Duration) -> 
 
 /// Runs [`LEGS`] legs with [`MESSAGES`] messages each at 50 per second, all of which must arrive.
 pub fn assert_no_loss(lab: &Lab, server: IpAddr, arguments: &[&str]) {
-    let (legs, messages) = (LEGS.to_string(), MESSAGES.to_string());
+    assert_no_loss_of(LEGS, lab, server, arguments);
+}
+
+/// The same with another number of legs: those with TCP to their peers (`-T`) take it seconds each.
+pub fn assert_no_loss_of(legs: u64, lab: &Lab, server: IpAddr, arguments: &[&str]) {
+    let all = legs * MESSAGES;
+    let (legs, messages) = (legs.to_string(), MESSAGES.to_string());
     let load = ["-m", &legs, "-n", &messages, "-z", "20", "-l", "170"];
     let Outcome { code, output } = run(lab, server, &[arguments, &load].concat(), LOAD_DEADLINE);
     assert_eq!(code, Some(0), "turnutils_uclient {arguments:?} did not complete:\n{output}");
     let report = parse(&output).unwrap_or_else(|| panic!("no report of {arguments:?}:\n{output}"));
-    let all = LEGS * MESSAGES;
     assert_eq!(report, Report { sent: all, received: all, lost: 0 }, "{arguments:?}:\n{output}");
 }
 

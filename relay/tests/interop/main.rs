@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   lab: namespaces ─► relay: the server ─► uclient | client | stun: who talks to it
-//!                                           load, refusals, addresses, startup, streams, fronts, clients, workers
+//!                                           load, refusals, addresses, startup, streams, fronts, clients, workers,
+//!                                           tcp_relay
 //! ```
 //!
 //! They need root, iproute2 and coturn's clients, so they are ignored by a plain `cargo test`;
@@ -19,6 +20,7 @@ mod relay;
 mod startup;
 mod streams;
 mod stun;
+mod tcp_relay;
 mod workers;
 
 use turnpike_testkit::{lab, process, uclient};

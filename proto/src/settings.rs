@@ -83,6 +83,9 @@ pub struct ServerConfig {
     pub rfc5766_channels: bool,
     /// Relay TCP, too, for clients that ask for it (RFC 6062).
     pub tcp_relay: bool,
+    /// Tell clients of ICMP errors about their peers (RFC 8656 s. 11.5). Some clients can't bear that: pion/turn stops
+    /// to read after the first.
+    pub icmp_errors: bool,
     /// SOFTWARE in authenticated success answers, or none.
     pub software: Option<String>,
     /// Bandwidth limit of each allocation and direction, bits of payload per second; 0 is none.
@@ -104,6 +107,7 @@ impl Default for ServerConfig {
             max_lifetime_secs: limits::MAX_LIFETIME_SECS,
             rfc5766_channels: false,
             tcp_relay: false,
+            icmp_errors: true,
             software: Some("Turnpike".into()),
             max_bitrate_bits: 0,
             burst_ms: 100,

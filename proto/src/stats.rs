@@ -87,15 +87,18 @@ pub enum UserspaceDrop {
     StreamClosed,
     /// The system did not say who had sent it, or to which address.
     NoAddress,
+    /// An ICMP error about a peer, where the operator keeps those from clients.
+    IcmpError,
 }
 
 impl UserspaceDrop {
     /// All of them.
-    pub const ALL: [UserspaceDrop; 4] = [
+    pub const ALL: [UserspaceDrop; 5] = [
         UserspaceDrop::StreamQueueFull,
         UserspaceDrop::StreamQueueAge,
         UserspaceDrop::StreamClosed,
         UserspaceDrop::NoAddress,
+        UserspaceDrop::IcmpError,
     ];
 
     /// The name in metrics, logs and the API.
@@ -105,6 +108,7 @@ impl UserspaceDrop {
             UserspaceDrop::StreamQueueAge => "drop_stream_queue_age",
             UserspaceDrop::StreamClosed => "drop_stream_closed",
             UserspaceDrop::NoAddress => "drop_no_address",
+            UserspaceDrop::IcmpError => "drop_icmp_error",
         }
     }
 }

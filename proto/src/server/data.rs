@@ -16,6 +16,7 @@ use crate::io::{
     ClientPath, Egress, Forward, IcmpError, Now, Origin, Output, Received, RelaySocket, Transmit,
 };
 use crate::limits::{MAX_STUN_MESSAGE, MAX_UDP_PAYLOAD, MAX_UDP_PAYLOAD_V6};
+use crate::stats::UserspaceDrop;
 use crate::table::{Admission, Allocation, AllocationId, Channel};
 use crate::wire::{Class, HEADER_LEN, Message, MessageBuilder, TransactionId, attr, channel, method};
 
@@ -396,6 +397,9 @@ impl Server {
         // RFC 1191, RFC 8201: the kernel has learned it as well. Forged ones about anybody else cost nothing.
         if too_big && self.shared.plane().is_some() {
             self.outputs.push_back(Output::PathMtuFell(error.peer.ip()));
+        }
+        if !self.shared.config.icmp_errors {
+            return self.count_userspace(UserspaceDrop::IcmpError, 1);
         }
         value[4..].copy_from_slice(&if too_big { error.data } else { 0 }.to_be_bytes());
         let transaction = self.transaction_id();

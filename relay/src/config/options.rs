@@ -310,6 +310,11 @@ options! {
     "allow-tcp-relay" Switch("BOOL") allow_tcp_relay: bool = false,
     shown "`false`", parse::switch, on restart;
 
+    /// Don't tell clients by a Data indication that a peer can't be reached (RFC 8656 s. 11.5). For clients that can't
+    /// bear that: those of pion/turn hear nothing any more after the first.
+    "no-icmp-errors" Switch("BOOL") no_icmp_errors: bool = false,
+    shown "`false`", parse::switch, on restart;
+
     /// Accept channel numbers 0x5000 to 0x7FFF, which RFC 5766 allowed and RFC 8656 s. 12 reserves.
     /// Old clients need it, for example `turnutils_uclient` 4.6.
     "rfc5766-channel-numbers" Switch("BOOL") rfc5766_channel_numbers: bool = false,

@@ -16,6 +16,7 @@ pub(super) fn reasons() -> Vec<DropReason> {
                 DropCause::Receiver
             }
             UserspaceDrop::NoAddress => DropCause::Relay,
+            UserspaceDrop::IcmpError => DropCause::Policy,
         };
         DropReason { name: drop.name().to_owned(), cause }
     });

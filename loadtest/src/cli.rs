@@ -34,7 +34,7 @@ enum Mode {
     /// turnutils_uclient's flags, output and exit status
     #[command(disable_help_flag = true)]
     Uclient(Raw),
-    /// turnutils_peer: a UDP echo server
+    /// turnutils_peer: an echo server, for TCP too
     #[command(disable_help_flag = true)]
     Peer(Raw),
     /// Stand-in server that sends ChannelData straight back, to measure the generator itself

@@ -19,6 +19,7 @@ pub mod engine;
 pub mod limits;
 pub mod modes;
 pub mod peer;
+pub mod peer_tcp;
 pub mod reflect;
 pub mod report;
 pub mod scenario;

@@ -14,6 +14,8 @@ pub const MAX_GROUPS: usize = 64;
 pub const MAX_LINES: usize = 6;
 /// Sockets of the peer: flows share them, so that one receive queue isn't the bottleneck.
 pub const MAX_PEER_SOCKETS: usize = 16;
+/// TCP connections that the peer echoes at once: a thread each.
+pub const MAX_ECHOED_CONNECTIONS: usize = 4096;
 
 /// Datagrams per system call; also the kernel's limit of segments of one GSO send.
 pub const BATCH: usize = 64;

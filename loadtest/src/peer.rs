@@ -1,4 +1,4 @@
-//! turnutils_peer: a UDP echo server with its flags.
+//! turnutils_peer: a UDP echo server with its flags; it echoes TCP on the same ports, too.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -10,6 +10,7 @@ use crate::engine::mmsg::Poller;
 use crate::engine::open_socket;
 use crate::engine::receive::RecvBatch;
 use crate::modes::stop_flag;
+use crate::peer_tcp;
 
 /// Default of `-p`.
 const DEFAULT_PORT: u16 = 3480;
@@ -23,7 +24,7 @@ const TURN_NS: u64 = 50_000_000;
 const USAGE: &str = "\
 Usage: peer [options]
 Options:
-\t-p\tListening UDP port (default: 3480); the next one is opened too
+\t-p\tListening port, UDP and TCP (default: 3480); the next one is opened too
 \t-d\tListening interface device
 \t-L\tListening address (may be repeated; default: all)
 \t-v\tVerbose
@@ -94,6 +95,11 @@ fn serve(flags: &Flags, stop: &AtomicBool) -> io::Result<()> {
                 println!("Start: {address}");
             }
             sockets.push(socket);
+            // turnutils_peer needs no TCP: another program may have the port.
+            let listening = peer_tcp::listen(address, flags.device.as_deref()).and_then(peer_tcp::serve);
+            if let Err(error) = listening {
+                eprintln!("peer: no TCP at {address}: {error}");
+            }
         }
     }
     echo(&sockets, stop)?;

@@ -11,15 +11,18 @@ use stun_types::message::{
 };
 use turn_types::AddressFamily;
 use turn_types::attribute::{
-    AdditionalAddressFamily, ChannelNumber, DontFragment, EvenPort, Lifetime, RequestedAddressFamily,
-    RequestedTransport, ReservationToken, XorPeerAddress, XorRelayedAddress,
+    AdditionalAddressFamily, ChannelNumber, ConnectionId, DontFragment, EvenPort, Lifetime,
+    RequestedAddressFamily, RequestedTransport, ReservationToken, XorPeerAddress, XorRelayedAddress,
 };
-use turn_types::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH};
+use turn_types::message::{
+    ALLOCATE, CHANNEL_BIND, CONNECT, CONNECTION_ATTEMPT, CONNECTION_BIND, CREATE_PERMISSION, REFRESH,
+};
 
 use crate::credentials::Credentials;
 
-/// UDP's protocol number in REQUESTED-TRANSPORT (RFC 8656 section 18.7).
+/// Protocol numbers in REQUESTED-TRANSPORT (RFC 8656 section 18.7, RFC 6062 section 4.1).
 const UDP: u8 = 17;
+const TCP: u8 = 6;
 /// MOBILITY-TICKET (RFC 8016 section 4).
 const MOBILITY_TICKET: AttributeType = AttributeType::new(0x8030);
 /// coturn's BANDWIDTH (from a draft that never became an RFC).
@@ -48,6 +51,8 @@ pub enum Family {
 pub struct AllocateOptions {
     /// LIFETIME, seconds.
     pub lifetime_secs: u32,
+    /// TCP is to be relayed instead of UDP (RFC 6062).
+    pub relays_tcp: bool,
     /// Which families are to be relayed.
     pub family: Family,
     /// EVEN-PORT; `true`: with the R bit, which reserves the next port.
@@ -77,6 +82,10 @@ pub enum Request {
     Permission(SocketAddr),
     /// ChannelBind (RFC 8656 section 12).
     ChannelBind(u16, SocketAddr),
+    /// Connect (RFC 6062 section 4.3).
+    Connect(SocketAddr),
+    /// ConnectionBind with a CONNECTION-ID, on a connection of its own (RFC 6062 section 4.3).
+    ConnectionBind(u32),
 }
 
 impl Request {
@@ -88,6 +97,8 @@ impl Request {
             Self::Refresh(_) => "Refresh",
             Self::Permission(_) => "CreatePermission",
             Self::ChannelBind(..) => "ChannelBind",
+            Self::Connect(_) => "Connect",
+            Self::ConnectionBind(_) => "ConnectionBind",
         }
     }
 
@@ -98,6 +109,8 @@ impl Request {
             Self::Refresh(_) => REFRESH,
             Self::Permission(_) => CREATE_PERMISSION,
             Self::ChannelBind(..) => CHANNEL_BIND,
+            Self::Connect(_) => CONNECT,
+            Self::ConnectionBind(_) => CONNECTION_BIND,
         }
     }
 
@@ -111,7 +124,10 @@ impl Request {
             Self::Binding => {}
             Self::Allocate(options) => add_allocate(&mut message, options),
             Self::Refresh(secs) => add(&mut message, &Lifetime::new(*secs)),
-            Self::Permission(peer) => add(&mut message, &XorPeerAddress::new(*peer, id)),
+            Self::Permission(peer) | Self::Connect(peer) => {
+                add(&mut message, &XorPeerAddress::new(*peer, id));
+            }
+            Self::ConnectionBind(connection) => add(&mut message, &ConnectionId::new(*connection)),
             Self::ChannelBind(channel, peer) => {
                 add(&mut message, &ChannelNumber::new(*channel));
                 add(&mut message, &XorPeerAddress::new(*peer, id));
@@ -131,7 +147,7 @@ fn add(message: &mut MessageWriteVec, attribute: &dyn AttributeWrite) {
 }
 
 fn add_allocate(message: &mut MessageWriteVec, options: &AllocateOptions) {
-    add(message, &RequestedTransport::new(UDP));
+    add(message, &RequestedTransport::new(if options.relays_tcp { TCP } else { UDP }));
     add(message, &Lifetime::new(options.lifetime_secs));
     if let Some(token) = options.reservation_token {
         // RFC 8656 section 7.2: a token goes without EVEN-PORT and without an address family.
@@ -164,6 +180,7 @@ fn add_allocate(message: &mut MessageWriteVec, options: &AllocateOptions) {
 }
 
 /// What a client knows after the server's challenge: USERNAME, REALM, NONCE and the key.
+#[derive(Clone)]
 pub struct Authentication {
     username: String,
     realm: String,
@@ -228,6 +245,8 @@ pub enum Outcome {
         lifetime_secs: Option<u32>,
         /// RESERVATION-TOKEN.
         reservation_token: Option<u64>,
+        /// CONNECTION-ID.
+        connection: Option<u32>,
     },
     /// An error response.
     Error {
@@ -270,7 +289,19 @@ fn success(message: &Message<'_>) -> Outcome {
         relayed,
         lifetime_secs: message.attribute::<Lifetime>().ok().map(|a| a.seconds()),
         reservation_token: message.attribute::<ReservationToken>().ok().map(|a| a.token()),
+        connection: message.attribute::<ConnectionId>().ok().map(|a| a.id()),
     }
+}
+
+/// Reads a ConnectionAttempt (RFC 6062 section 4.4): who has connected to the relayed address, and the CONNECTION-ID.
+/// `None` if the bytes are no such indication.
+pub fn connection_attempt(data: &[u8]) -> Option<(SocketAddr, u32)> {
+    let message = Message::from_bytes(data).ok()?;
+    if message.class() != MessageClass::Indication || message.method() != CONNECTION_ATTEMPT {
+        return None;
+    }
+    let peer = message.attribute::<XorPeerAddress>().ok()?.addr(message.transaction_id());
+    Some((peer, message.attribute::<ConnectionId>().ok()?.id()))
 }
 
 fn error(message: &Message<'_>) -> Outcome {

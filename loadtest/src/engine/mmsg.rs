@@ -279,6 +279,11 @@ impl Poller {
         self.control(libc::EPOLL_CTL_MOD, fd, key, events)
     }
 
+    /// Watches a socket no longer.
+    pub fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
     fn control(&self, operation: libc::c_int, fd: BorrowedFd<'_>, key: u64, events: i32) -> io::Result<()> {
         let mut event = libc::epoll_event { events: events as u32, u64: key };
         // SAFETY: both descriptors are open; `event` is valid for the call.

@@ -45,6 +45,12 @@ pub enum SetupError {
     /// A success response to Allocate without a usable relayed address.
     #[error("the server's answer to Allocate has no relayed address")]
     NoRelayedAddress,
+    /// A success response to Connect without CONNECTION-ID.
+    #[error("the server's answer to Connect has no CONNECTION-ID")]
+    NoConnectionId,
+    /// A client has connected to another's relayed address, and that one wasn't told.
+    #[error("{0} has connected, and no ConnectionAttempt says so")]
+    NoAttempt(SocketAddr),
     /// The deadline of the whole set-up passed.
     #[error("set-up not finished within its deadline")]
     Deadline,

@@ -100,6 +100,7 @@ pub struct Session {
     reservation_token: Option<u64>,
     peer: Option<SocketAddr>,
     channel: Option<u16>,
+    connection: Option<u32>,
     allocation: Allocation,
     /// Some answer has come: there is a server.
     answered: bool,
@@ -123,6 +124,7 @@ impl Session {
             reservation_token: None,
             peer: None,
             channel: None,
+            connection: None,
             allocation: Allocation::None,
             answered: false,
             next_renewal_ns: u64::MAX,
@@ -150,6 +152,11 @@ impl Session {
     /// The bound channel.
     pub fn channel(&self) -> Option<u16> {
         self.channel
+    }
+
+    /// CONNECTION-ID of the last Connect.
+    pub fn connection(&self) -> Option<u32> {
+        self.connection
     }
 
     /// The bound peer.
@@ -208,6 +215,24 @@ impl Session {
         }
         self.next_request(now_ns, rng);
         self.settle(now_ns);
+    }
+
+    /// Has the relay connect to a peer (RFC 6062 section 4.3).
+    pub fn connect(&mut self, now_ns: u64, rng: &mut ChaCha8Rng, peer: SocketAddr) {
+        self.ask(now_ns, rng, Request::Connect(peer));
+    }
+
+    /// Makes this session's connection the data connection of that number, instead of starting (RFC 6062
+    /// section 4.3). It has the control connection's realm and nonce from the beginning: coturn ends a connection that has to be challenged first.
+    pub fn bind_connection(&mut self, now_ns: u64, rng: &mut ChaCha8Rng, connection: u32, control: &Self) {
+        self.auth.clone_from(&control.auth);
+        self.ask(now_ns, rng, Request::ConnectionBind(connection));
+    }
+
+    fn ask(&mut self, now_ns: u64, rng: &mut ChaCha8Rng, request: Request) {
+        self.state = State::Binding;
+        self.queue.push_back(request);
+        self.next_request(now_ns, rng);
     }
 
     fn queue_extra_requests(&mut self, rng: &mut ChaCha8Rng, peer: SocketAddr) {
@@ -322,8 +347,9 @@ impl Session {
         match response.outcome {
             // RFC 8489 section 9.2.5: discard, as if it had never been received.
             Outcome::WrongIntegrity => self.wrong_integrity += 1,
-            Outcome::Success { relayed, reservation_token, .. } => {
+            Outcome::Success { relayed, reservation_token, connection, .. } => {
                 let Some(done) = self.current.take() else { return false };
+                self.connection = connection.or(self.connection);
                 self.stale_nonces = 0;
                 self.succeeded(now_ns, rng, &done.request, relayed, reservation_token);
             }
@@ -394,9 +420,11 @@ impl Session {
             _ => {
                 let error = match (code, alternate, &request) {
                     (300, Some(server), _) => SetupError::Redirected(server),
-                    (403, _, Request::Permission(peer) | Request::ChannelBind(_, peer)) => {
-                        SetupError::PeerForbidden(*peer, reason)
-                    }
+                    (
+                        403,
+                        _,
+                        Request::Permission(peer) | Request::ChannelBind(_, peer) | Request::Connect(peer),
+                    ) => SetupError::PeerForbidden(*peer, reason),
                     _ => SetupError::Code { request: request.name(), code, reason },
                 };
                 self.refuse(error, now_ns, rng);

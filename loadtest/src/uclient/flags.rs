@@ -25,9 +25,8 @@ const LONG: [(&str, bool); 10] = [
     ("help", false),
 ];
 /// Flags whose transport or method this program doesn't have.
-const UNSUPPORTED: [(char, &str); 7] = [
+const UNSUPPORTED: [(char, &str); 6] = [
     ('b', "SCTP to the server"),
-    ('T', "RFC 6062 TCP relay"),
     ('P', "RFC 6062 TCP relay, passive"),
     ('U', "TLS with a NULL cipher"),
     ('J', "OAuth"),
@@ -67,6 +66,8 @@ pub struct Flags {
     pub client_to_client: bool,
     /// `-e`.
     pub peer: Option<IpAddr>,
+    /// `-T`.
+    pub tcp_relay: bool,
     /// `-r`.
     pub peer_port: u16,
     /// `-m`, as given.
@@ -158,6 +159,7 @@ impl Default for Flags {
             key: None,
             client_to_client: false,
             peer: None,
+            tcp_relay: false,
             peer_port: 3480,
             clients: 1,
             messages: None,
@@ -282,6 +284,10 @@ fn parse_short(
 fn set_plain(flags: &mut Flags, given: &mut Given, letter: char) {
     match letter {
         't' => given.tcp = true,
+        'T' => {
+            given.tcp = true;
+            flags.tcp_relay = true;
+        }
         'S' => given.secure = true,
         'v' => flags.verbose = true,
         's' => flags.indications = true,
@@ -423,6 +429,7 @@ fn finish(mut flags: Flags, given: &Given, positional: Vec<String>) -> Result<Fl
         flags.messages = flags.messages.or(Some(5));
     }
     flags.no_rtcp |= flags.dual;
+    set_relayed_transport(&mut flags)?;
     set_transport(&mut flags, given)?;
     let needs_peer = !matches!(flags.load_mode, Some(LoadMode::Alloc | LoadMode::Invalid));
     if needs_peer && flags.peer.is_none() && !flags.client_to_client {
@@ -442,6 +449,29 @@ fn finish(mut flags: Flags, given: &Given, positional: Vec<String>) -> Result<Fl
         return Err(refuse("-n: at least one message"));
     }
     Ok(flags)
+}
+
+/// What `-T` implies: pairs of clients, unless there is a peer, and no datagrams.
+fn set_relayed_transport(flags: &mut Flags) -> Result<(), Refusal> {
+    if !flags.tcp_relay {
+        return Ok(());
+    }
+    let useless = [
+        (flags.load_mode.is_some(), "-Y"),
+        (flags.dual, "-Z"),
+        (flags.random_channels, "-N"),
+        (flags.no_permission, "-I"),
+        (flags.extra_requests, "-G"),
+        (flags.drop_sockets, "-B"),
+    ];
+    if let Some((_, flag)) = useless.iter().find(|(is_given, _)| *is_given) {
+        return Err(refuse(format!("{flag} with -T: it is about UDP to the peers")));
+    }
+    flags.client_to_client |= flags.peer.is_none();
+    flags.no_rtcp = true;
+    flags.indications = false;
+    flags.dont_fragment = false;
+    Ok(())
 }
 
 fn set_transport(flags: &mut Flags, given: &Given) -> Result<(), Refusal> {
@@ -484,6 +514,7 @@ Usage: uclient [flags] [options] turn-server-ip-address
 Flags:
 \t-t\tTCP to the server (default: UDP).
 \t-S\tWith -t: TLS to the server.
+\t-T\tTCP to the peers, too (RFC 6062). Implies -t, -c, and -y without -e.
 \t-v\tVerbose: percentiles and more at the end.
 \t-s\tUse Send and Data indications.
 \t-y\tUse client-to-client connections.
@@ -527,7 +558,7 @@ Options:
 \t--fail-above-loss PERCENT\tExit with 1 if more is lost.
 \t--output-style 4.6|4.17\tPrefix of the lines (default: 4.6).
 \t--json FILE, --html FILE\tWrite a report.
-Not supported yet: -b -T -P -U -J -F, -S without -t.
+Not supported yet: -b -P -U -J -F, -S without -t.
 ";
 
 #[cfg(test)]
@@ -593,11 +624,24 @@ mod tests {
     }
 
     #[test]
+    fn tcp_to_the_peers_implies_what_it_needs() {
+        let flags = parsed("-T -s -g -m 3 s").expect("-T suffices");
+        assert_eq!((flags.transport, flags.legs()), (Transport::Tcp, 4));
+        assert!(flags.client_to_client && flags.no_rtcp && !flags.indications && !flags.dont_fragment);
+        let flags = parsed("-TS -e 1.2.3.4 -m 3 s").expect("an echo");
+        assert_eq!((flags.transport, flags.port, flags.legs()), (Transport::Tls, 5349, 3));
+        assert!(!flags.client_to_client);
+        for line in ["-T -Y packet s", "-T -Z s", "-TN s", "-TI s", "-TG s", "-TB s", "-TR s"] {
+            assert_eq!(parsed(line).unwrap_err().status, 1, "{line}");
+        }
+    }
+
+    #[test]
     fn refusals_have_coturns_status() {
         assert_eq!(parsed("-y -Q s").unwrap_err().status, 1, "unknown flag");
         assert_eq!(parsed("-n 5 s").unwrap_err().status, 255, "neither -e nor -y");
         assert_eq!(parsed("-y").unwrap_err().status, 255, "no server");
-        for flag in ["-T", "-S", "-b", "-U", "-P", "-J", "-F"] {
+        for flag in ["-S", "-b", "-U", "-P", "-J", "-F"] {
             let refusal = parsed(&format!("-y {flag} s")).unwrap_err();
             assert!(refusal.message.contains("not supported yet"), "{flag}: {}", refusal.message);
             assert_eq!(refusal.status, 1);

@@ -9,5 +9,6 @@ pub mod output;
 
 mod alloc_flood;
 mod run;
+mod tcp_relay;
 
 pub use run::main;

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use super::alloc_flood;
 use super::flags::{Flags, LoadMode, Refusal, USAGE, parse};
 use super::output::{Output, Style, progress, rates, summary};
+use super::tcp_relay;
 use crate::arguments::resolve_server;
 use crate::credentials::Credentials;
 use crate::engine::payload::Fill;
 use crate::engine::stream::tls::{Identity, TlsClient, Trust};
 use crate::engine::{
-    Engine, FlowSpec, Framing, Group, PeerChoice, Plan, SetupReport, Snapshot, Trial, TrialReport,
+    Engine, FlowSpec, Framing, Group, PeerChoice, Plan, ReleaseReport, SetupReport, Snapshot, Trial,
+    TrialReport,
 };
 use crate::limits::SETUPS_AT_ONCE;
 use crate::modes::{default_threads, stop_flag};
@@ -83,13 +85,14 @@ fn execute(flags: &Flags, out: Output) -> Result<ExitCode, String> {
         return Ok(if finished { ExitCode::SUCCESS } else { ExitCode::from(crate::modes::EXIT_INTERRUPTED) });
     }
     let plan = plan(flags, server.address, tls, session);
+    if flags.tcp_relay {
+        return relay_tcp(flags, out, &plan, outputs, &stop);
+    }
     announce_threads(flags, out, plan.threads);
     let started = Instant::now();
     let mut engine = Engine::start(plan, stop.clone()).map_err(|error| error.to_string())?;
     let setup = engine.setup(&mut |_| {});
-    let failed = setup.failures.first().map(|(error, _)| describe(error));
-    let interrupted = || setup.interrupted.then(|| "stopped by a signal during the set-up".to_owned());
-    if let Some(why) = failed.or_else(interrupted) {
+    if let Some(why) = failure(&setup) {
         let left = engine.release(RELEASE_WITHIN, &mut |_| {}).left();
         return Err(left.iter().fold(why, |why, left| format!("{why}; {left}")));
     }
@@ -99,13 +102,57 @@ fn execute(flags: &Flags, out: Output) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     let begun = Instant::now();
-    let result = transmit(flags, out, &mut engine);
+    let mut lines = Lines { flags, out, next: Duration::from_secs(1), last: Snapshot::default() };
+    let result = engine.trial(trial(flags), &mut |now| lines.each_second(now));
     let total = result.total();
     print_summary(flags, out, &total, begun.elapsed());
     if flags.hang {
         wait_for(&stop);
     }
-    finish(flags, out, engine, outputs, &setup, &result)
+    let plan = engine.plan().clone();
+    let release = if flags.drop_sockets {
+        engine.abandon();
+        None
+    } else {
+        Some(engine.release(RELEASE_WITHIN, &mut |_| {}))
+    };
+    finish(flags, out, outputs, &Ran { plan: &plan, setup: &setup, result: &result, release })
+}
+
+/// `-T`.
+fn relay_tcp(
+    flags: &Flags,
+    out: Output,
+    plan: &Plan,
+    outputs: Outputs,
+    stop: &AtomicBool,
+) -> Result<ExitCode, String> {
+    announce_threads(flags, out, 1);
+    let (mut clients, setup) = tcp_relay::Clients::set_up(plan, stop)?;
+    if let Some(why) = failure(&setup) {
+        let left = clients.release(RELEASE_WITHIN).left();
+        return Err(left.iter().fold(why, |why, left| format!("{why}; {left}")));
+    }
+    out.info(&format!("Total connect time is {}", setup.elapsed.as_secs()));
+    if flags.quick_exit {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let begun = Instant::now();
+    let mut lines = Lines { flags, out, next: Duration::from_secs(1), last: Snapshot::default() };
+    let (result, ended) = clients.transfer(plan, trial(flags), stop, &mut |now| lines.each_second(now))?;
+    print_summary(flags, out, &result.total(), begun.elapsed());
+    ended.iter().for_each(|why| out.error(why));
+    if flags.hang {
+        wait_for(stop);
+    }
+    let release = Some(clients.release(RELEASE_WITHIN));
+    finish(flags, out, outputs, &Ran { plan, setup: &setup, result: &result, release })
+}
+
+/// Why a set-up is not what was wanted.
+fn failure(setup: &SetupReport) -> Option<String> {
+    let failed = setup.failures.first().map(|(error, _)| describe(error));
+    failed.or_else(|| setup.interrupted.then(|| "stopped by a signal during the set-up".to_owned()))
 }
 
 fn tls(flags: &Flags, host: &str) -> Result<Option<TlsClient>, String> {
@@ -142,6 +189,7 @@ fn session_config(flags: &Flags) -> Result<SessionConfig, String> {
         transport: flags.transport,
         credentials,
         allocate: AllocateOptions {
+            relays_tcp: flags.tcp_relay,
             lifetime_secs: if flags.quick_exit { QUICK_LIFETIME_SECS } else { LIFETIME_SECS },
             family,
             dont_fragment: flags.dont_fragment,
@@ -150,10 +198,10 @@ fn session_config(flags: &Flags) -> Result<SessionConfig, String> {
             origin: flags.origin.clone(),
             ..AllocateOptions::default()
         },
-        channel: !flags.indications && !alloc,
+        channel: !flags.indications && !alloc && !flags.tcp_relay,
         random_channel: flags.random_channels,
-        // A channel brings its permission (RFC 8656 section 12); only indications need their own.
-        permission: !flags.no_permission && (flags.indications || alloc),
+        // A channel brings its permission (RFC 8656 section 12); all else needs its own.
+        permission: !flags.no_permission && (flags.indications || alloc || flags.tcp_relay),
         refresh_first: alloc,
         extra_requests: flags.extra_requests,
         renew_every_ns: RENEW_EVERY_NS,
@@ -276,14 +324,17 @@ fn describe(error: &SetupError) -> String {
             format!("create permission error {code} ({reason})")
         }
         SetupError::PeerForbidden(_, reason) => format!("create permission error 403 ({reason}): {error}"),
+        SetupError::Code { request: "Allocate", code: 442, .. } => format!(
+            "Cannot complete Allocation: {error}: the server relays no TCP (Turnpike does with --allow-tcp-relay)"
+        ),
         SetupError::WrongIntegrity => "Wrong integrity in a message received from server".into(),
         _ => format!("Cannot complete Allocation: {error}"),
     }
 }
 
-fn transmit(flags: &Flags, out: Output, engine: &mut Engine) -> TrialReport {
+fn trial(flags: &Flags) -> Trial {
     let invalid = flags.load_mode == Some(LoadMode::Invalid);
-    let trial = Trial {
+    Trial {
         number: 1,
         rate_factor: 1.0,
         duration: None,
@@ -294,9 +345,7 @@ fn transmit(flags: &Flags, out: Output, engine: &mut Engine) -> TrialReport {
         },
         drain: if invalid { Duration::ZERO } else { DRAIN },
         spread: None,
-    };
-    let mut lines = Lines { flags, out, next: Duration::from_secs(1), last: Snapshot::default() };
-    engine.trial(trial, &mut |now| lines.each_second(now))
+    }
 }
 
 /// Prints once a second.
@@ -348,28 +397,28 @@ fn wait_for(stop: &AtomicBool) {
     }
 }
 
-/// Releases, writes the reports, and decides the exit status.
-fn finish(
-    flags: &Flags,
-    out: Output,
-    engine: Engine,
-    outputs: Outputs,
-    setup: &SetupReport,
-    result: &TrialReport,
-) -> Result<ExitCode, String> {
+/// All that a run came to.
+struct Ran<'a> {
+    plan: &'a Plan,
+    setup: &'a SetupReport,
+    result: &'a TrialReport,
+    /// `None` if nothing was released.
+    release: Option<ReleaseReport>,
+}
+
+/// Writes the reports, and decides the exit status.
+fn finish(flags: &Flags, out: Output, outputs: Outputs, ran: &Ran<'_>) -> Result<ExitCode, String> {
+    let Ran { plan, setup, result, release } = *ran;
     let mut report = Report::new("uclient", format!("uclient, {} legs", flags.legs()), flags.server.clone());
-    let offered = crate::modes::offered_pps(engine.plan(), 1.0);
-    report.setup = (!engine.plan().no_setup).then(|| setup.into());
-    let trial = TrialSummary::new("run".into(), offered, engine.plan(), result);
+    let offered = crate::modes::offered_pps(plan, 1.0);
+    report.setup = (!plan.no_setup).then(|| setup.into());
+    let trial = TrialSummary::new("run".into(), offered, plan, result);
     for fault in &trial.generator.faults {
         eprintln!("uclient: {fault}");
     }
     report.trials.push(trial);
     report.interrupted = result.interrupted;
-    if flags.drop_sockets {
-        engine.abandon();
-    } else {
-        let release = engine.release(RELEASE_WITHIN, &mut |_| {});
+    if let Some(release) = release {
         report.release = Some(release.into());
         release.left().iter().for_each(|left| out.error(left));
     }

@@ -46,6 +46,11 @@ pub struct Coturn {
 
 impl Coturn {
     pub fn start(ip: &str) -> Self {
+        Self::start_with(ip, &[])
+    }
+
+    /// With more options.
+    pub fn start_with(ip: &str, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), ip.to_owned()])
             .expect("a certificate");
@@ -58,6 +63,7 @@ impl Coturn {
             .args(["--tls-listening-port", &tls_port.to_string(), "--cert", "cert.pem", "--pkey", "key.pem"])
             .args(["--allow-loopback-peers", "--lt-cred-mech", "-u", &format!("{USER}:{PASSWORD}")])
             .args(["-r", "realm", "--log-file", "stdout", "--pidfile", "pid"])
+            .args(more)
             .current_dir(folder.path());
         let process = Process::start(command);
         let ip = ip.parse().expect("an address");

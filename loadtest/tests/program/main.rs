@@ -3,7 +3,7 @@
 //! ```text
 //!   stub: a tiny TURN relay ─► measures: what the harness reports; compat: the drop-in programs
 //!   coturn: the real one    ─► streams: clients over TCP and TLS; transports: each mode over both, IPv4 and IPv6;
-//!                              compat: the same counts as its own client
+//!                              compat: the same counts as its own client; tcp_relay: TCP to the peers (RFC 6062)
 //! ```
 
 mod compat;
@@ -11,6 +11,7 @@ mod coturn;
 mod measures;
 mod streams;
 mod stub;
+mod tcp_relay;
 mod transports;
 
 use std::process::{Command, Output};

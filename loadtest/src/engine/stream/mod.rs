@@ -108,6 +108,11 @@ impl Inbox {
         self.messages.is_empty()
     }
 
+    /// What the last [`StreamLink::receive_bytes`] found.
+    pub fn bytes(&self) -> &[u8] {
+        &self.plain
+    }
+
     /// One of them, with its padding.
     pub fn message(&self, index: usize) -> &[u8] {
         &self.plain[self.messages[index].clone()]
@@ -200,7 +205,15 @@ impl StreamLink {
     /// Queues one message and its padding (RFC 8656 section 12.5: to 4 bytes, zeros). TLS makes one record of it.
     pub fn send(&mut self, message: &[u8]) {
         const ZEROS: [u8; 3] = [0; 3];
-        let padding = &ZEROS[..message.len().next_multiple_of(4) - message.len()];
+        self.queue(message, &ZEROS[..message.len().next_multiple_of(4) - message.len()]);
+    }
+
+    /// Queues bytes as they are: a data connection's (RFC 6062 section 4.3).
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.queue(bytes, &[]);
+    }
+
+    fn queue(&mut self, message: &[u8], padding: &[u8]) {
         match &mut self.tls {
             None => {
                 self.out.extend_from_slice(message);
@@ -274,13 +287,21 @@ impl StreamLink {
     /// # Errors
     /// If the connection is over.
     pub fn receive(&mut self, inbox: &mut Inbox) -> Result<(), LinkError> {
-        inbox.messages.clear();
-        inbox.plain.clear();
-        inbox.plain.append(&mut self.partial);
-        let outcome = self.read(inbox);
+        let outcome = self.receive_bytes(inbox);
         let framed = self.split(inbox);
         // What came says more than that nothing else does.
         framed.and(outcome)
+    }
+
+    /// Reads what there is, up to a bound, as bytes of no form. With an error, too, the inbox has what came before.
+    ///
+    /// # Errors
+    /// If the connection is over.
+    pub fn receive_bytes(&mut self, inbox: &mut Inbox) -> Result<(), LinkError> {
+        inbox.messages.clear();
+        inbox.plain.clear();
+        inbox.plain.append(&mut self.partial);
+        self.read(inbox)
     }
 
     fn read(&mut self, inbox: &mut Inbox) -> Result<(), LinkError> {
@@ -407,6 +428,27 @@ mod tests {
         assert_eq!((found.concat(), error), (sent.repeat(3), None));
         writer.join().expect("ends");
         assert_eq!(receive(&mut link, 1).1, Some(LinkError::Closed));
+    }
+
+    // RFC 6062 section 4.3: after ConnectionBind's answer
+    #[test]
+    fn bytes_of_a_data_connection_are_no_messages() {
+        let (mut link, mut server) = connected();
+        link.send_bytes(&[0xff; 5]);
+        link.flush().expect("open");
+        server.write_all(&[0xfe; 7]).expect("written");
+        let mut got = [0; 5];
+        server.read_exact(&mut got).expect("5 bytes, no padding");
+        drop(server);
+        let (mut inbox, mut found) = (Inbox::default(), Vec::new());
+        let error = loop {
+            let outcome = link.receive_bytes(&mut inbox);
+            found.extend_from_slice(inbox.bytes());
+            if let Err(error) = outcome {
+                break error;
+            }
+        };
+        assert_eq!((got, found, error), ([0xff; 5], vec![0xfe; 7], LinkError::Closed));
     }
 
     #[test]

@@ -88,6 +88,17 @@ fn first_addresses(config: &Config, signals: &SignalSource) -> Option<Addresses>
     }
 }
 
+fn seed() -> Result<[u8; 32], StartError> {
+    setup::seed().map_err(StartError::system("random numbers"))
+}
+
+/// The public addresses that have a name only, asked for from now on.
+fn asked_publics(addresses: &Addresses) -> Arc<Publics> {
+    let publics = Arc::new(Publics::default());
+    publics.ask(&addresses.questions);
+    publics
+}
+
 /// The running relay.
 struct Relay {
     control: Arc<Control>,
@@ -110,7 +121,6 @@ impl Relay {
         let sockets = bind_all(&addresses.listen, config.workers.get(), &options)?;
         let listeners: Vec<_> = sockets[0].iter().map(ListenerSocket::local_addr).collect();
         let streams = StreamListeners::bind(&addresses, &listeners, config.workers.get())?;
-        let seed = || setup::seed().map_err(StartError::system("random numbers"));
         let kernel = KernelPath::start(config, &addresses, &listeners)
             .map_err(StartError::other("offload = \"require\""))?;
         let shared = setup::shared(config, &addresses, &streams.beside(&listeners), seed()?, kernel.plane())?;
@@ -139,13 +149,11 @@ impl Relay {
         let (workers, threads) = started.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let mut ready = Ready::new(config, listeners, addresses.relay.clone(), io, kernel.data_path());
         (ready.tcp, ready.tls) = (streams.tcp, streams.tls);
-        let publics = Arc::new(Publics::default());
-        publics.ask(&addresses.questions);
         let control = Control::new(Parts {
             config: config.clone(),
             loader,
+            publics: asked_publics(&addresses),
             addresses,
-            publics,
             ready: ready.clone(),
             shared,
             workers,

@@ -38,7 +38,9 @@ use turnpike_driver::{Driver, DriverCounters, Event};
 use turnpike_offload::{Answer, Outbox};
 use turnpike_proto::addr::PeerAddr;
 use turnpike_proto::stats::UserspaceDrop;
-use turnpike_proto::{Egress, IcmpError, Input, Now, Output, Server, Verdict, WhyNot};
+use turnpike_proto::{
+    Egress, IcmpError, Input, Now, OffloadBinding, Output, RefusedRequest, Server, Verdict, WhyNot,
+};
 
 use self::handover::Handover;
 use self::lag::Lag;
@@ -301,13 +303,7 @@ impl<D: Driver> Worker<D> {
                 Output::Bind { connection, client } => self.bind(now, connection, &client),
                 Output::CloseConnection(connection) => self.close_connection(connection),
                 Output::HandOver { client, worker, request } => self.hand_over(now, &client, worker, request),
-                Output::Offload(binding) => match &mut self.offload {
-                    Some(outbox) => outbox.offload(binding),
-                    None => {
-                        let failed = Input::OffloadFailed(binding.binding, WhyNot::Off);
-                        self.server.handle_input(now, failed);
-                    }
-                },
+                Output::Offload(binding) => self.offload(now, binding),
                 Output::Withdraw(binding) => match &mut self.offload {
                     Some(outbox) => outbox.withdraw(binding),
                     None => self.server.handle_input(now, Input::OffloadWithdrawn(binding)),
@@ -334,15 +330,27 @@ impl<D: Driver> Worker<D> {
                 Output::UserDisconnected { user, allocations } => {
                     self.answer_disconnected(&user, allocations);
                 }
-                Output::Refused(request) => {
-                    self.reporter.count_refusal(now, &request);
-                    let written = self.notices.refused(now, &request);
-                    if let Some(events) = self.events.as_ref().filter(|_| written) {
-                        events.tell(|| WorkerEvent::Refused(request));
-                    }
-                }
+                Output::Refused(request) => self.tell_refused(now, request),
                 Output::OldChannelNumber { channel } => self.notices.old_channel_number(channel),
             }
+        }
+    }
+
+    fn offload(&mut self, now: Now, binding: Box<OffloadBinding>) {
+        match &mut self.offload {
+            Some(outbox) => outbox.offload(binding),
+            None => {
+                let failed = Input::OffloadFailed(binding.binding, WhyNot::Off);
+                self.server.handle_input(now, failed);
+            }
+        }
+    }
+
+    fn tell_refused(&mut self, now: Now, request: Box<RefusedRequest>) {
+        self.reporter.count_refusal(now, &request);
+        let written = self.notices.refused(now, &request);
+        if let Some(events) = self.events.as_ref().filter(|_| written) {
+            events.tell(|| WorkerEvent::Refused(request));
         }
     }
 

@@ -322,24 +322,8 @@ impl Lab {
                     self.pending.retain(|(owner, pending, _)| (*owner, *pending) != (worker, relay));
                     self.workers[worker].handle_input(self.now, Input::PortClosed(relay));
                 }
-                Output::Offload(binding) => {
-                    self.offloaded.push((worker, *binding));
-                    if !self.hold_kernel {
-                        let done = Input::OffloadDone(binding.binding);
-                        self.workers[worker].handle_input(self.now, done);
-                    }
-                }
-                Output::Withdraw(name) => {
-                    let is_meant = |(owner, offloaded): &(usize, OffloadBinding)| {
-                        (*owner, offloaded.binding) == (worker, name)
-                    };
-                    let at = self.offloaded.iter().position(is_meant);
-                    self.offloaded.remove(at.expect("what is withdrawn was offloaded, by the same worker"));
-                    self.withdrawing.push((worker, name));
-                    if !self.hold_kernel {
-                        self.forget_withdrawn();
-                    }
-                }
+                Output::Offload(binding) => self.offload(worker, *binding),
+                Output::Withdraw(name) => self.withdraw(worker, name),
                 Output::PathMtuFell(destination) => self.path_mtu_fell.push(destination),
                 Output::CloseStream(path) => self.closed_streams.push(path),
                 Output::Created(view) => self.created.push(*view),
@@ -350,6 +334,25 @@ impl Lab {
                 Output::Refused(request) => self.refused.push(*request),
                 Output::OldChannelNumber { channel } => self.old_channels.push(channel),
             }
+        }
+    }
+
+    fn offload(&mut self, worker: usize, binding: OffloadBinding) {
+        self.offloaded.push((worker, binding));
+        if !self.hold_kernel {
+            let done = Input::OffloadDone(binding.binding);
+            self.workers[worker].handle_input(self.now, done);
+        }
+    }
+
+    fn withdraw(&mut self, worker: usize, name: SlotName) {
+        let is_meant =
+            |(owner, offloaded): &(usize, OffloadBinding)| (*owner, offloaded.binding) == (worker, name);
+        let at = self.offloaded.iter().position(is_meant);
+        self.offloaded.remove(at.expect("what is withdrawn was offloaded, by the same worker"));
+        self.withdrawing.push((worker, name));
+        if !self.hold_kernel {
+            self.forget_withdrawn();
         }
     }
 

@@ -1,5 +1,7 @@
 //! Clients that read slowly, or not at all.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 const PAYLOAD: usize = 1000;
@@ -13,6 +15,28 @@ fn frame(number: u32) -> Vec<u8> {
 fn send(rig: &mut Rig, socket: ClientSocket, number: u32) {
     let [high, low] = (PAYLOAD as u16).to_be_bytes();
     rig.streams.send_media(rig.now_ns, socket, [&[0x40, 1, high, low], &frame(number)], 0);
+}
+
+/// Reads until the end: the numbers of the frames that came. Says so when the answer has come.
+fn hear(client: &mut dyn Read, is_answered: &AtomicBool) -> Vec<u32> {
+    let mut numbers = Vec::new();
+    loop {
+        let mut header = [0; 4];
+        if client.read_exact(&mut header).is_err() {
+            break;
+        }
+        let mut payload = vec![0; usize::from(u16::from_be_bytes([header[2], header[3]]))];
+        client.read_exact(&mut payload).expect("never a part of a frame");
+        if payload.len() == 8 {
+            is_answered.store(true, Ordering::Relaxed);
+            continue;
+        }
+        let number = u32::from_be_bytes(payload[..4].try_into().expect("four bytes"));
+        assert_eq!(payload, frame(number));
+        numbers.push(number);
+    }
+    assert!(is_answered.load(Ordering::Relaxed), "answers are not dropped");
+    numbers
 }
 
 /// Sends so many frames to a client that reads none, then lets it read: the numbers of those that came, and the
@@ -41,12 +65,11 @@ fn flood(tls: bool, frames: u32, age: Duration) -> (Vec<u32>, StreamCounters) {
     // An answer, queued behind all of it, comes whatever was dropped.
     rig.streams.send_answer(rig.now_ns, socket, &channel_data(&[0xff; 8]));
     rig.turn();
-    let mut numbers = Vec::new();
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let stop = AtomicBool::new(false);
+    let numbers = std::thread::scope(|scope| {
         let (stop, rig) = (&stop, &mut rig);
         scope.spawn(move || {
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 rig.turn();
                 std::thread::sleep(Duration::from_micros(200));
             }
@@ -56,24 +79,7 @@ fn flood(tls: bool, frames: u32, age: Duration) -> (Vec<u32>, StreamCounters) {
                 rig.turn();
             }
         });
-        let mut has_answer = false;
-        loop {
-            let mut header = [0; 4];
-            if client.read_exact(&mut header).is_err() {
-                break;
-            }
-            let mut payload = vec![0; usize::from(u16::from_be_bytes([header[2], header[3]]))];
-            client.read_exact(&mut payload).expect("never a part of a frame");
-            if payload.len() == 8 {
-                has_answer = true;
-                stop.store(true, std::sync::atomic::Ordering::Relaxed);
-                continue;
-            }
-            let number = u32::from_be_bytes(payload[..4].try_into().expect("four bytes"));
-            assert_eq!(payload, frame(number));
-            numbers.push(number);
-        }
-        assert!(has_answer, "answers are not dropped");
+        hear(client, stop)
     });
     let counters = rig.streams.counters();
     let counted =

@@ -25,7 +25,7 @@ use turnpike_proto::wire::framer::{self, Frame};
 use turnpike_proto::wire::{MessageBuilder, attr, channel, method};
 use turnpike_proto::{Server, Verdict, WorkerId};
 use turnpike_testkit::talker::{Answer, Talker, UDP};
-use turnpike_testkit::{PASSWORD, USER, skip};
+use turnpike_testkit::{PASSWORD, USER, skip, uninterrupted};
 use zeroize::Zeroizing;
 
 /// How long something may take on a busy machine.
@@ -224,7 +224,7 @@ fn a_stream_carries_a_call_both_ways() {
             let mut frame = [&channel::header(0x4000, size as u16)[..], &data].concat();
             frame.resize(frame.len().next_multiple_of(4), 0xee);
             client.send(&frame);
-            let (len, from) = peer.recv_from(&mut buffer).expect("the data");
+            let (len, from) = uninterrupted(|| peer.recv_from(&mut buffer)).expect("the data");
             assert_eq!((&buffer[..len], from), (&data[..], relayed));
             peer.send_to(&data, relayed).expect("sent");
             let heard = client.hear().expect("ChannelData");
@@ -315,7 +315,7 @@ fn burst(relay: &Relay, tls: bool, count: u32, len: usize, expected: usize) -> V
     assert_eq!(client.request(method::REFRESH, |builder| builder.lifetime(600)).code, None);
     let mut buffer = [0; 4096];
     let take = |_| {
-        assert_eq!(peer.recv(&mut buffer).expect("it comes"), len);
+        assert_eq!(uninterrupted(|| peer.recv(&mut buffer)).expect("it comes"), len);
         u32::from_be_bytes(buffer[..4].try_into().expect("four bytes"))
     };
     (0..expected).map(take).collect()

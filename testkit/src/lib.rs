@@ -38,7 +38,7 @@ use std::path::PathBuf;
 pub use own_namespace::in_own_namespace;
 pub use pipe::full_pipe;
 pub use skip::skip;
-pub use wait::{PATIENCE, becomes_true, eventually};
+pub use wait::{PATIENCE, becomes_true, eventually, uninterrupted};
 
 /// The realm of the servers under test.
 pub const REALM: &str = "example.org";

@@ -1,5 +1,6 @@
 //! Waiting for what has to come, on a machine that may be busy with something else.
 
+use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,20 @@ pub fn eventually<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
             return found;
         }
         sleep(PAUSE);
+    }
+}
+
+/// Repeats a call that a signal has interrupted: io_uring wakes the thread that has made its ring like one, and the
+/// kernel begins no receiving with a timeout again (signal(7)).
+///
+/// # Errors
+/// Those of the call, other than that.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
     }
 }
 

@@ -306,9 +306,15 @@ fn serve(listener: &TcpListener, browser: &Process) -> String {
             continue;
         };
         stream.set_nonblocking(false).expect("sockets can");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("sockets can");
+        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("sockets can");
         let (head, body) = request(&mut stream);
-        let page = if head.starts_with("GET /?") { include_str!("call.html") } else { "" };
+        let page = match head.split(' ').collect::<Vec<_>>()[..] {
+            ["GET", path, ..] if path.starts_with("/?") => include_str!("call.html"),
+            ["POST", ..] => "taken",
+            [_, _, ..] => "",
+            // Opened early, for a request that has not come: an answer would be taken for that of the next.
+            _ => continue,
+        };
         let answer = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{page}",
             page.len()

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
@@ -295,6 +296,12 @@ impl Connection {
         let _ = SockRef::from(&self.socket).set_tcp_user_timeout(None);
         let end = End::new(self.socket).with_tls(self.tls, self.records);
         Some(end.with_waiting(waiting).with_finished(has_finished))
+    }
+
+    /// Lets its end be a reset: the system keeps nothing of it, and waits for nobody.
+    pub(super) fn reset(&self) {
+        // Without it it ends in order, no more.
+        let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
     }
 
     /// Queues the farewell of TLS behind what waits. Counts what was too old.

@@ -292,7 +292,7 @@ impl Streams {
             return Ok(());
         };
         passing.begin(socket, connection, &self.inbox, &self.options.limits)?;
-        self.opening.remove(&*connection);
+        self.new.remove(&*connection);
         connection.phase = Phase::Passed;
         connection.heard_ns = now_ns;
         connection.take_all_that_fits();

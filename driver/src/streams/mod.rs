@@ -10,8 +10,9 @@
 //!   a trusted proxy's header (proxy) is read first; what is not TURN's (sorting) may go elsewhere (fallback)
 //! ```
 //!
-//! A connection that has not sent a message yet is watched by an epoll descriptor within that one, of which each turn
-//! takes very few: signatures of many handshakes never stand in the way of those who talk.
+//! A connection that has not sent a message yet is watched by an epoll descriptor within that one, and by another one
+//! once TLS has answered it. Of both each turn takes few, and makes very few signatures: those of many handshakes never
+//! stand in the way of those who talk, and beginnings not in the way of handshakes that go on.
 //!
 //! It decides nothing about TURN: which connections are idle, and what is an answer, its caller says.
 
@@ -58,12 +59,16 @@ use self::poller::Poller;
 pub use self::proxy::IsProxy;
 pub use self::relayed::{AcceptedPeer, Meter, Relayed, RelayedEvent};
 pub use self::sorting::IsOwnName;
-use self::table::Table;
+use self::table::{Stage, Table};
 
 /// Sockets looked at in one turn; epoll reports those left out first the next time.
 const READY: usize = 32;
-/// Connections without a message looked at in one turn: each may want a signature, some 100 µs (ECDSA) to 1 ms (RSA).
-const OPENING_PER_TURN: usize = 2;
+/// New connections looked at in one turn, some microseconds each.
+const NEW_PER_TURN: usize = 32;
+/// Handshakes begun in one turn: each wants a signature, some 100 µs (ECDSA) to 1 ms (RSA).
+const SIGNATURES_PER_TURN: usize = 2;
+/// Handshakes gone on with in one turn, up to 100 µs each.
+const ANSWERED_PER_TURN: usize = 4;
 /// Connections taken in one turn.
 const ACCEPTS_PER_TURN: usize = 32;
 /// Deadlines kept in one turn.
@@ -86,7 +91,7 @@ pub struct StreamLimits {
     pub total: usize,
     /// Connections from one IPv4 address, or one /64.
     pub per_source: usize,
-    /// Connections that have not sent a message yet; the oldest makes room for a new one.
+    /// Connections that have not sent a message yet; an old one makes room for a new one.
     pub opening: usize,
     /// The same from one IPv4 address, or one /64; there the new one is refused.
     pub opening_per_source: usize,
@@ -162,10 +167,12 @@ pub enum StreamEvent {
 
 /// The connections of one worker.
 pub struct Streams {
-    /// Listeners, `opening`, and connections that have sent a message.
+    /// Listeners, the other pollers, and connections that have sent a message.
     poller: Poller,
-    /// Connections that have not.
-    opening: Poller,
+    /// Connections of which TLS has answered none.
+    new: Poller,
+    /// Those that it has, before their first message.
+    answered: Poller,
     listeners: Vec<StreamListener>,
     /// Nothing is taken until then.
     accept_again_ns: Option<u64>,
@@ -177,6 +184,9 @@ pub struct Streams {
     options: StreamOptions,
     /// Connections that have something to read in this turn.
     ready: VecDeque<ClientSocket>,
+    /// New ones that may be looked at in this turn, as long as a signature is left.
+    looks_left: usize,
+    signatures_left: usize,
     /// The one whose messages are handed out.
     reading: Option<Reading>,
     /// Its bytes, without TLS.
@@ -213,8 +223,9 @@ impl Streams {
     /// # Errors
     /// If the system has no descriptor left.
     pub fn new(listeners: Vec<StreamListener>, options: StreamOptions) -> io::Result<Streams> {
-        let (poller, opening) = (Poller::new()?, Poller::new()?);
-        poller.add(&opening, poller::OPENING, EventFlags::IN)?;
+        let [poller, new, answered] = [Poller::new()?, Poller::new()?, Poller::new()?];
+        poller.add(&new, poller::NEW, EventFlags::IN)?;
+        poller.add(&answered, poller::ANSWERED, EventFlags::IN)?;
         let relayed = Relayed::new(options.limits.max_descriptor)?;
         poller.add(&relayed, poller::RELAYED, EventFlags::IN)?;
         for (place, listener) in listeners.iter().enumerate() {
@@ -226,7 +237,8 @@ impl Streams {
         }
         Ok(Streams {
             poller,
-            opening,
+            new,
+            answered,
             listeners,
             accept_again_ns: None,
             table: Table::new(),
@@ -234,6 +246,8 @@ impl Streams {
             relayed,
             options,
             ready: VecDeque::new(),
+            looks_left: 0,
+            signatures_left: 0,
             reading: None,
             inbox: Vec::new(),
             records: Vec::new(),
@@ -253,12 +267,14 @@ impl Streams {
     pub fn turn(&mut self, now_ns: u64, is_ready: bool) -> io::Result<()> {
         self.keep_deadlines(now_ns);
         self.relayed.keep_deadlines(now_ns);
+        (self.looks_left, self.signatures_left) = (0, SIGNATURES_PER_TURN);
         if is_ready {
-            let mut accepts = self.accepts_per_turn();
+            let mut accepts = ACCEPTS_PER_TURN;
             for (token, flags) in self.poller.ready(READY)? {
                 match poller::source(token) {
-                    poller::Source::Opening => {
-                        for (token, flags) in self.opening.ready(OPENING_PER_TURN)? {
+                    poller::Source::New => self.looks_left = NEW_PER_TURN,
+                    poller::Source::Answered => {
+                        for (token, flags) in self.answered.ready(ANSWERED_PER_TURN)? {
                             self.note_ready(now_ns, token, flags);
                         }
                     }
@@ -272,12 +288,20 @@ impl Streams {
         Ok(())
     }
 
-    /// With as many connections without a message as there may be, each new one displaces another: no faster than they
-    /// are looked at, else nobody would be there for long enough to say anything. Others wait in the kernel.
-    fn accepts_per_turn(&self) -> usize {
-        match self.table.opening() >= self.options.limits.opening {
-            true => OPENING_PER_TURN,
-            false => ACCEPTS_PER_TURN,
+    /// The next connection that has something to read.
+    fn next_ready(&mut self) -> Option<ClientSocket> {
+        if let Some(socket) = self.ready.pop_front() {
+            return Some(socket);
+        }
+        if self.signatures_left == 0 || self.looks_left == 0 {
+            return None;
+        }
+        self.looks_left -= 1;
+        // One at a time: what isn't looked at keeps its place. An error of epoll's is seen by the next turn.
+        let (token, _) = self.new.ready(1).ok()?.next()?;
+        match poller::source(token) {
+            poller::Source::Connection(socket) => Some(socket),
+            _ => None,
         }
     }
 
@@ -396,11 +420,15 @@ impl Streams {
 
     /// Asks epoll for when it can be written to, or no longer.
     fn wait_for_room(&mut self, socket: ClientSocket, wants: bool) {
-        let is_opening = self.table.is_opening(socket) == Some(true);
+        let stage = self.table.stage(socket);
         let Some(connection) = self.table.get_mut(socket) else { return };
         if connection.waits_for_room != wants {
             connection.waits_for_room = wants;
-            let poller = if is_opening { &self.opening } else { &self.poller };
+            let poller = match stage {
+                Some(Stage::New) => &self.new,
+                Some(Stage::Answered) => &self.answered,
+                _ => &self.poller,
+            };
             poller.change(&*connection, poller::connection(socket), interest(connection));
         }
     }
@@ -549,14 +577,14 @@ impl Streams {
         let client = Some(connection.apparent().0.ip()).filter(|_| connection.phase != Phase::Header);
         self.table.admit(client, limits)?;
         if self.table.opening() >= limits.opening
-            && let Some(oldest) = self.table.oldest_opening()
+            && let Some(displaced) = self.table.to_displace(limits.opening)
         {
-            self.end(now_ns, oldest, CloseReason::Displaced);
+            self.end(now_ns, displaced, CloseReason::Displaced);
         }
         let due_ns = now_ns + self.options.limits.opening_time.as_nanos() as u64;
         let socket = self.table.insert(connection, client, due_ns);
         let connection = self.table.get_mut(socket).expect("it was put there just now");
-        if self.opening.add(&*connection, poller::connection(socket), EventFlags::IN).is_err() {
+        if self.new.add(&*connection, poller::connection(socket), EventFlags::IN).is_err() {
             self.table.remove(socket);
             return Err(CloseReason::NoDescriptor);
         }
@@ -572,9 +600,11 @@ impl Streams {
         }
         let before = connection.outbound.len();
         let mut drops = Dropped::default();
-        if !matches!(reason, CloseReason::Broken | CloseReason::Unread) {
+        match reason {
+            CloseReason::Broken | CloseReason::Unread => {}
+            CloseReason::Displaced => connection.reset(),
             // The last answer, or the alert that says why. Whoever doesn't take it at once goes without.
-            connection.say_goodbye(now_ns, &self.options.queue, &mut drops.old);
+            _ => drop(connection.say_goodbye(now_ns, &self.options.queue, &mut drops.old)),
         }
         drops.closed = connection.outbound.frames();
         self.tell_dropped(connection.path(socket), drops);

@@ -10,10 +10,12 @@ use turnpike_proto::ClientSocket;
 
 use super::READY;
 
-/// The poller of connections that have not sent a message yet.
-pub(super) const OPENING: u64 = u64::MAX;
+/// The poller of new connections.
+pub(super) const NEW: u64 = u64::MAX;
+/// The poller of those that TLS has answered, before their first message.
+pub(super) const ANSWERED: u64 = u64::MAX - 1;
 /// Listener `i` has this token less `i`: connections have an index in the lower half that is never as large.
-const LISTENER: u64 = u64::MAX - 1;
+const LISTENER: u64 = u64::MAX - 2;
 /// Listeners of a worker.
 const MAX_LISTENERS: u64 = 1024;
 /// The poller of connections that are passed to the fallback.
@@ -26,7 +28,8 @@ const EMPTY: Event = Event { flags: EventFlags::empty(), data: EventData::new_u6
 /// What is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    Opening,
+    New,
+    Answered,
     Passing,
     Relayed,
     Listener(usize),
@@ -43,7 +46,8 @@ pub(super) fn connection(socket: ClientSocket) -> u64 {
 
 pub(super) fn source(token: u64) -> Source {
     match token {
-        OPENING => Source::Opening,
+        NEW => Source::New,
+        ANSWERED => Source::Answered,
         PASSING => Source::Passing,
         RELAYED => Source::Relayed,
         token if token > LISTENER - MAX_LISTENERS => Source::Listener((LISTENER - token) as usize),

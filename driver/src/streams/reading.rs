@@ -9,6 +9,7 @@ use turnpike_proto::wire::proxy;
 use super::connection::{Phase, broken};
 use super::counters::CloseReason;
 use super::sorting::{Sorted, TLS_HANDSHAKE, sort};
+use super::table::Stage;
 use super::tls::Session;
 use super::{Reading, StreamEvent, Streams, poller};
 
@@ -40,7 +41,7 @@ impl Streams {
                     }
                 }
                 None => {
-                    let socket = self.ready.pop_front()?;
+                    let socket = self.next_ready()?;
                     if let Err(reason) = self.read(now_ns, socket) {
                         self.end(now_ns, socket, reason);
                     }
@@ -151,7 +152,8 @@ impl Streams {
             None => None,
         };
         let has_to_send = !connection.outbound.is_empty();
-        if connection.phase == Phase::Handshake && end.is_none() && !tls.is_handshaking() {
+        let is_done = connection.phase == Phase::Handshake && !tls.is_handshaking();
+        if is_done && end.is_none() {
             connection.phase = Phase::Message;
             if let Some(info) = tls.info() {
                 self.counters.handshakes.count(info.version, tls.is_resumed());
@@ -162,7 +164,25 @@ impl Streams {
         if has_to_send {
             self.mark_dirty(socket);
         }
-        end
+        match end {
+            None if has_to_send => self.note_answered(socket),
+            end => end,
+        }
+    }
+
+    /// TLS has something for a client: the first time it has cost a signature, and the connection is none of the new
+    /// ones any more. Why it is over, if it is.
+    fn note_answered(&mut self, socket: ClientSocket) -> Option<CloseReason> {
+        if self.table.stage(socket) != Some(Stage::New) {
+            return None;
+        }
+        self.signatures_left = self.signatures_left.saturating_sub(1);
+        self.table.set_answered(socket);
+        let connection = self.table.get_mut(socket)?;
+        self.new.remove(&*connection);
+        connection.waits_for_room = false;
+        let added = self.answered.add(&*connection, poller::connection(socket), EventFlags::IN);
+        added.err().map(|_| CloseReason::NoDescriptor)
     }
 
     /// The next message of the inbox; after the last one it keeps the rest, or ends the connection.
@@ -218,6 +238,10 @@ impl Streams {
     /// A connection's first message has come: from now on it is one of those that talk.
     fn open(&mut self, now_ns: u64, socket: ClientSocket) {
         let idle_ns = self.options.limits.idle_time.as_nanos() as u64;
+        let poller = match self.table.stage(socket) {
+            Some(Stage::Answered) => &self.answered,
+            _ => &self.new,
+        };
         self.table.set_open(socket, now_ns + idle_ns);
         let Some(connection) = self.table.get_mut(socket) else { return };
         connection.phase = Phase::Open;
@@ -225,7 +249,7 @@ impl Streams {
             Some(_) => self.counters.open_tls += 1,
             None => self.counters.open_tcp += 1,
         }
-        self.opening.remove(&*connection);
+        poller.remove(&*connection);
         connection.waits_for_room = false;
         if self.poller.add(&*connection, poller::connection(socket), EventFlags::IN).is_err() {
             self.end(now_ns, socket, CloseReason::NoDescriptor);

@@ -10,6 +10,9 @@ use super::StreamLimits;
 use super::connection::Connection;
 use super::counters::CloseReason;
 
+/// Of so many of the oldest one makes room.
+const OLDEST: usize = 8;
+
 /// The connections of one worker.
 pub(super) struct Table {
     slots: Vec<Option<Box<Entry>>>,
@@ -17,10 +20,23 @@ pub(super) struct Table {
     /// Each connection's is another one, whichever place it has: an old name never means a new connection.
     next_generation: u32,
     sources: HashMap<IpAddr, Source>,
-    /// Connections that have not sent a message yet, by when they have to have; then those that have, by when they are
-    /// looked at.
-    opening: BTreeSet<(u64, u32)>,
-    open: BTreeSet<(u64, u32)>,
+    /// Those of each stage, by when they are looked at; before their first message they have to have sent it by then.
+    queues: [BTreeSet<(u64, u32)>; Stage::COUNT],
+}
+
+/// How far a connection has come, as far as its place is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It has cost nothing yet, and its client may be nobody.
+    New,
+    /// Its client was answered by TLS, which has cost a signature.
+    Answered,
+    /// It has sent a message, or is somebody else's.
+    Open,
+}
+
+impl Stage {
+    const COUNT: usize = 3;
 }
 
 struct Entry {
@@ -28,7 +44,7 @@ struct Entry {
     due_ns: u64,
     /// Whose bounds it counts for; a proxy's before its header has said so.
     source: Option<IpAddr>,
-    is_opening: bool,
+    stage: Stage,
     connection: Connection,
 }
 
@@ -45,19 +61,18 @@ impl Table {
             free: Vec::new(),
             next_generation: 1,
             sources: HashMap::new(),
-            opening: BTreeSet::new(),
-            open: BTreeSet::new(),
+            queues: Default::default(),
         }
     }
 
     /// Connections there are.
     pub(super) fn len(&self) -> usize {
-        self.opening.len() + self.open.len()
+        self.queues.iter().map(BTreeSet::len).sum()
     }
 
     /// Those that have not sent a message yet.
     pub(super) fn opening(&self) -> usize {
-        self.opening.len()
+        self.len() - self.queues[Stage::Open as usize].len()
     }
 
     /// Whether another one may be taken, from this address; without one it is a proxy's, which says later for whom it is.
@@ -114,7 +129,7 @@ impl Table {
         if let Some(source) = source {
             self.count_source(source);
         }
-        let entry = Some(Box::new(Entry { generation, due_ns, source, is_opening: true, connection }));
+        let entry = Some(Box::new(Entry { generation, due_ns, source, stage: Stage::New, connection }));
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index as usize] = entry;
@@ -125,7 +140,7 @@ impl Table {
                 self.slots.len() as u32 - 1
             }
         };
-        self.opening.insert((due_ns, index));
+        self.queues[Stage::New as usize].insert((due_ns, index));
         ClientSocket { index, generation }
     }
 
@@ -133,9 +148,9 @@ impl Table {
         self.entry(socket).map(|entry| &mut entry.connection)
     }
 
-    /// Whether it has not sent a message yet; `None` if there is none of this name.
-    pub(super) fn is_opening(&mut self, socket: ClientSocket) -> Option<bool> {
-        self.entry(socket).map(|entry| entry.is_opening)
+    /// How far it has come; `None` if there is none of this name.
+    pub(super) fn stage(&mut self, socket: ClientSocket) -> Option<Stage> {
+        self.entry(socket).map(|entry| entry.stage)
     }
 
     fn entry(&mut self, socket: ClientSocket) -> Option<&mut Entry> {
@@ -147,8 +162,8 @@ impl Table {
     pub(super) fn remove(&mut self, socket: ClientSocket) -> Option<Connection> {
         self.entry(socket)?;
         let entry = self.slots[socket.index as usize].take()?;
-        self.queue(entry.is_opening).remove(&(entry.due_ns, socket.index));
-        self.forget_source(entry.source, entry.is_opening);
+        self.queues[entry.stage as usize].remove(&(entry.due_ns, socket.index));
+        self.forget_source(entry.source, entry.stage != Stage::Open);
         self.free.push(socket.index);
         if self.len() == 0 {
             // What a crowd has left.
@@ -158,44 +173,65 @@ impl Table {
         Some(entry.connection)
     }
 
-    /// It has sent its first message.
+    /// It has sent its first message, or is somebody else's.
     pub(super) fn set_open(&mut self, socket: ClientSocket, due_ns: u64) {
-        let Some(entry) = self.entry(socket).filter(|entry| entry.is_opening) else { return };
-        entry.is_opening = false;
-        let (before_ns, source) = (std::mem::replace(&mut entry.due_ns, due_ns), entry.source);
-        self.opening.remove(&(before_ns, socket.index));
-        self.open.insert((due_ns, socket.index));
+        let Some(entry) = self.entry(socket).filter(|entry| entry.stage != Stage::Open) else { return };
+        let source = entry.source;
+        self.put(socket, Stage::Open, due_ns);
         if let Some(counts) = source.and_then(|source| self.sources.get_mut(&source)) {
             counts.opening -= 1;
         }
     }
 
+    /// TLS has answered its client, for the first time.
+    pub(super) fn set_answered(&mut self, socket: ClientSocket) {
+        if let Some(due_ns) = self.entry(socket).map(|entry| entry.due_ns) {
+            self.put(socket, Stage::Answered, due_ns);
+        }
+    }
+
     /// It is to be looked at then.
     pub(super) fn set_due(&mut self, socket: ClientSocket, due_ns: u64) {
+        if let Some(stage) = self.stage(socket) {
+            self.put(socket, stage, due_ns);
+        }
+    }
+
+    fn put(&mut self, socket: ClientSocket, stage: Stage, due_ns: u64) {
         let Some(entry) = self.entry(socket) else { return };
         let before_ns = std::mem::replace(&mut entry.due_ns, due_ns);
-        let is_opening = entry.is_opening;
-        let queue = self.queue(is_opening);
-        queue.remove(&(before_ns, socket.index));
-        queue.insert((due_ns, socket.index));
+        let before = std::mem::replace(&mut entry.stage, stage);
+        self.queues[before as usize].remove(&(before_ns, socket.index));
+        self.queues[stage as usize].insert((due_ns, socket.index));
     }
 
     /// When one is to be looked at next.
     pub(super) fn next_due_ns(&self) -> Option<u64> {
-        [&self.opening, &self.open].iter().filter_map(|queue| queue.first()).map(|(due_ns, _)| *due_ns).min()
+        self.queues.iter().filter_map(|queue| queue.first()).map(|(due_ns, _)| *due_ns).min()
     }
 
     /// One that is to be looked at.
     pub(super) fn due(&self, now_ns: u64) -> Option<ClientSocket> {
-        let queues = [&self.opening, &self.open];
-        let (_, index) =
-            *queues.iter().filter_map(|queue| queue.first()).find(|(due_ns, _)| *due_ns <= now_ns)?;
+        let first = self.queues.iter().filter_map(|queue| queue.first());
+        let (_, index) = *first.into_iter().find(|(due_ns, _)| *due_ns <= now_ns)?;
         self.name(index)
     }
 
-    /// Of those that have not sent a message yet the one with the least time left.
-    pub(super) fn oldest_opening(&self) -> Option<ClientSocket> {
-        self.opening.first().and_then(|(_, index)| self.name(*index))
+    /// Of those that have not sent a message yet the one that makes room for another, with so many places. Those that
+    /// were answered keep half of them: what was spent on a client isn't lost to those who only begin. Of the oldest
+    /// it is one whose source has the most.
+    pub(super) fn to_displace(&self, places: usize) -> Option<ClientSocket> {
+        let [new, answered, _] = &self.queues;
+        let queue = if 2 * new.len() >= places && !new.is_empty() { new } else { answered };
+        let oldest = queue.iter().take(OLDEST);
+        let (_, index) = oldest.rev().max_by_key(|(_, index)| self.opening_of_source(*index))?;
+        self.name(*index)
+    }
+
+    /// How many the source of this one has that have not sent a message yet.
+    fn opening_of_source(&self, index: u32) -> u32 {
+        let source = self.slots[index as usize].as_ref().and_then(|entry| entry.source);
+        source.and_then(|source| self.sources.get(&source)).map_or(0, |source| source.opening)
     }
 
     /// All names.
@@ -206,10 +242,6 @@ impl Table {
     fn name(&self, index: u32) -> Option<ClientSocket> {
         let entry = self.slots.get(index as usize)?.as_ref()?;
         Some(ClientSocket { index, generation: entry.generation })
-    }
-
-    fn queue(&mut self, is_opening: bool) -> &mut BTreeSet<(u64, u32)> {
-        if is_opening { &mut self.opening } else { &mut self.open }
     }
 
     fn forget_source(&mut self, source: Option<IpAddr>, is_opening: bool) {

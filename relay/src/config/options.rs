@@ -215,7 +215,7 @@ options! {
     shown "`each`", parse::proxy_udp, on restart;
 
     /// Connections over TCP and TLS that each worker takes, 1 to 1000000; those of `tls-fallback` count, too. No more
-    /// than a quarter of the limit on open files, for all workers together.
+    /// than half of the limit on open files, for all workers together.
     "max-connections" Number("N") max_connections: NonZeroUsize = connections(16_384),
     shown "`16384`", parse::connections, on restart;
 
@@ -223,7 +223,7 @@ options! {
     "max-connections-per-source" Number("N") max_connections_per_source: NonZeroUsize = connections(4096),
     shown "`4096`", parse::connections, on restart;
 
-    /// Connections of each worker that have not sent a message yet; beyond them the oldest makes room for a new one.
+    /// Connections of each worker that have not sent a message yet; beyond them an old one makes room for a new one.
     "max-half-open" Number("N") max_half_open: NonZeroUsize = connections(1024),
     shown "`1024`", parse::connections, on restart;
 

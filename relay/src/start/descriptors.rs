@@ -23,15 +23,15 @@ pub(crate) fn for_relay_sockets() -> RawFd {
     (limit - kept_of(limit)).try_into().unwrap_or(RawFd::MAX)
 }
 
-/// How many connections over TCP and TLS a worker may have: a quarter of all descriptors for all workers, or
-/// `most`; relay sockets need more of them.
+/// How many connections over TCP and TLS a worker may have: half of all descriptors for all workers, or `most`; each
+/// client wants another one for its relay socket.
 pub(crate) fn for_connections(workers: usize, most: usize) -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     share_of(limit, workers, most)
 }
 
 fn share_of(limit: u64, workers: usize, most: usize) -> usize {
-    usize::try_from(limit / 4).unwrap_or(usize::MAX).div_ceil(workers.max(1)).min(most)
+    usize::try_from(limit / 2).unwrap_or(usize::MAX).div_ceil(workers.max(1)).min(most)
 }
 
 /// Of a very low limit something is left for relaying, too.
@@ -45,9 +45,9 @@ mod tests {
 
     #[test]
     fn a_low_limit_leaves_something_for_both() {
-        assert_eq!(share_of(1024, 2, 16_384), 128);
+        assert_eq!(share_of(1024, 2, 16_384), 256);
         assert_eq!(share_of(1_048_576, 8, 16_384), 16_384);
-        assert_eq!(share_of(1_048_576, 64, 16_384), 4096);
+        assert_eq!(share_of(1_048_576, 64, 16_384), 8192);
         assert_eq!([0, 64, 256, 1024, 524_288].map(kept_of), [0, 16, 64, 64, 64]);
     }
 }

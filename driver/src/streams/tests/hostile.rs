@@ -127,7 +127,8 @@ fn a_source_has_its_share_and_the_oldest_stranger_makes_room() {
     }
     strangers.push(rig.connect());
     rig.until(|rig| rig.closed(CloseReason::Displaced) == 1);
-    assert_eq!(strangers[0].read(&mut [0; 8]).expect("closed"), 0);
+    let error = strangers[0].read(&mut [0; 8]).expect_err("it is over, and the system keeps nothing of it");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(rig.streams.counters().opening, 3);
     for client in &mut strangers[1..] {
         rig.introduce(client);
@@ -188,6 +189,98 @@ fn handshakes_that_never_end_keep_nobody_from_talking_or_from_coming_in() {
     assert!(rig.streams.counters().opening <= 50);
     let mut newcomer = rig.connect_tls();
     rig.introduce(&mut newcomer);
+}
+
+#[test]
+fn with_all_places_taken_newcomers_do_not_wait_in_the_system() {
+    let bounds = StreamLimits { opening: 5, ..StreamLimits::default() };
+    let mut rig = Rig::new(BOTH, limits(bounds));
+    let _first: Vec<TcpStream> = (0..5).map(|_| rig.connect()).collect();
+    rig.until(|rig| rig.streams.counters().opening == 5);
+    let _more: Vec<TcpStream> = (0..30).map(|_| rig.connect()).collect();
+    let mut most = 0;
+    while rig.closed(CloseReason::Displaced) < 30 {
+        let before = rig.closed(CloseReason::Displaced);
+        rig.until(|rig| rig.closed(CloseReason::Displaced) > before);
+        most = most.max(rig.closed(CloseReason::Displaced) - before);
+    }
+    assert!(most > SIGNATURES_PER_TURN as u64, "{most} were taken at once");
+}
+
+/// A client to whose ClientHello TLS has answered; it doesn't know yet.
+fn answered(rig: &mut Rig) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut client = StreamOwned::new(rig.tls(&[], rustls::ALL_VERSIONS), rig.connect());
+    client.conn.write_tls(&mut client.sock).expect("sent");
+    client.sock.set_nonblocking(true).expect("an option");
+    rig.until(|_| client.sock.peek(&mut [0]).is_ok());
+    client.sock.set_nonblocking(false).expect("an option");
+    client
+}
+
+fn hello(rig: &Rig) -> Vec<u8> {
+    let mut hello = Vec::new();
+    rig.tls(&[], rustls::ALL_VERSIONS).write_tls(&mut hello).expect("a ClientHello");
+    hello
+}
+
+#[test]
+fn a_handshake_that_goes_on_is_not_displaced_by_those_who_only_begin() {
+    let bounds = StreamLimits { opening: 10, opening_per_source: 1000, ..StreamLimits::default() };
+    let mut rig = Rig::new(BOTH, limits(bounds));
+    let mut client = answered(&mut rig);
+    let _silent: Vec<TcpStream> = (0..100).map(|_| rig.connect()).collect();
+    rig.until(|rig| rig.closed(CloseReason::Displaced) == 91);
+    rig.shake_hands(&mut client);
+    rig.introduce(&mut client);
+}
+
+#[test]
+fn handshakes_that_go_on_have_half_of_the_places() {
+    let bounds = StreamLimits { opening: 10, opening_per_source: 1000, ..StreamLimits::default() };
+    let mut rig = Rig::new(BOTH, limits(bounds));
+    let mut silent = rig.connect();
+    rig.until(|rig| rig.streams.counters().opening == 1);
+    let strangers: Vec<_> = (0..30).map(|_| answered(&mut rig)).collect();
+    assert_eq!(rig.closed(CloseReason::Displaced), 21, "one of those who only begin is none of them");
+    rig.introduce(&mut silent);
+    drop(strangers);
+}
+
+#[test]
+fn handshakes_go_on_before_others_begin() {
+    let mut rig = Rig::new(BOTH, StreamOptions::default());
+    let mut client = answered(&mut rig);
+    let hello = hello(&rig);
+    let mut strangers: Vec<TcpStream> = (0..100).map(|_| rig.connect()).collect();
+    rig.until(|rig| rig.streams.counters().opening == 101);
+    strangers.iter_mut().for_each(|stranger| stranger.write_all(&hello).expect("sent"));
+    while client.conn.is_handshaking() {
+        client.conn.complete_io(&mut client.sock).expect("it was answered");
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let has_come = |rig: &Rig| {
+        rig.streams.new.ready(READY).expect("epoll works").count() == READY
+            && rig.streams.answered.ready(1).expect("epoll works").count() == 1
+    };
+    while !has_come(&rig) {
+        assert!(Instant::now() < deadline, "loopback delivers");
+    }
+    rig.turn();
+    assert_eq!(rig.streams.counters().handshakes.total(), 1);
+}
+
+#[test]
+fn the_source_that_holds_the_most_makes_room() {
+    let bounds = StreamLimits { opening: 6, opening_per_source: 1000, ..StreamLimits::default() };
+    let mut rig = Rig::new(BOTH, limits(bounds));
+    let alone = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    alone.bind(&"127.0.0.2:0".parse::<SocketAddr>().expect("an address").into()).expect("it is free");
+    alone.connect(&rig.address.into()).expect("it listens");
+    let mut alone = TcpStream::from(alone);
+    rig.until(|rig| rig.streams.counters().opening == 1);
+    let _crowd: Vec<TcpStream> = (0..100).map(|_| rig.connect()).collect();
+    rig.until(|rig| rig.closed(CloseReason::Displaced) == 95);
+    rig.introduce(&mut alone);
 }
 
 #[test]

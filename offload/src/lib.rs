@@ -9,7 +9,8 @@
 //!              netlink ─┴─ choose ─┘
 //! ```
 //!
-//! `features` says what devices can send, `losses` judges what became of what they were given.
+//! [`features`] says what devices can send, `losses` judges what became of what they were given, [`drivers`] and
+//! [`refusal`] say why one does not take the program and what to type.
 //!
 //! [`service`] has the thread, `mirror` is the only one to write routes and next hops, `choose` and
 //! [`probe`] decide about interfaces, [`xdp`] loads the program. The core shares the slots' memory with the
@@ -21,7 +22,9 @@
 //! lives is the core's. Begin with [`Offload::start`], and give each worker its [`Outbox`].
 
 pub mod choose;
-mod features;
+pub mod drivers;
+pub mod ethtool;
+pub mod features;
 pub mod hub;
 pub mod limits;
 mod losses;
@@ -32,10 +35,12 @@ pub mod netlink;
 mod nexthop;
 pub mod pinning;
 pub mod probe;
+pub mod refusal;
 pub mod routes;
 pub mod rss;
 pub mod service;
 pub mod status;
+pub mod trial;
 pub mod xdp;
 
 pub use choose::{Wishes, sizes};

@@ -12,7 +12,7 @@ use std::time::Instant;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -58,6 +58,8 @@ pub struct Link {
     pub below: u32,
     /// How many receive queues there are.
     pub receive_queues: u32,
+    /// The kernel's number of the XDP program on it; 0 for none.
+    pub xdp_program: u32,
 }
 
 /// Where packets to a destination go.
@@ -354,11 +356,22 @@ fn read_link(message: &LinkMessage) -> Link {
             LinkAttribute::Controller(master) => link.master = *master,
             LinkAttribute::Link(below) => link.below = *below,
             LinkAttribute::NumRxQueues(queues) => link.receive_queues = *queues,
+            LinkAttribute::Xdp(parts) => link.xdp_program = parts.iter().find_map(xdp_program).unwrap_or(0),
             LinkAttribute::LinkInfo(infos) => link.software = infos.iter().find_map(software),
             _ => {}
         }
     }
     link
+}
+
+/// With several programs on an interface only one of each mode is named.
+fn xdp_program(part: &LinkXdp) -> Option<u32> {
+    match part {
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => {
+            Some(*id)
+        }
+        _ => None,
+    }
 }
 
 fn software(info: &LinkInfo) -> Option<String> {

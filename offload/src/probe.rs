@@ -179,6 +179,22 @@ fn absent(host: &Host) -> Facts {
     Facts { kernel, missing_capabilities, ..Facts::default() }
 }
 
+/// Processors that are running; 1 if nobody says.
+pub fn processors() -> u32 {
+    let list = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    count_of(&list).max(1)
+}
+
+/// How many numbers a list like `0-3,6` has.
+fn count_of(list: &str) -> u32 {
+    let number = |text: &str| text.trim().parse::<u32>().ok();
+    let ranges = list.split(',').filter_map(|range| match range.split_once('-') {
+        Some((first, last)) => Some(number(last)?.checked_sub(number(first)?)?.saturating_add(1)),
+        None => number(range).map(|_| 1),
+    });
+    ranges.fold(0, u32::saturating_add)
+}
+
 /// For people only: `/sys` may show another network namespace.
 fn driver(name: &str) -> Option<String> {
     let target = fs::read_link(Path::new("/sys/class/net").join(name).join("device/driver")).ok()?;
@@ -277,6 +293,14 @@ mod tests {
         assert_eq!((facts.ifindex, facts.mtu, facts.kind, facts.receive_queues), (7, 1400, 1, 2));
         assert_eq!((facts.master.as_deref(), facts.vlans), (Some("br0"), vec!["eth0.5".to_owned()]));
         assert_eq!((facts.kernel, facts.missing_capabilities), ((6, 12), vec!["CAP_BPF"]));
+    }
+
+    #[test]
+    fn lists_of_processors_are_counted() {
+        for (list, count) in [("0-3,6\n", 5), ("0\n", 1), ("", 0), ("7-3", 0), ("x,2", 1)] {
+            assert_eq!(count_of(list), count, "{list:?}");
+        }
+        assert!(processors() >= 1);
     }
 
     #[test]

@@ -1,21 +1,14 @@
 //! Over what a network card spreads UDP on its receive queues (ethtool's `rx-flow-hash`).
-#![allow(unsafe_code)]
 
-use std::net::UdpSocket;
-use std::os::fd::AsRawFd;
+use super::ethtool;
 
-/// `ETHTOOL_GRXFH` and flow types (linux/ethtool.h).
-const ETHTOOL_GRXFH: u64 = 0x29;
-const UDP_V4_FLOW: u64 = 0x02;
-const UDP_V6_FLOW: u64 = 0x06;
-/// `SIOCETHTOOL` (linux/sockios.h).
-const SIOCETHTOOL: libc::c_ulong = 0x8946;
+/// Flow types (linux/ethtool.h).
+const UDP_V4_FLOW: u32 = 0x02;
+const UDP_V6_FLOW: u32 = 0x06;
 /// `RXH_L4_B_0_1` and `RXH_L4_B_2_3`: source and destination port.
 const PORTS: u64 = 1 << 6 | 1 << 7;
 /// `RXH_IP_SRC` and `RXH_IP_DST`.
 const ADDRESSES: u64 = 1 << 4 | 1 << 5;
-/// `struct ethtool_rxnfc` in words; the kernel reads and writes no more than that.
-const WORDS: usize = 24;
 
 /// What decides about the receive queue of a UDP datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,29 +54,8 @@ impl RssHash {
 
 /// Asks the driver; `None` if it doesn't say. The worse of IPv4 and IPv6, where both are told.
 pub fn udp_hash(device: &str) -> Option<RssHash> {
-    let told = [UDP_V4_FLOW, UDP_V6_FLOW].into_iter().filter_map(|flow| fields(device, flow));
-    told.map(RssHash::of).reduce(RssHash::worse)
-}
-
-fn fields(device: &str, flow: u64) -> Option<u64> {
-    if device.len() >= libc::IFNAMSIZ || !cfg!(target_endian = "little") {
-        return None;
-    }
-    // The request goes to a device by its name; any socket will do.
-    let socket = UdpSocket::bind(("127.0.0.1", 0)).ok()?;
-    // Command and flow type are the two halves of the first word, the answer is the second.
-    let mut question = [0u64; WORDS];
-    question[0] = ETHTOOL_GRXFH | flow << 32;
-    // SAFETY: all zeros are a valid ifreq: bytes and a union of integers and pointers.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (place, byte) in request.ifr_name.iter_mut().zip(device.bytes()) {
-        *place = byte as libc::c_char;
-    }
-    request.ifr_ifru.ifru_data = question.as_mut_ptr().cast();
-    // SAFETY: the descriptor is open; `request` names a device by at most 15 bytes and a zero, and points to
-    // a live local of the size of `struct ethtool_rxnfc`, which the kernel reads and writes.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
-    (done == 0).then_some(question[1])
+    let told = [UDP_V4_FLOW, UDP_V6_FLOW].into_iter();
+    told.filter_map(|flow| ethtool::rx_flow_hash(device, flow)).map(RssHash::of).reduce(RssHash::worse)
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use super::netlink::{Change, Netlink};
 use super::nexthop::Port;
 use super::probe::Host;
 use super::status::{InterfaceStatus, OffloadStatus, StatusCell};
-use super::xdp::{Mode, Xdp};
+use super::xdp::{Mode, Xdp, XdpError};
 
 /// A turn begins at least this often: its time is a sign of life.
 const TURN_PERIOD: Duration = Duration::from_secs(1);
@@ -483,7 +483,10 @@ impl Service {
                 Ok(())
             }
             Err(error) => {
-                let why = error.to_string();
+                let why = match &error {
+                    XdpError::Attach(refusal) => refusal.explain(name),
+                    error => error.to_string(),
+                };
                 self.failed.insert(port.ifindex, (port.clone(), why.clone()));
                 Err(why)
             }

@@ -1,6 +1,7 @@
 //! Loads the program and attaches it to interfaces.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 
 use aya::programs::links::Link as _;
 use aya::programs::xdp::XdpLinkId;
@@ -9,6 +10,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use tracing::debug;
 
 use super::maps::{Maps, MapsError, Sizes};
+use super::refusal::Refusal;
 
 /// The object that was built from `ebpf/program`; `ebpf/README.md` says how.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/object/turnpike.o");
@@ -21,6 +23,10 @@ const FATES: [(&str, &str); 3] = [
     ("redirect_was_refused", "xdp_redirect_err"),
     ("sending_back_failed", "xdp_exception"),
 ];
+
+/// `XDP_FLAGS_SKB_MODE` and `XDP_FLAGS_DRV_MODE` (linux/if_link.h).
+const SKB_MODE: u32 = 2;
+const DRIVER_MODE: u32 = 4;
 
 /// How the program gets its frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +65,8 @@ pub enum XdpError {
         error: ProgramError,
     },
     /// The interface does not take it.
-    #[error("cannot attach to interface number {ifindex}: {error}{hint}", hint = hint(error))]
-    Attach {
-        /// The kernel's index of the interface.
-        ifindex: u32,
-        /// What the kernel said.
-        error: ProgramError,
-    },
+    #[error("{0}")]
+    Attach(Refusal),
     /// A map is missing or was refused.
     #[error(transparent)]
     Maps(#[from] MapsError),
@@ -125,6 +126,10 @@ impl Xdp {
         };
         self.maps.add_device(ifindex)?;
         let program = program(&mut self.ebpf)?;
+        let flags = match mode {
+            XdpMode::Skb => SKB_MODE,
+            _ => DRIVER_MODE,
+        };
         match program.attach_to_if_index(ifindex, mode) {
             Ok(link) => {
                 self.links.insert(ifindex, link);
@@ -132,8 +137,12 @@ impl Xdp {
                 Ok(())
             }
             Err(error) => {
+                debug!(ifindex, %error, "XDP program not attached");
+                let refused = |error| XdpError::Refused { name: PROGRAM, error };
+                let program = program.fd().map_err(refused)?.as_fd();
+                let refusal = Refusal::look(ifindex, program, flags, number_of(&error));
                 self.maps.remove_device(ifindex)?;
-                Err(XdpError::Attach { ifindex, error })
+                Err(XdpError::Attach(refusal))
             }
         }
     }
@@ -185,15 +194,11 @@ fn short(error: &ProgramError) -> String {
 /// What the verifier says of itself at the end of its log.
 const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
 
-/// What the operator can do about a refusal.
-fn hint(error: &ProgramError) -> &'static str {
-    let ProgramError::SyscallError(error) = error else { return "" };
-    match error.io_error.raw_os_error() {
-        Some(libc::EBUSY | libc::EEXIST) => " (another XDP program is attached there)",
-        Some(libc::EOPNOTSUPP) => " (its driver has no native XDP)",
-        Some(libc::EPERM | libc::EACCES) => " (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed)",
-        Some(libc::ENODEV) => " (there is no such interface)",
-        Some(libc::EINVAL | libc::ERANGE) => " (its MTU may be too large for XDP, or it merges packets: LRO)",
-        _ => "",
+/// The number of the system's error.
+fn number_of(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        ProgramError::XdpError(aya::programs::xdp::XdpError::NetlinkError(error)) => error.raw_os_error(),
+        _ => None,
     }
 }

@@ -39,7 +39,7 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("credentials", matches)) => issue_credentials(matches),
         Some(("ctl", matches)) => ctl::execute(matches),
         Some(("health", matches)) => check_health(matches),
-        Some(("probe", _)) => print(&probe::report()),
+        Some(("probe", matches)) => probe_host(matches),
         Some(("config-reference", _)) => print(&reference_markdown()),
         Some((other, _)) => unreachable!("clap knows no command {other}"),
     }
@@ -67,9 +67,7 @@ pub fn command() -> Command {
         .subcommand(credentials_command())
         .subcommand(ctl::command())
         .subcommand(health_command())
-        .subcommand(
-            Command::new("probe").about("Show what this machine offers, and what this version uses of it"),
-        )
+        .subcommand(probe_command())
         .subcommand(Command::new("config-reference").about("Print docs/configuration.md").hide(true))
 }
 
@@ -139,6 +137,14 @@ fn credentials_command() -> Command {
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print a JSON object"))
 }
 
+fn probe_command() -> Command {
+    Command::new("probe").about("Show what this machine offers, and what this version uses of it").arg(
+        Arg::new("attach").long("attach").value_name("INTERFACE").action(ArgAction::Append).help(
+            "Try whether an interface takes the XDP program: its link may pause twice; exit code 1 if not",
+        ),
+    )
+}
+
 fn health_command() -> Command {
     Command::new("health")
         .about("Ask the relay on this machine for an answer; exit code 0 if it gives one, 1 if not")
@@ -153,6 +159,16 @@ fn health_command() -> Command {
                 .conflicts_with("config")
                 .help("Ask this one"),
         )
+}
+
+fn probe_host(matches: &ArgMatches) -> ExitCode {
+    let named: Vec<String> = matches.get_many::<String>("attach").into_iter().flatten().cloned().collect();
+    if named.is_empty() {
+        return print(&probe::report());
+    }
+    let (report, all) = probe::attach(&named);
+    let printed = print(&report);
+    if all { printed } else { ExitCode::from(FAILURE) }
 }
 
 fn check_health(matches: &ArgMatches) -> ExitCode {

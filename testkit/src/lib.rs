@@ -10,6 +10,7 @@
 //!   in_own_namespace    one namespace for one test's thread
 //!   full_pipe           one that nobody reads
 //!   eventually          tries again until there is something, as long as a busy machine may need
+//!   occupied    an interface on which somebody else's XDP program is
 //!   skip        a test that can't run says so, and fails where CI=true promises that everything runs
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod lab;
 pub mod message;
 pub mod namespace;
 pub mod node;
+pub mod occupied;
 mod own_namespace;
 mod pipe;
 pub mod process;

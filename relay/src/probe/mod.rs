@@ -51,6 +51,11 @@ pub fn report() -> String {
     report
 }
 
+/// Tries whether these interfaces take the program; `false` with the report if one does not.
+pub fn attach(devices: &[String]) -> (String, bool) {
+    survey::attach(devices)
+}
+
 fn describe(facts: &Facts) -> String {
     format!(
         "kernel     Linux {}\n\

@@ -1,12 +1,16 @@
 //! What `turnpike probe` says about each interface: whether the kernel data path would use it, and why not.
 //!
-//! Nothing is changed and nothing loaded: whether a driver takes the program shows when it is attached.
+//! Nothing is changed and nothing loaded: whether a driver takes the program shows when it is attached, which
+//! [`attach`] does for those interfaces that somebody has named.
 
 use std::fmt::Write;
 
+use turnpike_offload::drivers::{self, Situation};
+use turnpike_offload::features::{Features, Netdev};
 use turnpike_offload::netlink::{Link, Netlink};
-use turnpike_offload::probe::{self, Host};
-use turnpike_offload::{choose, rss};
+use turnpike_offload::probe::{self, Facts, Host};
+use turnpike_offload::refusal::{self, Attached};
+use turnpike_offload::{choose, rss, trial};
 
 use crate::config::Config;
 use crate::config::resolve::{self, resolve};
@@ -22,6 +26,21 @@ pub fn report(config: &Config, host: &resolve::Host) -> String {
     describe(config, host, &links, &Host::detect())
 }
 
+/// Tries whether these interfaces take the program; `false` with the report if one does not.
+pub fn attach(devices: &[String]) -> (String, bool) {
+    let (mut text, mut all) = (String::new(), true);
+    for device in devices {
+        let outcome = trial::attach(device);
+        all &= outcome.is_ok();
+        // A string takes everything.
+        let _ = match outcome {
+            Ok(more) => writeln!(text, "attach     {device}: taken, and taken off again; it {more}"),
+            Err(why) => writeln!(text, "attach     {device}: no: {why}"),
+        };
+    }
+    (text, all)
+}
+
 fn describe(config: &Config, host: &resolve::Host, links: &[Link], capable: &Host) -> String {
     // Interfaces are judged for the service: which capabilities a shell has says nothing about them.
     let unit = Host { missing_capabilities: Vec::new(), ..capable.clone() };
@@ -29,11 +48,20 @@ fn describe(config: &Config, host: &resolve::Host, links: &[Link], capable: &Hos
     let wishes = settings(config, &addresses, &addresses.listen).wishes;
     let chosen = choose::interfaces(&wishes, links, &host.addresses, &unit);
     let mut text = String::new();
+    let mut netdev = Netdev::open().ok();
     for link in links {
         let is_chosen =
             chosen.as_ref().is_ok_and(|chosen| chosen.iter().any(|chosen| chosen.name == link.name));
+        let features = netdev.as_mut().and_then(|netdev| netdev.features(link.ifindex).ok());
+        let facts = probe::facts_of(link, links, &unit);
         // A string takes everything.
-        let _ = writeln!(text, "interface  {}", interface(link, links, &unit, is_chosen));
+        let _ = writeln!(text, "interface  {}", interface(link, &facts, features, is_chosen));
+        if !link.is_loopback {
+            let attached = Attached::at(link);
+            for line in more(&facts, &refusal::situation(&link.name, link.mtu), attached.as_ref()) {
+                let _ = writeln!(text, "           {line}");
+            }
+        }
     }
     let path = match &chosen {
         Err(why) => format!("userspace: {why}"),
@@ -53,14 +81,16 @@ fn describe(config: &Config, host: &resolve::Host, links: &[Link], capable: &Hos
     text
 }
 
-fn interface(link: &Link, links: &[Link], host: &Host, is_chosen: bool) -> String {
-    let facts = probe::facts_of(link, links, host);
+fn interface(link: &Link, facts: &Facts, features: Option<Features>, is_chosen: bool) -> String {
     let kind = match &link.software {
         Some(kind) => format!("software ({kind})"),
         None => facts.driver.clone().unwrap_or_else(|| "driver unknown".to_owned()),
     };
-    let judgement = match probe::verdict(&facts) {
+    let judgement = match probe::verdict(facts) {
         Err(unfit) => format!("no: {unfit}"),
+        Ok(()) if features.is_some_and(|features| !features.basic) => {
+            "no: the kernel says that its driver has no native XDP".to_owned()
+        }
         Ok(()) if is_chosen => "yes".to_owned(),
         Ok(()) => "possible; not used unless offload-interface names it".to_owned(),
     };
@@ -74,10 +104,56 @@ fn interface(link: &Link, links: &[Link], host: &Host, is_chosen: bool) -> Strin
     format!("{}: {kind}, MTU {}, {queues} receive queues: {judgement}{advice}", link.name, facts.mtu)
 }
 
+/// What is known of its driver, who has its hook, and what to type.
+fn more(facts: &Facts, situation: &Situation, attached: Option<&Attached>) -> Vec<String> {
+    let driver = facts.driver.as_deref().and_then(drivers::find);
+    let mut lines = Vec::new();
+    lines.extend(driver.map(|driver| format!("driver {}: {}", driver.name, driver.explain())));
+    let advice = match driver {
+        Some(driver) => driver.advise(situation),
+        None => drivers::merging(situation).into_iter().collect(),
+    };
+    lines.extend(advice.into_iter().map(|advice| format!("type {advice}")));
+    let traps = driver.map(|driver| driver.traps(&facts.name)).unwrap_or_default();
+    lines.extend(traps.into_iter().map(|trap| format!("note: {trap}")));
+    lines.extend(attached.map(|attached| format!("hook: {attached}: {}", attached.advise(&facts.name))));
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use turnpike_driver::interfaces::LocalAddress;
+
+    #[test]
+    fn the_driver_and_whoever_has_the_hook_are_explained() {
+        let facts =
+            Facts { name: "eth7".to_owned(), driver: Some("ena".to_owned()), mtu: 9001, ..Facts::default() };
+        let situation = Situation { device: "eth7".to_owned(), mtu: 9001, ..Situation::default() };
+        let attached = Attached { id: 42, name: Some("xdp_dispatcher".to_owned()) };
+        let text = more(&facts, &situation, Some(&attached)).join("\n");
+        assert!(text.contains("driver ena: MTU up to 3498, transmits from every processor"), "{text}");
+        assert!(text.contains("type `ip link set dev eth7 mtu 3498`"), "{text}");
+        assert!(text.contains("note: EC2's default MTU"), "{text}");
+        assert!(
+            text.contains("hook: libxdp's dispatcher") && text.contains("`xdp-loader unload eth7"),
+            "{text}"
+        );
+        let unknown = Facts { driver: Some("e100".to_owned()), ..facts };
+        assert_eq!(more(&unknown, &situation, None), [""; 0]);
+        let merges = Situation { merges: Some(true), ..situation };
+        assert!(more(&unknown, &merges, None)[0].starts_with("type `ethtool -K eth7 lro off`"));
+    }
+
+    #[test]
+    fn a_driver_without_native_xdp_is_told_apart() {
+        let link = Link { ifindex: 9, name: "eth7".to_owned(), mtu: 1500, kind: 1, ..Link::default() };
+        let host = Host { kernel: (6, 12), missing_capabilities: Vec::new() };
+        let facts = probe::facts_of(&link, &[], &host);
+        let says = |basic| interface(&link, &facts, Some(Features { basic, transmit: basic }), true);
+        assert!(says(false).contains("no: the kernel says that its driver has no native XDP"));
+        assert!(says(true).contains(": yes") && interface(&link, &facts, None, true).contains(": yes"));
+    }
 
     #[test]
     fn each_interface_is_explained() {

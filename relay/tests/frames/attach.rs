@@ -56,7 +56,7 @@ fn the_program_is_attached_natively_and_gone_when_it_is_dropped() {
     assert!(ip("-d link show inner").contains("prog/xdp"), "attached natively");
     let mut second = Xdp::load(Sizes::SMALL).unwrap();
     let refused = second.attach(facts.ifindex, Mode::Native).unwrap_err().to_string();
-    assert!(refused.contains("another XDP program"), "{refused}");
+    assert!(refused.contains("the program of another Turnpike (id "), "{refused}");
     drop(first);
     assert!(!ip("-d link show inner").contains("xdp"), "detached by dropping");
     second.attach(facts.ifindex, Mode::Native).unwrap();

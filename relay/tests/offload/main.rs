@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   testkit's lab, processes, talker ─► server: the program on both interfaces of its namespace
-//!                                  ├─ forwarding, life, limits, load, routed, stall, fate, capacity, administration: the tests
+//!                                  ├─ forwarding, life, limits, load, routed, stall, fate, refused, capacity, administration: the tests
 //!                                  └─ call: an allocation with a channel, and its peer
 //! ```
 //!
@@ -17,6 +17,7 @@ mod forwarding;
 mod life;
 mod limits;
 mod load;
+mod refused;
 mod routed;
 mod server;
 mod stall;

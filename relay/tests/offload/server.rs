@@ -220,6 +220,7 @@ fn number_after(line: &str, label: &str) -> Option<u64> {
     rest[..end].parse().ok()
 }
 
-fn binary() -> PathBuf {
+/// The program.
+pub fn binary() -> PathBuf {
     turnpike_testkit::binary(env!("CARGO_BIN_EXE_turnpike"))
 }

@@ -9,7 +9,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "relay/tests/frames/wire.rs",
     "relay/tests/worker.rs",
     "offload/src/mapped.rs",
-    "offload/src/rss.rs",
+    "offload/src/ethtool.rs",
     "ebpf/program/src/kernel/",
     "ebpf/program/src/generator.rs",
     "ebpf/program/src/select.rs",

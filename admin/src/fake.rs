@@ -641,6 +641,7 @@ fn offload_counts(sum: &Counts, seconds: u64) -> OffloadCounts {
         ]),
         channels: sum.allocations,
         channels_waiting: 1,
+        missed: seconds,
         resync_differences: 0,
         transmit_drops: 0,
         sent: BTreeMap::from([("eth0".into(), SentByInterface { datagrams: 1000, lost: 1, forwards: true })]),

@@ -115,6 +115,7 @@ impl Hub {
             waiting: VecDeque::new(),
             refused: 0,
             withdrawing: HashSet::new(),
+            missed: 0,
         }
     }
 
@@ -203,6 +204,8 @@ pub struct Outbox {
     refused: usize,
     /// Withdrawals that were not answered yet.
     withdrawing: HashSet<SlotName>,
+    /// What was told by `note_missed` last.
+    missed: u64,
 }
 
 impl Outbox {
@@ -215,6 +218,13 @@ impl Outbox {
     pub fn withdraw(&mut self, name: SlotName) {
         self.withdrawing.insert(name);
         self.waiting.push_back(ToMirror::Withdraw(name));
+    }
+
+    /// So many datagrams have come to this worker, since its start, that were the kernel's to forward.
+    pub fn note_missed(&mut self, datagrams: u64) {
+        if datagrams != self.missed {
+            self.hub.status.add_missed(datagrams - std::mem::replace(&mut self.missed, datagrams));
+        }
     }
 
     /// The way to a destination may have changed.

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! [`features`] says what devices can send, `losses` judges what became of what they were given, [`drivers`] and
-//! [`refusal`] say why one does not take the program and what to type.
+//! [`refusal`] say why one does not take the program and what to type, `effect` notices when nothing comes of it all.
 //!
 //! [`service`] has the thread, `mirror` is the only one to write routes and next hops, `choose` and
 //! [`probe`] decide about interfaces, [`xdp`] loads the program. The core shares the slots' memory with the
@@ -23,6 +23,7 @@
 
 pub mod choose;
 pub mod drivers;
+mod effect;
 pub mod ethtool;
 pub mod features;
 pub mod hub;

@@ -43,6 +43,10 @@ pub const LAST_DISTRUST: Duration = Duration::from_secs(600);
 /// An interface that has lost nothing for so long begins anew.
 pub const STEADY: Duration = Duration::from_secs(60);
 
+/// So many datagrams that userspace had to forward, with none forwarded by the kernel, and it is not called active: two
+/// seconds of one call.
+pub const MISSED_BEFORE_IDLE: u64 = 1000;
+
 /// The largest part of an answer that the kernel sends at once by netlink, bytes.
 pub const ANSWER_BYTES: usize = 64 * 1024;
 /// Changes that may wait for us in the socket, bytes; what is more is noticed, and everything asked for again.

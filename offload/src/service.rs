@@ -20,6 +20,7 @@ use turnpike_driver::interfaces::local_addresses;
 use turnpike_proto::{Plane, PlaneMemory, WorkerId};
 
 use super::choose::{self, Chosen, Wishes};
+use super::effect::{self, Effect};
 use super::features::Netdev;
 use super::hub::{Hub, Outbox};
 use super::limits::{LOSS_LOOK, TOLD_PER_ROUND, UNATTENDED};
@@ -30,7 +31,7 @@ use super::mirror::Mirror;
 use super::netlink::{Change, Netlink};
 use super::nexthop::Port;
 use super::probe::Host;
-use super::status::{InterfaceStatus, OffloadStatus, StatusCell};
+use super::status::{Counts, InterfaceStatus, OffloadStatus, StatusCell};
 use super::xdp::{Mode, Xdp, XdpError};
 
 /// A turn begins at least this often: its time is a sign of life.
@@ -126,6 +127,7 @@ impl Offload {
             host,
             netdev: Netdev::open().ok(),
             losses: Losses::new(now),
+            effect: Effect::new(),
             hub: Arc::clone(&hub),
             status: Arc::clone(&status),
             attached: HashMap::new(),
@@ -136,6 +138,7 @@ impl Offload {
             next_recheck: now,
             next_retry: now + RETRY_PERIOD,
             next_loss_look: now,
+            next_effect_look: now,
             recheck_wanted: false,
             sent_before: HashMap::new(),
         };
@@ -188,6 +191,7 @@ struct Service {
     /// Says what devices can do, on kernels that do.
     netdev: Option<Netdev>,
     losses: Losses,
+    effect: Effect,
     hub: Arc<Hub>,
     status: Arc<StatusCell>,
     /// By index of the interface.
@@ -200,6 +204,7 @@ struct Service {
     next_recheck: Instant,
     next_retry: Instant,
     next_loss_look: Instant,
+    next_effect_look: Instant,
     recheck_wanted: bool,
     /// What had been sent by an interface's place before it was its own, by index of the interface.
     sent_before: HashMap<u32, Sent>,
@@ -336,6 +341,10 @@ impl Service {
             self.next_loss_look = now + LOSS_LOOK;
             self.look_at_losses(now)?;
         }
+        if now >= self.next_effect_look {
+            self.next_effect_look = now + TURN_PERIOD;
+            self.look_at_effect()?;
+        }
         if now >= self.next_resync {
             self.look_at_interfaces()?;
             self.mirror.resync(&mut self.xdp.maps, &mut self.netlink)?;
@@ -376,6 +385,28 @@ impl Service {
         if changes.is_empty() { Ok(()) } else { self.look_at_interfaces() }
     }
 
+    /// Notices when nothing is forwarded although there is something to be forwarded.
+    fn look_at_effect(&mut self) -> Result<(), MapsError> {
+        let missed = self.status.missed();
+        if !self.effect.wants_counts(missed) {
+            return Ok(());
+        }
+        let verdicts = self.xdp.maps.counters().verdicts()?;
+        let Counts { bindings, waiting, .. } = self.mirror.counts();
+        match self.effect.look(missed, &verdicts, waiting, bindings + waiting) {
+            Some(effect::Change::Idle(why)) => {
+                warn!("the kernel data path is not active: {why}");
+                self.status.set_idle(Some(why));
+            }
+            Some(effect::Change::Effective) => {
+                info!("the kernel data path forwards again");
+                self.status.set_idle(None);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
     /// Brings the program to where it should be, and the maps with it.
     fn look_at_interfaces(&mut self) -> Result<(), MapsError> {
         let chosen = choose_interfaces(&self.wishes, &mut self.netlink, &self.host);
@@ -409,7 +440,7 @@ impl Service {
         self.detach_others(&ports);
         self.describe(&ports, &mut interfaces);
         let status = state(self.mode, interfaces, why_not);
-        let before = self.status.read();
+        let before = self.status.state();
         if (before.active, &before.why) != (status.active, &status.why) {
             info!(active = status.active, "kernel data path: {}", status.why);
         }

@@ -33,6 +33,8 @@ pub struct OffloadStatus {
     pub queue_length: u64,
     /// How long ago the mirror's last turn began; `None` while there is no mirror. It turns at least once a second.
     pub heartbeat_age: Option<Duration>,
+    /// Datagrams of channels that came to userspace although their allocations are the kernel's to forward for.
+    pub missed: u64,
     /// What the program did with frames, by [`Verdict`], over all CPUs; only those that happened.
     pub verdicts: Vec<(Verdict, u64)>,
 }
@@ -69,6 +71,10 @@ pub struct StatusCell {
     differences: AtomicU64,
     queue: AtomicU64,
     stale: AtomicBool,
+    /// Why nothing is forwarded, although it could be.
+    idle: Mutex<Option<String>>,
+    /// Datagrams that workers forwarded for the kernel.
+    missed: AtomicU64,
     /// Turns of the mirror, and when the last one began, in nanoseconds since [`ORIGIN`]; 0 without a mirror.
     turns: AtomicU64,
     turned_ns: AtomicU64,
@@ -90,7 +96,7 @@ impl StatusCell {
 
     /// Everything as of now. Reads the counters of each CPU: for people and scrapes, not for packets.
     pub fn read(&self) -> OffloadStatus {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut state = self.state();
         let mut interfaces = std::mem::take(&mut state.interfaces);
         if let Some(sent) = self.counters.as_ref().and_then(|counters| counters.sent().ok()) {
             for interface in &mut interfaces {
@@ -98,7 +104,12 @@ impl StatusCell {
                     interface.place.map_or(interface.sent, |(place, before)| sent[place].since(before));
             }
         }
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(why) = idle.filter(|_| state.active) {
+            (state.active, state.why) = (false, why);
+        }
         OffloadStatus {
+            missed: self.missed.load(Relaxed),
             routes: self.routes.load(Relaxed),
             bindings: self.bindings.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
@@ -111,9 +122,29 @@ impl StatusCell {
         }
     }
 
+    /// What was set last by `set_state`.
+    pub fn state(&self) -> OffloadStatus {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What seldom changes: activity, mode, interfaces.
     pub fn set_state(&self, state: OffloadStatus) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Nothing is forwarded although it could be, and why; `None`: something is.
+    pub fn set_idle(&self, why: Option<String>) {
+        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// So many datagrams more came to userspace although they were the kernel's to forward.
+    pub fn add_missed(&self, datagrams: u64) {
+        self.missed.fetch_add(datagrams, Relaxed);
+    }
+
+    /// How many did so far.
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Relaxed)
     }
 
     /// What every round may change.
@@ -202,6 +233,26 @@ mod tests {
         assert!(status.active);
         assert_eq!((status.routes, status.bindings, status.waiting), (4, 2, 1));
         assert_eq!((status.queue_length, status.resync_differences), (3, 0));
+    }
+
+    #[test]
+    fn what_forwards_nothing_is_not_active() {
+        let cell = StatusCell::default();
+        cell.set_state(OffloadStatus {
+            active: true,
+            why: "native XDP".to_owned(),
+            ..OffloadStatus::default()
+        });
+        cell.set_idle(Some("nothing comes of it".to_owned()));
+        cell.add_missed(3);
+        let status = cell.read();
+        assert_eq!((status.active, status.why.as_str(), status.missed), (false, "nothing comes of it", 3));
+        // What is not even attached has another reason.
+        cell.set_state(OffloadStatus { why: "no driver".to_owned(), ..OffloadStatus::default() });
+        assert_eq!(cell.read().why, "no driver");
+        cell.set_idle(None);
+        cell.set_state(OffloadStatus { active: true, ..OffloadStatus::default() });
+        assert!(cell.read().active);
     }
 
     #[test]

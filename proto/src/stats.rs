@@ -197,6 +197,8 @@ pub struct ServerCounts {
     pub tcp_relay: TcpRelayCounts,
     /// Relay ports that could not be opened.
     pub ports_failed: u64,
+    /// Datagrams of channels that were forwarded here although their allocations are the kernel program's to forward for.
+    pub kernel_missed: u64,
 }
 
 impl ServerCounts {

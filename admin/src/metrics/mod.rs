@@ -262,7 +262,7 @@ fn tcp_relay(page: &mut Page<'_>, counts: &TcpRelayCounts) -> fmt::Result {
 fn offload(page: &mut Page<'_>, offload: &OffloadCounts) -> fmt::Result {
     page.gauge(
         "offload_active",
-        "Whether the kernel forwards on at least one interface.",
+        "Whether the kernel forwards on at least one interface, as long as there is anything to forward.",
         one(offload.active),
     )?;
     page.gauge("offload_interfaces", "Interfaces with the program.", plain(offload.interfaces))?;
@@ -271,6 +271,8 @@ fn offload(page: &mut Page<'_>, offload: &OffloadCounts) -> fmt::Result {
     page.gauge("offload_channels", "Channels that the kernel forwards for.", plain(offload.channels))?;
     let help = "Channels that wait in userspace until something changes.";
     page.gauge("offload_channels_waiting", help, plain(offload.channels_waiting))?;
+    let help = "Datagrams of channels that came to userspace although they were the kernel's to forward.";
+    page.counter("offload_missed", help, plain(offload.missed))?;
     let help = "Entries of the kernel that differed from what they should be.";
     page.counter("offload_resync_differences", help, plain(offload.resync_differences))?;
     let help = "Datagrams that the kernel forwarded and an interface could not send.";

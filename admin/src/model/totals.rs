@@ -213,6 +213,9 @@ pub struct OffloadCounts {
     pub channels: u64,
     /// Channels that wait in userspace now until something changes: a next hop is found, for instance.
     pub channels_waiting: u64,
+    /// Datagrams of channels that came to userspace although their allocations are the kernel's to forward for.
+    #[serde(default)]
+    pub missed: u64,
     /// Entries that a comparison of maps and core found to differ: 0 unless something is broken.
     pub resync_differences: u64,
     /// Datagrams lost after the program had sent them: `drop_redirect` and `drop_device_queue` together.

@@ -157,6 +157,7 @@ impl Server {
             return Err(Verdict::DropStale.into());
         }
         admit_to_peer(now, allocation, usize::from(length))?;
+        self.counts.kernel_missed += u64::from(allocation.has_slot());
         Ok(Transmit {
             egress: Egress::Relay(channel.relay()),
             to: channel.peer().0,
@@ -278,6 +279,7 @@ impl Server {
         if !allocation.admit_to_client(now.mono_ns, len) {
             return Err(Verdict::DropRateToClient);
         }
+        self.counts.kernel_missed += u64::from(allocation.has_slot());
         Ok(Transmit {
             egress: Egress::Client { socket: path.socket, source: path.five_tuple.server },
             to: path.five_tuple.client.0,

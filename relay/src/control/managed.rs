@@ -202,6 +202,7 @@ impl ManagedRelay for Control {
     fn readiness(&self) -> model::Readiness {
         let mut reasons = self.liveness.standstills();
         reasons.extend(self.liveness.mirror_standstill());
+        reasons.extend(self.required_offload_lost());
         if self.drain_state().draining {
             reasons.push("draining: no new allocations".to_owned());
         }

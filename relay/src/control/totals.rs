@@ -12,6 +12,7 @@ use turnpike_proto::{RefusalReason, Verdict};
 
 use super::convert::{self, Moment};
 use super::state::Control;
+use crate::config::Offload;
 use crate::worker::notices::method_name;
 use crate::worker::{Load, Report, Status, TURN_BOUNDS_NS};
 
@@ -74,6 +75,16 @@ impl Control {
         }
     }
 
+    /// Why the kernel does not forward, where it was said that it has to.
+    pub(super) fn required_offload_lost(&self) -> Option<String> {
+        if self.config.load().offload != Offload::Require {
+            return None;
+        }
+        let status = self.offload.read();
+        (!status.active)
+            .then(|| format!("offload is \"require\", and the kernel does not forward: {}", status.why))
+    }
+
     fn offload_counts(&self) -> model::OffloadCounts {
         let status = self.offload.read();
         let by_name = |verdicts: &[(Verdict, u64)]| {
@@ -90,6 +101,7 @@ impl Control {
             verdicts: by_name(&status.verdicts),
             channels: status.bindings,
             channels_waiting: status.waiting,
+            missed: status.missed,
             resync_differences: status.resync_differences,
             transmit_drops: status.verdicts.iter().filter(lost).map(|(_, count)| count).sum(),
             sent: status.interfaces.iter().filter(|interface| interface.attached).map(by_interface).collect(),

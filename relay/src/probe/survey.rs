@@ -23,7 +23,9 @@ pub fn report(config: &Config, host: &resolve::Host) -> String {
         Ok(links) => links,
         Err(error) => return format!("data path  userspace: cannot ask for interfaces: {error}\n"),
     };
-    describe(config, host, &links, &Host::detect())
+    let mut netdev = Netdev::open().ok();
+    let features = |ifindex| netdev.as_mut()?.features(ifindex).ok();
+    describe(config, host, &links, &Host::detect(), features)
 }
 
 /// Tries whether these interfaces take the program; `false` with the report if one does not.
@@ -41,21 +43,26 @@ pub fn attach(devices: &[String]) -> (String, bool) {
     (text, all)
 }
 
-fn describe(config: &Config, host: &resolve::Host, links: &[Link], capable: &Host) -> String {
+/// `features` asks the kernel what an interface can do.
+fn describe(
+    config: &Config,
+    host: &resolve::Host,
+    links: &[Link],
+    capable: &Host,
+    mut features: impl FnMut(u32) -> Option<Features>,
+) -> String {
     // Interfaces are judged for the service: which capabilities a shell has says nothing about them.
     let unit = Host { missing_capabilities: Vec::new(), ..capable.clone() };
     let addresses = resolve(config, host);
     let wishes = settings(config, &addresses, &addresses.listen).wishes;
     let chosen = choose::interfaces(&wishes, links, &host.addresses, &unit);
     let mut text = String::new();
-    let mut netdev = Netdev::open().ok();
     for link in links {
         let is_chosen =
             chosen.as_ref().is_ok_and(|chosen| chosen.iter().any(|chosen| chosen.name == link.name));
-        let features = netdev.as_mut().and_then(|netdev| netdev.features(link.ifindex).ok());
         let facts = probe::facts_of(link, links, &unit);
         // A string takes everything.
-        let _ = writeln!(text, "interface  {}", interface(link, &facts, features, is_chosen));
+        let _ = writeln!(text, "interface  {}", interface(link, &facts, features(link.ifindex), is_chosen));
         if !link.is_loopback {
             let attached = Attached::at(link);
             for line in more(&facts, &refusal::situation(&link.name, link.mtu), attached.as_ref()) {
@@ -175,7 +182,7 @@ mod tests {
             Link { software: Some("veth".to_owned()), ..link(3, "veth0") },
         ];
         let fit = Host { kernel: (6, 12), missing_capabilities: Vec::new() };
-        let text = describe(&Config::default(), &host, &links, &fit);
+        let text = describe(&Config::default(), &host, &links, &fit, |_| None);
         assert!(
             text.contains("interface  lo: driver unknown, MTU 1500, 1 receive queues: no: it is the loop")
         );
@@ -183,7 +190,7 @@ mod tests {
         assert!(text.contains("veth0: software (veth), MTU 1500, 1 receive queues: possible; not used"));
         assert!(text.contains("data path  as this user: kernel, if the drivers take the program"), "{text}");
         let poor = Host { missing_capabilities: vec!["CAP_BPF"], ..fit };
-        let text = describe(&Config::default(), &host, &links, &poor);
+        let text = describe(&Config::default(), &host, &links, &poor, |_| None);
         assert!(text.contains("wan77: driver unknown, MTU 1500, 1 receive queues: yes;"), "{text}");
         assert!(text.contains("as this user: userspace: this user's processes lack CAP_BPF\n"), "{text}");
         assert!(text.contains("under the shipped unit: kernel, if the drivers"), "{text}");

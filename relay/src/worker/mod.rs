@@ -191,6 +191,9 @@ impl<D: Driver> Worker<D> {
             self.handle(now, Input::Behind(is_behind));
         }
         self.flush_streams(now);
+        if let Some(outbox) = &mut self.offload {
+            outbox.note_missed(self.server.counts().kernel_missed);
+        }
         self.reporter.publish(now, &self.server, &self.status, eventful);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   testkit's lab, processes, talker ─► server: the program on both interfaces of its namespace
-//!                                  ├─ forwarding, life, limits, load, routed, stall, fate, refused, capacity, administration: the tests
+//!                                  ├─ forwarding, life, limits, load, routed, stall, fate, effect, refused, capacity, administration: the tests
 //!                                  └─ call: an allocation with a channel, and its peer
 //! ```
 //!
@@ -12,6 +12,7 @@
 
 mod administration;
 mod capacity;
+mod effect;
 mod fate;
 mod forwarding;
 mod life;

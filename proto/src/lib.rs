@@ -7,6 +7,7 @@ mod error;
 pub mod inspect;
 mod io;
 pub mod limits;
+pub mod migrate;
 pub mod policy;
 mod refusal;
 mod server;
@@ -23,7 +24,7 @@ pub use inspect::{
 };
 pub use io::*;
 pub use refusal::{Detail, Refusal, RefusalCounts, RefusalReason, RefusedRequest};
-pub use server::Server;
+pub use server::{ExportCursor, Server};
 pub use shared::plane::{Plane, PlaneMemory, SlotName};
 pub use stats::TrafficByPath;
 pub use table::TableCounts;

@@ -112,6 +112,13 @@ pub const MAX_CONNECTIONS: usize = 8192;
 /// Names of ended connections that a worker does not give again yet.
 pub const MAX_ENDED_CONNECTIONS: usize = 1024;
 
+/// Allocations in one part of a snapshot of the state: the worker forwards nothing meanwhile.
+pub const MAX_EXPORTED: usize = 256;
+/// Permissions, channels and remembered transactions in one part besides: as much work.
+pub const MAX_ENTRIES_EXPORTED: usize = 4096;
+/// Largest record of a snapshot, bytes: one allocation with all that it may have is a sixteenth of it.
+pub const MAX_SNAPSHOT_RECORD: usize = 16 << 20;
+
 /// Allocations in one part of an inspection: the worker forwards nothing meanwhile.
 pub const MAX_INSPECTED: usize = 256;
 /// Peers named in a view of one allocation: enough to search by, and a walk stays short.

@@ -223,8 +223,12 @@ impl Default for RefusalCounts {
 
 impl RefusalCounts {
     pub(crate) fn count(&mut self, method: u16, reason: RefusalReason) {
+        self.add(method, reason, 1);
+    }
+
+    pub(crate) fn add(&mut self, method: u16, reason: RefusalReason, times: u64) {
         if let Some(row) = self.0.get_mut(usize::from(method)) {
-            row[reason as usize] += 1;
+            row[reason as usize] += times;
         }
     }
 

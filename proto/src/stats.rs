@@ -12,6 +12,8 @@ use crate::error::ErrorCode;
 use crate::refusal::RefusalCounts;
 use crate::wire::method;
 
+mod image;
+
 /// Packets and bytes (payload, without any header) that went one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -21,6 +23,18 @@ pub struct Traffic {
     pub bytes: u64,
     /// Datagrams dropped by the bandwidth limit.
     pub rate_drops: u64,
+}
+
+impl std::ops::Add for Traffic {
+    type Output = Traffic;
+
+    fn add(self, other: Traffic) -> Traffic {
+        Traffic {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            rate_drops: self.rate_drops + other.rate_drops,
+        }
+    }
 }
 
 /// What went one way, by the plane that forwarded it.
@@ -35,11 +49,7 @@ pub struct TrafficByPath {
 impl TrafficByPath {
     /// What workers and the kernel program forwarded, together.
     pub fn total(&self) -> Traffic {
-        Traffic {
-            packets: self.userspace.packets + self.kernel.packets,
-            bytes: self.userspace.bytes + self.kernel.bytes,
-            rate_drops: self.userspace.rate_drops + self.kernel.rate_drops,
-        }
+        self.userspace + self.kernel
     }
 }
 
@@ -145,10 +155,14 @@ pub struct ErrorCounts([[u64; ErrorCode::ALL.len()]; method::COUNT]);
 
 impl ErrorCounts {
     pub(crate) fn count(&mut self, method: u16, code: ErrorCode) {
+        self.add(method, code, 1);
+    }
+
+    fn add(&mut self, method: u16, code: ErrorCode, times: u64) {
         let column =
             ErrorCode::ALL.binary_search(&code).expect("every code is in the list, which is ascending");
         if let Some(row) = self.0.get_mut(usize::from(method)) {
-            row[column] += 1;
+            row[column] += times;
         }
     }
 
@@ -403,6 +417,9 @@ pub enum EndReason {
     UserRemoved,
     /// The TCP or TLS connection of its client was closed.
     ConnectionClosed,
+    /// The process that took over from another one has no use for it: its listener or relay address is configured no
+    /// more, or its connection could not come along.
+    NotAdopted,
 }
 
 impl EndReason {
@@ -415,6 +432,7 @@ impl EndReason {
             EndReason::Disconnected => "disconnected",
             EndReason::UserRemoved => "user_removed",
             EndReason::ConnectionClosed => "connection_closed",
+            EndReason::NotAdopted => "not_adopted",
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use turnpike_fuzz_checks::{framer, operations, proxy, request, wire};
+use turnpike_fuzz_checks::{framer, migrate, operations, proxy, request, wire};
 
 /// Runs a target over each file of its corpus, and names the file if it fails.
 fn replay(target: &str, run: fn(&[u8])) {
@@ -40,6 +40,11 @@ fn every_stream_is_cut_where_its_messages_end() {
 #[test]
 fn every_header_of_a_proxy_says_what_stands_there() {
     replay("proxy", proxy::run);
+}
+
+#[test]
+fn every_snapshot_is_refused_or_goes_on() {
+    replay("migrate", migrate::run);
 }
 
 // Conformance S4, S5, S6, S8, S13, Q12, Q13

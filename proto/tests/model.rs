@@ -70,6 +70,11 @@ enum Op {
     Oversleep {
         secs: u64,
     },
+    /// Another process takes over.
+    Migrate {
+        /// With the kernel's memory, or with other.
+        plane: bool,
+    },
 }
 
 /// One client has most to do, so that its allocation gets to see rare histories.
@@ -102,6 +107,7 @@ fn operation() -> impl Strategy<Value = Op> {
         6 => (client(), 0..NUMBERS.len(), 0..PEERS.len()).prop_map(|(client, number, peer)| Op::Bind { client, number, peer }),
         3 => nanos.prop_map(|nanos| Op::Sleep { nanos }),
         1 => (0..700u64).prop_map(|secs| Op::Oversleep { secs }),
+        1 => any::<bool>().prop_map(|plane| Op::Migrate { plane }),
     ]
 }
 
@@ -260,12 +266,17 @@ struct World {
     clients: Vec<Client>,
     model: Model,
     last_token: [u8; 8],
+    slots: (usize, usize),
+}
+
+fn setup(ports: u16, user_quota: u32, slots: (usize, usize)) -> Setup {
+    let range = (FIRST_PORT, FIRST_PORT + ports - 1);
+    Setup { ports: range, user_quota, slots: Some(slots), ..Setup::default() }
 }
 
 impl World {
     fn new(ports: u16, user_quota: u32, slots: (usize, usize)) -> Self {
-        let range = (FIRST_PORT, FIRST_PORT + ports - 1);
-        let lab = Lab::with(Setup { ports: range, user_quota, slots: Some(slots), ..Setup::default() });
+        let lab = Lab::with(setup(ports, user_quota, slots));
         let clients = (0..4)
             .map(|i| {
                 let (user, password) = [("alice", "wonder"), ("bob", "builder")][user_of(i)];
@@ -280,7 +291,7 @@ impl World {
             reservations: Vec::new(),
             reservation_timers: Vec::new(),
         };
-        Self { lab, clients, model, last_token: [0; 8] }
+        Self { lab, clients, model, last_token: [0; 8], slots }
     }
 
     fn request(
@@ -310,7 +321,18 @@ impl World {
                 // Nonces are the calendar's business, not the model's.
                 self.clients.iter_mut().for_each(|client| client.nonce.clear());
             }
+            Op::Migrate { plane } => self.migrate(*plane),
         }
+    }
+
+    /// Another process goes on with the state, and nobody notices.
+    fn migrate(&mut self, plane: bool) {
+        let bytes = self.lab.snapshot();
+        let luggage = Luggage { plane, ..Luggage::default() };
+        let setup = setup(self.model.ports, self.model.user_quota as u32, self.slots);
+        let (lab, adopted) = self.lab.adopt(setup, &bytes, &luggage).expect("a good snapshot");
+        assert_eq!(adopted.iter().map(|it| it.kept).sum::<u64>(), self.model.allocations.len() as u64);
+        self.lab = lab;
     }
 
     fn allocate(&mut self, client: usize, wish: Wish, lifetime: u32) {

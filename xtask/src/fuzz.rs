@@ -23,6 +23,8 @@ pub enum Target {
     Request,
     /// Sequences of operations.
     Operations,
+    /// Snapshots of a server's state, whole and damaged.
+    Migrate,
 }
 
 /// The release with which the targets were last run.

@@ -38,6 +38,11 @@ impl<'a> Input<'a> {
         from[self.below(from.len())]
     }
 
+    /// All that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
     /// As many of the next `len` bytes as there are.
     pub fn take(&mut self, len: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(len.min(self.0.len()));

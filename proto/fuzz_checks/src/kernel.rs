@@ -38,6 +38,11 @@ impl Kernel {
         Self { hold: false, memory, told, withdrawing, unanswered, stale }
     }
 
+    /// What it shares with the core.
+    pub fn memory(&self) -> &Arc<PlainMemory> {
+        &self.memory
+    }
+
     /// Bindings that it was told of and not told to forget.
     pub fn told(&self) -> &[Told] {
         &self.told

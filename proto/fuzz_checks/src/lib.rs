@@ -4,8 +4,9 @@
 //!   bytes ─► wire        parse, compare with a reference, write again
 //!         ─► framer      a stream in any pieces, compared with a plain reading of the whole
 //!         ─► proxy       headers of the PROXY protocol, whole and in part
-//!         ─► request     datagrams to two workers, signed so that they get past authentication ─┐
-//!         ─► operations  allocations, permissions, data, time, failures                         ─┴─► world
+//!         ─► request     datagrams to two workers, signed so that they get past authentication  ─┐
+//!         ─► operations  allocations, permissions, data, time, failures                          ─┼─► world
+//!         ─► migrate     snapshots of their state, whole and damaged, adopted by other servers   ─┘
 //!
 //!   world: a driver without sockets, a kernel without routes ─► shadow: what the answers promised
 //!                                                            ─► expect: so what data has to pass
@@ -22,6 +23,7 @@ mod expect;
 pub mod framer;
 mod input;
 mod kernel;
+pub mod migrate;
 pub mod operations;
 mod people;
 pub mod proxy;

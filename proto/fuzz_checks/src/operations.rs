@@ -29,7 +29,7 @@ pub fn run(data: &[u8]) {
     world.finish();
 }
 
-fn step(world: &mut World, input: &mut Input<'_>) {
+pub(crate) fn step(world: &mut World, input: &mut Input<'_>) {
     let kind = input.below(20);
     let client = input.below(world.clients());
     match kind {

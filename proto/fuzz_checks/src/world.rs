@@ -336,6 +336,17 @@ impl World {
         (0..self.workers.len()).for_each(|worker| self.input(worker, Input::Drain(on)));
     }
 
+    /// The state of the server at its end, as records, and the memory that the kernel shares.
+    pub fn into_records(mut self) -> (Vec<u8>, Arc<PlainMemory>) {
+        let mut records = self.shared.export(self.now).to_vec();
+        let parts = self.workers.iter_mut().flat_map(|worker| worker.export_all(self.now));
+        parts.for_each(|part| records.extend_from_slice(&part));
+        if let Some(plane) = self.shared.plane() {
+            plane.give_away();
+        }
+        (records, Arc::clone(self.kernel.memory()))
+    }
+
     /// The operator stops the server.
     pub fn shut_down(&mut self) {
         (0..self.workers.len()).for_each(|worker| self.input(worker, Input::Shutdown));

@@ -11,6 +11,8 @@ use super::claims::{Claims, PASSWORD_ALGORITHMS};
 use super::credentials::{Credentials, Identity};
 use super::nonce::{Features, NONCE_LEN, Nonces};
 use crate::addr::FiveTuple;
+use crate::migrate::SnapshotError;
+use crate::migrate::images::IdentityImage;
 use crate::refusal::{Detail, Refusal, RefusalReason};
 use crate::wire::{Message, MessageBuilder, attr, attribute_len};
 use crate::{ErrorCode, Now};
@@ -162,6 +164,16 @@ impl Authenticator {
             true => reply.attribute(attr::PASSWORD_ALGORITHMS, PASSWORD_ALGORITHMS),
             false => reply,
         }
+    }
+
+    /// What everything secret here is made from, for a snapshot.
+    pub(crate) fn seed(&self) -> &[u8; 32] {
+        self.nonces.seed()
+    }
+
+    /// Whose an allocation of a snapshot is.
+    pub(crate) fn adopt(&self, image: &IdentityImage) -> Result<Arc<Identity>, SnapshotError> {
+        Identity::of_image(image, &self.credentials.load()).map(Arc::new)
     }
 
     /// A secret key for another purpose, made from the seed.

@@ -28,9 +28,9 @@ pub struct Identity {
     pub user: Arc<str>,
     /// Whose quota counts: the user part of a REST name, the whole name where there is none.
     pub quota_user: Arc<str>,
-    expires_unix: Option<u64>,
-    keys: Arc<Keys>,
-    key: Key,
+    pub(super) expires_unix: Option<u64>,
+    pub(super) keys: Arc<Keys>,
+    pub(super) key: Key,
 }
 
 /// Static users and REST secrets: built once, replaced as a whole.
@@ -52,10 +52,10 @@ struct Account {
 }
 
 /// What is kept of a password (RFC 8656 s. 6: keys, not passwords).
-struct Keys {
-    md5: Key,
-    sha256: Option<Key>,
-    userhash: [u8; 32],
+pub(super) struct Keys {
+    pub(super) md5: Key,
+    pub(super) sha256: Option<Key>,
+    pub(super) userhash: [u8; 32],
 }
 
 /// A user's keys for being stored: as good as the password within its realm, so wiped when dropped and without
@@ -178,6 +178,11 @@ impl Credentials {
     /// Whether there is a static user of this name, which has been through OpaqueString.
     pub fn has_user(&self, name: &str) -> bool {
         self.accounts.contains_key(name)
+    }
+
+    /// The keys of a static user.
+    pub(super) fn keys_of(&self, name: &str) -> Option<&Arc<Keys>> {
+        self.accounts.get(name).map(|account| &account.keys)
     }
 
     /// Adds a static user of whom only the MD5 key is known. From then on SHA-256 isn't offered to
@@ -320,7 +325,7 @@ impl Keys {
         })
     }
 
-    fn get(&self, algorithm: Algorithm) -> Option<&Key> {
+    pub(super) fn get(&self, algorithm: Algorithm) -> Option<&Key> {
         match algorithm {
             Algorithm::Md5 => Some(&self.md5),
             Algorithm::Sha256 => self.sha256.as_ref(),
@@ -329,7 +334,7 @@ impl Keys {
 }
 
 /// USERHASH of a name that has been through OpaqueString (RFC 8489 s. 14.4).
-fn userhash(name: &str, realm: &str) -> [u8; 32] {
+pub(super) fn userhash(name: &str, realm: &str) -> [u8; 32] {
     Sha256::new().chain_update(name).chain_update(":").chain_update(realm).finalize().into()
 }
 

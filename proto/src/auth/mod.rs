@@ -12,6 +12,7 @@
 mod authenticator;
 mod claims;
 mod credentials;
+mod image;
 mod key;
 mod nonce;
 #[cfg(test)]

@@ -89,6 +89,10 @@ impl Nonces {
         Self { seed: Zeroizing::new(seed), keyed: Default::default() }
     }
 
+    pub(super) fn seed(&self) -> &[u8; 32] {
+        &self.seed
+    }
+
     /// A fresh nonce for one client, that announces `features` or nothing. The random part keeps two of the
     /// same second apart.
     pub fn make(&self, now: Now, to: &FiveTuple, features: Option<Features>, random: u32) -> String {

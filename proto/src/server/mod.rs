@@ -15,6 +15,7 @@ mod channel;
 mod data;
 mod expire;
 mod inspect;
+mod migrate;
 mod offload;
 mod operate;
 mod permission;
@@ -68,6 +69,7 @@ const KNOWN_ATTRIBUTES: &[u16] = &[
 ];
 
 use data::is_channel_data;
+pub use migrate::ExportCursor;
 use recent::Recent;
 use sweep::Sweeps;
 
@@ -108,14 +110,18 @@ impl Server {
         let hash_seed = rng.next_u64();
         shared.directory.add_worker();
         let checked_credentials = shared.auth.version();
+        // The same for all workers, in each process that goes on with these.
+        let recent_seed = shared.auth.derive_key(b"turnpike transactions key");
+        let recent_seed =
+            u64::from_ne_bytes(*recent_seed.first_chunk().expect("a key has more than eight bytes"));
         Self {
             shared,
             worker,
             table: Table::new(worker.first_allocation(), hash_seed),
             rng,
             outputs: VecDeque::new(),
-            deletions: Recent::new(hash_seed),
-            ended_allocates: Recent::new(hash_seed),
+            deletions: Recent::new(recent_seed),
+            ended_allocates: Recent::new(recent_seed),
             sweeps: Sweeps::default(),
             checked_credentials,
             draining: false,

@@ -8,7 +8,7 @@ use crate::addr::PeerAddr;
 use crate::inspect::WhyNot;
 use crate::io::{OffloadBinding, Output};
 use crate::shared::plane::SlotName;
-use crate::table::{Allocation, AllocationId, Released};
+use crate::table::{Allocation, AllocationId, Bound, Released};
 
 impl Server {
     /// An allocation goes live: if it may ever be forwarded by the kernel, it takes a slot.
@@ -30,15 +30,34 @@ impl Server {
         // What used the same addresses before goes first.
         self.emit_withdrawals();
         match self.table.offload(id, number, &plane) {
-            Ok(binding) => {
-                let internal = self.shared.is_relayed(PeerAddr(binding.peer));
-                self.outputs.push_back(Output::Offload(Box::new(OffloadBinding { internal, ..binding })));
-            }
+            Ok(binding) => self.emit_offload(binding),
             Err(why) => {
                 let why_not = self.table.get(id).and_then(|allocation| self.why_not_allocation(allocation));
                 self.table.note_why_not(id, number, why_not.unwrap_or(why));
             }
         }
+    }
+
+    /// An allocation has come from another process: the kernel is told once more of the channels that it forwards, if it
+    /// is the same one; else of all that there is room for.
+    pub(super) fn offload_adopted(&mut self, id: AllocationId, knows: bool) {
+        if !knows {
+            self.take_slot(id);
+        }
+        let Some(allocation) = self.table.get(id) else { return };
+        let numbers: Vec<u16> = allocation.channels().iter().map(Bound::number).collect();
+        for number in numbers {
+            match self.table.offloaded(id, number) {
+                Some(binding) => self.emit_offload(binding),
+                None if knows => {}
+                None => self.offload_channel(id, number),
+            }
+        }
+    }
+
+    fn emit_offload(&mut self, binding: OffloadBinding) {
+        let internal = self.shared.is_relayed(PeerAddr(binding.peer));
+        self.outputs.push_back(Output::Offload(Box::new(OffloadBinding { internal, ..binding })));
     }
 
     /// Why none of an allocation's channels can be forwarded by the kernel.

@@ -55,6 +55,28 @@ impl Recent {
         self.until_ns.get(&hash).is_some_and(|ends_ns| *ends_ns > now.mono_ns)
     }
 
+    /// At most `max` entries from the one at `place` on, with their ends: for a snapshot.
+    pub(super) fn part(&self, place: usize, max: usize) -> Vec<(u64, u64)> {
+        self.order.iter().skip(place).take(max).map(|entry| (entry.hash, entry.ends_ns)).collect()
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Adds one of a snapshot, if it is none of the past.
+    pub(super) fn adopt(&mut self, now: Now, hash: u64, ends_ns: u64) {
+        let last_ns = now.mono_ns + u64::from(RETRANSMISSION_SECS) * SECOND_NS;
+        if ends_ns <= now.mono_ns || ends_ns > last_ns || self.order.len() >= MAX_RECENT_TRANSACTIONS {
+            return;
+        }
+        self.until_ns.insert(hash, ends_ns);
+        // Of several workers' the order is by their ends again.
+        let place = self.order.partition_point(|entry| entry.ends_ns <= ends_ns);
+        self.order.insert(place, Entry { hash, ends_ns });
+    }
+
     /// When the newest is out of date; `None` if there is none.
     pub(super) fn ends_ns(&self) -> Option<u64> {
         self.order.back().map(|newest| newest.ends_ns)

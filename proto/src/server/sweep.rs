@@ -10,6 +10,8 @@ use super::Server;
 use crate::addr::Family;
 use crate::io::{Now, Output};
 use crate::limits::{MAX_DISCONNECTING, MAX_ENDED, MAX_ENTRIES_ENDED, MAX_PLACES_WALKED};
+use crate::migrate::SnapshotError;
+use crate::migrate::images::{SweepImage, plausible};
 use crate::stats::EndReason;
 use crate::table::{Allocation, AllocationId};
 
@@ -68,6 +70,38 @@ pub(super) struct Sweeps {
 }
 
 impl Sweeps {
+    /// For a snapshot.
+    pub(super) fn image(&self) -> Vec<SweepImage> {
+        let image = |sweep: &Sweep| match &sweep.task {
+            Task::EndAll => SweepImage::EndAll,
+            Task::Recheck => SweepImage::Recheck,
+            Task::EndUser { user, ended } => {
+                SweepImage::EndUser { user: Arc::clone(user), ended: *ended, below: sweep.below }
+            }
+        };
+        self.waiting.iter().map(image).collect()
+    }
+
+    /// Takes what a snapshot says; each begins again, which changes nothing where it has been. `below` says up to which
+    /// number one goes.
+    pub(super) fn adopt(
+        &mut self,
+        image: &[SweepImage],
+        below: impl Fn(u64) -> u64,
+    ) -> Result<(), SnapshotError> {
+        for sweep in image.iter().take(2 + MAX_DISCONNECTING) {
+            match sweep {
+                SweepImage::EndAll => self.push(Task::EndAll, u64::MAX),
+                SweepImage::Recheck => self.push(Task::Recheck, u64::MAX),
+                SweepImage::EndUser { user, ended, below: old } => {
+                    let (user, ended) = (Arc::clone(user), plausible(*ended)?);
+                    self.push(Task::EndUser { user, ended }, below(*old));
+                }
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

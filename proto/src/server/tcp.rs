@@ -292,7 +292,7 @@ impl Server {
     }
 
     /// One that means nothing else, now or until lately: there are far more than may be in use.
-    fn new_connection_id(&mut self) -> ConnectionId {
+    pub(super) fn new_connection_id(&mut self) -> ConnectionId {
         loop {
             let id = ConnectionId::new(self.worker, self.rng.next_u32());
             if !self.table.is_connection_known(id) {

@@ -189,6 +189,20 @@ impl RelayPorts {
             .or_else(|| all().find_map(|entry| take(entry, now_ns + sooner_ns)))
     }
 
+    /// Takes a port that was held before, by another process; `None` if its address is not relayed from now, or the
+    /// port is not among those that are.
+    pub(crate) fn claim_port(&self, relay: IpAddr, port: u16) -> Option<PortLease> {
+        let current = self.current.load();
+        let mut serving = current.ips.iter().filter(|entry| entry.serves != Serves::Nobody);
+        serving.find(|entry| entry.ip.local == relay)?.ports.claim_port(port)
+    }
+
+    /// Ports of each address that other programs have.
+    pub(crate) fn foreign_ports(&self) -> Vec<(IpAddr, Vec<(u64, u16)>)> {
+        let current = self.current.load();
+        current.ips.iter().map(|entry| (entry.ip.local, entry.ports.foreign_ports())).collect()
+    }
+
     /// Whether an address and port, as sockets see it, may be a relayed transport address.
     pub(crate) fn is_relayed(&self, peer: PeerAddr) -> bool {
         self.ports.contains(&peer.port())

@@ -15,6 +15,7 @@
 //! A flood from random sources has none to limit. So each worker has a [`StrangerBudget`] on top; who proves by a
 //! nonce to receive what is sent to its address, or has an allocation, is no stranger.
 
+use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -29,6 +30,7 @@ use crate::limits::{
     MAX_RETURNED_CHALLENGES, ONE_IN, SOURCE_BUCKETS, STRANGERS_BURST_MS, STRANGERS_BURST_MS_BEHIND,
     STRANGERS_PER_SEC, STRANGERS_PER_SEC_BEHIND, UNAUTHENTICATED_BURST_MS,
 };
+use crate::migrate::images::StrangersImage;
 
 /// What one answer costs: the bucket counts bytes, and its burst is never below two packets of this size.
 const ANSWER_BYTES: u64 = 1500;
@@ -98,6 +100,28 @@ impl Limiter {
     }
 }
 
+impl Limiter {
+    fn arrays(&self) -> [&Buckets; 4] {
+        [&self.unauthenticated, &self.bindings, &self.failed_by_source, &self.failed_by_user]
+    }
+
+    /// What was spent and has not come back yet, by array and place: for a snapshot.
+    pub(crate) fn image(&self, now: Now) -> Vec<Vec<(u32, u64)>> {
+        self.arrays().map(|buckets| buckets.image(now)).to_vec()
+    }
+
+    /// Takes what a snapshot says; the key has to be the same.
+    pub(crate) fn adopt(&self, image: &[Vec<(u32, u64)>]) {
+        for (buckets, image) in self.arrays().into_iter().zip(image) {
+            for (place, word) in image {
+                if let Some(bucket) = buckets.words.get(*place as usize) {
+                    bucket.store(*word, Relaxed);
+                }
+            }
+        }
+    }
+}
+
 /// What a stranger's answer costs the worker: each has a budget of its own, so that a flood of one leaves the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StrangerWork {
@@ -129,6 +153,20 @@ impl StrangerBudget {
 
     pub(crate) fn set_behind(&mut self, is_behind: bool) {
         self.is_behind = is_behind;
+    }
+
+    /// For a snapshot. Whether the worker keeps up is not in it: who drives the next one finds out itself.
+    pub(crate) fn image(&self) -> StrangersImage {
+        let all = |words: &[AtomicU64; 3]| words.each_ref().map(|word| word.load(Relaxed));
+        let returned = self.returned.load(Relaxed);
+        StrangersImage { words: all(&self.words), words_behind: all(&self.words_behind), returned }
+    }
+
+    /// Takes what a snapshot says.
+    pub(crate) fn adopt(&mut self, image: &StrangersImage) {
+        self.words = image.words.map(AtomicU64::new);
+        self.words_behind = image.words_behind.map(AtomicU64::new);
+        self.returned = image.returned.min(MAX_RETURNED_CHALLENGES).into();
     }
 
     /// Whether there is enough left for this; if so, it is spent.
@@ -169,12 +207,29 @@ impl Buckets {
         Self { keyed, words: (0..len).map(|_| AtomicU64::new(0)).collect() }
     }
 
+    /// Buckets that are not full again, by place.
+    fn image(&self, now: Now) -> Vec<(u32, u64)> {
+        let words = (0..).zip(self.words.iter().map(|word| word.load(Relaxed)));
+        words.filter(|(_, word)| !is_full(*word, now)).collect()
+    }
+
     fn take(&self, now: Now, whose: impl Hash, rate: &Rate) -> bool {
         let mut hasher = self.keyed.clone();
         whose.hash(&mut hasher);
         let index = hasher.finish() % self.words.len() as u64;
         charge(&self.words[index as usize], rate, now.mono_ns, ANSWER_BYTES)
     }
+}
+
+/// Whether nothing is spent of a bucket: it takes a charge as one does that was never used.
+fn is_full(word: u64, now: Now) -> bool {
+    let rate = const { answers(FAILED_LOGINS_PER_SEC, FAILED_LOGINS_BURST_MS) };
+    let [charged, unused] = [word, 0].map(|word| {
+        let bucket = Cell::new(word);
+        charge(&bucket, &rate, now.mono_ns, ANSWER_BYTES);
+        bucket.get()
+    });
+    charged == unused
 }
 
 /// A rate of answers as a rate of bytes.

@@ -7,6 +7,7 @@
 pub(crate) mod addresses;
 mod directory;
 pub(crate) mod limiter;
+mod migrate;
 pub mod plane;
 pub(crate) mod ports;
 pub mod quota;
@@ -242,6 +243,11 @@ impl Shared {
         self.relays.offers(family)
     }
 
+    /// Takes a port that another process has had; see [`RelayPorts::claim_port`].
+    pub(crate) fn claim_port(&self, relay: IpAddr, port: u16) -> Option<PortLease> {
+        self.relays.claim_port(relay, port)
+    }
+
     /// Takes a port; see [`RelayPorts::take_port`].
     pub(crate) fn take_port(&self, wanted: PortWish, random: [u32; 2], now_ns: u64) -> Option<TakenPort> {
         self.relays.take_port(wanted, random, now_ns)
@@ -287,8 +293,12 @@ struct Held {
 impl Reservation {
     /// The port, to be given back.
     pub(crate) fn into_port(self) -> ReservedPort {
-        let address = RelayedAddr(SocketAddr::new(self.relay, self.lease.port()));
-        ReservedPort { address, _lease: self.lease }
+        ReservedPort { address: self.address(), _lease: self.lease }
+    }
+
+    /// What the socket that keeps it is bound to.
+    fn address(&self) -> RelayedAddr {
+        RelayedAddr(SocketAddr::new(self.relay, self.lease.port()))
     }
 }
 
@@ -313,6 +323,11 @@ impl Reservations {
         held.by_user.insert(Arc::clone(&reservation.user), mine + 1);
         held.by_token.insert(token, reservation);
         true
+    }
+
+    /// Whether a port is held for this token.
+    pub(crate) fn has(&self, token: [u8; 8]) -> bool {
+        self.lock().by_token.contains_key(&token)
     }
 
     /// Redeems a token: once, in time, and only for the user it was given to (conformance A4, Q9).

@@ -13,7 +13,7 @@
 //! Shared by all workers, touched by control messages only. Dropping a slot is the only way to give it back.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use turnpike_abi::{Allocation, Binding, Direction, LEASE_MARGIN_NS, Rate};
@@ -56,6 +56,8 @@ pub struct Plane {
     /// Slots of channel bindings by user; who has none is not in here.
     users: Mutex<BTreeMap<Arc<str>, usize>>,
     exhausted: AtomicU64,
+    /// Another process has the memory now: nothing is written to it any more.
+    is_given_away: AtomicBool,
 }
 
 impl Plane {
@@ -69,7 +71,14 @@ impl Plane {
             bindings,
             users: Mutex::default(),
             exhausted: AtomicU64::new(0),
+            is_given_away: AtomicBool::new(false),
         })
+    }
+
+    /// Another process has taken the memory over, with all slots: what happens to them here from now on changes nothing
+    /// in it.
+    pub fn give_away(&self) {
+        self.is_given_away.store(true, Ordering::Relaxed);
     }
 
     /// How many slots are taken.
@@ -123,6 +132,30 @@ impl Plane {
         Ok(BindingSlot { plane: Arc::clone(self), name, user: Arc::clone(user) })
     }
 
+    /// The slot of an allocation, as it is: another process had it. `None` if there is no such slot, if it is taken, or
+    /// means something else by now.
+    pub(crate) fn claim_allocation(self: &Arc<Self>, name: SlotName) -> Option<AllocationSlot> {
+        let memory = self.memory.allocations().get(name.slot as usize)?;
+        if memory.to_peer.generation.load(Ordering::Relaxed) != u64::from(name.generation) {
+            return None;
+        }
+        let is_free = self.allocations.lock().unwrap_or_else(PoisonError::into_inner).claim(name.slot);
+        is_free.then(|| AllocationSlot { plane: Arc::clone(self), name })
+    }
+
+    /// The slot of a channel binding, as it is: another process had it.
+    pub(crate) fn claim_binding(self: &Arc<Self>, name: SlotName, user: &Arc<str>) -> Option<BindingSlot> {
+        let memory = self.memory.bindings().get(name.slot as usize)?;
+        if memory.generation.load(Ordering::Relaxed) != u64::from(name.generation) {
+            return None;
+        }
+        if !self.bindings.lock().unwrap_or_else(PoisonError::into_inner).claim(name.slot) {
+            return None;
+        }
+        *self.users.lock().unwrap_or_else(PoisonError::into_inner).entry(Arc::clone(user)).or_default() += 1;
+        Some(BindingSlot { plane: Arc::clone(self), name, user: Arc::clone(user) })
+    }
+
     fn take(&self, pool: &Mutex<Pool>) -> Option<u32> {
         let slot = pool.lock().unwrap_or_else(PoisonError::into_inner).take();
         if slot.is_none() {
@@ -166,10 +199,19 @@ impl AllocationSlot {
 
     /// Lets the kernel forward until shortly before `ends_ns`; 0 stops it at once.
     pub(crate) fn lease(&self, ends_ns: u64) {
+        if self.plane.is_given_away.load(Ordering::Relaxed) {
+            return;
+        }
         let words = self.words();
         for direction in [&words.to_peer, &words.to_client] {
             direction.lease_ns.store(lease_until(ends_ns), Ordering::Release);
         }
+    }
+
+    /// The words of its buckets: to peers, and to the client.
+    pub(crate) fn buckets(&self) -> [u64; 2] {
+        let words = self.words();
+        [&words.to_peer, &words.to_client].map(|direction| direction.bucket.load(Ordering::Relaxed))
     }
 
     pub(crate) fn set_rate(&self, rate: Rate) {
@@ -209,8 +251,16 @@ impl BindingSlot {
         self.name
     }
 
+    /// Whose share it counts towards.
+    pub(crate) fn user(&self) -> &Arc<str> {
+        &self.user
+    }
+
     /// Lets the kernel forward until shortly before `ends_ns`; 0 stops it at once.
     pub(crate) fn lease(&self, ends_ns: u64) {
+        if self.plane.is_given_away.load(Ordering::Relaxed) {
+            return;
+        }
         let words = &self.plane.memory.bindings()[self.name.slot as usize];
         words.lease_ns.store(lease_until(ends_ns), Ordering::Release);
     }
@@ -232,7 +282,9 @@ impl Drop for BindingSlot {
 #[derive(Debug)]
 struct Pool {
     slots: u32,
-    unused: u32,
+    /// Of slots that were ever used: whether it is taken.
+    is_taken: Vec<bool>,
+    /// Given back; one that was claimed since is in here, too.
     returned: Vec<u32>,
     taken: usize,
 }
@@ -240,23 +292,37 @@ struct Pool {
 impl Pool {
     fn new(slots: usize) -> Self {
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
-        Self { slots, unused: 0, returned: Vec::new(), taken: 0 }
+        Self { slots, is_taken: Vec::new(), returned: Vec::new(), taken: 0 }
     }
 
     fn take(&mut self) -> Option<u32> {
-        let slot = self.returned.pop().or_else(|| {
-            let next = self.unused;
-            (next < self.slots).then(|| {
-                self.unused += 1;
-                next
-            })
-        })?;
-        self.taken += 1;
-        Some(slot)
+        while let Some(slot) = self.returned.pop() {
+            if self.claim(slot) {
+                return Some(slot);
+            }
+        }
+        let next = self.is_taken.len() as u32;
+        self.claim(next).then_some(next)
+    }
+
+    /// Takes this very slot; `false` if it is taken, or there is no such slot.
+    fn claim(&mut self, slot: u32) -> bool {
+        if slot >= self.slots {
+            return false;
+        }
+        let used = self.is_taken.len() as u32;
+        if slot >= used {
+            self.is_taken.resize(slot as usize + 1, false);
+            self.returned.extend((used..slot).rev());
+        }
+        let is_free = !std::mem::replace(&mut self.is_taken[slot as usize], true);
+        self.taken += usize::from(is_free);
+        is_free
     }
 
     fn give_back(&mut self, slot: u32) {
         self.taken -= 1;
+        self.is_taken[slot as usize] = false;
         self.returned.push(slot);
     }
 }

@@ -79,6 +79,19 @@ impl PortPool {
         Some((self.lease(port), self.lease(port + 1)))
     }
 
+    /// Takes this very port, if it is one of these and free: it was held before, by another process.
+    pub(crate) fn claim_port(self: &Arc<Self>, port: u16) -> Option<PortLease> {
+        let index = (port as usize / 64).checked_sub(self.first_word())?;
+        let bit = 1 << (port % 64);
+        let before = self.words.get(index)?.fetch_or(bit, Ordering::AcqRel);
+        (before & bit == 0).then(|| self.lease(port))
+    }
+
+    /// Ports that other programs have, with the times at which they may be tried again.
+    pub(crate) fn foreign_ports(&self) -> Vec<(u64, u16)> {
+        self.foreign.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
     /// How many ports are taken by us.
     pub fn taken(&self) -> usize {
         let free: u32 = self.words.iter().map(|w| w.load(Ordering::Relaxed).count_zeros()).sum();

@@ -52,6 +52,14 @@ impl Quotas {
         Ok(QuotaGuard { quotas: Arc::clone(self), user: Arc::clone(user) })
     }
 
+    /// Takes a place for an allocation that was there before the quotas: what is held stays.
+    pub(crate) fn hold(self: &Arc<Self>, user: &Arc<str>) -> QuotaGuard {
+        let mut used = self.lock();
+        used.total += 1;
+        *used.by_user.entry(Arc::clone(user)).or_default() += 1;
+        QuotaGuard { quotas: Arc::clone(self), user: Arc::clone(user) }
+    }
+
     /// Allocations held by everybody together.
     pub fn used(&self) -> u32 {
         self.lock().total

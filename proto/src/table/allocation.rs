@@ -95,11 +95,11 @@ pub(crate) struct NewAllocation {
 /// One relayed transport address of an allocation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Half {
-    socket: RelaySocket,
-    relayed: RelayedAddr,
+    pub(super) socket: RelaySocket,
+    pub(super) relayed: RelayedAddr,
     /// The driver has opened its socket.
-    open: bool,
-    expiry: Expiry,
+    pub(super) open: bool,
+    pub(super) expiry: Expiry,
 }
 
 /// A half that was taken away.
@@ -112,7 +112,7 @@ pub(crate) struct RemovedHalf {
 /// One direction's bandwidth limit and count.
 #[derive(Debug, Default)]
 pub(super) struct Direction {
-    traffic: Traffic,
+    pub(super) traffic: Traffic,
     /// The bucket of an allocation that shares none with the kernel.
     pub(super) bucket: Cell<u64>,
 }
@@ -123,22 +123,24 @@ pub(crate) struct Allocation {
     pub(super) path: ClientPath,
     /// The client's own address, if that is another one: it is behind a proxy.
     proxied: Option<Box<ClientAddr>>,
-    identity: Arc<Identity>,
+    pub(super) identity: Arc<Identity>,
     request: AllocateState,
-    live_since_ns: Option<u64>,
-    halves: [Option<Half>; 2],
-    relayed: Vec<RelayedAddr>,
+    pub(super) live_since_ns: Option<u64>,
+    pub(super) halves: [Option<Half>; 2],
+    pub(super) relayed: Vec<RelayedAddr>,
     pub(super) rate: Rate,
     pub(super) bitrate_bits: u64,
     pub(super) to_peer: Direction,
     pub(super) to_client: Direction,
     /// What did not reach a client over TCP or TLS, if there was any.
-    stream_drops: Option<Box<UserspaceDropCounts>>,
+    pub(super) stream_drops: Option<Box<UserspaceDropCounts>>,
     /// Given back when the allocation goes.
     _quota: QuotaGuard,
     pub(super) permitted: Vec<IpAddr>,
     pub(super) bound: Vec<Bound>,
     pub(super) connections: Vec<ConnectionId>,
+    /// What the kernel plane has forwarded to peers, and to the client, with a slot that it had in another process.
+    pub(super) earlier: [Traffic; 2],
     /// Its slot in the kernel plane.
     pub(super) slot: Option<AllocationSlot>,
     /// Slots of channel bindings that are its, those being withdrawn included.
@@ -166,7 +168,7 @@ impl Half {
         self.expiry.lives(now_ns)
     }
 
-    fn family(&self) -> Family {
+    pub(super) fn family(&self) -> Family {
         Family::of(&self.relayed.ip())
     }
 }
@@ -188,13 +190,19 @@ impl Direction {
 /// Bytes of a stream below which reading waits for the bandwidth limit: any burst has room for as much.
 const SMALLEST_PIECE: usize = 1024;
 
+/// What the kernel plane has forwarded: with the slot, and earlier.
+pub(super) fn kernel_traffic(slot: Option<&AllocationSlot>, earlier: [Traffic; 2]) -> [Traffic; 2] {
+    let [to_peer, to_client] = slot.map(AllocationSlot::traffic).unwrap_or_default();
+    [to_peer + earlier[0], to_client + earlier[1]]
+}
+
 /// The place of a family's half.
-const fn half_of(family: Family) -> usize {
+pub(super) const fn half_of(family: Family) -> usize {
     family as usize - 1
 }
 
 impl Allocation {
-    fn new(number: u64, new: NewAllocation) -> Self {
+    pub(super) fn new(number: u64, new: NewAllocation) -> Self {
         let Sender { path, client } = new.sender;
         Self {
             number,
@@ -214,6 +222,7 @@ impl Allocation {
             permitted: Vec::new(),
             bound: Vec::new(),
             connections: Vec::new(),
+            earlier: Default::default(),
             slot: None,
             bindings: 0,
         }
@@ -312,7 +321,7 @@ impl Allocation {
 
     /// What was forwarded: to peers, and to the client.
     pub(crate) fn traffic(&self) -> [TrafficByPath; 2] {
-        let [to_peer, to_client] = self.slot.as_ref().map(AllocationSlot::traffic).unwrap_or_default();
+        let [to_peer, to_client] = kernel_traffic(self.slot.as_ref(), self.earlier);
         [
             TrafficByPath { userspace: self.to_peer.traffic, kernel: to_peer },
             TrafficByPath { userspace: self.to_client.traffic, kernel: to_client },

@@ -40,13 +40,27 @@ impl<N: Name, T> Arena<N, T> {
     }
 
     pub(super) fn insert(&mut self, value: T) -> N {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { generation: self.first_generation, value: None });
-            (self.places.len() - 1) as u32
-        });
+        let index = self.free_place();
         let place = &mut self.places[index as usize];
         place.value = Some(value);
         N::new(index, place.generation)
+    }
+
+    /// A name that nothing has, nor will have.
+    pub(super) fn unused_name(&mut self) -> N {
+        let index = self.free_place();
+        let place = &mut self.places[index as usize];
+        let name = N::new(index, place.generation);
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(index);
+        name
+    }
+
+    fn free_place(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place { generation: self.first_generation, value: None });
+            (self.places.len() - 1) as u32
+        })
     }
 
     #[inline]
@@ -79,7 +93,7 @@ impl<N: Name, T> Arena<N, T> {
     /// at most once.
     pub(super) fn walk(&self, start: u32, places: usize) -> (impl Iterator<Item = (N, &T)>, Option<u32>) {
         let start = (start as usize).min(self.places.len());
-        let end = (start + places).min(self.places.len());
+        let end = start.saturating_add(places).min(self.places.len());
         let found = self.places[start..end]
             .iter()
             .zip(start as u32..)

@@ -13,11 +13,11 @@ use crate::limits::{CHANNEL_LIFETIME_SECS, SECOND_NS};
 /// A channel binding.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Channel {
-    number: u16,
-    peer: PeerAddr,
-    internal: bool,
-    relay: RelaySocket,
-    expiry: Expiry,
+    pub(super) number: u16,
+    pub(super) peer: PeerAddr,
+    pub(super) internal: bool,
+    pub(super) relay: RelaySocket,
+    pub(super) expiry: Expiry,
 }
 
 impl Channel {
@@ -90,7 +90,7 @@ impl Channels {
     }
 
     #[inline]
-    fn find_peer(&self, id: AllocationId, peer: PeerAddr) -> Option<&Channel> {
+    pub(super) fn find_peer(&self, id: AllocationId, peer: PeerAddr) -> Option<&Channel> {
         self.all.get(*self.by_peer.get(&(id.index, peer))?)
     }
 
@@ -98,7 +98,7 @@ impl Channels {
         self.all.get_mut(*self.by_number.get(&(id.index, number))?)
     }
 
-    fn insert(&mut self, id: AllocationId, channel: Channel) {
+    pub(super) fn insert(&mut self, id: AllocationId, channel: Channel) {
         let name = self.all.insert(channel);
         self.by_number.insert((id.index, channel.number), name);
         self.by_peer.insert((id.index, channel.peer), name);

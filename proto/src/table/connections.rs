@@ -25,10 +25,10 @@ pub(crate) enum ConnectionState {
 /// A connection with a peer.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    allocation: AllocationId,
-    peer: PeerAddr,
-    state: ConnectionState,
-    expiry: Expiry,
+    pub(super) allocation: AllocationId,
+    pub(super) peer: PeerAddr,
+    pub(super) state: ConnectionState,
+    pub(super) expiry: Expiry,
 }
 
 impl Connection {
@@ -51,11 +51,11 @@ impl Connection {
 
 /// The connections with peers of one worker.
 pub(super) struct Connections {
-    by_id: Map<ConnectionId, Connection>,
-    by_peer: Map<(AllocationId, PeerAddr), ConnectionId>,
-    bound: usize,
+    pub(super) by_id: Map<ConnectionId, Connection>,
+    pub(super) by_peer: Map<(AllocationId, PeerAddr), ConnectionId>,
+    pub(super) bound: usize,
     /// The last names whose connections have ended: a client may still use them.
-    ended: VecDeque<ConnectionId>,
+    pub(super) ended: VecDeque<ConnectionId>,
 }
 
 impl Connections {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use turnpike_abi::Rate;
 
+use super::allocation::kernel_traffic;
 use super::timer::Timed;
 use super::{Allocation, AllocationId, Map, Table, shrink_map};
 use crate::addr::Family;
@@ -25,18 +26,18 @@ use crate::inspect::WhyNot;
 use crate::io::{OffloadBinding, RelaySocket};
 use crate::limits::FORGETTING_NS;
 use crate::shared::plane::{AllocationSlot, BindingSlot, Plane, SlotName};
-use crate::stats::AllocationRecord;
+use crate::stats::{AllocationRecord, Traffic};
 
 /// A channel number of an allocation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bound {
     number: u16,
-    offload: Offload,
+    pub(super) offload: Offload,
 }
 
 /// What a channel is to the kernel plane.
 #[derive(Clone, Copy, Debug)]
-enum Offload {
+pub(super) enum Offload {
     /// It has this slot.
     Slot(u32),
     /// It has none.
@@ -56,31 +57,32 @@ impl Bound {
 /// What the kernel plane knows, and has to forget.
 pub(super) struct Kernel {
     /// By slot.
-    bindings: Map<u32, Binding>,
-    endings: Map<AllocationId, Ending>,
+    pub(super) bindings: Map<u32, Binding>,
+    pub(super) endings: Map<AllocationId, Ending>,
     /// Bindings whose channel has gone, to be taken out of the kernel.
-    withdrawals: Vec<SlotName>,
+    pub(super) withdrawals: Vec<SlotName>,
 }
 
 /// A channel binding in the kernel plane.
-struct Binding {
-    slot: BindingSlot,
-    owner: AllocationId,
-    relay: RelaySocket,
+pub(super) struct Binding {
+    pub(super) slot: BindingSlot,
+    pub(super) owner: AllocationId,
+    pub(super) relay: RelaySocket,
     /// Why the kernel does not forward it; `None` when it does.
-    why_not: Option<WhyNot>,
+    pub(super) why_not: Option<WhyNot>,
     /// Its channel is gone.
-    is_withdrawn: bool,
+    pub(super) is_withdrawn: bool,
 }
 
 /// An allocation that has ended, but that the kernel plane has not forgotten.
-struct Ending {
+pub(super) struct Ending {
     /// `None` when it has been given out.
-    record: Option<Box<AllocationRecord>>,
+    pub(super) record: Option<Box<AllocationRecord>>,
     /// Until when the record waits for the kernel plane, on the monotonic clock, nanoseconds.
-    waits_until_ns: u64,
-    slot: Option<AllocationSlot>,
-    bindings: u32,
+    pub(super) waits_until_ns: u64,
+    pub(super) earlier: [Traffic; 2],
+    pub(super) slot: Option<AllocationSlot>,
+    pub(super) bindings: u32,
 }
 
 /// What is free when the kernel plane has forgotten a binding, or has been waited for long enough.
@@ -156,9 +158,8 @@ impl Table {
         const NONE: WhyNot = WhyNot::NoSlot;
         let channel = *self.channels.find(id, number).ok_or(NONE)?;
         let allocation = self.allocations.get_mut(id).ok_or(NONE)?;
-        let relayed = allocation.half(Family::of(&channel.peer().ip())).ok_or(NONE)?.relayed();
-        let slot = allocation.slot.as_ref().ok_or(NONE)?.name();
-        let five_tuple = allocation.path.five_tuple;
+        allocation.half(Family::of(&channel.peer().ip())).ok_or(NONE)?;
+        allocation.slot.as_ref().ok_or(NONE)?;
         let user = Arc::clone(&allocation.identity().quota_user);
         let bound = allocation.bound.iter_mut().find(|bound| bound.number == number).ok_or(NONE)?;
         if matches!(bound.offload, Offload::Slot(_)) {
@@ -173,12 +174,21 @@ impl Table {
         let entry = Binding { slot: taken, owner: id, relay: channel.relay(), why_not, is_withdrawn: false };
         self.kernel.bindings.insert(binding.slot, entry);
         self.renew_lease(id, number);
-        Ok(OffloadBinding {
-            binding,
-            allocation: slot,
+        self.offloaded(id, number).ok_or(NONE)
+    }
+
+    /// What the kernel is told of a channel that has a slot.
+    pub(crate) fn offloaded(&self, id: AllocationId, number: u16) -> Option<OffloadBinding> {
+        let (allocation, channel) = (self.get(id)?, self.channels.find(id, number)?);
+        let bound = allocation.bound.iter().find(|bound| bound.number == number)?;
+        let Offload::Slot(slot) = bound.offload else { return None };
+        let five_tuple = allocation.path.five_tuple;
+        Some(OffloadBinding {
+            binding: self.kernel.bindings.get(&slot)?.slot.name(),
+            allocation: allocation.slot.as_ref()?.name(),
             client: five_tuple.client.0,
             server: five_tuple.server,
-            relayed: relayed.0,
+            relayed: allocation.half(Family::of(&channel.peer().ip()))?.relayed().0,
             peer: channel.peer().0,
             channel: number,
             internal: false,
@@ -238,12 +248,12 @@ impl Table {
         record: Box<AllocationRecord>,
         now_ns: u64,
     ) -> Option<Box<AllocationRecord>> {
-        let Allocation { slot, bindings, .. } = *allocation;
+        let Allocation { slot, earlier, bindings, .. } = *allocation;
         if let Some(slot) = &slot {
             slot.lease(0);
         }
         let waits_until_ns = now_ns + FORGETTING_NS;
-        let mut ending = Ending { record: Some(record), waits_until_ns, slot, bindings };
+        let mut ending = Ending { record: Some(record), waits_until_ns, earlier, slot, bindings };
         if bindings == 0 {
             return ending.take_record();
         }
@@ -322,9 +332,9 @@ impl Table {
 
 impl Ending {
     /// The record, with what the kernel has forwarded to the last; given out once.
-    fn take_record(&mut self) -> Option<Box<AllocationRecord>> {
+    pub(super) fn take_record(&mut self) -> Option<Box<AllocationRecord>> {
         let mut record = self.record.take()?;
-        let [to_peer, to_client] = self.slot.as_ref().map(AllocationSlot::traffic).unwrap_or_default();
+        let [to_peer, to_client] = kernel_traffic(self.slot.as_ref(), self.earlier);
         record.to_peer.kernel = to_peer;
         record.to_client.kernel = to_client;
         Some(record)

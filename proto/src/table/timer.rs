@@ -121,6 +121,13 @@ impl Timers {
         self.entries.first().map(|&(deadline_ns, what)| (deadline_ns, what.reason()))
     }
 
+    /// Those of a kind up to a time.
+    pub(super) fn until(&self, last_ns: u64, kind: impl Fn(&Timed) -> bool) -> Vec<(u64, Timed)> {
+        let due = self.entries.iter().take_while(|(deadline_ns, _)| *deadline_ns <= last_ns);
+        due.filter(|(_, what)| kind(what)).copied().collect()
+    }
+
+    /// Takes one entry that is due.
     /// Takes one entry that is due.
     fn pop_due(&mut self, now_ns: u64) -> Option<Timed> {
         match self.entries.first() {

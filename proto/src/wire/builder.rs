@@ -25,6 +25,16 @@ pub struct ReplyTo {
 }
 
 impl ReplyTo {
+    /// Of a request that another process has got.
+    pub(crate) fn new(method: u16, transaction: TransactionId, fingerprint: bool) -> Self {
+        Self { method, transaction, fingerprint }
+    }
+
+    /// Whether the request had a FINGERPRINT, so that the answer has one.
+    pub(crate) fn has_fingerprint(&self) -> bool {
+        self.fingerprint
+    }
+
     /// The request's method.
     pub fn method(&self) -> u16 {
         self.method

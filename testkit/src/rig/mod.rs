@@ -2,6 +2,7 @@
 //! know how to authenticate.
 
 mod client;
+mod migrated;
 mod setup;
 
 use std::collections::{HashMap, HashSet};
@@ -21,6 +22,7 @@ use turnpike_proto::{
 };
 
 pub use client::Client;
+pub use migrated::Luggage;
 pub use setup::Setup;
 
 pub use crate::REALM;
@@ -100,6 +102,8 @@ pub struct Lab {
     pub hold_kernel: bool,
     /// Withdrawals that were not answered.
     pub withdrawing: Vec<(usize, SlotName)>,
+    /// Bindings that were ever withdrawn.
+    withdrawn: Vec<OffloadBinding>,
     /// Allocations that the operator was told of when they began.
     pub created: Vec<AllocationView>,
     /// Destinations to which smaller datagrams have to go from now on.
@@ -134,10 +138,15 @@ impl Lab {
 
     /// With a set-up of the test's own.
     pub fn with(setup: Setup) -> Self {
+        Self::over(setup, [7; 32], None)
+    }
+
+    /// With a seed, and memory that was there before.
+    fn over(setup: Setup, seed: [u8; 32], memory: Option<Arc<PlainMemory>>) -> Self {
         let (allocations, bindings) = setup.slots.unwrap_or_default();
-        let memory = PlainMemory::new(allocations, bindings);
+        let memory = memory.unwrap_or_else(|| PlainMemory::new(allocations, bindings));
         let plane = setup.slots.map(|_| Plane::new(Arc::<PlainMemory>::clone(&memory)));
-        let shared = Shared::new(Settings { plane, ..setup.settings([7; 32]) });
+        let shared = Shared::new(Settings { plane, ..setup.settings(seed) });
         let workers = (0..setup.workers)
             .map(|number| Server::new(Arc::clone(&shared), WorkerId(number), [number as u8 + 1; 32]))
             .collect();
@@ -162,6 +171,7 @@ impl Lab {
             offloaded: Vec::new(),
             hold_kernel: false,
             withdrawing: Vec::new(),
+            withdrawn: Vec::new(),
             created: Vec::new(),
             path_mtu_fell: Vec::new(),
             closed_streams: Vec::new(),
@@ -349,7 +359,9 @@ impl Lab {
         let is_meant =
             |(owner, offloaded): &(usize, OffloadBinding)| (*owner, offloaded.binding) == (worker, name);
         let at = self.offloaded.iter().position(is_meant);
-        self.offloaded.remove(at.expect("what is withdrawn was offloaded, by the same worker"));
+        let (_, binding) =
+            self.offloaded.remove(at.expect("what is withdrawn was offloaded, by the same worker"));
+        self.withdrawn.push(binding);
         self.withdrawing.push((worker, name));
         if !self.hold_kernel {
             self.forget_withdrawn();

@@ -356,6 +356,7 @@ fn frame(to: Device, from: Device, source: SocketAddr, destination: SocketAddr, 
     let datagram = Datagram {
         to_mac: to.mac,
         from_mac: from.mac,
+        tag: None,
         source,
         destination,
         tos: 0,

@@ -3,14 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use turnpike_abi::{Config, MAX_INTERFACES, MAX_LISTENER_PORTS};
+use turnpike_abi::{Config, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_WAYS_IN};
 use turnpike_driver::interfaces::LocalAddress;
 
+use super::layers;
 use super::limits::{MAX_ALLOCATION_SLOTS, MAX_BINDING_SLOTS, MAX_NEXT_HOPS, MIN_SLOTS};
 use super::maps::Sizes;
 use super::netlink::Link;
 use super::nexthop::Port;
-use super::probe::{self, Host};
+use super::probe::{self, Host, Unfit};
 
 /// What the configuration wants of the kernel data path.
 #[derive(Clone, Debug)]
@@ -63,7 +64,18 @@ pub fn interfaces(
         [] => default_names(wishes, links, addresses)?,
         named => named.to_vec(),
     };
-    Ok(names.iter().enumerate().map(|(place, name)| choose(place, name, links, host)).collect())
+    let mut chosen: Vec<Chosen> =
+        names.iter().enumerate().map(|(place, name)| choose(place, name, links, host)).collect();
+    let mut ways_in = 0;
+    for chosen in &mut chosen {
+        let more = chosen.fit.as_ref().map_or(0, |port| port.ways_in.len());
+        if ways_in + more > MAX_WAYS_IN {
+            chosen.fit = Err(Unfit::TooManyWaysIn(MAX_WAYS_IN).to_string());
+        } else {
+            ways_in += more;
+        }
+    }
+    Ok(chosen)
 }
 
 /// The program's configuration, but for the interfaces.
@@ -92,7 +104,7 @@ pub fn config(wishes: &Wishes) -> Result<Config, String> {
     Ok(config)
 }
 
-/// Hardware interfaces that have the relay's addresses.
+/// Hardware interfaces that have the relay's addresses, VLANs and bonds of hardware among them.
 ///
 /// Others have to be named: a sender on the same machine leaves a UDP checksum to hardware, which
 /// between two ends of a `veth` nobody ever fills in, and the program can't see that.
@@ -104,6 +116,7 @@ fn default_names(wishes: &Wishes, links: &[Link], addresses: &[LocalAddress]) ->
     for link in links.iter().filter(|link| has_one(&link.name)) {
         match &link.software {
             _ if link.is_loopback => left_out.push(format!("{} is the loopback interface", link.name)),
+            _ if layers::is_hardware(link, links) => names.push(link.name.clone()),
             Some(kind) => left_out
                 .push(format!("{} is software ({kind}): it has to be named by offload-interface", link.name)),
             None => names.push(link.name.clone()),
@@ -132,14 +145,20 @@ fn choose(place: usize, name: &str, links: &[Link], host: &Host) -> Chosen {
     } else {
         probe::verdict(&facts).map_err(|unfit| unfit.to_string())
     };
+    let layers = facts.layers.clone();
+    let mut device = links.iter().filter(|link| link.ifindex == layers.device);
+    // A veth loses what is sent back when its far end has GRO and no program, and a bond sends by the port it likes.
+    let is_veth = device.any(|device| device.software.as_deref() == Some("veth"));
     let port = Port {
         ifindex: facts.ifindex,
         mac: facts.mac,
-        mtu: facts.mtu,
+        mtu: facts.mtu.min(layers.device_mtu),
         // What the driver says shows when the program is there.
         redirects: true,
-        // A veth loses what is sent back when its far end has GRO and no program.
-        sends_back: facts.software.as_deref() != Some("veth"),
+        sends_back: !is_veth && !layers.is_bond,
+        device: layers.device,
+        vlan: layers.vlan,
+        ways_in: layers.ways_in,
     };
     Chosen { name: name.to_owned(), ifindex: facts.ifindex, fit: fit.map(|()| port) }
 }
@@ -147,6 +166,7 @@ fn choose(place: usize, name: &str, links: &[Link], host: &Host) -> Chosen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::Layer;
 
     fn wishes() -> Wishes {
         Wishes {
@@ -180,7 +200,16 @@ mod tests {
         let chosen = interfaces(&wishes(), &links, &addresses, &host()).unwrap();
         let names: Vec<_> = chosen.iter().map(|chosen| chosen.name.as_str()).collect();
         assert_eq!(names, ["eth0", "eth2"]);
-        let port = Port { ifindex: 2, mac: links[0].mac, mtu: 1500, redirects: true, sends_back: true };
+        let port = Port {
+            ifindex: 2,
+            device: 2,
+            vlan: 0,
+            ways_in: vec![2],
+            mac: links[0].mac,
+            mtu: 1500,
+            redirects: true,
+            sends_back: true,
+        };
         assert_eq!(chosen[0].fit, Ok(port));
         assert!(chosen[1].fit.as_ref().unwrap_err().contains("MTU of 9000"));
     }
@@ -198,6 +227,51 @@ mod tests {
         assert!(chosen[1].fit.as_ref().unwrap_err().contains("no interface eth9"), "{chosen:?}");
         let why = interfaces(&wishes(), &[], &[], &host()).unwrap_err();
         assert_eq!(why, "no interface has the relay's addresses");
+    }
+
+    #[test]
+    fn vlans_and_bonds_of_hardware_are_chosen_and_lead_to_their_device() {
+        let vlan = Layer::Vlan { number: 5, is_provider: false, has_priorities: false };
+        let bond = Layer::Bond { mode: "802.3ad".to_owned(), is_by_vlan: false };
+        let made = |layer, link| Link { layer, software: Some("made".to_owned()), ..link };
+        let links = [
+            made(bond, link(2, "bond0")),
+            Link { master: 2, ..link(3, "eth0") },
+            Link { master: 2, ..link(4, "eth1") },
+            Link { below: 2, mtu: 1400, ..made(vlan, link(5, "bond0.5")) },
+        ];
+        let addresses = [address("bond0", "192.0.2.1"), address("bond0.5", "198.51.100.1")];
+        let chosen = interfaces(&wishes(), &links, &addresses, &host()).unwrap();
+        let bond0 = Port {
+            ifindex: 2,
+            device: 2,
+            vlan: 0,
+            ways_in: vec![3, 4, 2],
+            mac: links[0].mac,
+            mtu: 1500,
+            redirects: true,
+            sends_back: false,
+        };
+        let above = Port { ifindex: 5, vlan: 5, mac: links[3].mac, mtu: 1400, ..bond0.clone() };
+        let fit: Vec<_> = chosen.into_iter().map(|chosen| chosen.fit).collect();
+        assert_eq!(fit, [Ok(bond0), Ok(above)]);
+        let veth = Link { software: Some("veth".to_owned()), ..links[1].clone() };
+        let links = [links[0].clone(), veth, links[2].clone(), links[3].clone()];
+        let why = interfaces(&wishes(), &links, &addresses, &host()).unwrap_err();
+        assert!(why.contains("bond0 is software") && why.contains("bond0.5 is software"), "{why}");
+    }
+
+    #[test]
+    fn more_ways_in_than_the_program_knows_are_refused() {
+        let bond = Layer::Bond { mode: "802.3ad".to_owned(), is_by_vlan: false };
+        let mut links = vec![link(1, "eth0"), Link { layer: bond, ..link(2, "bond0") }];
+        links.extend(
+            (3..).take(MAX_WAYS_IN).map(|port| Link { master: 2, ..link(port, &format!("eth{port}")) }),
+        );
+        let addresses = [address("bond0", "192.0.2.1"), address("eth0", "198.51.100.1")];
+        let chosen = interfaces(&wishes(), &links, &addresses, &host()).unwrap();
+        assert!(chosen[0].fit.is_ok(), "{chosen:?}");
+        assert!(chosen[1].fit.as_ref().unwrap_err().contains("tells 32 ways in apart"), "{chosen:?}");
     }
 
     #[test]

@@ -89,7 +89,7 @@ const UNSEEN: &str = "the program does not see them, or not as they are: they co
 
 /// What is said of frames that could have been forwarded, and what it means for whoever looks after the host.
 const TELLING: [(Verdict, &str); 16] = [
-    (Verdict::PassVlan, "they have VLAN tags"),
+    (Verdict::PassVlan, "they are in a VLAN of which no interface is named, or have two tags"),
     (Verdict::PassIpOptions, "they have IP options or extension headers"),
     (
         Verdict::PassFragment,

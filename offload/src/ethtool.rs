@@ -8,7 +8,8 @@ use std::os::fd::AsRawFd;
 const GET_FLAGS: u32 = 0x25;
 const GET_RX_FLOW_HASH: u32 = 0x29;
 const GET_CHANNELS: u32 = 0x3c;
-/// `ETH_FLAG_LRO`.
+/// `ETH_FLAG_RXVLAN` and `ETH_FLAG_LRO`.
+const FLAG_RXVLAN: u32 = 1 << 8;
 const FLAG_LRO: u32 = 1 << 15;
 /// `SIOCETHTOOL` (linux/sockios.h).
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
@@ -50,6 +51,11 @@ pub fn merges_packets(device: &str) -> Option<bool> {
     ask(device, &[GET_FLAGS]).map(|answer| answer[1] & FLAG_LRO != 0)
 }
 
+/// Whether a device takes VLAN tags off frames before any program sees them; `None` if its driver doesn't say.
+pub fn takes_tags_off(device: &str) -> Option<bool> {
+    ask(device, &[GET_FLAGS]).map(|answer| answer[1] & FLAG_RXVLAN != 0)
+}
+
 /// What decides about the receive queue of packets of a flow type, bits `RXH_*`.
 pub fn rx_flow_hash(device: &str, flow_type: u32) -> Option<u64> {
     let answer = ask(device, &[GET_RX_FLOW_HASH, flow_type])?;
@@ -89,5 +95,6 @@ mod tests {
             assert_eq!(rx_flow_hash(device, 2), None);
         }
         assert_eq!(merges_packets("lo"), Some(false));
+        assert_eq!((takes_tags_off("lo"), takes_tags_off("no-such-device0")), (Some(false), None));
     }
 }

@@ -6,7 +6,7 @@
 //! ```text
 //!   workers ─► hub ─► service ─► mirror ─► maps ◄─ leases, limits, counters (the core itself)
 //!                       ▲          ▲  └─ routes, nexthop: what should be in them
-//!              netlink ─┴─ choose ─┘
+//!              netlink ─┴─ choose ─┘ layers: which device an interface is on top of
 //! ```
 //!
 //! [`features`] says what devices can send, `losses` judges what became of what they were given, [`drivers`] and
@@ -27,6 +27,7 @@ mod effect;
 pub mod ethtool;
 pub mod features;
 pub mod hub;
+pub mod layers;
 pub mod limits;
 mod losses;
 mod mapped;

@@ -161,26 +161,34 @@ impl Mirror {
             self.leave_interfaces(kernel, changed)?;
         }
         self.put_config(kernel, &with_interfaces(config, &places, 0))?;
-        if *self.next_hops.ports() != places {
+        if *self.next_hops.places() != places {
+            let is_moved = changed != 0 || self.next_hops.has_new(&places);
             self.next_hops.replace_ports(places);
-            self.next_hops.drained();
-            if self.next_hops.path_count() > 0 {
-                self.recheck_all();
+            // Other ways in, a bond's after a failover, change nothing about ways out.
+            if is_moved {
+                self.next_hops.drained();
+                if self.next_hops.path_count() > 0 {
+                    self.recheck_all();
+                }
+                self.dirty = true;
             }
-            self.dirty = true;
         }
         Ok(())
     }
 
-    /// An interface loses what is sent to it, or may be tried again.
+    /// A device loses what is sent to it, or may be tried again.
     pub fn set_distrusted(&mut self, place: usize, is_distrusted: bool) {
         self.dirty |= self.next_hops.set_distrusted(place, is_distrusted);
     }
 
-    /// The place of an interface that the program is on.
-    pub fn place_of(&self, ifindex: u32) -> Option<usize> {
-        let ports = self.next_hops.ports();
-        ports.iter().position(|port| port.as_ref().is_some_and(|port| port.ifindex == ifindex))
+    /// The place of a device that the program is on.
+    pub fn place_of(&self, device: u32) -> Option<usize> {
+        self.next_hops.device_place(device)
+    }
+
+    /// Whether an interface is among those whose frames the program sees.
+    pub fn has_port(&self, ifindex: u32) -> bool {
+        self.next_hops.places().ports.iter().flatten().any(|port| port.ifindex == ifindex)
     }
 
     fn put_config(&mut self, kernel: &mut impl Kernel, config: &Config) -> Result<(), MapsError> {
@@ -529,10 +537,11 @@ impl Mirror {
 fn place(next_hops: &NextHops, entry: &Entry) -> Result<(Placement, Result<(), WhyNot>), WhyNot> {
     let to_client = next_hops.place(entry.to_client)?;
     // Nobody but the program itself sends from one relayed address of ours to another.
-    let inside = Place { slot: 0, interface: 0, state: Ok(()), redirects: true, sends_back: false };
+    let inside =
+        Place { slot: 0, interface: 0, device: 0, state: Ok(()), redirects: true, sends_back: false };
     let to_peer = entry.to_peer.map_or(Ok(inside), |path| next_hops.place(path))?;
-    // By the interface it came in on it is sent back, which every driver can that has no queues for more.
-    let is_sent_back = to_client.interface == to_peer.interface && to_client.sends_back;
+    // By the device it came in on it is sent back, which every driver can that has no queues for more.
+    let is_sent_back = to_client.device == to_peer.device && to_client.sends_back;
     if !(is_sent_back || to_client.redirects && to_peer.redirects) {
         return Err(WhyNot::Transmit);
     }

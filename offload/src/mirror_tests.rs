@@ -6,6 +6,7 @@ use turnpike_abi::Address;
 
 use super::*;
 use crate::netlink::Way;
+use crate::nexthop::Places;
 
 const ROUTER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 254));
 const ROUTER_MAC: Mac = [2, 0, 0, 0, 0, 0xfe];
@@ -106,16 +107,26 @@ struct Lab {
 
 fn port(ifindex: u32) -> Port {
     let mac = [2, 0, 0, 0, 0, ifindex as u8];
-    Port { ifindex, mac, mtu: 1500, redirects: true, sends_back: true }
+    Port {
+        ifindex,
+        device: ifindex,
+        vlan: 0,
+        ways_in: vec![ifindex],
+        mac,
+        mtu: 1500,
+        redirects: true,
+        sends_back: true,
+    }
 }
 
 const ENABLED: Config = Config { enabled: 1, ..Config::OFF };
 
 /// The configuration with these interfaces at the first places.
 fn config(ports: &[Port]) -> Config {
-    let mut places = [const { None }; turnpike_abi::MAX_INTERFACES];
-    for (place, port) in places.iter_mut().zip(ports) {
-        *place = Some(port.clone());
+    let mut places = Places::default();
+    for (place, port) in ports.iter().enumerate() {
+        places.ports[place] = Some(port.clone());
+        places.devices[place] = port.device;
     }
     with_interfaces(&ENABLED, &places, 0)
 }
@@ -383,8 +394,14 @@ fn an_interface_more_or_less_moves_nobody_elses_routes() {
     // It goes, and another one comes.
     lab.set_ports(&[port(7), port(5)]);
     assert_eq!(lab.kernel.routes, routes);
-    let places = lab.kernel.config.unwrap().interfaces.map(|interface| interface.ifindex);
-    assert_eq!(places[..4], [7, 0, 5, 0], "a place is used again only after it was nobody's");
+    let config = lab.kernel.config.unwrap();
+    let places = config.interfaces[..2].iter().map(|interface| (interface.ifindex, interface.place));
+    assert_eq!(
+        places.collect::<Vec<_>>(),
+        [(7, 0), (5, 2)],
+        "a place is used again only after it was nobody's"
+    );
+    assert_eq!((config.interface_count, &config.devices[..4]), (2, &[7, 0, 5, 0][..]));
     assert_eq!(lab.round(vec![]), [Answer::Failed(name(2), WhyNot::Interface)]);
     assert_eq!(lab.kernel.routes, routes);
 }
@@ -440,6 +457,69 @@ fn a_driver_that_cannot_transmit_may_send_back() {
     lab.set_ports(&[only(false), port(9)]);
     assert!(lab.kernel.routes.is_empty());
     assert_eq!(lab.round(vec![]), [Answer::Failed(name(1), WhyNot::Transmit)]);
+}
+
+/// Interface 9 is VLAN 5 on top of 7.
+fn vlan() -> Port {
+    Port { ifindex: 9, vlan: 5, mac: port(7).mac, ..port(7) }
+}
+
+#[test]
+fn a_vlan_leads_to_its_device_with_its_tag() {
+    let mut lab = Lab::new();
+    lab.set_ports(&[port(7), vlan()]);
+    lab.mirror.set_neighbour(9, ROUTER, Some(OTHER_MAC));
+    lab.world.ways.insert(peer(1), Some(Way { ifindex: 9, neighbour: ROUTER, mtu: 0 }));
+    assert_eq!(lab.offload(1), [Answer::Done(name(1))]);
+    let [from_client, from_peer] = routes::keys(&binding(1));
+    assert_eq!(lab.hop(&from_client), NextHop::new(7, 1500, OTHER_MAC, port(7).mac).in_vlan(5));
+    assert_eq!(lab.hop(&from_peer), NextHop::new(7, 1500, ROUTER_MAC, port(7).mac));
+    let ingress = [from_client, from_peer].map(|key| lab.kernel.routes[&key].ingress);
+    assert_eq!(ingress, [0b01, 0b10], "the client by the device itself, the peer by the VLAN");
+    let config = lab.kernel.config.unwrap();
+    let known = config.interfaces[..2].iter().map(|known| (known.ifindex, known.place, known.key));
+    let keys = [0, 5].map(|vlan| turnpike_abi::Interface::key(port(7).mac, vlan));
+    assert_eq!(known.collect::<Vec<_>>(), [(7, 0, keys[0]), (7, 1, keys[1])]);
+    assert_eq!(config.devices[..2], [7, 0], "one device");
+    // What the device loses, it loses of both.
+    lab.mirror.set_distrusted(0, true);
+    assert_eq!(lab.round(vec![]), [Answer::Failed(name(1), WhyNot::Lossy)]);
+    lab.mirror.set_distrusted(0, false);
+    assert_eq!(lab.round(vec![]), [Answer::Done(name(1))]);
+    // The VLAN gets another number.
+    lab.set_ports(&[port(7), Port { vlan: 6, ..vlan() }]);
+    assert!(lab.kernel.routes.is_empty());
+    assert_eq!(lab.round(vec![]), []);
+    assert_eq!(lab.hop(&from_client), NextHop::new(7, 1500, OTHER_MAC, port(7).mac).in_vlan(6));
+}
+
+#[test]
+fn between_vlans_of_a_device_that_cannot_transmit_frames_are_sent_back() {
+    let mut lab = Lab::new();
+    lab.set_ports(&[Port { redirects: false, ..port(7) }, Port { redirects: false, ..vlan() }]);
+    lab.mirror.set_neighbour(7, ROUTER, Some(ROUTER_MAC));
+    lab.mirror.set_neighbour(9, ROUTER, Some(OTHER_MAC));
+    lab.world.ways.insert(peer(1), Some(Way { ifindex: 9, neighbour: ROUTER, mtu: 0 }));
+    assert_eq!(lab.offload(1), [Answer::Done(name(1))]);
+}
+
+#[test]
+fn a_failover_changes_the_way_in_and_no_route() {
+    let bond = |active| Port { ways_in: vec![active], sends_back: false, ..port(7) };
+    let mut lab = Lab::new();
+    lab.set_ports(&[bond(70)]);
+    lab.mirror.set_neighbour(7, ROUTER, Some(ROUTER_MAC));
+    lab.round(vec![]);
+    assert_eq!(lab.offload(1), [Answer::Done(name(1))]);
+    let (routes, graces) = (lab.kernel.routes.clone(), lab.kernel.graces.get());
+    lab.set_ports(&[bond(71)]);
+    assert_eq!(lab.kernel.config.unwrap(), config(&[bond(71)]));
+    assert_eq!(lab.kernel.graces.get(), graces + 1, "the configuration's");
+    assert!(!lab.mirror.has_more(), "nothing to look up again");
+    assert_eq!((lab.round(vec![]), &lab.kernel.routes), (vec![], &routes));
+    lab.set_ports(&[Port { ways_in: vec![70, 71], ..bond(71) }]);
+    assert_eq!(lab.kernel.config.unwrap().interface_count, 2);
+    assert_eq!(lab.kernel.routes, routes);
 }
 
 #[test]

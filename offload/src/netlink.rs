@@ -12,7 +12,10 @@ use std::time::Instant;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp};
+use netlink_packet_route::link::{
+    BondPortState, BondXmitHashPolicy, InfoBond, InfoBondPort, InfoData, InfoKind, InfoMacVlan, InfoPortData,
+    InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, VlanProtocol,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -26,6 +29,7 @@ use socket2::SockRef;
 use tracing::{debug, warn};
 
 use super::limits::{ANSWER_BYTES, ANSWER_PATIENCE, NEWS_AT_ONCE, NEWS_BYTES, SILENCE};
+use super::{ethtool, layers};
 
 /// `RTNLGRP_*` (`linux/rtnetlink.h`): links, neighbours, addresses, routes and rules of both families, next hops.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
@@ -54,12 +58,44 @@ pub struct Link {
     pub software: Option<String>,
     /// Index of the bridge, bond or other interface that it is a port of; 0 for none.
     pub master: u32,
-    /// Index of the interface that it is on top of; 0 for none.
+    /// Index of the interface that it is on top of; 0 for none, or none of this network namespace.
     pub below: u32,
+    /// What it makes of that interface, or of its ports.
+    pub layer: Layer,
+    /// It is a port of a bond that takes nothing now: another one is active.
+    pub is_backup: bool,
+    /// Its hardware takes VLAN tags off. Only asked where VLANs are.
+    pub takes_tags_off: bool,
     /// How many receive queues there are.
     pub receive_queues: u32,
     /// The kernel's number of the XDP program on it; 0 for none.
     pub xdp_program: u32,
+}
+
+/// What an interface makes of those below it, as far as that decides about its frames.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Layer {
+    /// Nothing: it is a device, or something that is not told apart.
+    #[default]
+    None,
+    /// A VLAN.
+    Vlan {
+        /// Its number.
+        number: u16,
+        /// Its tags are a provider's (802.1ad).
+        is_provider: bool,
+        /// What is sent gets priorities by a table (`egress-qos-map`).
+        has_priorities: bool,
+    },
+    /// Another MAC address, in this mode.
+    Macvlan(String),
+    /// Several ports in one, in this mode.
+    Bond {
+        /// Its name, as `ip` takes it.
+        mode: String,
+        /// Ports are chosen by VLAN and source MAC address.
+        is_by_vlan: bool,
+    },
 }
 
 /// Where packets to a destination go.
@@ -138,6 +174,7 @@ impl Netlink {
                 links.push(read_link(&link));
             }
         })?;
+        layers::ask_for_tags(&mut links, ethtool::takes_tags_off);
         Ok(links)
     }
 
@@ -348,6 +385,7 @@ fn read_link(message: &LinkMessage) -> Link {
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
         ..Link::default()
     };
+    let mut is_elsewhere = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -357,11 +395,53 @@ fn read_link(message: &LinkMessage) -> Link {
             LinkAttribute::Link(below) => link.below = *below,
             LinkAttribute::NumRxQueues(queues) => link.receive_queues = *queues,
             LinkAttribute::Xdp(parts) => link.xdp_program = parts.iter().find_map(xdp_program).unwrap_or(0),
-            LinkAttribute::LinkInfo(infos) => link.software = infos.iter().find_map(software),
+            LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => {
+                link.software = infos.iter().find_map(software);
+                link.layer = infos.iter().find_map(layer).unwrap_or_default();
+                link.is_backup = infos.iter().any(is_backup);
+            }
             _ => {}
         }
     }
+    if is_elsewhere {
+        // The index is that of another namespace.
+        link.below = 0;
+    }
     link
+}
+
+fn layer(info: &LinkInfo) -> Option<Layer> {
+    match info {
+        LinkInfo::Data(InfoData::Vlan(parts)) => {
+            let number = parts.iter().find_map(|part| match part {
+                InfoVlan::Id(number) => Some(*number),
+                _ => None,
+            })?;
+            let is_plain = |part: &InfoVlan| matches!(part, InfoVlan::Protocol(VlanProtocol::Ieee8021Q));
+            let has_map = |part: &InfoVlan| matches!(part, InfoVlan::EgressQos(map) if !map.is_empty());
+            let is_provider = !parts.iter().any(is_plain);
+            Some(Layer::Vlan { number, is_provider, has_priorities: parts.iter().any(has_map) })
+        }
+        LinkInfo::Data(InfoData::MacVlan(parts)) => parts.iter().find_map(|part| match part {
+            InfoMacVlan::Mode(mode) => Some(Layer::Macvlan(mode.to_string())),
+            _ => None,
+        }),
+        LinkInfo::Data(InfoData::Bond(parts)) => {
+            let mode = parts.iter().find_map(|part| match part {
+                InfoBond::Mode(mode) => Some(mode.to_string()),
+                _ => None,
+            })?;
+            let by_vlan = InfoBond::XmitHashPolicy(BondXmitHashPolicy::VlanSrcMac);
+            Some(Layer::Bond { mode, is_by_vlan: parts.contains(&by_vlan) })
+        }
+        _ => None,
+    }
+}
+
+fn is_backup(info: &LinkInfo) -> bool {
+    let backup = InfoBondPort::BondPortState(BondPortState::Backup);
+    matches!(info, LinkInfo::PortData(InfoPortData::BondPort(parts)) if parts.contains(&backup))
 }
 
 /// With several programs on an interface only one of each mode is named.
@@ -463,6 +543,48 @@ mod tests {
         assert_eq!(netlink.way(own, own).unwrap_err().kind(), io::ErrorKind::TimedOut, "it isn't asked");
         netlink.silent_until = Some(Instant::now());
         assert_eq!(netlink.way(own, own).unwrap(), None, "it is again");
+    }
+
+    #[test]
+    fn vlans_macvlans_and_bonds_are_told_apart() {
+        use netlink_packet_route::link::{BondMode, InfoPortKind, MacVlanMode, VlanQosMapping};
+        let link = |infos: Vec<LinkInfo>| {
+            let mut message = LinkMessage::default();
+            message.attributes = vec![LinkAttribute::Link(7), LinkAttribute::LinkInfo(infos)];
+            read_link(&message)
+        };
+        let vlan = |protocol, map| {
+            let parts = vec![InfoVlan::Id(5), InfoVlan::Protocol(protocol), InfoVlan::EgressQos(map)];
+            link(vec![LinkInfo::Kind(InfoKind::Vlan), LinkInfo::Data(InfoData::Vlan(parts))])
+        };
+        let is = |is_provider, has_priorities| Layer::Vlan { number: 5, is_provider, has_priorities };
+        let plain = vlan(VlanProtocol::Ieee8021Q, vec![]);
+        assert_eq!(
+            (plain.layer, plain.below, plain.software.as_deref()),
+            (is(false, false), 7, Some("vlan"))
+        );
+        assert_eq!(vlan(VlanProtocol::Ieee8021Ad, vec![]).layer, is(true, false));
+        let map = vec![VlanQosMapping::Mapping(3, 5)];
+        assert_eq!(vlan(VlanProtocol::Ieee8021Q, map).layer, is(false, true));
+        let macvlan = vec![InfoMacVlan::Mode(MacVlanMode::Bridge)];
+        let macvlan = link(vec![LinkInfo::Data(InfoData::MacVlan(macvlan))]);
+        assert_eq!(macvlan.layer, Layer::Macvlan("bridge".to_owned()));
+        let bond = |policy| {
+            let parts = vec![InfoBond::Mode(BondMode::Ieee8023Ad), InfoBond::XmitHashPolicy(policy)];
+            link(vec![LinkInfo::Data(InfoData::Bond(parts))]).layer
+        };
+        let is = |is_by_vlan| Layer::Bond { mode: "802.3ad".to_owned(), is_by_vlan };
+        assert_eq!(bond(BondXmitHashPolicy::Layer34), is(false));
+        assert_eq!(bond(BondXmitHashPolicy::VlanSrcMac), is(true));
+        for (state, is_backup) in [(BondPortState::Active, false), (BondPortState::Backup, true)] {
+            let data = InfoPortData::BondPort(vec![InfoBondPort::BondPortState(state)]);
+            let port = link(vec![LinkInfo::PortKind(InfoPortKind::Bond), LinkInfo::PortData(data)]);
+            assert_eq!(port.is_backup, is_backup);
+        }
+        // A container's end of a pair names an index of the host's.
+        let mut elsewhere = LinkMessage::default();
+        elsewhere.attributes = vec![LinkAttribute::Link(7), LinkAttribute::LinkNetNsId(0)];
+        assert_eq!(read_link(&elsewhere).below, 0);
     }
 
     #[test]

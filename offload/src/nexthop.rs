@@ -41,11 +41,17 @@ impl Routing for Netlink {
     }
 }
 
-/// An interface that the program is on.
+/// An interface whose frames the program sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// The kernel's index.
+    /// The kernel's index: what routes and neighbours name.
     pub ifindex: u32,
+    /// Index of the device that the program is on and frames are sent by: the interface itself, or what it is on top of.
+    pub device: u32,
+    /// The VLAN that its frames are in there; 0 for none.
+    pub vlan: u16,
+    /// Indices of the devices that its frames come in on: the device, or ports of it if that is a bond.
+    pub ways_in: Vec<u32>,
     /// Its MAC address.
     pub mac: Mac,
     /// Its MTU, bytes.
@@ -56,8 +62,31 @@ pub struct Port {
     pub sends_back: bool,
 }
 
-/// Ports by place: that in the program's configuration, and the bit of routes.
-pub type Places = [Option<Port>; MAX_INTERFACES];
+impl Port {
+    /// Whether all is the same that routes and next hops are made of.
+    fn is_like(&self, other: &Port) -> bool {
+        let Port { ways_in: _, ifindex, device, vlan, mac, mtu, redirects, sends_back } = self;
+        (*ifindex, *device, *vlan, *mac, *mtu, *redirects, *sends_back)
+            == (
+                other.ifindex,
+                other.device,
+                other.vlan,
+                other.mac,
+                other.mtu,
+                other.redirects,
+                other.sends_back,
+            )
+    }
+}
+
+/// Who has which place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Ports, by the bit of routes.
+    pub ports: [Option<Port>; MAX_INTERFACES],
+    /// Indices of their devices, by the place in the program's configuration; 0 if there is none.
+    pub devices: [u32; MAX_INTERFACES],
+}
 
 /// Names a path from a source to a destination, until it is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +99,8 @@ pub struct Place {
     pub slot: u16,
     /// The interface, as a bit: its place among the ports.
     pub interface: u16,
+    /// The kernel's index of its device.
+    pub device: u32,
     /// Whether frames can be sent there now: why not, if they can't.
     pub state: Result<(), WhyNot>,
     /// Whether what came in on another interface can be sent there, and what came in on it.
@@ -116,8 +147,8 @@ struct Hop {
 
 /// All paths and hops.
 pub struct NextHops {
-    ports: Places,
-    /// Interfaces that lose what is sent to them, a bit for each place.
+    places: Places,
+    /// Devices that lose what is sent to them, a bit for each place.
     distrusted: u16,
     paths: Vec<Option<Path>>,
     free_paths: Vec<u32>,
@@ -143,7 +174,7 @@ impl NextHops {
     /// For a map of that many entries; the first is left alone.
     pub fn new(entries: u32) -> NextHops {
         NextHops {
-            ports: [const { None }; MAX_INTERFACES],
+            places: Places::default(),
             distrusted: 0,
             paths: Vec::new(),
             free_paths: Vec::new(),
@@ -163,36 +194,52 @@ impl NextHops {
         }
     }
 
-    /// Where each of these interfaces has its place: those that have one keep it.
+    /// Where each of these interfaces and its device have their places: those that have one keep it.
     pub fn arrange(&self, ports: Vec<Port>) -> Places {
-        let mut places = [const { None }; MAX_INTERFACES];
+        let mut places = Places::default();
+        let mut devices: Vec<u32> = ports.iter().map(|port| port.device).collect();
+        devices.sort_by_key(|device| self.device_place(*device).is_none());
+        for device in devices {
+            // What is being left is free only when nothing names it any more.
+            let is_free = |place: &usize| places.devices[*place] == 0 && self.places.devices[*place] == 0;
+            let place = self.device_place(device).or_else(|| (0..MAX_INTERFACES).find(is_free));
+            if let Some(place) = place.filter(|_| !places.devices.contains(&device)) {
+                places.devices[place] = device;
+            }
+        }
         let (known, new): (Vec<_>, Vec<_>) =
             ports.into_iter().partition(|port| self.port(port.ifindex).is_some());
         for port in known {
             if let Some((place, _)) = self.port(port.ifindex) {
-                places[place] = Some(port);
+                places.ports[place] = Some(port);
             }
         }
         for port in new {
-            // What is being left is free only when nothing names it any more.
-            let is_free = |place: &usize| places[*place].is_none() && self.ports[*place].is_none();
+            let is_free =
+                |place: &usize| places.ports[*place].is_none() && self.places.ports[*place].is_none();
             if let Some(place) = (0..MAX_INTERFACES).find(is_free) {
-                places[place] = Some(port);
+                places.ports[place] = Some(port);
             }
         }
         places
     }
 
-    /// The interfaces that the program is on.
-    pub fn ports(&self) -> &Places {
-        &self.ports
+    /// The interfaces whose frames the program sees, and their devices.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
-    /// Interfaces that are not what they were, a bit for each place.
+    /// Interfaces that are not what they were, a bit for each place. Other ways in are no such change.
     pub fn changed(&self, places: &Places) -> u16 {
-        let pairs = self.ports.iter().zip(places).enumerate();
-        let changed = pairs.filter(|(_, (old, new))| old.is_some() && old != new);
+        let pairs = self.places.ports.iter().zip(&places.ports).enumerate();
+        let is_same = |old: &Port, new: &Option<Port>| new.as_ref().is_some_and(|new| old.is_like(new));
+        let changed = pairs.filter(|(_, (old, new))| old.as_ref().is_some_and(|old| !is_same(old, new)));
         changed.fold(0, |bits, (place, _)| bits | 1 << place)
+    }
+
+    /// Whether an interface would get a place that was nobody's.
+    pub fn has_new(&self, places: &Places) -> bool {
+        self.places.ports.iter().zip(&places.ports).any(|(old, new)| old.is_none() && new.is_some())
     }
 
     /// Other interfaces. No route in the kernel may name those that have changed, by the bit or by a next hop; their
@@ -200,14 +247,19 @@ impl NextHops {
     pub fn replace_ports(&mut self, places: Places) {
         let changed = self.changed(&places);
         let left: Vec<u32> = self
+            .places
             .ports
             .iter()
             .enumerate()
             .filter(|(place, _)| changed >> place & 1 != 0)
             .filter_map(|(_, port)| Some(port.as_ref()?.ifindex))
             .collect();
-        self.ports = places;
-        self.distrusted &= !changed;
+        for (place, device) in places.devices.iter().enumerate() {
+            if self.places.devices[place] != *device {
+                self.distrusted &= !(1 << place);
+            }
+        }
+        self.places = places;
         for index in 0..self.paths.len() {
             let Some(path) = &self.paths[index] else { continue };
             let hop = path.hop.ok().and_then(|slot| Some((slot, self.hops.get(&slot)?.key.ifindex)));
@@ -225,29 +277,47 @@ impl NextHops {
                 path.hop = Err(WhyNot::Pending);
             }
         }
-        self.macs.retain(|(ifindex, _), _| self.ports.iter().flatten().any(|port| port.ifindex == *ifindex));
+        let ports = &self.places.ports;
+        self.macs.retain(|(ifindex, _), _| ports.iter().flatten().any(|port| port.ifindex == *ifindex));
         for (ifindex, ip, mac) in std::mem::take(&mut self.expected) {
             self.set_neighbour(ifindex, ip, Some(mac));
         }
     }
 
-    /// An interface loses what is sent to it, or may be tried again; whether that changes anything.
+    /// A device loses what is sent to it, or may be tried again; whether that changes anything.
     pub fn set_distrusted(&mut self, place: usize, is_distrusted: bool) -> bool {
-        let Some(port) = self.ports.get(place).and_then(Option::as_ref) else { return false };
-        let (ifindex, before) = (port.ifindex, self.distrusted);
+        let Some(device) = self.places.devices.get(place).copied().filter(|device| *device != 0) else {
+            return false;
+        };
+        let before = self.distrusted;
+        let ports = self.places.ports.iter().flatten().filter(|port| port.device == device);
+        let on_it: HashSet<u32> = ports.map(|port| port.ifindex).collect();
         match is_distrusted {
             true => self.distrusted |= 1 << place,
             false => self.distrusted &= !(1 << place),
         }
-        let affected: Vec<u16> =
-            self.by_key.iter().filter(|(key, _)| key.ifindex == ifindex).map(|(_, slot)| *slot).collect();
+        let affected: Vec<u16> = self
+            .by_key
+            .iter()
+            .filter(|(key, _)| on_it.contains(&key.ifindex))
+            .map(|(_, slot)| *slot)
+            .collect();
         affected.into_iter().for_each(|slot| self.refresh(slot));
         self.distrusted != before
     }
 
     fn port(&self, ifindex: u32) -> Option<(usize, &Port)> {
-        let mut ports = self.ports.iter().enumerate();
+        let mut ports = self.places.ports.iter().enumerate();
         ports.find_map(|(place, port)| Some((place, port.as_ref().filter(|port| port.ifindex == ifindex)?)))
+    }
+
+    /// The place of a device.
+    pub fn device_place(&self, device: u32) -> Option<usize> {
+        self.places.devices.iter().position(|known| *known == device && device != 0)
+    }
+
+    fn is_distrusted(&self, port: &Port) -> bool {
+        self.device_place(port.device).is_some_and(|place| self.distrusted >> place & 1 != 0)
     }
 
     /// A path for one more user; looked up if it is new.
@@ -295,7 +365,7 @@ impl NextHops {
         let slot = path.hop?;
         let hop = self.hops.get(&slot).ok_or(WhyNot::NextHop)?;
         let (place, port) = self.port(hop.key.ifindex).ok_or(WhyNot::Interface)?;
-        let state = match (self.distrusted >> place & 1 != 0, hop.wanted.ifindex) {
+        let state = match (self.is_distrusted(port), hop.wanted.ifindex) {
             (true, _) => Err(WhyNot::Lossy),
             (false, 0) => Err(WhyNot::NextHop),
             (false, _) => Ok(()),
@@ -303,6 +373,7 @@ impl NextHops {
         Ok(Place {
             slot,
             interface: 1 << place,
+            device: port.device,
             state,
             redirects: port.redirects,
             sends_back: port.sends_back,
@@ -544,9 +615,12 @@ impl NextHops {
         let Some(HopKey { ifindex, neighbour, mtu }) = self.hops.get(&slot).map(|hop| hop.key) else {
             return;
         };
-        let trusted = self.port(ifindex).filter(|(place, _)| self.distrusted >> place & 1 == 0);
+        let trusted = self.port(ifindex).filter(|(_, port)| !self.is_distrusted(port));
+        let trusted = trusted.and_then(|(_, port)| Some((self.device_place(port.device)?, port)));
         let wanted = match (self.macs.get(&(ifindex, neighbour)), trusted) {
-            (Some(mac), Some((place, port))) => NextHop::new(ifindex, mtu, *mac, port.mac).at(place as u32),
+            (Some(mac), Some((place, port))) => {
+                NextHop::new(port.device, mtu, *mac, port.mac).at(place as u32).in_vlan(port.vlan)
+            }
             _ => NextHop::default(),
         };
         if let Some(hop) = self.hops.get_mut(&slot) {
@@ -563,13 +637,22 @@ impl NextHops {
 /// A configuration with these interfaces, but for those at the places `without`.
 pub fn with_interfaces(config: &Config, places: &Places, without: u16) -> Config {
     let mut config = *config;
-    for (place, (interface, port)) in config.interfaces.iter_mut().zip(places).enumerate() {
-        let Some(port) = port.as_ref().filter(|_| without >> place & 1 == 0) else { continue };
-        let [a, b, c, d, e, f] = port.mac;
-        let mac = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
-        let flags = if port.sends_back { Interface::SENDS_BACK } else { 0 };
-        *interface = Interface { ifindex: port.ifindex, mac, flags };
-        config.interface_count = place as u32 + 1;
+    let ports = places.ports.iter().enumerate().filter(|(place, _)| without >> place & 1 == 0);
+    let ways_in =
+        ports.filter_map(|(place, port)| Some((place, port.as_ref()?))).flat_map(|(place, port)| {
+            let flags = if port.sends_back { Interface::SENDS_BACK } else { 0 };
+            let key = Interface::key(port.mac, port.vlan);
+            port.ways_in.iter().map(move |ifindex| Interface {
+                ifindex: *ifindex,
+                place: place as u16,
+                flags,
+                key,
+            })
+        });
+    for (known, way_in) in config.interfaces.iter_mut().zip(ways_in) {
+        *known = way_in;
+        config.interface_count += 1;
     }
+    config.devices = places.devices;
     config
 }

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::layers::{self, Layers};
 use super::netlink::{Link, Netlink};
 
 /// Atomic instructions in eBPF came with 5.12; 5.15 is the oldest long-term release with them.
@@ -16,8 +17,8 @@ const OLDEST_KERNEL: (u32, u32) = (5, 15);
 pub const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 /// Above it a native frame doesn't fit into one page on x86-64 with any driver, bytes.
 const LARGEST_MTU: u32 = 3_506;
-/// Interfaces that have ports.
-const MASTERS: [&str; 4] = ["bond", "bridge", "team", "vrf"];
+/// Interfaces that have ports, bonds apart.
+const MASTERS: [&str; 3] = ["bridge", "team", "vrf"];
 /// `ARPHRD_ETHER`: frames have an Ethernet header.
 const ETHERNET: u32 = 1;
 
@@ -42,10 +43,10 @@ pub struct Facts {
     pub software: Option<String>,
     /// How many receive queues there are.
     pub receive_queues: usize,
-    /// The bridge, bond or other interface that it is a port of.
-    pub master: Option<String>,
-    /// VLAN interfaces on top of it.
-    pub vlans: Vec<String>,
+    /// The device that the program would be on, and what its frames are known by there.
+    pub layers: Layers,
+    /// What about its layers forbids that.
+    pub misbuilt: Option<Unfit>,
     /// The kernel's release, major and minor.
     pub kernel: (u32, u32),
     /// Capabilities that are needed and missing.
@@ -79,9 +80,42 @@ pub enum Unfit {
     /// Addresses and neighbours belong to the master, frames to its ports.
     #[error("it is a port of {0}")]
     Port(String),
-    /// The program reads untagged frames, and hardware may take tags away before it sees them.
-    #[error("VLAN interfaces are on top of it: {}", .0.join(", "))]
-    Vlans(Vec<String>),
+    /// The same of a bond, which can be named.
+    #[error("it is a port of {0}: name that instead")]
+    BondPort(String),
+    /// What is in a VLAN would look as if it were in none.
+    #[error("VLANs are on top of it, and hardware takes their tags off before the program sees them: `{}`", commands(.0))]
+    Stripped(Vec<String>),
+    /// The program reads one tag.
+    #[error("it is made of more than a macvlan on one 802.1Q VLAN on a device")]
+    Layers,
+    /// What is sent would have other priorities than the stack gives it.
+    #[error("it has an egress-qos-map, and the program writes priority 0: make it a VLAN without one")]
+    Priorities,
+    /// What it is made of can't be seen from here.
+    #[error("the interface that it is on top of is in another network namespace")]
+    Elsewhere,
+    /// A neighbour may be another macvlan of this host, which no frame on the wire reaches.
+    #[error(
+        "macvlan in {0} mode may have neighbours in this host: `ip link set {1} type macvlan mode private`"
+    )]
+    Macvlan(String, String),
+    /// The kernel runs programs on bonds of some modes.
+    #[error(
+        "a bond in {0} mode takes no XDP program: make it one in 802.3ad, active-backup, balance-xor or balance-rr mode"
+    )]
+    BondMode(String),
+    /// Nor with this way to choose a port.
+    #[error(
+        "its xmit_hash_policy takes no XDP program: `ip link set {0} type bond xmit_hash_policy layer3+4`"
+    )]
+    BondHash(String),
+    /// Then the kernel attaches nothing.
+    #[error("it is a bond without ports: `ip link set PORT master {0}`")]
+    NoPorts(String),
+    /// A bond's ports are ways in, as are its VLANs.
+    #[error("the program tells {0} ways in apart at most")]
+    TooManyWaysIn(usize),
     /// Frames of that size don't fit into the one page that a program gets.
     #[error("its MTU of {0} is above {LARGEST_MTU}, the most that XDP takes in one piece")]
     Mtu(u32),
@@ -139,25 +173,29 @@ pub fn verdict(facts: &Facts) -> Result<(), Unfit> {
     if let Some(kind) = facts.software.as_ref().filter(|kind| MASTERS.contains(&kind.as_str())) {
         return Err(Unfit::Master(kind.clone()));
     }
-    if let Some(master) = &facts.master {
-        return Err(Unfit::Port(master.clone()));
+    if let Some(unfit) = &facts.misbuilt {
+        return Err(unfit.clone());
     }
-    if !facts.vlans.is_empty() {
-        return Err(Unfit::Vlans(facts.vlans.clone()));
-    }
-    if facts.mtu > LARGEST_MTU {
-        return Err(Unfit::Mtu(facts.mtu));
+    let mtu = facts.mtu.max(facts.layers.device_mtu);
+    if mtu > LARGEST_MTU {
+        return Err(Unfit::Mtu(mtu));
     }
     Ok(())
 }
 
+/// What makes the hardware of each leave tags alone.
+fn commands(devices: &[String]) -> String {
+    let commands: Vec<String> =
+        devices.iter().map(|device| format!("ethtool -K {device} rxvlan off")).collect();
+    commands.join(" && ")
+}
+
 /// The same for one of the interfaces that the kernel has listed.
 pub fn facts_of(link: &Link, links: &[Link], host: &Host) -> Facts {
-    let name_of = |ifindex: u32| {
-        let other = links.iter().find(|other| other.ifindex == ifindex);
-        other.map_or_else(|| format!("interface number {ifindex}"), |other| other.name.clone())
+    let (layers, misbuilt) = match layers::resolve(link, links) {
+        Ok(layers) => (layers, None),
+        Err(unfit) => (Layers::default(), Some(unfit)),
     };
-    let is_vlan = |upper: &&Link| upper.below == link.ifindex && upper.software.as_deref() == Some("vlan");
     Facts {
         name: link.name.clone(),
         ifindex: link.ifindex,
@@ -168,8 +206,8 @@ pub fn facts_of(link: &Link, links: &[Link], host: &Host) -> Facts {
         driver: driver(&link.name).or_else(|| link.software.clone()),
         software: link.software.clone(),
         receive_queues: link.receive_queues as usize,
-        master: (link.master != 0).then(|| name_of(link.master)),
-        vlans: links.iter().filter(is_vlan).map(|upper| upper.name.clone()).collect(),
+        layers,
+        misbuilt,
         ..absent(host)
     }
 }
@@ -251,10 +289,10 @@ mod tests {
             (|f| f.ifindex = 0, "no interface eth0"),
             (|f| f.is_loopback = true, "loopback"),
             (|f| f.kind = 65534, "no Ethernet header"),
-            (|f| f.master = Some("br0".to_owned()), "a port of br0"),
-            (|f| f.software = Some("bond".to_owned()), "it is a bond"),
-            (|f| f.vlans = vec!["eth0.5".to_owned()], "eth0.5"),
+            (|f| f.misbuilt = Some(Unfit::Port("br0".to_owned())), "a port of br0"),
+            (|f| f.software = Some("bridge".to_owned()), "it is a bridge"),
             (|f| f.mtu = 9000, "MTU of 9000"),
+            (|f| f.layers.device_mtu = 9000, "MTU of 9000"),
         ];
         for (edit, words) in cases {
             let mut facts = fit();
@@ -265,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_and_vlans_are_known_by_name() {
+    fn an_interface_is_judged_with_what_is_below_it() {
         let eth0 = Link {
             ifindex: 7,
             name: "eth0".to_owned(),
@@ -275,24 +313,19 @@ mod tests {
             receive_queues: 2,
             ..Link::default()
         };
-        let other = |ifindex, name: &str, software: &str, below| Link {
-            ifindex,
-            name: name.to_owned(),
-            software: Some(software.to_owned()),
-            below,
+        let br0 = Link {
+            ifindex: 8,
+            name: "br0".to_owned(),
+            software: Some("bridge".to_owned()),
             ..Link::default()
         };
-        let links = [
-            eth0.clone(),
-            other(8, "br0", "bridge", 0),
-            other(9, "eth0.5", "vlan", 7),
-            other(10, "macvlan0", "macvlan", 7),
-            other(11, "eth1.5", "vlan", 3),
-        ];
-        let facts = facts_of(&eth0, &links, &Host { kernel: (6, 12), missing_capabilities: vec!["CAP_BPF"] });
+        let host = Host { kernel: (6, 12), missing_capabilities: vec!["CAP_BPF"] };
+        let facts = facts_of(&eth0, &[eth0.clone(), br0], &host);
         assert_eq!((facts.ifindex, facts.mtu, facts.kind, facts.receive_queues), (7, 1400, 1, 2));
-        assert_eq!((facts.master.as_deref(), facts.vlans), (Some("br0"), vec!["eth0.5".to_owned()]));
+        assert_eq!(facts.misbuilt, Some(Unfit::Port("br0".to_owned())));
         assert_eq!((facts.kernel, facts.missing_capabilities), ((6, 12), vec!["CAP_BPF"]));
+        let alone = facts_of(&Link { master: 0, ..eth0 }, &[], &host);
+        assert_eq!((alone.misbuilt, alone.layers.device, alone.layers.ways_in), (None, 7, vec![7]));
     }
 
     #[test]

@@ -194,9 +194,9 @@ struct Service {
     effect: Effect,
     hub: Arc<Hub>,
     status: Arc<StatusCell>,
-    /// By index of the interface.
+    /// By index of the device.
     attached: HashMap<u32, String>,
-    /// Interfaces that did not take the program, as they were then, and why.
+    /// Devices that did not take the program, the interface as it was then, and why.
     failed: HashMap<u32, (Port, String)>,
     next_probe: Instant,
     next_resync: Instant,
@@ -206,7 +206,7 @@ struct Service {
     next_loss_look: Instant,
     next_effect_look: Instant,
     recheck_wanted: bool,
-    /// What had been sent by an interface's place before it was its own, by index of the interface.
+    /// What had been sent by a device's place before it was its own, by index of the device.
     sent_before: HashMap<u32, Sent>,
 }
 
@@ -369,9 +369,11 @@ impl Service {
         for (place, change) in &changes {
             self.mirror.set_distrusted(*place, matches!(change, losses::Change::Distrusted(..)));
             let status = self.status.read();
-            let mut interfaces = status.interfaces.iter();
-            let found = interfaces.find(|interface| interface.place.is_some_and(|(at, _)| at == *place));
-            let name = found.map_or("an interface that is gone", |interface| &interface.name);
+            let is_there = |interface: &&InterfaceStatus| interface.place.is_some_and(|(at, _)| at == *place);
+            let names = status.interfaces.iter().filter(is_there).map(|interface| interface.name.as_str());
+            let names: Vec<&str> = names.collect();
+            let name =
+                if names.is_empty() { "an interface that is gone".to_owned() } else { names.join(",") };
             match change {
                 losses::Change::Distrusted(sent, pause) => warn!(
                     lost = sent.lost,
@@ -449,16 +451,22 @@ impl Service {
     }
 
     fn reconfigure(&mut self, ports: Vec<Port>, config: &Config) -> Result<(), MapsError> {
+        if ports.iter().any(|port| !self.mirror.has_port(port.ifindex)) {
+            // Neighbours of other interfaces were not remembered.
+            if let Ok(neighbours) = self.netlink.neighbours() {
+                self.mirror.expect_neighbours(neighbours);
+            }
+        }
         let places: Vec<_> =
-            ports.iter().map(|port| (port.ifindex, self.mirror.place_of(port.ifindex))).collect();
+            ports.iter().map(|port| (port.device, self.mirror.place_of(port.device))).collect();
         self.mirror.reconfigure(&mut self.xdp.maps, ports, config)?;
         let (now, sent) = (Instant::now(), self.xdp.maps.counters().sent()?);
-        for (ifindex, before) in places {
+        for (device, before) in places {
             if before.is_none()
-                && let Some(place) = self.mirror.place_of(ifindex)
+                && let Some(place) = self.mirror.place_of(device)
             {
                 self.losses.forget(place, now, sent[place]);
-                self.sent_before.insert(ifindex, sent[place]);
+                self.sent_before.insert(device, sent[place]);
             }
         }
         Ok(())
@@ -466,7 +474,7 @@ impl Service {
 
     /// What the driver says that it can send, which many know only once a program is there.
     fn ask_driver(&mut self, mut port: Port) -> Port {
-        let features = self.netdev.as_mut().map(|netdev| netdev.features(port.ifindex));
+        let features = self.netdev.as_mut().map(|netdev| netdev.features(port.device));
         match (self.mode, features) {
             (Mode::Native, Some(Ok(features))) => {
                 port.redirects = features.transmit;
@@ -482,10 +490,10 @@ impl Service {
     fn describe(&self, ports: &[Port], interfaces: &mut [InterfaceStatus]) {
         for port in ports {
             let interface = interfaces.iter_mut().find(|interface| interface.ifindex == port.ifindex);
-            let (Some(interface), Some(place)) = (interface, self.mirror.place_of(port.ifindex)) else {
+            let (Some(interface), Some(place)) = (interface, self.mirror.place_of(port.device)) else {
                 continue;
             };
-            let before = self.sent_before.get(&port.ifindex).copied().unwrap_or_default();
+            let before = self.sent_before.get(&port.device).copied().unwrap_or_default();
             interface.place = Some((place, before));
             interface.forwards = port.redirects || port.sends_back;
             if self.losses.is_distrusted(place) {
@@ -496,32 +504,35 @@ impl Service {
     }
 
     fn attach(&mut self, name: &str, port: &Port) -> Result<(), String> {
-        if self.attached.contains_key(&port.ifindex) {
+        if self.attached.contains_key(&port.device) {
             return Ok(());
         }
-        if let Some((before, why)) = self.failed.get(&port.ifindex)
+        if let Some((before, why)) = self.failed.get(&port.device)
             && before == port
         {
             return Err(why.clone());
         }
-        match self.xdp.attach(port.ifindex, self.mode) {
+        match self.xdp.attach(port.device, self.mode) {
             Ok(()) => {
-                self.attached.insert(port.ifindex, name.to_owned());
-                // Neighbours of other interfaces were not remembered.
-                if let Ok(neighbours) = self.netlink.neighbours() {
-                    self.mirror.expect_neighbours(neighbours);
-                }
+                self.attached.insert(port.device, name.to_owned());
                 Ok(())
             }
             Err(error) => {
                 let why = match &error {
-                    XdpError::Attach(refusal) => refusal.explain(name),
+                    XdpError::Attach(refusal) => refusal.explain(&self.name_of(port.device, name)),
                     error => error.to_string(),
                 };
-                self.failed.insert(port.ifindex, (port.clone(), why.clone()));
+                self.failed.insert(port.device, (port.clone(), why.clone()));
                 Err(why)
             }
         }
+    }
+
+    /// The name of a device, where an interface is on top of it.
+    fn name_of(&mut self, device: u32, interface: &str) -> String {
+        let links = self.netlink.links().unwrap_or_default();
+        let found = links.into_iter().find(|link| link.ifindex == device);
+        found.map_or_else(|| interface.to_owned(), |link| link.name)
     }
 
     /// Leaves the interfaces that are not among `ports`.
@@ -529,7 +540,7 @@ impl Service {
         let others: Vec<u32> = self
             .attached
             .keys()
-            .filter(|ifindex| !ports.iter().any(|port| port.ifindex == **ifindex))
+            .filter(|ifindex| !ports.iter().any(|port| port.device == **ifindex))
             .copied()
             .collect();
         for ifindex in others {

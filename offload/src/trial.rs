@@ -14,13 +14,14 @@ pub fn attach(device: &str) -> Result<String, String> {
     let facts = probe::facts(device);
     probe::verdict(&facts).map_err(|unfit| unfit.to_string())?;
     let mut xdp = Xdp::load(Sizes::SMALL).map_err(|error| error.to_string())?;
-    xdp.attach(facts.ifindex, Mode::Native).map_err(|error| match error {
+    let below = facts.layers.device;
+    xdp.attach(below, Mode::Native).map_err(|error| match error {
         XdpError::Attach(refusal) => refusal.explain(device),
         error => error.to_string(),
     })?;
     // Many drivers say what they can transmit only while a program is there.
-    let features = Netdev::open().and_then(|mut netdev| netdev.features(facts.ifindex));
-    xdp.detach(facts.ifindex).map_err(|error| error.to_string())?;
+    let features = Netdev::open().and_then(|mut netdev| netdev.features(below));
+    xdp.detach(below).map_err(|error| error.to_string())?;
     Ok(match features {
         Ok(features) if features.transmit => "transmits what came in elsewhere".to_owned(),
         Ok(_) => "transmits nothing that came in elsewhere: only what it received itself".to_owned(),

@@ -94,7 +94,7 @@ pub struct Books {
     last_back: u64,
     /// What that frame was charged.
     last_charges: [Charge; 2],
-    /// By place of the interface in [`crate::Config::interfaces`].
+    /// By place of the device in [`crate::Config::devices`].
     pub ledgers: [Ledger; MAX_INTERFACES],
 }
 

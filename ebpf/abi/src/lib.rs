@@ -33,7 +33,7 @@ mod verdict;
 pub use address::Address;
 pub use books::{Books, Charge, Devices, Ledger, place_of};
 pub use bucket::{Rate, Word, charge};
-pub use config::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, NextHop};
+pub use config::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_WAYS_IN, NextHop};
 pub use pinning::Pinning;
 pub use route::{Route, RouteFlags, RouteKey, RouteTarget, Slots};
 pub use state::{Allocation, Binding, Direction, LEASE_MARGIN_NS, Switch};

@@ -91,7 +91,7 @@ pub struct Route {
     pub next_hop: u16,
     /// What the UDP checksum changes by, lengths left out.
     pub checksum: u16,
-    /// The interfaces it holds for: a bit for each place in [`crate::Config::interfaces`].
+    /// The interfaces it holds for: the bit of each, see [`crate::Interface::place`].
     pub ingress: u16,
     /// Zero.
     pub reserved: u16,

@@ -106,7 +106,7 @@ verdicts! {
 
     /// Not UDP over IP, or too short to be.
     PassNotUdp = "pass_not_udp",
-    /// A VLAN tag: the kernel program reads untagged frames only.
+    /// In a VLAN, or in none, in which no interface of ours is; or with two tags.
     PassVlan = "pass_vlan",
     /// IPv4 options or IPv6 extension headers.
     PassIpOptions = "pass_ip_options",

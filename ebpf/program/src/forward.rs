@@ -14,7 +14,7 @@ pub enum Action {
     Pass,
     /// Forget it.
     Drop,
-    /// Send it on this interface, which has this place in the configuration.
+    /// Send it on this device, which has this place in the configuration.
     Redirect(u32, u32),
     /// Send it on the interface it came in on.
     SendBack,
@@ -64,7 +64,7 @@ fn forward<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Result<Action, Verdict
     check_packet(&packet, last)?;
     let next_hop = way_out(maps, last, &headers)?;
     // The last thing that can fail without having changed anything.
-    if !frame.move_start(headers.shift(&packet, &data)) {
+    if !frame.move_start(headers.shift(&packet, &data, next_hop)) {
         return Err(Verdict::PassHeadroom);
     }
     let direction = if data.channel == 0 { TO_CLIENT } else { TO_PEER };

@@ -27,10 +27,14 @@ pub trait Frame {
     /// Writes eight bytes.
     fn set_u64(&mut self, at: usize, value: u64);
 
+    /// Counts offsets from so many bytes further on, until the start is moved. Nothing else changes, but everything has
+    /// to be asked for with [`Frame::has`] again.
+    fn skip(&mut self, bytes: usize);
+
     /// Moves the start: forwards by a positive number of bytes, backwards by a negative one.
     ///
-    /// Afterwards everything has to be asked for with [`Frame::has`] again. `false` if there is no
-    /// room: then nothing has changed.
+    /// Afterwards everything has to be asked for with [`Frame::has`] again, and offsets count from the start. `false` if
+    /// there is no room: then nothing has changed.
     fn move_start(&mut self, by: i32) -> bool;
 
     /// Index of the interface it came in on.
@@ -41,6 +45,11 @@ pub trait Frame {
 pub(crate) mod at {
     pub(crate) const TO_MAC: usize = 0;
     pub(crate) const ETHER_TYPE: usize = 12;
+    /// VLAN tag (IEEE 802.1Q s. 9.3), between the MAC addresses and the type. With [`super::Frame::skip`] of so many
+    /// bytes everything behind it has the place that it has without one.
+    pub(crate) const TAG_SIZE: usize = 4;
+    /// The tag's control information.
+    pub(crate) const TAG_CONTROL: usize = 14;
     /// Ethernet header.
     pub(crate) const IP: usize = 14;
 

@@ -1,6 +1,6 @@
 //! Reads a frame: is it for us, is it sound, what is it looked up by?
 
-use turnpike_abi::{Address, Config, Interface, RouteKey, Verdict};
+use turnpike_abi::{Address, Config, Interface, MAX_INTERFACES, RouteKey, Verdict};
 
 use crate::frame::{Frame, at};
 
@@ -8,6 +8,8 @@ const ETHER_IPV4: u16 = 0x0800_u16.to_be();
 const ETHER_IPV6: u16 = 0x86dd_u16.to_be();
 const ETHER_VLAN: u16 = 0x8100_u16.to_be();
 const ETHER_QINQ: u16 = 0x88a8_u16.to_be();
+/// The bits of a VLAN tag's control information that are the VLAN's number.
+const VLAN_NUMBER: u16 = 0x0fff_u16.to_be();
 
 const PROTOCOL_UDP: u8 = 17;
 /// IPv6's own fragment header (RFC 8200 s. 4.5).
@@ -27,6 +29,8 @@ pub(crate) struct Packet {
     /// As they lie in the UDP header.
     pub(crate) ports: u32,
     pub(crate) is_v6: bool,
+    /// Size of the VLAN tag that it came in with, bytes; offsets in the frame don't count it.
+    pub(crate) tag: usize,
     /// Offset of the UDP header.
     pub(crate) udp: usize,
     /// The UDP header's length field, native order.
@@ -59,18 +63,31 @@ impl Packet {
     }
 }
 
-/// Reads the headers; the error is why userspace shall look at the frame.
+/// Reads the headers; the error is why userspace shall look at the frame. Offsets don't count a VLAN tag from now on.
 #[inline(always)]
-pub(crate) fn read<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdict> {
+pub(crate) fn read<F: Frame>(frame: &mut F, config: &Config) -> Result<Packet, Verdict> {
     if !frame.has(at::V4_UDP + at::UDP_SIZE) {
         return Err(Verdict::PassNotUdp);
     }
-    let packet = match frame.u16_at(at::ETHER_TYPE) {
-        ETHER_IPV4 => read_v4(frame, config)?,
-        ETHER_IPV6 => read_v6(frame, config)?,
+    let start = frame.u64_at(at::TO_MAC);
+    let (mut vlan, mut tag) = (0, 0);
+    if frame.u16_at(at::ETHER_TYPE) == ETHER_VLAN {
+        // IEEE 802.1Q s. 9.6: number 0 is a priority alone, and the frame one without a VLAN.
+        vlan = frame.u16_at(at::TAG_CONTROL) & VLAN_NUMBER;
+        tag = at::TAG_SIZE;
+        frame.skip(at::TAG_SIZE);
+        if !frame.has(at::V4_UDP + at::UDP_SIZE) {
+            return Err(Verdict::PassNotUdp);
+        }
+    }
+    let key = Interface::key_from_wire(start, vlan);
+    let mut packet = match frame.u16_at(at::ETHER_TYPE) {
+        ETHER_IPV4 => read_v4(frame, config, key)?,
+        ETHER_IPV6 => read_v6(frame, config, key)?,
         ETHER_VLAN | ETHER_QINQ => return Err(Verdict::PassVlan),
         _ => return Err(Verdict::PassNotUdp),
     };
+    packet.tag = tag;
     if packet.udp_length < at::UDP_SIZE as u16 || !frame.has(packet.udp + packet.udp_length as usize) {
         return Err(Verdict::PassLength);
     }
@@ -78,7 +95,7 @@ pub(crate) fn read<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdi
 }
 
 #[inline(always)]
-fn read_v4<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdict> {
+fn read_v4<F: Frame>(frame: &F, config: &Config, key: u64) -> Result<Packet, Verdict> {
     if frame.u8_at(at::V4_PROTOCOL) != PROTOCOL_UDP {
         return Err(Verdict::PassNotUdp);
     }
@@ -94,7 +111,7 @@ fn read_v4<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdict> {
     let source = frame.u32_at(at::V4_SOURCE);
     let local = Address::from_v4_word(frame.u32_at(at::V4_DESTINATION));
     let remote = Address::from_v4_word(source);
-    let (ingress, sends_back) = check_interface(frame, config)?;
+    let (ingress, sends_back) = check_interface(frame.ingress(), config, key)?;
     if is_bad_v4_source(source) {
         return Err(Verdict::PassSource);
     }
@@ -110,6 +127,7 @@ fn read_v4<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdict> {
         local,
         ports,
         is_v6: false,
+        tag: 0,
         udp: at::V4_UDP,
         udp_length,
         checksum: frame.u16_at(at::V4_UDP + 6),
@@ -122,7 +140,7 @@ fn read_v4<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdict> {
 }
 
 #[inline(always)]
-fn read_v6<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdict> {
+fn read_v6<F: Frame>(frame: &F, config: &Config, key: u64) -> Result<Packet, Verdict> {
     if !frame.has(at::V6_UDP + at::UDP_SIZE) {
         return Err(Verdict::PassNotUdp);
     }
@@ -141,7 +159,7 @@ fn read_v6<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdict> {
     let remote = Address::from_v6_words(frame.u64_at(at::V6_SOURCE), frame.u64_at(at::V6_SOURCE + 8));
     let local =
         Address::from_v6_words(frame.u64_at(at::V6_DESTINATION), frame.u64_at(at::V6_DESTINATION + 8));
-    let (ingress, sends_back) = check_interface(frame, config)?;
+    let (ingress, sends_back) = check_interface(frame.ingress(), config, key)?;
     if is_bad_v6_source(remote) {
         return Err(Verdict::PassSource);
     }
@@ -154,6 +172,7 @@ fn read_v6<F: Frame>(frame: &F, config: &Config) -> Result<Packet, Verdict> {
         local,
         ports,
         is_v6: true,
+        tag: 0,
         udp: at::V6_UDP,
         udp_length,
         checksum: frame.u16_at(at::V6_UDP + 6),
@@ -216,24 +235,30 @@ fn is_our_port(config: &Config, ports: u32) -> Result<bool, Verdict> {
     Err(Verdict::PassNotOurs)
 }
 
-/// The bit of the interface that the frame came in on, if it was sent to that interface's own address; and whether that
-/// interface sends back.
+/// The bit of the interface to which the network stack would give what came in on this device, to this MAC address and in
+/// this VLAN; and whether the device sends back.
 #[inline(always)]
-fn check_interface<F: Frame>(frame: &F, config: &Config) -> Result<(u16, bool), Verdict> {
-    let ifindex = frame.ingress();
+fn check_interface(ifindex: u32, config: &Config, key: u64) -> Result<(u16, bool), Verdict> {
+    let mut why = Verdict::PassInterface;
     let mut i = 0;
     while i < config.interfaces.len() && i < config.interface_count as usize {
         let interface = &config.interfaces[i];
         if interface.ifindex == ifindex {
-            let mac = [0, 2, 4].map(|word| frame.u16_at(at::TO_MAC + word));
-            if mac != interface.mac {
-                return Err(Verdict::PassMac);
+            if interface.key == key {
+                return Ok((
+                    1 << (interface.place % MAX_INTERFACES as u16),
+                    interface.flags & Interface::SENDS_BACK != 0,
+                ));
             }
-            return Ok((1 << i, interface.flags & Interface::SENDS_BACK != 0));
+            if interface.is_of_vlan(key) {
+                why = Verdict::PassMac;
+            } else if why as u8 == Verdict::PassInterface as u8 {
+                why = Verdict::PassVlan;
+            }
         }
         i += 1;
     }
-    Err(Verdict::PassInterface)
+    Err(why)
 }
 
 /// 0/8, 127/8, and everything from 224/4 on, which has the broadcast address in it (RFC 1122 s. 3.2.1.3).

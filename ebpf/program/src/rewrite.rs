@@ -23,7 +23,7 @@ pub(crate) struct Headers {
     checksum: u16,
     tos: u8,
     ttl: u8,
-    /// Size of all headers, Ethernet and ChannelData included, bytes.
+    /// Size of all headers, Ethernet and ChannelData included, a VLAN tag not, bytes.
     size: usize,
 }
 
@@ -54,9 +54,10 @@ impl Headers {
 
     /// By how much the start of the frame has to move.
     #[inline(always)]
-    pub(crate) fn shift(&self, packet: &Packet, data: &Data) -> i32 {
+    pub(crate) fn shift(&self, packet: &Packet, data: &Data, next_hop: &NextHop) -> i32 {
         let channel = if data.channel == 0 { 0 } else { at::CHANNEL_SIZE };
-        (packet.udp + at::UDP_SIZE + channel) as i32 - self.size as i32
+        let tag = if next_hop.tag == 0 { 0 } else { at::TAG_SIZE };
+        (packet.tag + packet.udp + at::UDP_SIZE + channel) as i32 - (tag + self.size) as i32
     }
 
     /// Size of the IP packet, bytes.
@@ -107,6 +108,13 @@ pub(crate) fn write<F: Frame>(
     frame.set_u32(at::TO_MAC, to);
     frame.set_u32(at::TO_MAC + 4, both);
     frame.set_u32(at::TO_MAC + 8, from);
+    if next_hop.tag != 0 {
+        frame.set_u32(at::ETHER_TYPE, next_hop.tag);
+        frame.skip(at::TAG_SIZE);
+        if !frame.has(udp + at::UDP_SIZE) {
+            return Err(Verdict::DropRewrite);
+        }
+    }
     if is_v6 {
         write_v6(frame, route, headers);
     } else {

@@ -353,9 +353,10 @@ options! {
     "offload" Text("auto|off|require") offload: Offload = Offload::Auto,
     shown "`auto`", parse::offload, on restart;
 
-    /// Interface on which the kernel may forward. Loopback, ports of bridges and bonds, and interfaces with
-    /// VLANs on top never do. Software interfaces such as `veth` only do if they are named here: their far
-    /// end must not leave checksums to hardware (`ethtool -K DEV tx off` there).
+    /// Interface on which the kernel may forward: the one that has the address, a VLAN or a bond for instance
+    /// (docs/offload.md). Loopback, bridges, and their ports never do. Software interfaces such as `veth`
+    /// only do if they are named here: their far end must not leave checksums to hardware (`ethtool -K DEV tx
+    /// off` there).
     "offload-interface" List("IF") offload_interface: Vec<String> = Vec::new(),
     shown "the hardware interfaces that have the relay's addresses", parse::interface, on restart;
 

@@ -62,7 +62,11 @@ fn describe(
             chosen.as_ref().is_ok_and(|chosen| chosen.iter().any(|chosen| chosen.name == link.name));
         let facts = probe::facts_of(link, links, &unit);
         // A string takes everything.
-        let _ = writeln!(text, "interface  {}", interface(link, &facts, features(link.ifindex), is_chosen));
+        let _ = writeln!(
+            text,
+            "interface  {}",
+            interface(link, &facts, features(facts.layers.device), is_chosen)
+        );
         if !link.is_loopback {
             let attached = Attached::at(link);
             for line in more(&facts, &refusal::situation(&link.name, link.mtu), attached.as_ref()) {

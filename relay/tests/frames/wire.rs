@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use std::io::ErrorKind;
-use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -64,6 +64,7 @@ impl Tap {
         };
         let ((), address) = address.expect("it does not fail");
         socket.bind(&address).expect("the interface is there");
+        tell_tags(&socket);
         Tap(socket)
     }
 
@@ -83,10 +84,13 @@ impl Tap {
     }
 
     fn receive(&self, flags: i32) -> Option<Vec<u8>> {
-        let mut buffer = [MaybeUninit::uninit(); LARGEST];
-        match self.0.recv_with_flags(&mut buffer, flags) {
-            // SAFETY: that many bytes were received.
-            Ok(len) => Some(buffer[..len].iter().map(|byte| unsafe { byte.assume_init() }).collect()),
+        let mut buffer = [0; LARGEST];
+        match receive_with_tag(&self.0, &mut buffer, flags) {
+            Ok((len, tag)) => {
+                let mut frame = buffer[..len].to_vec();
+                frame.splice(12..12, tag.into_iter().flatten());
+                Some(frame)
+            }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
             Err(error) => panic!("{error}"),
         }
@@ -95,6 +99,52 @@ impl Tap {
     fn forget(&self) {
         while self.waiting().is_some() {}
     }
+}
+
+/// Lets a packet socket say which tag the stack has taken off a frame.
+fn tell_tags(socket: &Socket) {
+    let on: libc::c_int = 1;
+    let length = size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the option is an integer that lives longer than the call.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_AUXDATA,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    assert_eq!(done, 0, "the kernel knows it");
+}
+
+/// The length of the next frame without the tag, and the tag as it lay there.
+fn receive_with_tag(
+    socket: &Socket,
+    buffer: &mut [u8],
+    flags: i32,
+) -> std::io::Result<(usize, Option<[u8; 4]>)> {
+    let mut control = [0_u64; 16];
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zeros are a valid msghdr: no address, no parts, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: the descriptor is open; the message names live locals with their sizes.
+    let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let len = usize::try_from(len).map_err(|_| std::io::Error::last_os_error())?;
+    // SAFETY: the kernel has filled in what the header says, in memory that is aligned for it.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
+    let is_it = |header: &&libc::cmsghdr| {
+        (header.cmsg_level, header.cmsg_type) == (libc::SOL_PACKET, libc::PACKET_AUXDATA)
+    };
+    let Some(header) = header.filter(is_it) else { return Ok((len, None)) };
+    // SAFETY: the data of this kind of message is this structure, whatever its alignment.
+    let said = unsafe { libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned() };
+    let has_tag = said.tp_status & libc::TP_STATUS_VLAN_VALID != 0;
+    let [[a, b], [c, d]] = [said.tp_vlan_tpid, said.tp_vlan_tci].map(u16::to_be_bytes);
+    Ok((len, has_tag.then_some([a, b, c, d])))
 }
 
 /// Two connected interfaces, the program on one of them.
@@ -165,8 +215,6 @@ impl Wire {
         };
         let came = match &case.expect {
             Expect::Sent(_) => self.outer.next(PATIENCE),
-            // The stack takes tags off before anybody can read the frame.
-            Expect::Pass(Verdict::PassVlan) => Some(case.frame.clone()),
             Expect::Pass(_) => self.inner.next(PATIENCE),
             Expect::Drop(_) => Some(case.frame.clone()),
         };

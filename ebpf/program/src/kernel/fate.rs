@@ -48,7 +48,7 @@ pub fn redirect_was_refused(context: RawTracePointContext) -> i32 {
         return 0;
     }
     let ifindex: u32 = context.arg(6);
-    if let Some(place) = KernelMaps.place_of_interface(ifindex) {
+    if let Some(place) = KernelMaps.place_of_device(ifindex) {
         refused(place);
     }
     0

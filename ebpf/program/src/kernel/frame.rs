@@ -124,6 +124,12 @@ impl Frame for XdpFrame {
     }
 
     #[inline(always)]
+    fn skip(&mut self, bytes: usize) {
+        // Hidden, or it becomes an addition of what may be zero, whose result the verifier knows nothing about.
+        self.start = hidden(self.start + bytes);
+    }
+
+    #[inline(always)]
     fn move_start(&mut self, by: i32) -> bool {
         // SAFETY: the context is the program's own; pointers into the packet are taken anew.
         let moved = by == 0 || unsafe { bpf_xdp_adjust_head(self.context, by) } == 0;

@@ -112,13 +112,13 @@ impl KernelMaps {
         DEVICES.get_ptr_mut(0).map(|devices| unsafe { &mut *devices })
     }
 
-    /// The place of one of our interfaces.
+    /// The place of one of the devices that frames are sent by.
     #[inline(always)]
-    pub fn place_of_interface(&self, ifindex: u32) -> Option<u32> {
+    pub fn place_of_device(&self, ifindex: u32) -> Option<u32> {
         let config = self.config()?;
         let mut place = 0;
-        while place < config.interfaces.len() {
-            if config.interfaces[place].ifindex == ifindex {
+        while place < config.devices.len() {
+            if config.devices[place] == ifindex {
                 return Some(place as u32);
             }
             place += 1;

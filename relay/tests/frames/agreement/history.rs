@@ -10,7 +10,7 @@ use proptest::test_runner::TestCaseError;
 use turnpike_abi::{Direction, Rate, Route, RouteKey, Verdict};
 use turnpike_fixtures::{
     AllocationState, BindingState, CLIENT_HOP, Datagram, Limit, MAC, Outcome, PEER_HOP, Plane, ROUTER_MAC,
-    Scene, UdpChecksum, World,
+    Scene, UdpChecksum, VLAN, World,
 };
 use turnpike_offload::routes::Placement;
 use turnpike_proto::wire::{MessageBuilder, attr};
@@ -82,6 +82,8 @@ pub struct FrameStep {
     ttl: u8,
     no_checksum: bool,
     trailer: usize,
+    /// Another VLAN tag than its sender's interface has, or none.
+    stray: Option<Option<u16>>,
     damage: Vec<(Index, u8)>,
     used_up: bool,
 }
@@ -130,6 +132,13 @@ fn frame(from: impl Strategy<Value = Target>) -> impl Strategy<Value = FrameStep
         prop_oneof![6 => Just(vec![]), 1 => prop::collection::vec(0..2_u8, 1..5)],
     );
     let headers = (any::<u8>(), prop_oneof![8 => 2..=255_u8, 1 => 0..2_u8], one_in(6), 0..6_usize);
+    let stray = prop_oneof![
+        12 => Just(None),
+        1 => Just(Some(Some(VLAN))),
+        1 => Just(Some(None)),
+        2 => (any::<u16>(), prop_oneof![Just(0), Just(VLAN), 0..0x1000_u16])
+            .prop_map(|(priority, vlan)| Some(Some(priority & 0xf000 | vlan))),
+    ];
     let damage = prop_oneof![
         3 => Just(vec![]),
         1 => prop::collection::vec((any::<Index>(), any::<u8>()), 1..4),
@@ -137,8 +146,8 @@ fn frame(from: impl Strategy<Value = Target>) -> impl Strategy<Value = FrameStep
     let channel = prop_oneof![2 => (0..CHANNELS.len()).prop_map(Some), 1 => Just(None)];
     let aim = prop_oneof![4 => any::<Index>().prop_map(Some), 1 => Just(None)];
     let ends = (aim, 0..CLIENTS.len(), channel, from, any::<Index>());
-    (ends, content, headers, damage, one_in(2)).prop_map(
-        |((aim, client, channel, from, to), content, headers, damage, used_up)| FrameStep {
+    (ends, content, headers, damage, one_in(2), stray).prop_map(
+        |((aim, client, channel, from, to), content, headers, damage, used_up, stray)| FrameStep {
             aim,
             client,
             channel,
@@ -151,6 +160,7 @@ fn frame(from: impl Strategy<Value = Target>) -> impl Strategy<Value = FrameStep
             ttl: headers.1,
             no_checksum: headers.2,
             trailer: headers.3,
+            stray,
             damage,
             used_up,
         },
@@ -362,6 +372,9 @@ impl<'p, P: Plane> Bench<'p, P> {
     /// The core sends the same.
     fn forwarded(&mut self, sent: &Parsed, got: &[u8]) -> Result<(), TestCaseError> {
         prop_assert_eq!(sent.to_mac, MAC, "not for us");
+        // Clients are in a VLAN, peers below it: each by the interface by which it would be answered.
+        let expected_vlan = if is_listener(sent.destination) { VLAN } else { 0 };
+        prop_assert_eq!(sent.vlan, expected_vlan, "by another interface");
         prop_assert!(sent.ttl > 1, "its time was over");
         let (first, source) = self.core(sent.source, sent.destination, &sent.payload, sent.tos)?;
         let (mut last, mut source, mut hop) =
@@ -378,6 +391,7 @@ impl<'p, P: Plane> Bench<'p, P> {
         let relayed = if is_listener(source) { last.payload.len() - 4 } else { last.payload.len() };
         let trailer = [vec![0; carried - relayed], sent.trailer.clone()].concat();
         let hop_mac = [0x02, 0, 0, 0, 0, hop as u8];
+        let vlan = if hop == CLIENT_HOP { VLAN } else { 0 };
         let Some(out) = parse(got) else {
             return Err(TestCaseError::fail(format!("no host would take it: {got:02x?}")));
         };
@@ -386,6 +400,7 @@ impl<'p, P: Plane> Bench<'p, P> {
         if sent.checksum == Checksum::Wrong {
             let expected = Parsed {
                 to_mac: hop_mac,
+                vlan,
                 source,
                 destination: last.to,
                 tos: last.tos,
@@ -401,11 +416,12 @@ impl<'p, P: Plane> Bench<'p, P> {
         let expected = Datagram {
             to_mac: hop_mac,
             from_mac: MAC,
+            tag: (vlan != 0).then_some(vlan),
             source,
             destination: last.to,
             tos: last.tos,
             ttl: sent.ttl - 1,
-            identification: u16::from_be_bytes([got[18], got[19]]),
+            identification: if vlan == 0 { word(got, 18) } else { word(got, 22) },
             dont_fragment: false,
             flow_label: 0,
             payload: last.payload,
@@ -460,6 +476,7 @@ impl<'p, P: Plane> Bench<'p, P> {
         let datagram = Datagram {
             to_mac: MAC,
             from_mac: ROUTER_MAC,
+            tag: step.stray.unwrap_or(is_listener(destination).then_some(VLAN)),
             source,
             destination,
             tos: step.tos,
@@ -522,18 +539,25 @@ impl<'p, P: Plane> Bench<'p, P> {
         (world.config.first_relay_port, world.config.last_relay_port) = PORTS;
         world.bindings = bindings.collect();
         world.allocations = allocations.collect();
+        let to_clients = &mut world.next_hops[usize::from(CLIENT_HOP)];
+        *to_clients = to_clients.in_vlan(VLAN);
         world.routes = self.mirrored.iter().flat_map(|mirrored| mirrored.routes.clone()).collect();
         world
     }
+}
+
+fn word(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 fn is_listener(address: SocketAddr) -> bool {
     [SERVER_V4, SERVER_V6].map(addr).contains(&address)
 }
 
-/// A binding's routes, as the mirror makes them where everybody is behind one interface.
+/// A binding's routes, as the mirror makes them where clients are in a VLAN and peers below it.
 pub fn routes(binding: &OffloadBinding) -> [(RouteKey, Route); 2] {
-    let outside = Placement { to_peer: PEER_HOP, to_client: CLIENT_HOP, client_side: 0b10, peer_side: 0b10 };
+    let outside =
+        Placement { to_peer: PEER_HOP, to_client: CLIENT_HOP, client_side: 0b1000, peer_side: 0b10 };
     let place = match binding.internal {
         true => Placement { to_peer: 0, peer_side: 0, ..outside },
         false => outside,

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parsed {
     pub to_mac: [u8; 6],
+    /// The VLAN that it is in; 0 for none (IEEE 802.1Q s. 9.6: nor with a priority alone).
+    pub vlan: u16,
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub tos: u8,
@@ -26,8 +28,12 @@ pub enum Checksum {
 
 /// Reads a frame; `None` for what is no whole, plain UDP datagram.
 pub fn parse(frame: &[u8]) -> Option<Parsed> {
-    let packet = frame.get(14..)?;
-    let (header, source, destination, tos, ttl, total) = match frame.get(12..14)? {
+    let (vlan, rest) = match frame.get(12..14)? {
+        [0x81, 0x00] => (word(frame.get(..16)?, 14) & 0xfff, frame.get(16..)?),
+        _ => (0, frame.get(12..)?),
+    };
+    let packet = rest.get(2..)?;
+    let (header, source, destination, tos, ttl, total) = match rest.get(..2)? {
         [0x08, 0x00] => {
             let header = packet.get(..20)?;
             let is_plain = header[0] == 0x45 && header[6] & 0x3f == 0 && header[7] == 0 && header[9] == 17;
@@ -64,6 +70,7 @@ pub fn parse(frame: &[u8]) -> Option<Parsed> {
     };
     Some(Parsed {
         to_mac: frame[..6].try_into().ok()?,
+        vlan,
         source: SocketAddr::new(source, word(udp, 0)),
         destination: SocketAddr::new(destination, word(udp, 2)),
         tos,

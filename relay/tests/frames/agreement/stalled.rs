@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use turnpike_abi::{Allocation, Binding, Charge, Config, NextHop, Route, RouteKey, Verdict};
 use turnpike_ebpf::{Action, Maps, handle};
-use turnpike_fixtures::{Datagram, MAC, ROUTER_MAC, Scene, UdpChecksum, World};
+use turnpike_fixtures::{Datagram, MAC, ROUTER_MAC, Scene, UdpChecksum, VLAN, World};
 use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::{OffloadBinding, PlaneMemory};
 
@@ -151,7 +151,8 @@ fn read(stage: &Stage, number: usize) -> Vec<Delivery> {
         let up = run.is_multiple_of(2);
         let frame = if up {
             let header = [target.channel.to_be_bytes(), [0, 4]].concat();
-            datagram(target.client, target.server, [&header[..], b"data"].concat())
+            let up = datagram(target.client, target.server, [&header[..], b"data"].concat());
+            Datagram { tag: Some(VLAN), ..up }
         } else {
             datagram(target.peer, target.relayed, b"data".to_vec())
         };
@@ -181,6 +182,7 @@ fn datagram(source: SocketAddr, destination: SocketAddr, payload: Vec<u8>) -> Da
     Datagram {
         to_mac: MAC,
         from_mac: ROUTER_MAC,
+        tag: None,
         source,
         destination,
         tos: 0,

@@ -8,10 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
+use rustls::{ClientConfig, ServerConfig, StreamOwned};
 use turnpike_driver::streams::{Offer, StreamEvent, StreamOptions, Streams, bind_stream_listeners};
 use turnpike_driver::{clock, heap};
+use turnpike_testkit::PATIENCE;
+use turnpike_testkit::certificate::{Certificate, tls};
 
 const CLIENTS: usize = 2000;
 const MOST_BYTES: usize = 40 << 10;
@@ -68,11 +69,9 @@ fn connected(
 }
 
 fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> TcpStream {
-    let name = ServerName::try_from("localhost").expect("a name");
-    let connection = ClientConnection::new(Arc::clone(config), name).expect("a client");
     let socket = TcpStream::connect(address).expect("it listens");
-    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    let mut client = StreamOwned::new(connection, socket);
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut client = StreamOwned::new(tls(Arc::clone(config), "localhost"), socket);
     client.write_all(&REQUEST).expect("sent");
     client.read_exact(&mut [0; 20]).expect("an answer");
     client.into_parts().1
@@ -97,17 +96,10 @@ fn turn(streams: &mut Streams) {
 }
 
 fn certificate() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
-    let certificate = made.cert.der().clone();
-    let mut server = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.clone()], key)
-        .expect("they belong together");
+    let certificate = Certificate::new(&["localhost"]);
+    let mut server = certificate.server();
     server.ticketer = rustls::crypto::ring::Ticketer::new().expect("randomness");
-    let mut trust = RootCertStore::empty();
-    trust.add(certificate).expect("a certificate");
-    let mut client = ClientConfig::builder().with_root_certificates(trust).with_no_client_auth();
+    let mut client = certificate.client();
     client.resumption = rustls::client::Resumption::disabled();
     (Arc::new(server), Arc::new(client))
 }

@@ -7,6 +7,7 @@
 //!   message     what clients say and are told, whatever carries it: log-ins, requests, answers
 //!   python      with packages of its own, for clients written in it; golang, node: the same
 //!   talker      a client that says what a test wants; call: one with a channel to a peer; uclient, http
+//!   stream      the same over TCP and TLS; certificate: what TLS needs on both sides
 //!   in_own_namespace    one namespace for one test's thread
 //!   full_pipe           one that nobody reads
 //!   eventually          tries again until there is something, as long as a busy machine may need
@@ -17,6 +18,7 @@
 //! Begin with [`rig`] for a rule of the protocol, with [`lab`] for what only real sockets show.
 
 pub mod call;
+pub mod certificate;
 pub mod golang;
 pub mod http;
 pub mod lab;
@@ -31,6 +33,7 @@ pub mod python;
 pub mod rig;
 pub mod server;
 mod skip;
+pub mod stream;
 pub mod talker;
 pub mod uclient;
 mod wait;

@@ -1,6 +1,7 @@
 //! What clients say and what they are told, whatever carries it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use turnpike_proto::auth::Key;
 use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, channel, method};
@@ -9,9 +10,33 @@ use crate::REALM;
 
 /// REQUESTED-TRANSPORT: UDP.
 pub const UDP: [u8; 4] = [17, 0, 0, 0];
+/// REQUESTED-TRANSPORT: TCP (RFC 6062 s. 4.1).
+pub const TCP: [u8; 4] = [6, 0, 0, 0];
 /// PASSWORD-ALGORITHMS as the server sends it, and the choice of SHA-256 (RFC 8489 s. 14.11, 14.12).
 const ALGORITHMS: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
 const SHA256: [u8; 4] = [0, 2, 0, 0];
+
+/// Clients so far: keeps their transaction ids apart.
+static CLIENTS: AtomicU64 = AtomicU64::new(1);
+
+/// Transaction ids of one client.
+pub struct Transactions(u64);
+
+impl Transactions {
+    /// Those of a new client. A port comes back before the server has forgotten the transactions of who had it before.
+    #[expect(clippy::new_without_default, reason = "no two are alike")]
+    pub fn new() -> Transactions {
+        Transactions(CLIENTS.fetch_add(1, Ordering::Relaxed) << 32)
+    }
+
+    /// One that was not used before.
+    pub fn next_id(&mut self) -> TransactionId {
+        self.0 += 1;
+        let mut id = [0x77; 12];
+        id[4..].copy_from_slice(&self.0.to_be_bytes());
+        TransactionId(id)
+    }
+}
 
 /// How a client names itself and signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +152,12 @@ impl Answer {
     #[track_caller]
     pub fn relayed(&self) -> SocketAddr {
         decode_xor(&self.attribute(attr::XOR_RELAYED_ADDRESS), self.message().transaction_id())
+    }
+
+    /// The address that the client is told it has.
+    #[track_caller]
+    pub fn mapped(&self) -> SocketAddr {
+        decode_xor(&self.attribute(attr::XOR_MAPPED_ADDRESS), self.message().transaction_id())
     }
 
     /// All relayed addresses, in their order.

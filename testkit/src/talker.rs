@@ -2,18 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use turnpike_proto::wire::{MessageBuilder, TransactionId, attr, method};
 
 use crate::lab::{CLIENT_V4, CLIENT_V6, Namespace};
-use crate::message::{self, bare_allocate, binding};
+use crate::message::{self, Transactions, bare_allocate, binding};
 pub use crate::message::{Answer, Login, Style, UDP};
 use crate::{PASSWORD, PATIENCE, USER};
 
-/// Clients so far: keeps their transaction ids apart.
-static TALKERS: AtomicU64 = AtomicU64::new(1);
 /// How long an answer is waited for before a request is sent again.
 const RESEND: Duration = Duration::from_secs(2);
 
@@ -24,7 +21,7 @@ pub struct Talker {
     server: SocketAddr,
     /// What it logs in with.
     pub login: Login,
-    next_id: u64,
+    transactions: Transactions,
 }
 
 impl Talker {
@@ -37,9 +34,7 @@ impl Talker {
     /// The same on any socket.
     pub fn on(socket: UdpSocket, server: SocketAddr) -> Talker {
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout that is not zero");
-        // A port comes back before the server has forgotten the transactions of who had it before.
-        let next_id = TALKERS.fetch_add(1, Ordering::Relaxed) << 32;
-        Talker { socket, server, login: Login::new(USER, PASSWORD), next_id }
+        Talker { socket, server, login: Login::new(USER, PASSWORD), transactions: Transactions::new() }
     }
 
     /// Another user.
@@ -50,10 +45,7 @@ impl Talker {
 
     /// A transaction id that was not used before.
     pub fn id(&mut self) -> TransactionId {
-        self.next_id += 1;
-        let mut id = [0x77; 12];
-        id[4..].copy_from_slice(&self.next_id.to_be_bytes());
-        TransactionId(id)
+        self.transactions.next_id()
     }
 
     /// Sends bytes as they are.

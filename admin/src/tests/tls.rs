@@ -5,24 +5,21 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::generate_simple_self_signed;
 use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use turnpike_testkit::PATIENCE;
+use turnpike_testkit::certificate::{Certificate, tls};
+use turnpike_testkit::stream::StreamClient;
 
 use super::tokens;
 use crate::fake::Fake;
 use crate::server::{LIMITS, Limits, Running, Settings, start_with};
 
-/// A new certificate with its key, and what a client needs to trust it.
-fn certificate() -> (Arc<CertifiedKey>, CertificateDer<'static>) {
-    let made = generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("PKCS #8");
-    let cert = made.cert.der().clone();
-    let key = CertifiedKey::from_der(vec![cert.clone()], key, &ring::default_provider());
-    (Arc::new(key.expect("a pair")), cert)
+/// A new certificate with its key, and what a client trusts.
+fn certificate() -> (Arc<CertifiedKey>, Certificate) {
+    let made = Certificate::new(&["localhost"]);
+    let key = CertifiedKey::from_der(vec![made.der()], made.key(), &ring::default_provider());
+    (Arc::new(key.expect("a pair")), made)
 }
 
 fn serve(certificate: Arc<CertifiedKey>) -> Running {
@@ -35,17 +32,8 @@ fn serve_with(limits: Limits, certificate: Arc<CertifiedKey>) -> Running {
     start_with(limits, settings, Fake::new(1)).expect("it starts")
 }
 
-fn ask(server: &Running, trusted: &CertificateDer<'static>) -> std::io::Result<String> {
-    let mut roots = RootCertStore::empty();
-    roots.add(trusted.clone()).expect("a certificate");
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from("localhost").expect("a name");
-    let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
-    let mut stream = StreamOwned::new(connection, TcpStream::connect(server.address())?);
+fn ask(server: &Running, trusted: &Certificate) -> std::io::Result<String> {
+    let mut stream = StreamClient::connect(server.address(), Some(tls(trusted.client(), "localhost")))?;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -13,22 +13,22 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
 use turnpike_proto::ClientSocket;
 use turnpike_proto::addr::{Alpn, TlsInfo, TlsVersion};
+use turnpike_testkit::PATIENCE;
+use turnpike_testkit::certificate::{self, Certificate};
+use turnpike_testkit::stream::StreamClient;
 
 use super::*;
 
-/// How long something may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 const BOTH: Offer = Offer { plain: true, tls: true };
 
 /// Streams of one listener, with a clock of its own.
 struct Rig {
     streams: Streams,
     address: SocketAddr,
-    trust: RootCertStore,
+    certificate: Certificate,
     now_ns: u64,
     messages: Vec<(ClientSocket, Vec<u8>)>,
     /// What the TLS of each that has sent a message has agreed on.
@@ -49,7 +49,11 @@ impl Rig {
         let listeners = bind_stream_listeners("127.0.0.1:0".parse().expect("an address"), 1, offer);
         let listeners = listeners.expect("a free port");
         let address = listeners[0].local_addr();
-        let (config, trust) = certificate();
+        let certificate = Certificate::new(&["localhost"]);
+        let mut config = certificate.server();
+        config.alpn_protocols = vec![b"stun.turn".to_vec(), b"stun.nat-discovery".to_vec()];
+        config.ticketer = rustls::crypto::ring::Ticketer::new().expect("randomness");
+        let config = Arc::new(config);
         let tls: TlsConfig = Arc::new(move || Arc::clone(&config));
         let options = StreamOptions { tls: Some(tls), ..options };
         let streams = Streams::new(listeners, options).expect("descriptors");
@@ -58,7 +62,7 @@ impl Rig {
         Rig {
             streams,
             address,
-            trust,
+            certificate,
             now_ns: 1,
             messages,
             tls_infos,
@@ -84,15 +88,23 @@ impl Rig {
         alpn: &[&[u8]],
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> ClientConnection {
-        let mut config = ClientConfig::builder_with_protocol_versions(versions)
-            .with_root_certificates(self.trust.clone())
-            .with_no_client_auth();
+        let mut config = self.certificate.client_of(versions);
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        self.tls_with(Arc::new(config))
+        certificate::tls(config, "localhost")
     }
 
-    fn tls_with(&self, config: Arc<ClientConfig>) -> ClientConnection {
-        ClientConnection::new(config, ServerName::try_from("localhost").expect("a name")).expect("a client")
+    /// A client that has sent a first message, over TLS or without.
+    fn talking(&mut self, is_tls: bool) -> (StreamClient, ClientSocket) {
+        let (tls, socket) = match is_tls {
+            true => {
+                let (tls, socket) = self.connect_tls().into_parts();
+                (Some(tls), socket)
+            }
+            false => (None, self.connect()),
+        };
+        let mut client = StreamClient::on(socket, tls).expect("connected");
+        let socket = self.introduce(&mut client);
+        (client, socket)
     }
 
     /// A client whose handshake is done.
@@ -171,22 +183,6 @@ impl Rig {
     fn closed(&self, reason: CloseReason) -> u64 {
         self.streams.counters().closed.of(reason)
     }
-}
-
-/// A configuration with a certificate of its own, and who trusts it.
-fn certificate() -> (Arc<ServerConfig>, RootCertStore) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let certificate: CertificateDer<'static> = made.cert.der().clone();
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
-    let mut config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.clone()], key)
-        .expect("they belong together");
-    config.alpn_protocols = vec![b"stun.turn".to_vec(), b"stun.nat-discovery".to_vec()];
-    config.ticketer = rustls::crypto::ring::Ticketer::new().expect("randomness");
-    let mut trust = RootCertStore::empty();
-    trust.add(certificate).expect("a certificate");
-    (Arc::new(config), trust)
 }
 
 /// A Binding request.

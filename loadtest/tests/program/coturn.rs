@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use tempfile::TempDir;
 use turnpike_testkit::becomes_true;
+use turnpike_testkit::certificate::Certificate;
 use turnpike_testkit::process::{Process, find};
 
 use crate::stub::{PASSWORD, USER};
@@ -52,15 +53,19 @@ impl Coturn {
     /// With more options.
     pub fn start_with(ip: &str, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), ip.to_owned()])
-            .expect("a certificate");
-        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("written");
-        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("written");
+        Certificate::new(&["localhost", ip]).write(folder.path(), "own");
         let (port, tls_port) = (free_port(), free_port());
         let mut command = Command::new("turnserver");
         command
             .args(["-n", "--no-cli", "--no-dtls", "-L", ip, "-E", ip, "-p", &port.to_string()])
-            .args(["--tls-listening-port", &tls_port.to_string(), "--cert", "cert.pem", "--pkey", "key.pem"])
+            .args([
+                "--tls-listening-port",
+                &tls_port.to_string(),
+                "--cert",
+                "own-cert.pem",
+                "--pkey",
+                "own-key.pem",
+            ])
             .args(["--allow-loopback-peers", "--lt-cred-mech", "-u", &format!("{USER}:{PASSWORD}")])
             .args(["-r", "realm", "--log-file", "stdout", "--pidfile", "pid"])
             .args(more)
@@ -77,7 +82,7 @@ impl Coturn {
 
     /// Its certificate.
     pub fn certificate(&self) -> PathBuf {
-        self.folder.path().join("cert.pem")
+        self.folder.path().join("own-cert.pem")
     }
 
     /// Ends it at once.

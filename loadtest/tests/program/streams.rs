@@ -11,6 +11,7 @@ use turnpike_loadtest::session::SessionConfig;
 use turnpike_loadtest::stalled::{Settings, Stalled};
 use turnpike_loadtest::stun_client::AllocateOptions;
 use turnpike_loadtest::transport::Transport;
+use turnpike_testkit::certificate::Certificate;
 
 use crate::coturn::{Coturn, coturn_is_missing};
 use crate::stub::{PASSWORD, USER};
@@ -92,8 +93,7 @@ fn a_certificate_is_checked_unless_any_is_taken() {
     let address = server.tls.to_string();
     let certificate = server.certificate().display().to_string();
     let other = tempfile::NamedTempFile::new().expect("a file");
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    std::fs::write(other.path(), made.cert.pem()).expect("written");
+    std::fs::write(other.path(), Certificate::new(&["localhost"]).pem()).expect("written");
     let with = |trust: &[&str]| {
         let way =
             ["allocate", &address, "--transport", "tls", "-c", "1", "--only", "-u", USER, "-w", PASSWORD];

@@ -1,7 +1,7 @@
 //! Black-box tests of what a hostile network, a careless operator and unusual clients do to the program.
 //!
 //! ```text
-//!   testkit's lab and processes ─► server: the program, configured by file ─► talker | raw: who talks to it
+//!   testkit's lab and processes ─► server, stream_server: the program ─► talker | raw: who talks to it
 //!                                   flood, reflection, shapes, pause, refusals, reload, records, clients,
 //!                                   standstill, addresses, descriptors, ending, streams: the tests
 //! ```
@@ -23,7 +23,7 @@ mod reload;
 mod server;
 mod shapes;
 mod standstill;
-mod stream_client;
+mod stream_server;
 mod streams;
 
 use turnpike_testkit::{lab, process, talker};

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
+use turnpike_testkit::stream::StreamClient;
 use turnpike_testkit::talker::peer_socket;
 use turnpike_testkit::{PATIENCE, becomes_true, skip};
 
 use super::lab::{CLIENT_V4, Lab, PEER_V4};
 use super::server::{SERVER, secs_of};
 use super::standstill::{call, talk};
-use super::stream_client::{SERVER_TLS, StreamClient, StreamServer, source};
+use super::stream_server::{SERVER_TLS, StreamServer, source};
 
 /// Connections that a storm makes; `TURNPIKE_STORM=1000000` is the whole one.
 const USUAL_STORM: u64 = 20_000;
@@ -44,11 +45,10 @@ fn may_open(descriptors: u64) -> bool {
 /// A call of a client over TLS: sends in both directions until it is over; how many datagrams of how many came.
 fn call_over_tls(lab: &Lab, relay: &StreamServer<'_>, over: &AtomicBool, talks: &AtomicBool) -> (u64, u64) {
     let peer = peer_socket(&lab.peer, PEER_V4);
-    let trust = &relay.trust;
     lab.client.enter(|| {
-        let mut client = StreamClient::connect(CLIENT_V4, Some(trust), false).expect("it gets in");
+        let mut client = relay.connect(CLIENT_V4, true).expect("it gets in");
         let relayed = client.allocate().expect("an allocation");
-        client.bind(peer.local_addr().expect("bound")).expect("a channel");
+        client.bind(peer.local_addr().expect("bound")).expect("an answer").expect_success();
         let (mut sent, mut heard, mut buffer) = (0, 0, [0; 64]);
         while !over.load(Ordering::Relaxed) {
             // What is lost is never said again: then nothing is heard until the patience is over.
@@ -60,7 +60,7 @@ fn call_over_tls(lab: &Lab, relay: &StreamServer<'_>, over: &AtomicBool, talks: 
             talks.store(true, Ordering::Relaxed);
             std::thread::sleep(PACE);
         }
-        assert_eq!(client.refresh(0).expect("answered").code, None);
+        client.refresh(0).expect("an answer").expect_success();
         (sent, heard)
     })
 }
@@ -133,7 +133,7 @@ fn newcomers(lab: &Lab, relay: &StreamServer<'_>, over: &AtomicBool) -> (Vec<Dur
         while !over.load(Ordering::Relaxed) {
             attempts += 1;
             // A lost SYN is sent again after a second, and then ever later: better to begin anew.
-            let client = StreamClient::connect_within(ANEW, CLIENT_V4, Some(&relay.trust), false);
+            let client = relay.connect_within(ANEW, CLIENT_V4);
             if client.and_then(|mut client| client.allocate()).is_ok() {
                 waits.push(since.elapsed());
                 since = Instant::now();
@@ -217,8 +217,7 @@ fn kernel_kib() -> (u64, u64) {
 fn idle_clients(lab: &Lab, relay: &StreamServer<'_>, count: u64) -> Vec<StreamClient> {
     lab.client.enter(|| {
         let connect = |number: u64| {
-            let from = source(number as u32 / 1000);
-            let mut client = StreamClient::connect(from, Some(&relay.trust), false)?;
+            let mut client = relay.connect(source(number as u32 / 1000), true)?;
             client.binding()?;
             Ok::<_, std::io::Error>(client)
         };
@@ -279,9 +278,9 @@ fn calls_beside_a_thousand_clients_that_never_read_lose_nothing() {
     let address = flooding.local_addr().expect("bound");
     let stalled: Vec<(StreamClient, SocketAddr)> = lab.client.enter(|| {
         let stall = |number| {
-            let mut client = StreamClient::connect(source(number % 10), None, true).expect("there is room");
+            let mut client = relay.connect_slow(source(number % 10)).expect("there is room");
             let relayed = client.allocate().expect("an allocation");
-            client.bind(address).expect("a channel");
+            client.bind(address).expect("an answer").expect_success();
             (client, relayed)
         };
         (0..STALLED).map(stall).collect()
@@ -338,15 +337,14 @@ fn a_drain_lets_clients_of_streams_go_on_and_then_ends_them_in_order() {
     let peer = peer_socket(&lab.peer, PEER_V4);
     let address = peer.local_addr().expect("bound");
     let connect = |number: u32| {
-        let trust = number.is_multiple_of(2).then_some(&relay.trust);
-        let mut client = StreamClient::connect(CLIENT_V4, trust, false).expect("it gets in");
+        let mut client = relay.connect(CLIENT_V4, number.is_multiple_of(2)).expect("it gets in");
         let relayed = client.allocate().expect("an allocation");
-        client.bind(address).expect("a channel");
+        client.bind(address).expect("an answer").expect_success();
         (client, relayed)
     };
     let mut calls: Vec<_> = lab.client.enter(|| (0..CLIENTS).map(connect).collect());
     let (mut late, _) = lab.client.enter(|| connect(0));
-    assert_eq!(late.refresh(0).expect("answered").code, None);
+    late.refresh(0).expect("an answer").expect_success();
     relay.server.signal(Signal::TERM);
     relay.server.wait_for_log("drain");
     // Who has no allocation gets none any more; who has one goes on.
@@ -389,7 +387,7 @@ fn who_guesses_passwords_over_streams_is_hung_up_on_and_counted() {
     let relay = StreamServer::start(&lab, 2000, "");
     let hung_up = lab.client.enter(|| {
         (0..200).any(|_| {
-            let client = StreamClient::connect(CLIENT_V4, None, false).expect("there is room");
+            let client = relay.connect(CLIENT_V4, false).expect("there is room");
             let mut client = client.named("mallory", "guess");
             // Two are refused with 401, until nobody answers any more.
             (0..2).any(|_| {
@@ -402,7 +400,7 @@ fn who_guesses_passwords_over_streams_is_hung_up_on_and_counted() {
     assert!(relay.drops("drop_unauthenticated_rate") > 0);
     // Another address is not concerned.
     lab.client.enter(|| {
-        let mut client = StreamClient::connect(source(1), None, false).expect("there is room");
+        let mut client = relay.connect(source(1), false).expect("there is room");
         client.allocate().expect("an allocation");
     });
     relay.server.stop();

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use turnpike_testkit::certificate::Certificate;
 use turnpike_testkit::{PATIENCE, eventually, skip};
 
 use super::lab::{CLIENT_V4, Lab, RELAY_V4, RELAY_V4_SECOND};
@@ -95,10 +96,7 @@ fn nginx_writes_version_1_and_is_told_so() {
 
 /// Starts nginx with a website, which knows its visitors by the PROXY protocol.
 fn website(lab: &Lab, folder: &Path) -> Process {
-    let made = rcgen::generate_simple_self_signed([SITE.to_owned()]).expect("a certificate");
-    for (name, text) in [("site.pem", made.cert.pem()), ("site.key", made.signing_key.serialize_pem())] {
-        std::fs::write(folder.join(name), text).expect("written");
-    }
+    Certificate::new(&[SITE]).write(folder, "site");
     let www = folder.join("www");
     std::fs::create_dir(&www).expect("a folder");
     let large: Vec<u8> = (0..5_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
@@ -108,7 +106,7 @@ fn website(lab: &Lab, folder: &Path) -> Process {
         "daemon off;\nuser root;\npid {path}/site.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n\
          log_format visits '$proxy_protocol_addr $server_protocol $status';\naccess_log {path}/visits.log visits;\n\
          server {{ listen {SITE_ADDRESS} ssl http2 proxy_protocol; server_name {SITE};\n\
-         ssl_certificate {path}/site.pem; ssl_certificate_key {path}/site.key; root {path}/www; }} }}\n"
+         ssl_certificate {path}/site-cert.pem; ssl_certificate_key {path}/site-key.pem; root {path}/www; }} }}\n"
     );
     std::fs::write(folder.join("site.conf"), text).expect("written");
     let mut command = lab.relay.command(&find("nginx").expect("it was looked for"));
@@ -119,7 +117,9 @@ fn website(lab: &Lab, folder: &Path) -> Process {
 /// A visit, from the client's namespace.
 fn curl(lab: &Lab, folder: &Path, url: &str, more: &[&str]) -> Output {
     let mut command: Command = lab.client.command(&find("curl").expect("it was looked for"));
-    command.args(["--silent", "--show-error", "--max-time", "60", "--cacert"]).arg(folder.join("site.pem"));
+    command
+        .args(["--silent", "--show-error", "--max-time", "60", "--cacert"])
+        .arg(folder.join("site-cert.pem"));
     command.arg("--resolve").arg(format!("{SITE}:{FRONT_PORT}:{RELAY_V4_SECOND}"));
     command.args(more).arg(url);
     command.output().expect("it runs")

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use turnpike_proto::wire::attr;
+use turnpike_testkit::certificate::Certificate;
 use turnpike_testkit::http::TOKEN;
 use turnpike_testkit::talker::{Answer, Talker};
 use turnpike_testkit::{PASSWORD, PATIENCE, USER, becomes_true, eventually};
 
 use super::relay::{Relay, request, turnpike};
-use super::tls::{self, Made};
 
 /// The records of a log.
 fn records(log: &str) -> Vec<Value> {
@@ -422,9 +422,8 @@ fn ctl_shows_and_changes_what_the_api_does() {
 #[test]
 fn ctl_asks_over_https_those_whom_the_named_certificates_vouch_for() {
     let folder = tempfile::tempdir().expect("a folder");
-    ["own", "other"].iter().for_each(|name| Made::new("127.0.0.1").write(folder.path(), name));
-    let path = |name: &str, what: &str| tls::path(folder.path(), name, what);
-    let (cert, key, other) = (path("own", "cert"), path("own", "key"), path("other", "cert"));
+    let [[cert, key], [other, _]] =
+        ["own", "other"].map(|name| Certificate::new(&["127.0.0.1"]).write(folder.path(), name));
     let relay = Relay::start_in(folder, &format!("admin-tls-cert = {cert:?}\nadmin-tls-key = {key:?}\n"));
     let url = format!("https://{}", relay.admin());
     let ctl = |ca: &str| relay.ctl(&["--url", &url, "--ca", ca, "status"]);

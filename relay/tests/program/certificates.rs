@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 use turnpike_testkit::becomes_true;
+use turnpike_testkit::certificate::{Certificate, tls};
 use turnpike_testkit::http::TOKEN;
+use turnpike_testkit::stream::StreamClient;
 
 use super::relay::Relay;
-use super::tls::{self, Made};
 
 /// The body of an answer, from a server that shows a certificate of `trusted`.
-fn get(admin: SocketAddr, path: &str, trusted: &Made) -> std::io::Result<String> {
-    let mut stream = tls::connect(admin, "localhost", trusted, rustls::ALL_VERSIONS)?;
+fn get(admin: SocketAddr, path: &str, trusted: &Certificate) -> std::io::Result<String> {
+    let mut stream = StreamClient::connect(admin, Some(tls(trusted.client(), "localhost")))?;
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"
@@ -26,13 +27,12 @@ fn get(admin: SocketAddr, path: &str, trusted: &Made) -> std::io::Result<String>
 
 #[test]
 fn a_new_certificate_is_in_force_without_a_signal_and_a_broken_one_never() {
-    let [old, new, last] = [(); 3].map(|()| Made::new("localhost"));
+    let [old, new, last] = [(); 3].map(|()| Certificate::new(&["localhost"]));
     let folder = tempfile::tempdir().expect("a folder");
-    old.write(folder.path(), "own");
-    let [cert, key] = ["cert", "key"].map(|what| tls::path(folder.path(), "own", what));
+    let [cert, key] = old.write(folder.path(), "own");
     let relay = Relay::start_in(folder, &format!("admin-tls-cert = {cert:?}\nadmin-tls-key = {key:?}\n"));
-    let get = |path: &str, trusted: &Made| get(relay.admin(), path, trusted);
-    let certificate = |trusted: &Made| {
+    let get = |path: &str, trusted: &Certificate| get(relay.admin(), path, trusted);
+    let certificate = |trusted: &Certificate| {
         let status = get("/v1/status", trusted).expect("an answer");
         let status: Value = serde_json::from_str(&status).expect("JSON");
         status["certificates"][0].clone()

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 use turnpike_testkit::PATIENCE;
+use turnpike_testkit::certificate::Certificate;
 use turnpike_testkit::process::{Outcome, Process};
 
 use super::relay::run;
@@ -79,12 +80,13 @@ fn check_config_says_ok_to_what_run_accepts_and_to_nothing_else() {
     std::fs::write(folder.path().join("text"), "no certificate, no database\n").unwrap();
     std::fs::write(folder.path().join("bad-users"), "al\u{378}ice:long-enough\n").unwrap();
     std::fs::write(folder.path().join("latin1"), b"al\xefce:long-enough\n").unwrap();
-    let made = rcgen::generate_simple_self_signed(["turn.example.org".to_owned()]).unwrap();
-    let other = rcgen::generate_simple_self_signed(["turn.example.org".to_owned()]).unwrap();
-    std::fs::write(folder.path().join("cert"), made.cert.pem()).unwrap();
-    std::fs::write(folder.path().join("key"), made.signing_key.serialize_pem()).unwrap();
-    std::fs::write(folder.path().join("other-key"), other.signing_key.serialize_pem()).unwrap();
-    let pair = |cert: &str, key: &str| format!("tls-cert = [{}]\ntls-key = [{}]\n", at(cert), at(key));
+    let [own, other] = ["own", "other"].map(|name| {
+        let made = Certificate::new(&["turn.example.org"]);
+        made.write(folder.path(), name)
+    });
+    let pair = |cert: &str, key: &str| format!("tls-cert = [{cert:?}]\ntls-key = [{key:?}]\n");
+    let text = folder.path().join("text").display().to_string();
+    let own_pair = pair(&own[0], &own[1]);
     let admin = "admin = \"127.0.0.1:0\"\nadmin-token = [\"0123456789abcdef\"]\n";
     for (is_good, lines) in [
         (true, String::new()),
@@ -92,17 +94,14 @@ fn check_config_says_ok_to_what_run_accepts_and_to_nothing_else() {
         (true, format!("user-database = {}", at("new.sqlite"))),
         (true, "realm = \"r\u{e9}alm\"".to_owned()),
         (true, "external-address = [\"192.0.2.1=127.0.0.1\"]".to_owned()),
-        (true, pair("cert", "key")),
-        (
-            true,
-            format!("{}listen-tls = [\"127.0.0.1:0\"]\nno-tcp = true\nno-udp = true", pair("cert", "key")),
-        ),
+        (true, own_pair.clone()),
+        (true, format!("{own_pair}listen-tls = [\"127.0.0.1:0\"]\nno-tcp = true\nno-udp = true")),
         (true, "no-udp = true".to_owned()),
         (false, "no-udp = true\nno-tcp = true".to_owned()),
         (false, "listen-tls = [\"127.0.0.1:0\"]".to_owned()),
-        (false, pair("cert", "other-key")),
-        (false, pair("cert", "missing")),
-        (false, pair("text", "key")),
+        (false, pair(&own[0], &other[1])),
+        (false, pair(&own[0], "missing")),
+        (false, pair(&text, &own[1])),
         (false, format!("user-database = {}", at("missing/users.sqlite"))),
         (false, format!("user-database = {}", at("text"))),
         (false, format!("user-database = {}", at(""))),

@@ -3,7 +3,6 @@
 //!
 //! ```text
 //!   relay: the program, configured by file ─► admin, listeners, certificates, proxied: the tests
-//!   tls:   certificates, and clients that trust one of them
 //!   cli, nobody_reads: the program by itself
 //! ```
 
@@ -14,4 +13,3 @@ mod listeners;
 mod nobody_reads;
 mod proxied;
 mod relay;
-mod tls;

@@ -6,16 +6,17 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use rustls::{ClientConnection, StreamOwned};
+use rustls::ClientConnection;
 use serde_json::Value;
 use turnpike_proto::wire::proxy::{self, Proxied};
 use turnpike_proto::wire::{attr, method};
+use turnpike_testkit::certificate::{Certificate, tls};
 use turnpike_testkit::message::{Answer, UDP};
+use turnpike_testkit::stream::StreamClient;
 use turnpike_testkit::talker::Talker;
 use turnpike_testkit::{PATIENCE, becomes_true, eventually};
 
 use super::relay::Relay;
-use super::tls::{self, Made};
 
 const OWN: &str = "203.0.113.5:50000";
 const NAME: &str = "turn.example.org";
@@ -23,15 +24,14 @@ const NAME: &str = "turn.example.org";
 /// The program with TLS.
 struct Shared {
     relay: Relay,
-    certificate: Made,
+    certificate: Certificate,
 }
 
 impl Shared {
     fn start(lines: &str) -> Shared {
         let folder = tempfile::tempdir().expect("a folder");
-        let certificate = Made::new(NAME);
-        certificate.write(folder.path(), "turn");
-        let [cert, key] = ["cert", "key"].map(|what| tls::path(folder.path(), "turn", what));
+        let certificate = Certificate::new(&[NAME]);
+        let [cert, key] = certificate.write(folder.path(), "turn");
         let text =
             format!("listen-tls = [\"127.0.0.1:0\"]\ntls-cert = [{cert:?}]\ntls-key = [{key:?}]\n{lines}");
         Shared { relay: Relay::start_in(folder, &text), certificate }
@@ -41,9 +41,11 @@ impl Shared {
         connect(self.relay.at(field))
     }
 
-    /// TLS over a connection that may have sent something already.
-    fn secure(&self, stream: TcpStream, alpn: &[&[u8]]) -> StreamOwned<ClientConnection, TcpStream> {
-        tls::over(stream, NAME, &self.certificate, rustls::ALL_VERSIONS, alpn)
+    /// The TLS of a client that names these protocols (ALPN).
+    fn tls(&self, alpn: &[&[u8]]) -> ClientConnection {
+        let mut config = self.certificate.client();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        tls(config, NAME)
     }
 }
 
@@ -80,32 +82,10 @@ fn header(client: &str, destination: SocketAddr, is_stream: bool) -> Vec<u8> {
     proxy::write(&Proxied { source: addr(client), destination, is_stream })
 }
 
-/// One message of a stream.
-fn hear(stream: &mut impl Read) -> Answer {
-    let mut answer = vec![0; 20];
-    stream.read_exact(&mut answer).expect("an answer");
-    answer.resize(20 + usize::from(u16::from_be_bytes([answer[2], answer[3]])), 0);
-    stream.read_exact(&mut answer[20..]).expect("all of it");
-    Answer::of(answer)
-}
-
-/// Allocates over a stream; the address that the client is told.
-fn allocate(mut stream: impl Read + Write) -> SocketAddr {
-    let unused = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let mut talker = Talker::on(unused, addr(OWN));
-    let bare = talker.bare_allocate();
-    stream.write_all(&bare).expect("sent");
-    talker.heed(&hear(&mut stream));
-    let request = talker.signed(method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, &UDP));
-    stream.write_all(&request).expect("sent");
-    mapped(&hear(&mut stream))
-}
-
-/// The address that a client is told it has.
-#[track_caller]
-fn mapped(answer: &Answer) -> SocketAddr {
-    let mapped = answer.expect_success().message().xor_address(attr::XOR_MAPPED_ADDRESS);
-    mapped.expect("present").expect("well-formed")
+/// Allocates over a connection that may have sent something already; the address that the client is told.
+fn allocate(stream: TcpStream, tls: Option<ClientConnection>) -> SocketAddr {
+    let mut client = StreamClient::on(stream, tls).expect("connected");
+    client.try_allocate(UDP).expect("an answer").expect_success().mapped()
 }
 
 /// Nothing comes but the end.
@@ -125,11 +105,8 @@ fn over_tcp_and_tls_a_trusted_proxy_says_who_the_client_is() {
         let proxy = stream.local_addr().expect("connected").to_string();
         stream.write_all(&header(OWN, relay.at(field), true)).expect("sent");
         let keep = stream.try_clone().expect("a descriptor");
-        let told = match field {
-            "tls=" => allocate(shared.secure(stream, &[])),
-            _ => allocate(stream),
-        };
-        assert_eq!(told, addr(OWN));
+        let tls = (field == "tls=").then(|| shared.tls(&[]));
+        assert_eq!(allocate(stream, tls), addr(OWN));
         lists(relay, OWN, &proxy);
         drop(keep);
     }
@@ -161,7 +138,7 @@ fn a_header_from_anybody_else_is_refused_and_trust_changes_with_a_reload() {
     assert_eq!(reload("proxy-protocol-from = [\"127.0.0.1\"]\n"), serde_json::json!(["proxy-protocol-from"]));
     let mut stream = connect(relay.at("tcp="));
     stream.write_all(&header(OWN, relay.at("tcp="), true)).expect("sent");
-    assert_eq!(allocate(stream), addr(OWN));
+    assert_eq!(allocate(stream, None), addr(OWN));
     reload("");
     refused(2);
     let log = relay.stop();
@@ -202,7 +179,7 @@ impl Behind {
         let challenge = self.ask(&bare, true);
         self.talker.heed(&challenge);
         let request = self.talker.signed(method::ALLOCATE, |b| b.attribute(attr::REQUESTED_TRANSPORT, &UDP));
-        mapped(&self.ask(&request, each))
+        self.ask(&request, each).expect_success().mapped()
     }
 }
 
@@ -268,7 +245,7 @@ fn a_website_shares_a_port_with_turn() {
     for alpn in [&[][..], &[&b"stun.turn"[..]]] {
         let turn = shared.connect("tls=");
         let own = turn.local_addr().expect("connected");
-        assert_eq!(allocate(shared.secure(turn, alpn)), own);
+        assert_eq!(allocate(turn, Some(shared.tls(alpn))), own);
     }
     let is_answered = |mut stream: TcpStream| {
         let mut answer = [0; 16];
@@ -279,9 +256,9 @@ fn a_website_shares_a_port_with_turn() {
     plain.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("sent");
     is_answered(plain);
     // A browser names its own protocols.
-    let mut browser = shared.secure(shared.connect("tls="), &[b"h2", b"http/1.1"]);
-    browser.conn.write_tls(&mut browser.sock).expect("a ClientHello");
-    is_answered(browser.sock);
+    let mut browser = shared.connect("tls=");
+    shared.tls(&[b"h2", b"http/1.1"]).write_tls(&mut browser).expect("a ClientHello");
+    is_answered(browser);
     let served = served.join().expect("no panic");
     assert_eq!((&served[0][..], &served[1][..3]), (&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1][..]));
     counts(relay, "/streams/fallback/accepted", 2);

@@ -42,14 +42,11 @@ impl Shared {
     }
 
     fn hello(&self, name: &str, alpn: &[&[u8]], has_sni: bool) -> Vec<u8> {
-        let mut config =
-            ClientConfig::builder().with_root_certificates(self.rig.trust.clone()).with_no_client_auth();
+        let mut config = self.rig.certificate.client();
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.enable_sni = has_sni;
-        let name = ServerName::try_from(name.to_owned()).expect("a name");
         let mut hello = Vec::new();
-        let mut client = ClientConnection::new(Arc::new(config), name).expect("a client");
-        client.write_tls(&mut hello).expect("a ClientHello");
+        certificate::tls(config, name).write_tls(&mut hello).expect("a ClientHello");
         hello
     }
 
@@ -127,13 +124,10 @@ fn what_is_turns_is_not_passed_on() {
         (&[b"h2", b"stun.nat-discovery"], "localhost", true),
         (&[], "localhost", false),
     ] {
-        let mut config =
-            ClientConfig::builder().with_root_certificates(shared.rig.trust.clone()).with_no_client_auth();
+        let mut config = shared.rig.certificate.client();
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.enable_sni = has_sni;
-        let name = ServerName::try_from(name).expect("a name");
-        let tls = ClientConnection::new(Arc::new(config), name).expect("a client");
-        let mut client = StreamOwned::new(tls, shared.rig.connect());
+        let mut client = StreamOwned::new(certificate::tls(config, name), shared.rig.connect());
         shared.rig.shake_hands(&mut client);
         shared.rig.introduce(&mut client);
         held.push(client);

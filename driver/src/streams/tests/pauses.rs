@@ -22,23 +22,11 @@ fn expected(numbers: Range<u8>) -> Vec<Vec<u8>> {
 fn what_waits_comes_in_its_order_and_nothing_is_read_before() {
     for tls in [false, true] {
         let mut rig = Rig::new(BOTH, StreamOptions::default());
-        let (mut plain, mut encrypted);
-        let client: &mut dyn Write;
-        if tls {
-            encrypted = rig.connect_tls();
-            rig.introduce(&mut encrypted);
-            client = &mut encrypted;
-        } else {
-            plain = rig.connect();
-            rig.introduce(&mut plain);
-            client = &mut plain;
-        }
+        let (mut client, _) = rig.talking(tls);
         pause(&mut rig, PAUSE);
-        client.write_all(&frames(0..3)).expect("sent");
-        client.flush().expect("sent");
+        client.say(&frames(0..3)).expect("sent");
         rig.until(|rig| rig.streams.counters().pauses == 1);
-        client.write_all(&frames(3..6)).expect("sent");
-        client.flush().expect("sent");
+        client.say(&frames(3..6)).expect("sent");
         rig.later(PAUSE - Duration::from_millis(1));
         for _ in 0..50 {
             rig.turn();
@@ -114,21 +102,10 @@ fn what_came_before_the_end_is_handed_out_after_the_pause() {
     for tls in [false, true] {
         let mut rig = Rig::new(BOTH, StreamOptions::default());
         // Kept: closing a socket with something unread would be a reset.
-        let _encrypted;
-        if tls {
-            let mut client = rig.connect_tls();
-            rig.introduce(&mut client);
-            pause(&mut rig, PAUSE);
-            client.write_all(&frames(0..3)).expect("sent");
-            client.conn.send_close_notify();
-            client.flush().expect("sent");
-            _encrypted = client;
-        } else {
-            let mut client = rig.connect();
-            rig.introduce(&mut client);
-            pause(&mut rig, PAUSE);
-            client.write_all(&frames(0..3)).expect("sent");
-        }
+        let (mut client, _) = rig.talking(tls);
+        pause(&mut rig, PAUSE);
+        client.say(&frames(0..3)).expect("sent");
+        client.finish().expect("connected");
         rig.until(|rig| rig.streams.counters().pauses == 1);
         rig.later(PAUSE);
         assert_eq!(rig.until_messages(3), expected(0..3));

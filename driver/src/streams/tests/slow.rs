@@ -18,15 +18,10 @@ fn send(rig: &mut Rig, socket: ClientSocket, number: u32) {
 }
 
 /// Reads until the end: the numbers of the frames that came. Says so when the answer has come.
-fn hear(client: &mut dyn Read, is_answered: &AtomicBool) -> Vec<u32> {
+fn hear(client: &mut StreamClient, is_answered: &AtomicBool) -> Vec<u32> {
     let mut numbers = Vec::new();
-    loop {
-        let mut header = [0; 4];
-        if client.read_exact(&mut header).is_err() {
-            break;
-        }
-        let mut payload = vec![0; usize::from(u16::from_be_bytes([header[2], header[3]]))];
-        client.read_exact(&mut payload).expect("never a part of a frame");
+    while let Ok(Some(message)) = client.hear() {
+        let payload = &message[4..];
         if payload.len() == 8 {
             is_answered.store(true, Ordering::Relaxed);
             continue;
@@ -35,6 +30,7 @@ fn hear(client: &mut dyn Read, is_answered: &AtomicBool) -> Vec<u32> {
         assert_eq!(payload, frame(number));
         numbers.push(number);
     }
+    assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)), "never a part of a frame");
     assert!(is_answered.load(Ordering::Relaxed), "answers are not dropped");
     numbers
 }
@@ -43,18 +39,7 @@ fn hear(client: &mut dyn Read, is_answered: &AtomicBool) -> Vec<u32> {
 /// counters.
 fn flood(tls: bool, frames: u32, age: Duration) -> (Vec<u32>, StreamCounters) {
     let mut rig = Rig::new(BOTH, StreamOptions::default());
-    let (mut plain, mut encrypted);
-    let client: &mut dyn Read;
-    let socket;
-    if tls {
-        encrypted = rig.connect_tls();
-        socket = rig.introduce(&mut encrypted);
-        client = &mut encrypted;
-    } else {
-        plain = rig.connect();
-        socket = rig.introduce(&mut plain);
-        client = &mut plain;
-    }
+    let (mut client, socket) = rig.talking(tls);
     for number in 0..frames {
         send(&mut rig, socket, number);
         if number % 8 == 0 {
@@ -79,7 +64,7 @@ fn flood(tls: bool, frames: u32, age: Duration) -> (Vec<u32>, StreamCounters) {
                 rig.turn();
             }
         });
-        hear(client, stop)
+        hear(&mut client, stop)
     });
     let counters = rig.streams.counters();
     let counted =
@@ -178,18 +163,7 @@ fn epoll_is_asked_for_room_only_while_something_waits() {
 fn a_slow_client_is_given_little_at_once_and_what_is_ahead_makes_media_older() {
     for tls in [false, true] {
         let mut rig = Rig::new(BOTH, StreamOptions::default());
-        let (mut plain, mut encrypted);
-        let client: &mut dyn Read;
-        let socket;
-        if tls {
-            encrypted = rig.connect_tls();
-            socket = rig.introduce(&mut encrypted);
-            client = &mut encrypted;
-        } else {
-            plain = rig.connect();
-            socket = rig.introduce(&mut plain);
-            client = &mut plain;
-        }
+        let (mut client, socket) = rig.talking(tls);
         let pace = |rig: &mut Rig| {
             let connection = rig.streams.table.get_mut(socket).expect("open");
             connection.pace.is_some().then(|| (connection.ahead_ns(), connection.piece(1 << 20)))

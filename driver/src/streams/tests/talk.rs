@@ -35,11 +35,8 @@ fn a_message_arrives_whole_however_it_was_cut() {
 fn the_longest_frames_pass_both_ways_with_and_without_tls() {
     let mut rig = Rig::new(BOTH, StreamOptions::default());
     let payload: Vec<u8> = (0..=u16::MAX).map(|n| (n % 251) as u8).take(65_535).collect();
-    let mut plain = rig.connect();
-    let mut tls = rig.connect_tls();
-    for client in [&mut plain as &mut dyn ReadWrite, &mut tls] {
-        let mut client = client;
-        let socket = rig.introduce(&mut client);
+    for tls in [false, true] {
+        let (mut client, socket) = rig.talking(tls);
         let frame = channel_data(&payload);
         let mut left = &frame[..];
         while !left.is_empty() {
@@ -55,9 +52,6 @@ fn the_longest_frames_pass_both_ways_with_and_without_tls() {
         assert_eq!(read_frame(&mut client), payload);
     }
 }
-
-trait ReadWrite: Read + Write {}
-impl<T: Read + Write> ReadWrite for T {}
 
 #[test]
 fn tls_of_both_versions_carries_messages_both_ways() {
@@ -118,10 +112,9 @@ fn a_client_that_changes_its_keys_is_understood_and_answered() {
 #[test]
 fn a_session_is_resumed() {
     let mut rig = Rig::new(BOTH, StreamOptions::default());
-    let config = ClientConfig::builder().with_root_certificates(rig.trust.clone()).with_no_client_auth();
-    let config = Arc::new(config);
+    let config = Arc::new(rig.certificate.client());
     for resumed in [0, 1] {
-        let mut client = StreamOwned::new(rig.tls_with(Arc::clone(&config)), rig.connect());
+        let mut client = StreamOwned::new(certificate::tls(Arc::clone(&config), "localhost"), rig.connect());
         rig.shake_hands(&mut client);
         let socket = rig.introduce(&mut client);
         rig.streams.send_answer(rig.now_ns, socket, &channel_data(b"with tickets before it"));

@@ -283,7 +283,7 @@ impl Connection {
     }
 
     /// What becomes of it when it carries no messages any more: all that waits goes first. `None` if TLS has failed.
-    pub(super) fn take_end(mut self, has_finished: bool) -> Option<End> {
+    pub(super) fn take_end(mut self, has_finished: bool) -> Option<(TcpStream, End)> {
         if let Some(tls) = &mut self.tls {
             while self.outbound.waiting().iter().any(|part| !part.is_empty()) {
                 encrypt(tls, RECORD_BYTES, &mut self.records, &mut self.outbound).then_some(())?;
@@ -294,8 +294,8 @@ impl Connection {
         self.take_all_that_fits();
         // Who relays is patient: a receiver may pause for as long as it likes.
         let _ = SockRef::from(&self.socket).set_tcp_user_timeout(None);
-        let end = End::new(self.socket).with_tls(self.tls, self.records);
-        Some(end.with_waiting(waiting).with_finished(has_finished))
+        let end = End::default().with_tls(self.tls, self.records);
+        Some((self.socket, end.with_waiting(waiting).with_finished(has_finished)))
     }
 
     /// Lets its end be a reset: the system keeps nothing of it, and waits for nobody.

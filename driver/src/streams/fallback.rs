@@ -1,16 +1,15 @@
 //! Connections that are not TURN's, passed to an address of the operator's as they are.
 //!
 //! ```text
-//!   client ─► what was read to decide ─► to_site ─► site (connected without waiting)
-//!   client ◄──────────────────────────── to_client ◄─ site
+//!   client ─► what was read to decide ─► splice ─► site (connected without waiting)
+//!          ◄───────────────────────────        ◄─
 //! ```
 //!
-//! No byte is changed. Each direction holds at most one read's bytes: nothing more is read before they are written, so
-//! each side is as fast as the other one reads. The end of one direction is passed on as such, the other one goes on.
+//! No byte is changed: a splice carries them, as it does those of relayed connections ([`super::splice`]).
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
@@ -20,11 +19,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use turnpike_proto::ClientSocket;
 use turnpike_proto::wire::proxy::{self, Proxied};
 
-use super::connection::{Connection, Phase};
+use super::connection::{Connection, Phase, broken};
 use super::counters::CloseReason;
 use super::poller::{self, Poller};
 use super::sorting::IsOwnName;
-use super::{StreamLimits, Streams};
+use super::splice::{End, Scratch, Side, Sockets, Splice, Watched, senders};
+use super::{StreamLimits, Streams, connecting};
 
 /// The fallback has so long to take a connection: it is close by.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
@@ -57,8 +57,8 @@ pub(super) struct Passing {
     pub(super) poller: Poller,
     fallback: Fallback,
     passed: HashMap<ClientSocket, Passed>,
-    chunk: Box<[u8; CHUNK]>,
-    /// Bytes moved to the site and to clients.
+    scratch: Scratch,
+    /// Bytes that clients and the site have sent.
     pub(super) moved: [u64; 2],
     /// Why the fallback could not be reached the last time.
     fault: Option<io::Error>,
@@ -68,28 +68,14 @@ pub(super) struct Passing {
 struct Passed {
     site: TcpStream,
     is_connected: bool,
-    to_site: Flow,
-    to_client: Flow,
-    /// What epoll looks for at either side.
-    watched: [EventFlags; 2],
-}
-
-/// One direction.
-#[derive(Default)]
-struct Flow {
-    /// Read and not written yet, from `start` on.
-    waiting: Vec<u8>,
-    start: usize,
-    /// Nothing more comes.
-    is_over: bool,
-    /// And the other side knows.
-    is_told: bool,
+    splice: Splice,
+    watched: Watched,
 }
 
 impl Passing {
     pub(super) fn new(fallback: Fallback) -> io::Result<Passing> {
         let (poller, passed) = (Poller::new()?, HashMap::new());
-        Ok(Passing { poller, fallback, passed, chunk: Box::new([0; CHUNK]), moved: [0; 2], fault: None })
+        Ok(Passing { poller, fallback, passed, scratch: Scratch::new(), moved: [0; 2], fault: None })
     }
 
     pub(super) fn fallback(&self) -> &Fallback {
@@ -103,8 +89,7 @@ impl Passing {
     /// Bytes that wait to be written, at either side.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
-        let flows = self.passed.values().flat_map(|passed| [&passed.to_site, &passed.to_client]);
-        flows.map(|flow| flow.waiting.len() - flow.start).sum()
+        self.passed.values().map(|passed| passed.splice.held()).sum()
     }
 
     pub(super) fn fault(&self) -> Option<(SocketAddr, &io::Error)> {
@@ -138,12 +123,12 @@ impl Passing {
         }
         waiting.extend_from_slice(begun);
         self.moved[0] += begun.len() as u64;
-        let to_site = Flow { waiting, ..Flow::default() };
-        let watched = [EventFlags::empty(), EventFlags::OUT];
-        let token = poller::connection(socket) | SITE;
-        self.poller.add(&site, token, EventFlags::OUT).map_err(|_| CloseReason::NoDescriptor)?;
-        let to_client = Flow::default();
-        self.passed.insert(socket, Passed { site, is_connected: false, to_site, to_client, watched });
+        let watched = Watched::new([None, Some(EventFlags::OUT)]);
+        self.poller
+            .add(&site, token(socket, Side::Far), EventFlags::OUT)
+            .map_err(|_| CloseReason::NoDescriptor)?;
+        let splice = Splice::new(End::default(), End::default().with_waiting(waiting));
+        self.passed.insert(socket, Passed { site, is_connected: false, splice, watched });
         Ok(())
     }
 
@@ -156,133 +141,73 @@ impl Passing {
         reason
     }
 
-    /// Moves what there is to move of one connection.
-    fn carry(&mut self, socket: ClientSocket, client: &TcpStream) -> Result<(), CloseReason> {
+    /// Carries what can go on of one connection, of which this is reported.
+    fn carry(
+        &mut self,
+        socket: ClientSocket,
+        client: &TcpStream,
+        side: Side,
+        flags: EventFlags,
+    ) -> Result<(), CloseReason> {
         let Some(passed) = self.passed.get_mut(&socket) else { return Ok(()) };
         if !passed.is_connected {
-            match is_connected(&passed.site) {
+            match connecting::is_made(&passed.site) {
                 Ok(true) => passed.is_connected = true,
                 Ok(false) => return Ok(()),
                 Err(error) => return Err(self.unreachable(error)),
             }
         }
-        let [to_site, to_client] = &mut self.moved;
-        passed.to_site.carry(client, &passed.site, &mut self.chunk[..], to_site)?;
-        passed.to_client.carry(&passed.site, client, &mut self.chunk[..], to_client)?;
-        if passed.to_site.is_told && passed.to_client.is_told {
+        let sockets = Sockets { client, far: &passed.site };
+        let carried =
+            carry_chunks(&mut passed.splice, sockets, (side, flags), &mut self.scratch, &mut self.moved);
+        carried.map_err(|error| {
+            sockets.reset();
+            broken(&error)
+        })?;
+        if passed.splice.is_over() {
             return Err(CloseReason::FallbackDone);
         }
-        passed.watch(socket, client, &self.poller).map_err(|_| CloseReason::NoDescriptor)
-    }
-}
-
-impl Passed {
-    /// Asks epoll for what can be gone on with. A side of which nothing is wanted is not watched at all: its end would
-    /// be reported again and again.
-    fn watch(&mut self, socket: ClientSocket, client: &TcpStream, poller: &Poller) -> io::Result<()> {
-        let wanted = [wants(&self.to_site, &self.to_client), wants(&self.to_client, &self.to_site)];
-        let token = poller::connection(socket);
-        let sides = [(client, token), (&self.site, token | SITE)];
-        for ((watched, wanted), (side, token)) in self.watched.iter_mut().zip(wanted).zip(sides) {
-            match (watched.is_empty(), wanted.is_empty()) {
-                (true, true) => {}
-                (true, false) => poller.add(side, token, wanted)?,
-                (false, true) => poller.remove(side),
-                (false, false) if *watched == wanted => {}
-                (false, false) => poller.change(side, token, wanted),
-            }
-            *watched = wanted;
+        for side in Side::BOTH {
+            let wanted = passed.splice.interest(side, true);
+            let watched = passed.watched.update(&self.poller, sockets, (side, token(socket, side)), wanted);
+            watched.map_err(|_| CloseReason::NoDescriptor)?;
         }
         Ok(())
     }
 }
 
-/// What is to be looked for at a side that `from` reads, and `to` writes to.
-fn wants(from: &Flow, to: &Flow) -> EventFlags {
-    let mut wanted = EventFlags::empty();
-    wanted.set(EventFlags::IN, from.waiting.is_empty() && !from.is_over);
-    wanted.set(EventFlags::OUT, !to.waiting.is_empty());
-    wanted
-}
-
-impl Flow {
-    /// Moves a bounded number of bytes; adds those that were read to `moved`.
-    fn carry(
-        &mut self,
-        mut from: &TcpStream,
-        mut to: &TcpStream,
-        chunk: &mut [u8],
-        moved: &mut u64,
-    ) -> Result<(), CloseReason> {
+/// Carries so much that others have their turn; adds what was read to `moved`.
+fn carry_chunks(
+    splice: &mut Splice,
+    sockets: Sockets<'_>,
+    (side, flags): (Side, EventFlags),
+    scratch: &mut Scratch,
+    moved: &mut [u64; 2],
+) -> io::Result<()> {
+    splice.note(side, flags);
+    sockets.fault(side, flags)?;
+    for from in senders(side, flags) {
         for _ in 0..CHUNKS_PER_TURN {
-            if !self.drain(to)? || self.is_over {
+            let carried = splice.carry(from, CHUNK, sockets, scratch)?;
+            moved[from as usize] += carried as u64;
+            if carried == 0 {
                 break;
             }
-            let len = match from.read(chunk) {
-                Ok(len) => len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(super::connection::broken(&error)),
-            };
-            self.is_over = len == 0;
-            *moved += len as u64;
-            let written = match to.write(&chunk[..len]) {
-                Ok(written) => written,
-                Err(error) if is_for_later(&error) => 0,
-                Err(error) => return Err(super::connection::broken(&error)),
-            };
-            self.waiting.extend_from_slice(&chunk[written..len]);
         }
-        if self.is_over && self.waiting.is_empty() && !self.is_told {
-            self.is_told = true;
-            // It may be gone already: then that is seen when it is read.
-            let _ = to.shutdown(Shutdown::Write);
-        }
-        Ok(())
     }
-
-    /// Writes what waits; whether nothing is left.
-    fn drain(&mut self, mut to: &TcpStream) -> Result<bool, CloseReason> {
-        while self.start < self.waiting.len() {
-            match to.write(&self.waiting[self.start..]) {
-                Ok(written) => self.start += written,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(super::connection::broken(&error)),
-            }
-        }
-        // Its memory, too: most connections have nothing waiting.
-        (self.waiting, self.start) = (Vec::new(), 0);
-        Ok(true)
-    }
+    Ok(())
 }
 
-fn is_for_later(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+fn token(socket: ClientSocket, side: Side) -> u64 {
+    let site = if side == Side::Far { SITE } else { 0 };
+    poller::connection(socket) | site
 }
 
 /// A connection that is being made: nobody waits for it.
 fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
-    match socket.connect(&to.into()) {
-        Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
-        Err(error) => return Err(error),
-    }
-    Ok(TcpStream::from(OwnedFd::from(socket)))
-}
-
-/// Whether a connection was made; an error if it can't be.
-fn is_connected(socket: &TcpStream) -> io::Result<bool> {
-    if let Some(error) = socket.take_error()? {
-        return Err(error);
-    }
-    match socket.peer_addr() {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-        Err(error) => Err(error),
-    }
+    connecting::begin(socket, to)
 }
 
 impl Streams {
@@ -304,19 +229,20 @@ impl Streams {
     /// Moves what connections that are passed on have to be moved, a bounded part of it.
     pub(super) fn carry_passed(&mut self, now_ns: u64) -> io::Result<()> {
         let Some(passing) = &self.passing else { return Ok(()) };
-        for (token, _) in passing.poller.ready(SOCKETS_PER_TURN)? {
+        for (token, flags) in passing.poller.ready(SOCKETS_PER_TURN)? {
             let poller::Source::Connection(socket) = poller::source(token & !SITE) else { continue };
-            self.carry(now_ns, socket);
+            let side = if token & SITE == 0 { Side::Client } else { Side::Far };
+            self.carry(now_ns, socket, side, flags);
         }
         Ok(())
     }
 
-    fn carry(&mut self, now_ns: u64, socket: ClientSocket) {
+    fn carry(&mut self, now_ns: u64, socket: ClientSocket, side: Side, flags: EventFlags) {
         let (Some(passing), Some(connection)) = (&mut self.passing, self.table.get_mut(socket)) else {
             return;
         };
         let before = passing.moved;
-        let carried = passing.carry(socket, connection.socket());
+        let carried = passing.carry(socket, connection.socket(), side, flags);
         if passing.moved != before {
             connection.heard_ns = now_ns;
         }

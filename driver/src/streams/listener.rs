@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use super::connecting;
 use crate::sockets::{bind_or_wait, local_address, set_option};
 
 /// Connections that wait to be taken; the kernel's own bound (`net.core.somaxconn`) is 4096.
@@ -137,10 +138,7 @@ impl PeerListener {
         self.socket.set_reuse_port(false)?;
         bound?;
         socket.set_reuse_port(false)?;
-        match socket.connect(&peer.into()) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-            _ => Ok(socket.into()),
-        }
+        connecting::begin(socket, peer)
     }
 }
 

@@ -17,6 +17,7 @@
 //! It decides nothing about TURN: which connections are idle, and what is an answer, its caller says.
 
 mod backlog;
+mod connecting;
 mod connection;
 mod counters;
 mod fallback;

@@ -20,10 +20,10 @@ use rustix::event::epoll::EventFlags;
 use turnpike_proto::addr::RelayedAddr;
 use turnpike_proto::{ConnectionId, PortError, RelaySocket, Way};
 
-use super::READY;
 use super::listener::PeerListener;
 use super::poller::Poller;
-use super::splice::{End, PIECE_BYTES, Scratch, Side, Splice, reset};
+use super::splice::{End, PIECE_BYTES, Scratch, Side, Sockets, Splice, Watched, reset, senders};
+use super::{READY, connecting};
 use crate::kernel::port_error;
 
 /// Connections taken from one relayed address in one turn.
@@ -108,8 +108,9 @@ enum Link {
 
 struct Bound {
     splice: Splice,
-    /// What the poller looks for, by side; `None` where it looks no more.
-    interest: [Option<EventFlags>; 2],
+    client: TcpStream,
+    far: TcpStream,
+    watched: Watched,
     /// When the meter is asked again about what comes from a side.
     paused: [Option<u64>; 2],
 }
@@ -220,7 +221,13 @@ impl Relayed {
 
     /// Closes a connection with a peer, and the client's with it.
     pub fn close(&mut self, id: ConnectionId) {
-        drop(self.take(id));
+        let Some(Link::Bound(bound)) = self.links.remove(&id) else { return };
+        for (side, paused) in Side::BOTH.into_iter().zip(bound.paused) {
+            if let Some(again_ns) = paused {
+                self.paused.remove(&(again_ns, id, side));
+            }
+        }
+        self.held -= bound.splice.held();
     }
 
     /// Connections of peers that were closed for want of a descriptor.
@@ -230,9 +237,9 @@ impl Relayed {
 
     /// From now on the client's connection carries what this one does. `rest` has come from the client already. `false`
     /// if there is no such connection that is unbound.
-    pub(super) fn bind(&mut self, id: ConnectionId, client: End, rest: &[u8]) -> bool {
+    pub(super) fn bind(&mut self, id: ConnectionId, (client, end): (TcpStream, End), rest: &[u8]) -> bool {
         let far = match self.links.remove(&id) {
-            Some(Link::Unbound(socket)) => End::new(socket),
+            Some(Link::Unbound(socket)) => socket,
             Some(other) => {
                 self.links.insert(id, other);
                 return false;
@@ -243,14 +250,16 @@ impl Relayed {
         if self.poller.add(&client, token, EventFlags::empty()).is_err() {
             return false;
         }
-        let mut splice = Splice::new(client, far);
-        if splice.carry_before(Side::Client, rest).is_err() {
-            splice.reset();
+        let mut splice = Splice::new(end, End::default());
+        let sockets = Sockets { client: &client, far: &far };
+        if splice.carry_before(Side::Client, rest, sockets).is_err() {
+            sockets.reset();
             return false;
         }
         self.held += splice.held();
-        let interest = [Some(EventFlags::empty()); 2];
-        self.links.insert(id, Link::Bound(Box::new(Bound { splice, interest, paused: [None; 2] })));
+        let watched = Watched::new([Some(EventFlags::empty()); 2]);
+        let bound = Bound { splice, client, far, watched, paused: [None; 2] };
+        self.links.insert(id, Link::Bound(Box::new(bound)));
         for side in Side::BOTH {
             // What has come already, and what waits.
             self.ready.push_back((Source::Connection(id, side), EventFlags::IN));
@@ -348,13 +357,13 @@ impl Relayed {
 
     fn look_whether_connected(&mut self, id: ConnectionId) -> Option<RelayedEvent> {
         let Some(Link::Connecting(socket)) = self.links.get(&id) else { return None };
-        if !matches!(socket.take_error(), Ok(None)) {
-            self.close(id);
-            return Some(RelayedEvent::Failed(id));
-        }
-        if socket.peer_addr().is_err() {
-            // Not yet.
-            return None;
+        match connecting::is_made(socket) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(_) => {
+                self.close(id);
+                return Some(RelayedEvent::Failed(id));
+            }
         }
         self.poller.change(socket, Source::Connection(id, Side::Far).token(), EventFlags::empty());
         if let Some(Link::Connecting(socket)) = self.links.remove(&id) {
@@ -375,16 +384,10 @@ impl Relayed {
         let piece = if self.held > MAX_HELD_BYTES { CROWDED_PIECE_BYTES } else { PIECE_BYTES };
         let Some(Link::Bound(bound)) = self.links.get_mut(&id) else { return None };
         let before = bound.splice.held();
-        let mut outcome = Ok(());
-        if flags.intersects(EventFlags::ERR | EventFlags::HUP)
-            && let Some(error) = bound.splice.take_error(side)
-        {
-            outcome = Err(error);
-        }
-        // Room for one end is what the other one's data waits for.
-        let from_here = flags.intersects(EventFlags::IN | EventFlags::HUP).then_some(side);
-        let to_here = flags.contains(EventFlags::OUT).then_some(side.other());
-        for from in from_here.into_iter().chain(to_here) {
+        bound.splice.note(side, flags);
+        let sockets = Sockets { client: &bound.client, far: &bound.far };
+        let mut outcome = sockets.fault(side, flags);
+        for from in senders(side, flags) {
             if outcome.is_err() {
                 break;
             }
@@ -393,7 +396,7 @@ impl Relayed {
                 Ok(limit) => (limit, None),
                 Err(again_ns) => (0, Some(again_ns)),
             };
-            let carried = bound.splice.carry(from, limit, &mut self.scratch);
+            let carried = bound.splice.carry(from, limit, sockets, &mut self.scratch);
             outcome = carried.map(|bytes| meter.count(id, way_from(from), bytes));
             if let Some(again_ns) = again_ns {
                 let again_ns = again_ns.max(now_ns + 1);
@@ -402,30 +405,13 @@ impl Relayed {
             }
         }
         self.held = self.held + bound.splice.held() - before;
-        if outcome.is_err() {
-            if let Some(splice) = self.take(id) {
-                splice.reset();
-            }
-            return Some(RelayedEvent::Closed(id));
+        if outcome.and_then(|()| bound.watch(id, &self.poller)).is_err() {
+            bound.sockets().reset();
+        } else if !bound.splice.is_over() {
+            return None;
         }
-        if bound.splice.is_over() {
-            self.close(id);
-            return Some(RelayedEvent::Closed(id));
-        }
-        bound.watch(id, &self.poller);
-        None
-    }
-
-    /// Takes a connection out; its splice, if it is bound.
-    fn take(&mut self, id: ConnectionId) -> Option<Splice> {
-        let Link::Bound(bound) = self.links.remove(&id)? else { return None };
-        for (side, paused) in Side::BOTH.into_iter().zip(bound.paused) {
-            if let Some(again_ns) = paused {
-                self.paused.remove(&(again_ns, id, side));
-            }
-        }
-        self.held -= bound.splice.held();
-        Some(bound.splice)
+        self.close(id);
+        Some(RelayedEvent::Closed(id))
     }
 
     fn may_have(&self, socket: &impl AsFd) -> bool {
@@ -435,31 +421,116 @@ impl Relayed {
 }
 
 impl Bound {
+    fn sockets(&self) -> Sockets<'_> {
+        Sockets { client: &self.client, far: &self.far }
+    }
+
     /// Has the poller look for what the ends wait for.
-    fn watch(&mut self, id: ConnectionId, poller: &Poller) {
+    fn watch(&mut self, id: ConnectionId, poller: &Poller) -> io::Result<()> {
         for side in Side::BOTH {
-            let Some(before) = self.interest[side as usize] else { continue };
-            let mut wanted = self.splice.interest(side);
-            if self.paused[side as usize].is_some()
-                && let Some(wanted) = &mut wanted
-            {
-                wanted.remove(EventFlags::IN);
-            }
-            let end = self.splice.end(side);
-            match wanted {
-                None => poller.remove(end),
-                Some(flags) if flags != before => {
-                    poller.change(end, Source::Connection(id, side).token(), flags);
-                }
-                Some(_) => {}
-            }
-            self.interest[side as usize] = wanted;
+            let wanted = self.splice.interest(side, self.paused[side as usize].is_none());
+            let sockets = Sockets { client: &self.client, far: &self.far };
+            self.watched.update(poller, sockets, (side, Source::Connection(id, side).token()), wanted)?;
         }
+        Ok(())
     }
 }
 
 impl AsFd for Relayed {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.poller.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener};
+
+    use turnpike_testkit::{PATIENCE, becomes_true};
+
+    use super::*;
+
+    const ID: ConnectionId = ConnectionId(1);
+
+    /// Lets everything pass.
+    struct Unmetered;
+
+    impl Meter for Unmetered {
+        fn allowance(&self, _: ConnectionId, _: Way, wanted: usize) -> Result<usize, u64> {
+            Ok(wanted)
+        }
+
+        fn count(&mut self, _: ConnectionId, _: Way, _: usize) {}
+    }
+
+    /// Our end, which doesn't block, and the other one.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let ours = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let (theirs, _) = listener.accept().expect("connected");
+        ours.set_nonblocking(true).expect("an option");
+        theirs.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        (ours, theirs)
+    }
+
+    /// A client's connection bound to a peer's: the other ends of both.
+    fn bound() -> (Relayed, TcpStream, TcpStream) {
+        let mut relayed = Relayed::new(RawFd::MAX).expect("descriptors");
+        let ((client, theirs), (far, peer)) = (pair(), pair());
+        relayed.keep(ID, AcceptedPeer(Some(far))).expect("it can be watched");
+        assert!(relayed.bind(ID, (client, End::default()), b""));
+        (relayed, theirs, peer)
+    }
+
+    /// One turn: whether anything was ready, and what came of it.
+    fn turn(relayed: &mut Relayed) -> (bool, Option<RelayedEvent>) {
+        relayed.turn().expect("epoll works");
+        let was_ready = !relayed.ready.is_empty();
+        (was_ready, relayed.next_event(0, &mut Unmetered))
+    }
+
+    #[test]
+    fn who_has_ended_while_the_other_side_reads_nothing_is_not_looked_at_again_and_again() {
+        let (mut relayed, mut client, mut peer) = bound();
+        // The peer has nothing to say, and the client is told.
+        peer.shutdown(Shutdown::Write).expect("connected");
+        assert!(becomes_true(|| {
+            turn(&mut relayed);
+            client.set_nonblocking(true).expect("an option");
+            matches!(client.read(&mut [0; 8]), Ok(0))
+        }));
+        // The client talks until nothing more is taken for the peer, then a little more, and ends.
+        let mut sent = 0;
+        while relayed.held == 0 {
+            sent += client.write(&[7; 16 << 10]).unwrap_or(0);
+            turn(&mut relayed);
+        }
+        client.set_nonblocking(false).expect("an option");
+        client.write_all(&[7; 100]).expect("there is room");
+        sent += 100;
+        client.shutdown(Shutdown::Write).expect("connected");
+        let Some(Link::Bound(link)) = relayed.links.get(&ID) else { panic!("it is bound") };
+        let poller = Poller::new().expect("a descriptor");
+        poller.add(&link.client, 0, EventFlags::empty()).expect("it can be watched");
+        let has_hung_up =
+            || poller.ready(1).expect("epoll works").any(|(_, flags)| flags.contains(EventFlags::HUP));
+        assert!(becomes_true(has_hung_up), "its end has come");
+
+        let is_quiet = becomes_true(|| !turn(&mut relayed).0);
+        assert!(is_quiet, "a worker would do nothing else");
+        let mut heard = 0;
+        peer.set_nonblocking(true).expect("an option");
+        let is_over = becomes_true(|| {
+            let mut buffer = vec![0; 1 << 20];
+            while let Ok(len @ 1..) = peer.read(&mut buffer) {
+                heard += len;
+            }
+            matches!(turn(&mut relayed).1, Some(RelayedEvent::Closed(ID)))
+        });
+        while let Ok(len @ 1..) = peer.read(&mut [0; 4096]) {
+            heard += len;
+        }
+        assert!(is_over && heard == sent, "{heard} of {sent} bytes");
     }
 }

@@ -9,18 +9,18 @@
 //! TCP itself, and a splice holds one piece each way at most; idle it owns no memory. That an end sends no more (FIN) is
 //! passed on after all that came before, a reset as a reset. What the bytes mean it never asks.
 //!
-//! Its owner has the poller: [`Splice::interest`] says what an end waits for, and [`Splice::carry`] is called when one
-//! has something to read, and for the other way when one has room. Its owner has the deadlines and bounds, too: how much
-//! is read at once is an argument.
+//! Its owner has the connections and the poller: [`Splice::interest`] says what an end waits for, [`Watched`] keeps what
+//! the poller was told of it, and [`Splice::carry`] is called for those whose data can go on ([`senders`]). Its owner has
+//! the deadlines and bounds, too: how much is read at once is an argument.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
 use socket2::SockRef;
 
+use super::poller::Poller;
 use super::tls::Session;
 
 /// Read at once at the most, bytes.
@@ -49,6 +49,72 @@ impl Side {
     }
 }
 
+/// The connections of a splice, whose sockets don't block.
+#[derive(Clone, Copy)]
+pub(super) struct Sockets<'a> {
+    pub(super) client: &'a TcpStream,
+    pub(super) far: &'a TcpStream,
+}
+
+impl<'a> Sockets<'a> {
+    fn of(self, side: Side) -> &'a TcpStream {
+        match side {
+            Side::Client => self.client,
+            Side::Far => self.far,
+        }
+    }
+
+    /// The error that a side's connection has come to, if it has and the poller says so.
+    pub(super) fn fault(self, side: Side, flags: EventFlags) -> io::Result<()> {
+        if !flags.intersects(EventFlags::ERR | EventFlags::HUP) {
+            return Ok(());
+        }
+        self.of(side).take_error()?.map_or(Ok(()), Err)
+    }
+
+    /// Closing them, once that is done, will be a reset: neither takes it for a regular end.
+    pub(super) fn reset(self) {
+        for side in Side::BOTH {
+            reset(self.of(side));
+        }
+    }
+}
+
+/// Whose data can go on when the poller reports this of a side: its own, and what the other one's waits for, room.
+pub(super) fn senders(side: Side, flags: EventFlags) -> impl Iterator<Item = Side> {
+    let from_here = flags.intersects(EventFlags::IN | EventFlags::HUP).then_some(side);
+    let to_here = flags.contains(EventFlags::OUT).then_some(side.other());
+    from_here.into_iter().chain(to_here)
+}
+
+/// What a poller looks for at both sides; `None` where it looks no more.
+pub(super) struct Watched([Option<EventFlags>; 2]);
+
+impl Watched {
+    /// As they were put into the poller, the client's side first.
+    pub(super) fn new(flags: [Option<EventFlags>; 2]) -> Watched {
+        Watched(flags)
+    }
+
+    /// Has the poller look for something else at a side.
+    pub(super) fn update(
+        &mut self,
+        poller: &Poller,
+        sockets: Sockets<'_>,
+        (side, token): (Side, u64),
+        wanted: Option<EventFlags>,
+    ) -> io::Result<()> {
+        let socket = sockets.of(side);
+        match (std::mem::replace(&mut self.0[side as usize], wanted), wanted) {
+            (None, Some(flags)) => poller.add(socket, token, flags)?,
+            (Some(_), None) => poller.remove(socket),
+            (Some(before), Some(flags)) if before != flags => poller.change(socket, token, flags),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
 /// Memory that one splice after the other uses.
 pub(super) struct Scratch {
     read: Box<[u8]>,
@@ -62,8 +128,8 @@ impl Scratch {
 }
 
 /// One of the connections, with TLS of ours on it or without.
+#[derive(Default)]
 pub(super) struct End {
-    socket: TcpStream,
     tls: Option<Box<Session>>,
     /// TLS records that have not come whole.
     records: Vec<u8>,
@@ -77,16 +143,11 @@ pub(super) struct End {
     is_farewell_queued: bool,
     /// It was told that nothing more comes.
     is_told: bool,
+    /// It has said that nothing more comes, read or not, and was told so: the poller reports it whatever it looks for.
+    has_hung_up: bool,
 }
 
 impl End {
-    /// A connection whose socket doesn't block.
-    pub(super) fn new(socket: TcpStream) -> End {
-        let (records, waiting) = Default::default();
-        let (has_finished, is_farewell_queued, is_told) = Default::default();
-        End { socket, tls: None, records, waiting, written: 0, has_finished, is_farewell_queued, is_told }
-    }
-
     /// It speaks TLS with us: `records` have not come whole.
     pub(super) fn with_tls(self, tls: Option<Box<Session>>, records: Vec<u8>) -> End {
         End { tls, records, ..self }
@@ -112,9 +173,14 @@ impl End {
     }
 
     /// Appends what it has sent, without TLS, to `scratch`.
-    fn read<'a>(&mut self, limit: usize, scratch: &'a mut Scratch) -> io::Result<&'a [u8]> {
+    fn read<'a>(
+        &mut self,
+        mut socket: &TcpStream,
+        limit: usize,
+        scratch: &'a mut Scratch,
+    ) -> io::Result<&'a [u8]> {
         let limit = limit.min(scratch.read.len());
-        let read = match self.socket.read(&mut scratch.read[..limit]) {
+        let read = match socket.read(&mut scratch.read[..limit]) {
             Ok(0) => {
                 self.has_finished = true;
                 0
@@ -135,7 +201,7 @@ impl End {
         match progress.fault {
             Some(_) => {
                 // The alert that says why, as far as it is taken at once.
-                let _ = self.flush();
+                let _ = self.flush(socket);
                 Err(io::ErrorKind::InvalidData.into())
             }
             None if self.records.len() > MAX_RECORDS_BYTES => Err(io::ErrorKind::InvalidData.into()),
@@ -144,25 +210,25 @@ impl End {
     }
 
     /// Sends bytes, and keeps what the kernel doesn't take now.
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn send(&mut self, socket: &TcpStream, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
         if let Some(tls) = &mut self.tls {
             return match tls.write(&mut self.records, bytes, &mut self.waiting) {
-                true => self.flush(),
+                true => self.flush(socket),
                 false => Err(io::ErrorKind::BrokenPipe.into()),
             };
         }
-        let sent = if self.has_waiting() { 0 } else { write_some(&self.socket, bytes)? };
+        let sent = if self.has_waiting() { 0 } else { write_some(socket, bytes)? };
         self.waiting.extend_from_slice(&bytes[sent..]);
         Ok(())
     }
 
     /// Writes what waits, as far as the kernel takes it.
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self, socket: &TcpStream) -> io::Result<()> {
         while self.has_waiting() {
-            match write_some(&self.socket, &self.waiting[self.written..])? {
+            match write_some(socket, &self.waiting[self.written..])? {
                 0 => return Ok(()),
                 written => self.written += written,
             }
@@ -172,15 +238,15 @@ impl End {
     }
 
     /// Says that nothing more comes, once all is sent.
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self, socket: &TcpStream) -> io::Result<()> {
         if let Some(tls) = self.tls.as_mut().filter(|_| !self.is_farewell_queued) {
             self.is_farewell_queued = true;
             tls.close(&mut self.records, &mut self.waiting);
-            self.flush()?;
+            self.flush(socket)?;
         }
         if !self.has_waiting() && !self.is_told {
             self.is_told = true;
-            match self.socket.shutdown(Shutdown::Write) {
+            match socket.shutdown(Shutdown::Write) {
                 // It has gone meanwhile, which its other direction tells.
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
                 outcome => outcome?,
@@ -195,12 +261,6 @@ impl End {
     }
 }
 
-impl AsFd for End {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
 /// Two connections, each of which gets what the other one sends.
 pub(super) struct Splice {
     client: End,
@@ -212,37 +272,47 @@ impl Splice {
         Splice { client, far }
     }
 
-    /// What of an end is to be waited for: to be read, to be written, or neither, with errors even so. `None` once it is
-    /// over: then it must not be watched any more.
-    pub(super) fn interest(&self, side: Side) -> Option<EventFlags> {
+    /// What of an end is to be waited for: to be read, if it may be now, to be written, or neither, with errors even so.
+    /// `None` while it must not be watched: the poller would say again and again that it is over.
+    pub(super) fn interest(&self, side: Side, may_read: bool) -> Option<EventFlags> {
         let (end, other) = self.ends(side);
-        if end.is_over() {
-            return None;
-        }
         let mut interest = EventFlags::empty();
-        interest.set(EventFlags::IN, !end.has_finished && !other.has_waiting());
+        interest.set(EventFlags::IN, may_read && !end.has_finished && !other.has_waiting());
         interest.set(EventFlags::OUT, end.has_waiting());
-        Some(interest)
+        let is_mute = end.is_over() || end.has_hung_up && interest.is_empty();
+        (!is_mute).then_some(interest)
+    }
+
+    /// Remembers what the poller has reported of a side.
+    pub(super) fn note(&mut self, side: Side, flags: EventFlags) {
+        self.ends_mut(side).0.has_hung_up |= flags.contains(EventFlags::HUP);
     }
 
     /// Carries what `from` has sent, `limit` bytes at the most, after what still waited for the other end. Gives how many
     /// bytes were read.
     ///
     /// # Errors
-    /// If either connection has failed: the splice is over, and [`Splice::reset`] passes that on.
-    pub(super) fn carry(&mut self, from: Side, limit: usize, scratch: &mut Scratch) -> io::Result<usize> {
+    /// If either connection has failed: the splice is over, and [`Sockets::reset`] passes that on.
+    pub(super) fn carry(
+        &mut self,
+        from: Side,
+        limit: usize,
+        sockets: Sockets<'_>,
+        scratch: &mut Scratch,
+    ) -> io::Result<usize> {
+        let (from_socket, to_socket) = (sockets.of(from), sockets.of(from.other()));
         let (from, to) = self.ends_mut(from);
-        to.flush()?;
+        to.flush(to_socket)?;
         let mut carried = 0;
         if !to.has_waiting() && !from.has_finished && limit > 0 {
-            let bytes = from.read(limit, scratch)?;
+            let bytes = from.read(from_socket, limit, scratch)?;
             carried = bytes.len();
-            to.send(bytes)?;
+            to.send(to_socket, bytes)?;
             // What TLS itself had to say about it.
-            from.flush()?;
+            from.flush(from_socket)?;
         }
         if from.has_finished && !to.has_waiting() {
-            to.finish()?;
+            to.finish(to_socket)?;
         }
         Ok(carried)
     }
@@ -251,13 +321,8 @@ impl Splice {
     ///
     /// # Errors
     /// As [`Splice::carry`].
-    pub(super) fn carry_before(&mut self, from: Side, bytes: &[u8]) -> io::Result<()> {
-        self.ends_mut(from).1.send(bytes)
-    }
-
-    /// The error that an end's connection has come to, if it has.
-    pub(super) fn take_error(&self, side: Side) -> Option<io::Error> {
-        self.ends(side).0.socket.take_error().unwrap_or_else(Some)
+    pub(super) fn carry_before(&mut self, from: Side, bytes: &[u8], sockets: Sockets<'_>) -> io::Result<()> {
+        self.ends_mut(from).1.send(sockets.of(from.other()), bytes)
     }
 
     /// Both ends have finished, and everything is sent.
@@ -268,18 +333,6 @@ impl Splice {
     /// Bytes of memory that it holds.
     pub(super) fn held(&self) -> usize {
         self.client.held() + self.far.held()
-    }
-
-    /// One of the connections, for who watches it.
-    pub(super) fn end(&self, side: Side) -> &End {
-        self.ends(side).0
-    }
-
-    /// Closes both connections so that neither takes it for a regular end.
-    pub(super) fn reset(self) {
-        for side in Side::BOTH {
-            reset(&self.end(side).socket);
-        }
     }
 
     fn ends(&self, side: Side) -> (&End, &End) {
@@ -316,13 +369,14 @@ mod tests {
     use std::net::TcpListener;
     use std::time::Instant;
 
-    use super::*;
+    use turnpike_testkit::PATIENCE;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    use super::*;
 
     /// A splice with what stands at its ends.
     struct Rig {
         splice: Splice,
+        ours: [TcpStream; 2],
         client: TcpStream,
         far: TcpStream,
         scratch: Scratch,
@@ -339,9 +393,14 @@ mod tests {
 
     impl Rig {
         fn new() -> Rig {
-            let ((ours, client), (our_far, far)) = (pair(), pair());
-            let splice = Splice::new(End::new(ours), End::new(our_far));
-            Rig { splice, client, far, scratch: Scratch::new() }
+            let ((to_client, client), (to_far, far)) = (pair(), pair());
+            let splice = Splice::new(End::default(), End::default());
+            Rig { splice, ours: [to_client, to_far], client, far, scratch: Scratch::new() }
+        }
+
+        fn carry(&mut self, from: Side, limit: usize) -> io::Result<usize> {
+            let [client, far] = &self.ours;
+            self.splice.carry(from, limit, Sockets { client, far }, &mut self.scratch)
         }
 
         /// Carries both ways until something holds.
@@ -350,7 +409,7 @@ mod tests {
             while !holds(self) {
                 assert!(Instant::now() < deadline, "it did not happen");
                 for side in Side::BOTH {
-                    self.splice.carry(side, PIECE_BYTES, &mut self.scratch)?;
+                    self.carry(side, PIECE_BYTES)?;
                 }
                 std::thread::sleep(Duration::from_micros(200));
             }
@@ -374,7 +433,7 @@ mod tests {
         heard.clear();
         rig.client.read_to_end(&mut heard).expect("a regular end");
         assert_eq!(heard, b"and I");
-        assert_eq!(Side::BOTH.map(|side| rig.splice.interest(side)), [None, None]);
+        assert_eq!(Side::BOTH.map(|side| rig.splice.interest(side, true)), [None, None]);
     }
 
     #[test]
@@ -383,7 +442,9 @@ mod tests {
         reset(&rig.client);
         drop(std::mem::replace(&mut rig.client, pair().1));
         rig.until(|_| false).expect_err("the connection has failed");
-        rig.splice.reset();
+        let [client, far] = &rig.ours;
+        Sockets { client, far }.reset();
+        drop(rig.ours);
         let error = rig.far.read(&mut [0; 8]).expect_err("no regular end");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
@@ -399,7 +460,7 @@ mod tests {
         let mut stalled_since = Instant::now();
         while stalled_since.elapsed() < Duration::from_millis(300) && sent < data.len() {
             let more = write_some(&rig.client, &data[sent..]).expect("no failure");
-            let carried = rig.splice.carry(Side::Client, PIECE_BYTES, &mut rig.scratch).expect("no failure");
+            let carried = rig.carry(Side::Client, PIECE_BYTES).expect("no failure");
             held = held.max(rig.splice.held());
             sent += more;
             if more + carried > 0 {
@@ -407,8 +468,8 @@ mod tests {
             }
         }
         assert!(sent < data.len() && held <= PIECE_BYTES, "{sent} sent, {held} held");
-        assert_eq!(rig.splice.interest(Side::Client), Some(EventFlags::empty()));
-        assert_eq!(rig.splice.interest(Side::Far), Some(EventFlags::IN | EventFlags::OUT));
+        assert_eq!(rig.splice.interest(Side::Client, true), Some(EventFlags::empty()));
+        assert_eq!(rig.splice.interest(Side::Far, true), Some(EventFlags::IN | EventFlags::OUT));
         let mut far = rig.far.try_clone().expect("a descriptor");
         let reader = std::thread::spawn(move || {
             let mut heard = Vec::new();
@@ -418,7 +479,7 @@ mod tests {
         while sent < data.len() {
             assert!(Instant::now() < deadline, "it did not go on");
             sent += write_some(&rig.client, &data[sent..]).expect("no failure");
-            rig.splice.carry(Side::Client, PIECE_BYTES, &mut rig.scratch).expect("no failure");
+            rig.carry(Side::Client, PIECE_BYTES).expect("no failure");
         }
         rig.client.shutdown(Shutdown::Write).expect("connected");
         rig.until(|rig| rig.splice.far.is_told).expect("no failure");
@@ -434,8 +495,8 @@ mod tests {
         let mut carried = vec![];
         while carried.iter().sum::<usize>() < 1000 {
             assert!(Instant::now() < deadline, "it did not happen");
-            assert_eq!(rig.splice.carry(Side::Client, 0, &mut rig.scratch).expect("no failure"), 0);
-            carried.push(rig.splice.carry(Side::Client, 300, &mut rig.scratch).expect("no failure"));
+            assert_eq!(rig.carry(Side::Client, 0).expect("no failure"), 0);
+            carried.push(rig.carry(Side::Client, 300).expect("no failure"));
         }
         assert!(carried.iter().all(|count| *count <= 300));
         rig.far.read_exact(&mut [0; 1000]).expect("all of it");

@@ -14,6 +14,7 @@ import { detail } from "./detail.js";
 import { submitConfirmation } from "./dialog.js";
 import { $ } from "./dom.js";
 import { clearEvents, filterEvents, showEvents, takeEvent } from "./events.js";
+import { clearFallback, showFallback, showFallbackAddress } from "./fallback.js";
 import { feed, onFeed, showSilence } from "./feed.js";
 import { bits, packetRate } from "./format.js";
 import { clearPanels, learnCauses, refreshTalkers, showDrops, showStale, showStatus, showTiles } from "./panels.js";
@@ -38,15 +39,20 @@ const charts = [
 ];
 const updateCharts = () => charts.forEach((chart) => chart.update());
 
+function show(status) {
+  showStatus(status);
+  showFallbackAddress(status);
+}
+
 async function open(status) {
   feed.reset();
   updateCharts();
-  showStatus(status);
+  show(status);
   // Before the first drops are shown.
   await learnCauses().catch(handleFailure);
   feed.follow();
   const inView = (view) => () => isShown(view);
-  repeat(STATUS_MS, async () => showStatus(await api("GET", "/v1/status")));
+  repeat(STATUS_MS, async () => show(await api("GET", "/v1/status")));
   repeat(LIST_MS, () => list.refresh({ hold: true }), inView("overview"));
   repeat(LIST_MS, refreshTalkers, inView("overview"));
   repeat(LIST_MS, refreshRefusals, inView("overview"));
@@ -57,7 +63,7 @@ async function open(status) {
 
 function close() {
   feed.reset();
-  for (const clear of [list.clear.bind(list), clearPanels, clearRefusals, clearUsers, clearCredentials, clearEvents, clearConfiguration]) clear();
+  for (const clear of [list.clear.bind(list), clearPanels, clearFallback, clearRefusals, clearUsers, clearCredentials, clearEvents, clearConfiguration]) clear();
 }
 
 /** A view that was just opened is filled at once. */
@@ -110,6 +116,7 @@ function listenToSession() {
   onFeed("points", updateCharts);
   onFeed("totals", showTiles);
   onFeed("totals", showDrops);
+  onFeed("totals", showFallback);
   onFeed("event", takeEvent);
   window.addEventListener("hashchange", () => followAddress(fillView));
 }

@@ -25,7 +25,7 @@ const ASSETS: [Asset; 3] = [
 ];
 
 /// Modules as browsers load them: no build step.
-const SCRIPTS: [Asset; 18] = scripts![
+const SCRIPTS: [Asset; 19] = scripts![
     "actions.js",
     "api.js",
     "chart.js",
@@ -35,6 +35,7 @@ const SCRIPTS: [Asset; 18] = scripts![
     "dialog.js",
     "dom.js",
     "events.js",
+    "fallback.js",
     "feed.js",
     "format.js",
     "main.js",

@@ -272,7 +272,22 @@ fn stream_counts<'a>(allocations: impl Iterator<Item = &'a Allocation> + Clone) 
     let of = |transport| allocations.clone().filter(|one| one.transport == transport).count() as u64;
     let (tcp, tls) = (of(Transport::Tcp), of(Transport::Tls));
     let handshakes = HandshakeCount { version: "1.3".into(), kind: "full".into(), count: tls };
-    StreamCounts { tcp, tls, accepted: tcp + tls, handshakes: vec![handshakes], ..StreamCounts::default() }
+    let fallback = FallbackCounts {
+        connections: 3,
+        accepted: 1200,
+        bytes_to_fallback: 450_000,
+        bytes_to_client: 38_000_000,
+    };
+    let closed = [("fallback_cap", 2), ("fallback_unreachable", 5), ("fallback_done", 1190)];
+    StreamCounts {
+        tcp,
+        tls,
+        accepted: tcp + tls,
+        closed: closed.map(|(reason, count)| (reason.to_owned(), count)).into(),
+        handshakes: vec![handshakes],
+        fallback,
+        ..StreamCounts::default()
+    }
 }
 
 fn ready<'a, T: Send + 'a>(value: Result<T, RelayError>) -> Answer<'a, T> {
@@ -317,6 +332,7 @@ impl ManagedRelay for Fake {
                 address: SocketAddr::from(([192, 0, 2, 10], 3478)),
                 transport: Transport::Udp,
             }],
+            tls_fallback: Some(SocketAddr::from(([127, 0, 0, 1], 8443))),
             certificates: vec![Certificate {
                 audience: CertificateAudience::Admin,
                 cert_file: "/etc/turnpike/fullchain.pem".into(),

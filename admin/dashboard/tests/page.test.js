@@ -296,7 +296,7 @@ describe("the page", { concurrency: 4 }, () => {
     const { page } = await opened(t);
     const totals = (overflow) => ({
       as_of_unix_millis: Date.now(), workers: [], ports: [], total_quota: 0,
-      sum: { to_peer: zero(), to_client: zero(), allocations: 0, allocations_offloaded: 0, allocations_created: 0, verdicts: { drop_not_turn: 50, drop_rate_to_peer: 9, drop_socket_overflow: overflow } },
+      sum: { to_peer: zero(), to_client: zero(), allocations: 0, allocations_offloaded: 0, allocations_created: 0, verdicts: { drop_not_turn: 50, drop_rate_to_peer: 9, drop_socket_overflow: overflow }, streams: { closed: {}, fallback: {} } },
       offload: { verdicts: {} },
     });
     const zero = () => ({ kernel: { packets: 0, bytes: 0 }, userspace: { packets: 0, bytes: 0 } });
@@ -313,6 +313,22 @@ describe("the page", { concurrency: 4 }, () => {
     await page.locator("#tile-drops-sub.bad-text", { hasText: "3 faults of this host" }).waitFor();
     assert.match(await page.locator("#drops .meter").first().textContent(), /^socket overflow relay/, "faults come first");
     assert.equal(await page.locator("#drops .track .bad").count(), 1);
+  });
+
+  test("connections that are passed to a website are shown, where there is one", async (t) => {
+    const { relay, page } = await loggedIn(t);
+    const section = page.locator("#fallback");
+    await section.waitFor();
+    await page.locator("#fallback-accepted", { hasText: "1,200" }).waitFor();
+    for (const text of ["3", "to 127.0.0.1:8443", "450 kB to it, 38.0 MB back", "7", "5 unreachable, 2 cap"]) {
+      assert.ok((await section.textContent()).includes(text), `${text} in ${await section.textContent()}`);
+    }
+    assert.equal(await page.locator("#fallback-refused-sub.bad-text").count(), 1, "a website that is not there is a fault");
+    const { tls_fallback: address, ...without } = await api(relay.url, "/v1/status");
+    assert.ok(address);
+    await page.route("**/v1/status", (route) => route.fulfill({ json: without }));
+    await section.waitFor({ state: "hidden" });
+    assert.deepEqual(await faultsOf(page), []);
   });
 
   test("talkers are users, each once, and lead to their allocations", async (t) => {

@@ -25,6 +25,7 @@ test("an operator watches a load, limits it, disconnects it, and drains the rela
   await until("the tile shows the load", async () => bitsPerSec(await page.locator("#tile-to-peer").textContent()) > 1_200_000);
   await until("so does the first talker", async () => bitsPerSec(await page.locator("#talkers .number").first().textContent()) > 1_000_000);
   assert.match(await page.locator("#path").textContent(), /io-uring|epoll/);
+  assert.equal(await page.locator("#fallback").isVisible(), false, "there is no website on its port");
 
   // A client with a wrong password: the page says whose, from where, and why.
   const mistaken = startLoad(t, relay.server, { user: "steady", password: "not-the-password", clients: 1, seconds: 1 });

@@ -20,6 +20,10 @@ pub struct Status {
     pub realm: String,
     /// Addresses that clients may talk to.
     pub listeners: Vec<Listener>,
+    /// Where connections to listeners for TLS go that are not TURN's (`tls-fallback`), if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "127.0.0.1:8443")]
+    pub tls_fallback: Option<SocketAddr>,
     /// The certificates in force.
     #[serde(default)]
     pub certificates: Vec<Certificate>,

@@ -173,6 +173,7 @@ impl Control {
             uptime_secs: now.mono_ns.saturating_sub(self.started.mono_ns) / 1_000_000_000,
             realm: self.shared.auth.realm().to_owned(),
             listeners: self.shown_listeners(),
+            tls_fallback: self.config.load().tls_fallback,
             certificates: self.shown_certificates(),
             relay_addresses: self.addresses.load().relays().map(relay).collect(),
             data_path: model::DataPath {

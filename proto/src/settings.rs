@@ -84,7 +84,7 @@ pub struct ServerConfig {
     /// Relay TCP, too, for clients that ask for it (RFC 6062).
     pub tcp_relay: bool,
     /// Tell clients of ICMP errors about their peers (RFC 8656 s. 11.5). Some clients can't bear that: pion/turn stops
-    /// to read after the first.
+    /// reading at the first.
     pub icmp_errors: bool,
     /// SOFTWARE in authenticated success answers, or none.
     pub software: Option<String>,
@@ -107,7 +107,7 @@ impl Default for ServerConfig {
             max_lifetime_secs: limits::MAX_LIFETIME_SECS,
             rfc5766_channels: false,
             tcp_relay: false,
-            icmp_errors: true,
+            icmp_errors: false,
             software: Some("Turnpike".into()),
             max_bitrate_bits: 0,
             burst_ms: 100,

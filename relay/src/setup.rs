@@ -125,7 +125,7 @@ fn server_config(config: &Config) -> ServerConfig {
         max_lifetime_secs: config.max_lifetime_secs,
         rfc5766_channels: config.rfc5766_channel_numbers,
         tcp_relay: config.allow_tcp_relay,
-        icmp_errors: !config.no_icmp_errors,
+        icmp_errors: config.icmp_errors,
         software: config.software.clone(),
         max_bitrate_bits: config.max_bitrate.map_or(0, u64::from),
         burst_ms: u32::try_from(config.burst.as_millis()).unwrap_or(u32::MAX),

@@ -40,6 +40,7 @@ pub fn settings(bit: impl Fn(u8) -> bool) -> Settings {
         rfc5766_channels: bit(5),
         default_family: if bit(6) { DefaultFamily::Keep } else { DefaultFamily::Ipv4 },
         max_bitrate_bits: if bit(0) { 80_000 } else { 0 },
+        icmp_errors: true,
         ..ServerConfig::default()
     };
     let (user_quota, total_quota) = if bit(1) { (2, 3) } else { (0, 0) };

@@ -1,7 +1,7 @@
 //! Send, Data and ICMP (RFC 8656 s. 11), and the bandwidth limit.
 
 use turnpike_proto::settings::ServerConfig;
-use turnpike_proto::stats::Authentication;
+use turnpike_proto::stats::{Authentication, UserspaceDrop};
 use turnpike_proto::wire::{Message, MessageBuilder, attr, method};
 use turnpike_proto::{Egress, Verdict};
 
@@ -150,11 +150,10 @@ fn d4_an_icmp_error_about_a_permitted_peer_reaches_the_client() {
     assert_eq!(lab.verdicts(Verdict::IcmpToClient), 3);
 }
 
-// Clients that stop reading at an indication without DATA: the operator spares them.
+// Clients that stop reading at an indication without DATA are spared, unless the operator wants it otherwise.
 #[test]
-fn d4_icmp_errors_are_kept_from_clients_where_the_operator_says_so() {
-    let config = ServerConfig { icmp_errors: false, ..ServerConfig::default() };
-    let mut lab = Lab::with(Setup { config, ..Setup::default() });
+fn d4_icmp_errors_are_kept_from_clients_by_default() {
+    let mut lab = Lab::with(Setup { config: ServerConfig::default(), ..Setup::default() });
     let mut client = Client::new("203.0.113.5:1000");
     let relayed = client.allocate(&mut lab);
     client.permit(&mut lab, PEER).expect_success();
@@ -162,6 +161,10 @@ fn d4_icmp_errors_are_kept_from_clients_where_the_operator_says_so() {
     lab.icmp(relayed, addr(PEER), 3, 3, 0);
     assert!(lab.take_sent().is_empty());
     assert_eq!(lab.verdicts(Verdict::IcmpToClient), 0);
+    let drops = |lab: &Lab| {
+        lab.workers.iter().map(|it| it.counts().userspace_drops.of(UserspaceDrop::IcmpError)).sum::<u64>()
+    };
+    assert_eq!(drops(&lab), 1);
     assert_eq!(lab.peer_data(PEER, relayed, b"in").len(), 1);
 }
 

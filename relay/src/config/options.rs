@@ -310,9 +310,9 @@ options! {
     "allow-tcp-relay" Switch("BOOL") allow_tcp_relay: bool = false,
     shown "`false`", parse::switch, on restart;
 
-    /// Don't tell clients by a Data indication that a peer can't be reached (RFC 8656 s. 11.5). For clients that can't
-    /// bear that: those of pion/turn hear nothing any more after the first.
-    "no-icmp-errors" Switch("BOOL") no_icmp_errors: bool = false,
+    /// Tell clients that a peer can't be reached, by a Data indication that has ICMP and no DATA (RFC 8656 s. 11.5).
+    /// Not by default: clients made with pion/turn hear nothing any more after the first.
+    "icmp-errors" Switch("BOOL") icmp_errors: bool = false,
     shown "`false`", parse::switch, on restart;
 
     /// Accept channel numbers 0x5000 to 0x7FFF, which RFC 5766 allowed and RFC 8656 s. 12 reserves.

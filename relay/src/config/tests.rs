@@ -155,7 +155,7 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
     ("deny-peer", "[]", ",", "deny_peer: []"),
     ("allow-loopback-peers", "true", "yes", "allow_loopback_peers: true"),
     ("allow-tcp-relay", "true", "1", "allow_tcp_relay: true"),
-    ("no-icmp-errors", "true", "on", "no_icmp_errors: true"),
+    ("icmp-errors", "true", "on", "icmp_errors: true"),
     ("rfc5766-channel-numbers", "true", "1", "rfc5766_channel_numbers: true"),
     ("strict-credential-expiry", "true", "on", "strict_credential_expiry: true"),
     ("default-address-family", r#""keep""#, "keep", "default_address_family: Keep"),

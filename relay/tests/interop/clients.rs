@@ -146,8 +146,6 @@ fn pion_turn(name: &str, ways: [Way; 2]) {
         Err(why) => return skip(name, &why),
     };
     let relay = Server::start(&lab);
-    // Once it is there: pion hears nothing more after the Data indication of an ICMP error (RFC 8656 s. 11.5), which has
-    // no DATA.
     let _echo = uclient::echo(&lab);
     for way in ways {
         let trust = if way.is_tls { relay.authority().display().to_string() } else { "tcp".to_owned() };

@@ -41,7 +41,8 @@ impl Default for Setup {
     fn default() -> Self {
         let relay = |ip: &str| RelayIp { local: ip.parse().expect("an IP"), external: None };
         Self {
-            config: ServerConfig::default(),
+            // All that clients may be told.
+            config: ServerConfig { icmp_errors: true, ..ServerConfig::default() },
             relays: vec![relay("192.0.2.1"), relay("2001:db8::1")],
             ports: (49_152, 65_535),
             users: vec![("alice", "wonder"), ("bob", "builder")],

@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
 
 use aya::Pod;
-use turnpike_abi::{Allocation, Binding, Books, Config, Devices, NextHop, Pinning, Route, RouteKey, Switch};
+use turnpike_abi::{Allocation, Binding, Books, Bucket, Config, Devices, NextHop, Pinning, Switch};
 
 /// `linux/membarrier.h`: which commands there are, and the one that returns after every CPU has left what it was doing in
 /// the kernel with RCU.
@@ -100,10 +100,6 @@ pub(super) struct Plain<T: Copy>(pub(super) T);
 
 // SAFETY: each is `repr(C)`, made of integers only and without padding: their sizes are asserted in
 // turnpike-abi to be the sums of their fields'.
-unsafe impl Pod for Plain<RouteKey> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Route> {}
-// SAFETY: as above.
 unsafe impl Pod for Plain<NextHop> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Config> {}
@@ -124,6 +120,8 @@ pub unsafe trait InSharedMemory: Sync {}
 unsafe impl InSharedMemory for Binding<AtomicU64> {}
 // SAFETY: atomics only.
 unsafe impl InSharedMemory for Allocation<AtomicU64> {}
+// SAFETY: atomics only.
+unsafe impl InSharedMemory for Bucket<AtomicU64> {}
 // SAFETY: atomics only.
 unsafe impl InSharedMemory for Switch<AtomicU64> {}
 

@@ -8,16 +8,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::Ebpf;
-use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, DevMapHash, Map, MapData, MapError, PerCpuArray};
+use rand::TryRngCore as _;
+use rand::rngs::OsRng;
 use turnpike_abi::{
-    Allocation, Binding, Books, Config, Devices, MAX_INTERFACES, NextHop, Route, RouteKey, Switch, Verdict,
+    Allocation, Binding, Books, Bucket, Config, Devices, MAX_INTERFACES, NextHop, NoInsert, Route, RouteKey,
+    RouteTable, Switch, Verdict, buckets_for,
 };
 
 use super::losses::Sent;
 use super::mapped::{self, Grace, Mapped, Plain};
-
-/// `BPF_NOEXIST`: an entry is made, never changed.
-const ONLY_NEW: u64 = 1;
 
 /// What fails when there is no way to wait for a grace period.
 const WAIT: &str = "wait for the kernel's grace period";
@@ -41,6 +41,11 @@ impl Sizes {
     pub fn routes(self) -> u32 {
         self.bindings.saturating_mul(2)
     }
+
+    /// Entries of `INDEX`.
+    pub fn buckets(self) -> u32 {
+        buckets_for(self.bindings)
+    }
 }
 
 /// Why a map could not be used.
@@ -57,6 +62,9 @@ pub enum MapsError {
         /// What the kernel said.
         error: MapError,
     },
+    /// The table of routes has no room for one.
+    #[error("a route is not inserted: {0}")]
+    NoInsert(#[from] NoInsert),
     /// An operating system call failed.
     #[error("cannot {what}: {error}")]
     System {
@@ -72,7 +80,7 @@ pub struct Maps {
     config: Array<MapData, Plain<Config>>,
     switch: Mapped<Switch<AtomicU64>>,
     known_devices: Array<MapData, Plain<Devices>>,
-    routes: HashMap<MapData, Plain<RouteKey>, Plain<Route>>,
+    index: Mapped<Bucket<AtomicU64>>,
     bindings: Arc<Mapped<Binding<AtomicU64>>>,
     allocations: Arc<Mapped<Allocation<AtomicU64>>>,
     next_hops: Array<MapData, Plain<NextHop>>,
@@ -84,12 +92,12 @@ pub struct Maps {
 impl Maps {
     /// Takes the maps out of a loaded object.
     pub(super) fn take(ebpf: &mut Ebpf, sizes: Sizes) -> Result<Maps, MapsError> {
-        Ok(Maps {
+        let maps = Maps {
             config: take(ebpf, "CONFIG")?,
             switch: share(ebpf, "SWITCH", 1)?,
             known_devices: take(ebpf, "DEVICES")?,
-            routes: take(ebpf, "ROUTES")?,
-            bindings: Arc::new(share(ebpf, "BINDINGS", sizes.bindings)?),
+            index: share(ebpf, "INDEX", sizes.buckets())?,
+            bindings: Arc::new(share(ebpf, "ROUTES", sizes.bindings)?),
             allocations: Arc::new(share(ebpf, "ALLOCATIONS", sizes.allocations)?),
             next_hops: take(ebpf, "NEXT_HOPS")?,
             devices: take(ebpf, "DEVS")?,
@@ -99,7 +107,9 @@ impl Maps {
                 books: take(ebpf, "BOOKS")?,
                 highest: Mutex::new([0; Verdict::COUNT]),
             }),
-        })
+        };
+        maps.table().seed(random()?);
+        Ok(maps)
     }
 
     /// Puts another configuration in place of the present one; nothing passes in between that the one or the other
@@ -130,28 +140,24 @@ impl Maps {
 
     /// Adds a route; it is an error if there is one for that key.
     pub fn insert_route(&mut self, key: &RouteKey, route: &Route) -> Result<(), MapsError> {
-        self.routes.insert(Plain(*key), Plain(*route), ONLY_NEW).map_err(refused("ROUTES"))
+        Ok(self.table().insert(key, route)?)
     }
 
-    /// Deletes a route; `false` if there was none. Its element may be in use until a grace period is over.
-    pub fn remove_route(&mut self, key: &RouteKey) -> Result<bool, MapsError> {
-        match self.routes.remove(&Plain(*key)) {
-            Ok(()) => Ok(true),
-            Err(MapError::SyscallError(error)) if is_missing(&error.io_error) => Ok(false),
-            Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(false),
-            Err(error) => Err(refused("ROUTES")(error)),
-        }
+    /// Deletes a route; `false` if there was none. Its entry may be in use until a grace period is over.
+    pub fn remove_route(&mut self, key: &RouteKey) -> bool {
+        self.table().remove(key)
     }
 
-    /// Every route there is, as of some time between the beginning of the call and its end.
-    pub fn routes(&self) -> Result<Vec<(RouteKey, Route)>, MapsError> {
-        let plain = |entry: Result<(Plain<RouteKey>, Plain<Route>), MapError>| {
-            entry.map(|(key, route)| (key.0, route.0)).map_err(refused("ROUTES"))
-        };
-        self.routes.iter().map(plain).collect()
+    /// Every route there is.
+    pub fn routes(&self) -> Vec<(RouteKey, Route)> {
+        self.table().routes().collect()
     }
 
-    /// Leases and generations of channel bindings, shared with the program; workers keep a handle.
+    fn table(&self) -> RouteTable<'_> {
+        RouteTable { switch: &self.switch[0], buckets: &self.index, bindings: &self.bindings }
+    }
+
+    /// Leases, generations and routes of channel bindings, shared with the program; workers keep a handle.
     pub fn bindings(&self) -> &Arc<Mapped<Binding<AtomicU64>>> {
         &self.bindings
     }
@@ -260,6 +266,19 @@ fn share<T: mapped::InSharedMemory>(
     let Some(Map::Array(map)) = ebpf.take_map(name) else { return Err(MapsError::Missing(name)) };
     // The mapping keeps the map alive without its descriptor.
     Mapped::new(map.fd(), entries).map_err(|error| MapsError::System { what: "map an eBPF array", error })
+}
+
+/// Numbers that nobody can guess.
+fn random() -> Result<[u64; 5], MapsError> {
+    let mut words = [0; 5];
+    for word in &mut words {
+        let random = OsRng.try_next_u64();
+        *word = random.map_err(|error| MapsError::System {
+            what: "get random numbers",
+            error: io::Error::other(error),
+        })?;
+    }
+    Ok(words)
 }
 
 fn refused(map: &'static str) -> impl Fn(MapError) -> MapsError {

@@ -9,8 +9,8 @@
 //!
 //! One writer, no thread of its own: [`super::service`] has the thread, the sockets and the clock.
 //!
-//! Invariant: between deleting a route and inserting any other there is a grace period, since the kernel
-//! gives the element of the old one to the new one while a run of the program may still read it.
+//! Invariant: between deleting a route and inserting any other there is a grace period, since the other one may get
+//! its entry while a run of the program still reads it.
 //! Invariant: a route is never changed, only deleted and inserted.
 
 use std::collections::HashMap;
@@ -33,9 +33,9 @@ pub trait Kernel {
     /// Adds a route; an error if there is one.
     fn insert_route(&mut self, key: &RouteKey, route: &Route) -> Result<(), MapsError>;
     /// Deletes a route; `false` if there was none.
-    fn remove_route(&mut self, key: &RouteKey) -> Result<bool, MapsError>;
+    fn remove_route(&mut self, key: &RouteKey) -> bool;
     /// Every route.
-    fn routes(&self) -> Result<Vec<(RouteKey, Route)>, MapsError>;
+    fn routes(&self) -> Vec<(RouteKey, Route)>;
     /// Writes a next hop that no route names.
     fn set_next_hop(&mut self, slot: u32, next_hop: NextHop) -> Result<(), MapsError>;
     /// Changes next hops that may be in use.
@@ -51,11 +51,11 @@ impl Kernel for Maps {
         Maps::insert_route(self, key, route)
     }
 
-    fn remove_route(&mut self, key: &RouteKey) -> Result<bool, MapsError> {
+    fn remove_route(&mut self, key: &RouteKey) -> bool {
         Maps::remove_route(self, key)
     }
 
-    fn routes(&self) -> Result<Vec<(RouteKey, Route)>, MapsError> {
+    fn routes(&self) -> Vec<(RouteKey, Route)> {
         Maps::routes(self)
     }
 
@@ -206,7 +206,7 @@ impl Mirror {
             let is_affected = |placed: &mut Placement| (placed.client_side | placed.peer_side) & places != 0;
             if entry.placed.take_if(is_affected).is_some() {
                 for key in routes::keys(&entry.binding) {
-                    if kernel.remove_route(&key)? {
+                    if kernel.remove_route(&key) {
                         self.routes = self.routes.saturating_sub(1);
                     }
                 }
@@ -332,7 +332,7 @@ impl Mirror {
             }
         }
         let mut wrong = Vec::new();
-        for (key, route) in kernel.routes()? {
+        for (key, route) in kernel.routes() {
             match expected.get(&key) {
                 Some((wanted, _)) if *wanted == route => {
                     expected.remove(&key);
@@ -356,7 +356,7 @@ impl Mirror {
             }
         }
         for key in &wrong {
-            kernel.remove_route(key)?;
+            kernel.remove_route(key);
         }
         if !wrong.is_empty() {
             kernel.grace_period()?;
@@ -464,7 +464,7 @@ impl Mirror {
     /// Deletes routes, and waits until they are gone for everybody.
     fn delete(&mut self, kernel: &mut impl Kernel, keys: &[RouteKey]) -> Result<(), MapsError> {
         for key in keys {
-            if kernel.remove_route(key)? {
+            if kernel.remove_route(key) {
                 self.routes = self.routes.saturating_sub(1);
             }
         }

@@ -48,13 +48,13 @@ impl Kernel for Double {
         Ok(())
     }
 
-    fn remove_route(&mut self, key: &RouteKey) -> Result<bool, MapsError> {
+    fn remove_route(&mut self, key: &RouteKey) -> bool {
         self.deleted.set(true);
-        Ok(self.routes.remove(key).is_some())
+        self.routes.remove(key).is_some()
     }
 
-    fn routes(&self) -> Result<Vec<(RouteKey, Route)>, MapsError> {
-        Ok(self.routes.iter().map(|(key, route)| (*key, *route)).collect())
+    fn routes(&self) -> Vec<(RouteKey, Route)> {
+        self.routes.iter().map(|(key, route)| (*key, *route)).collect()
     }
 
     fn set_next_hop(&mut self, slot: u32, next_hop: NextHop) -> Result<(), MapsError> {

@@ -92,8 +92,8 @@ impl Xdp {
     /// The same for an object that was built apart, for tests of other toolchains.
     pub fn load_object(object: &[u8], sizes: Sizes) -> Result<Xdp, XdpError> {
         let mut ebpf = EbpfLoader::new()
+            .map_max_entries("INDEX", sizes.buckets())
             .map_max_entries("ROUTES", sizes.routes())
-            .map_max_entries("BINDINGS", sizes.bindings)
             .map_max_entries("ALLOCATIONS", sizes.allocations)
             .map_max_entries("NEXT_HOPS", sizes.next_hops)
             .load(object)?;

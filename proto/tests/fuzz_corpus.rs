@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use turnpike_fuzz_checks::{framer, migrate, operations, proxy, request, wire};
+use turnpike_fuzz_checks::{frame, framer, migrate, operations, proxy, request, wire};
 
 /// Runs a target over each file of its corpus, and names the file if it fails.
 fn replay(target: &str, run: fn(&[u8])) {
@@ -45,6 +45,11 @@ fn every_header_of_a_proxy_says_what_stands_there() {
 #[test]
 fn every_snapshot_is_refused_or_goes_on() {
     replay("migrate", migrate::run);
+}
+
+#[test]
+fn every_frame_passes_untouched_or_is_sent_as_its_route_says() {
+    replay("frame", frame::run);
 }
 
 // Conformance S4, S5, S6, S8, S13, Q12, Q13

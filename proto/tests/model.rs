@@ -517,7 +517,7 @@ impl World {
             let (peer, channel_ends_ns) = allocation.channels[&binding.channel];
             let (relayed, half_ends_ns) = allocation.halves[half_of(peer.ip())].expect("it lives");
             assert_eq!((binding.peer, binding.relayed), (peer, relayed));
-            let lease = memory.bindings()[binding.binding.slot as usize].lease_ns.load(Relaxed);
+            let lease = memory.bindings()[binding.binding.slot as usize].to_peer.lease_ns.load(Relaxed);
             assert_eq!(lease, channel_ends_ns.min(half_ends_ns) - MARGIN);
             let last_ns = allocation.halves.iter().flatten().map(|(_, ends_ns)| *ends_ns).max();
             let lease =

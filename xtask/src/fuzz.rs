@@ -19,6 +19,8 @@ pub enum Target {
     Framer,
     /// Headers of the PROXY protocol.
     Proxy,
+    /// Frames, to the kernel program as built for the host.
+    Frame,
     /// Arbitrary datagrams, signed.
     Request,
     /// Sequences of operations.

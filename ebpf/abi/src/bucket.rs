@@ -13,7 +13,10 @@
 
 use core::cell::Cell;
 #[cfg(not(target_arch = "bpf"))]
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 /// Units of the word in a nanosecond: a 60-byte packet at 10 Gbit/s costs 48 ns, whole ones would be too coarse.
 const TICKS_PER_NS: u64 = 16;
@@ -42,6 +45,13 @@ pub trait Word {
     fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64>;
     /// Adds, and returns what it was before.
     fn fetch_add(&self, value: u64) -> u64;
+}
+
+/// A shared word that userspace writes, too.
+#[cfg(not(target_arch = "bpf"))]
+pub trait Store: Word {
+    /// Writes it; whoever reads the new value sees what this thread wrote before.
+    fn store(&self, value: u64);
 }
 
 /// The price of a byte and how much may be spent ahead of time.
@@ -147,10 +157,12 @@ const fn max(a: u64, b: u64) -> u64 {
 // BPF has its own instructions for these: the program brings its own word.
 #[cfg(not(target_arch = "bpf"))]
 impl Word for AtomicU64 {
-    // Relaxed: the word says all there is to say, no other memory depends on it.
+    // Acquire for the words of a route's entry, whose order counts.
     fn load(&self) -> u64 {
-        AtomicU64::load(self, Relaxed)
+        AtomicU64::load(self, Acquire)
     }
+
+    // Relaxed: the word says all there is to say, no other memory depends on it.
 
     fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
         AtomicU64::compare_exchange(self, current, new, Relaxed, Relaxed)
@@ -158,6 +170,13 @@ impl Word for AtomicU64 {
 
     fn fetch_add(&self, value: u64) -> u64 {
         AtomicU64::fetch_add(self, value, Relaxed)
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl Store for AtomicU64 {
+    fn store(&self, value: u64) {
+        AtomicU64::store(self, value, Release);
     }
 }
 

@@ -1,19 +1,19 @@
 //! The leaf that the kernel plane and the userspace plane share.
 //!
 //! It decides the *names* of what can happen to a packet ([`Verdict`]), how a bandwidth limit is
-//! charged (`bucket`), and the layout of the maps between the two planes:
+//! charged (`bucket`), how a route is found (`table`), and the layout of the maps between the two planes:
 //!
 //! ```text
 //!   Switch ───► Config         ports, interfaces, lease       what may be ours at all
-//!   RouteKey ──► Route          immutable                      where it goes
-//!                  ├─► Binding     lease, generation           whether it still may
+//!   RouteKey ──► Bucket ──► Entry of a Binding                where it goes
+//!                  │           lease, generation               whether it still may
 //!                  ├─► Allocation  bucket, counters, lease     how much of it
 //!                  └─► NextHop     device, MTU, MAC addresses  by which way
 //!   Books                         what became of what was sent
 //!   Pinning                                                   which worker a client belongs to
 //! ```
 //!
-//! It knows no packet format, no table and no operating system, allocates nothing, and builds
+//! It knows no packet format, no table of the core's and no operating system, allocates nothing, and builds
 //! without `std`, so that the same code is compiled into the relay and into the eBPF object.
 //!
 //! Numbers from the wire (addresses, ports, channels, MAC addresses) are kept in network byte order
@@ -28,13 +28,21 @@ mod config;
 mod pinning;
 mod route;
 mod state;
+mod table;
 mod verdict;
+#[cfg(not(target_arch = "bpf"))]
+mod write;
 
 pub use address::Address;
 pub use books::{Books, Charge, Devices, Ledger, place_of};
+#[cfg(not(target_arch = "bpf"))]
+pub use bucket::Store;
 pub use bucket::{Rate, Word, charge};
 pub use config::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_WAYS_IN, NextHop};
 pub use pinning::Pinning;
 pub use route::{Route, RouteFlags, RouteKey, RouteTarget, Slots};
 pub use state::{Allocation, Binding, Direction, LEASE_MARGIN_NS, Switch};
+pub use table::{BUCKET_WORDS, Bucket, Entry, Lead, Place};
 pub use verdict::Verdict;
+#[cfg(not(target_arch = "bpf"))]
+pub use write::{NoInsert, RouteTable, buckets_for};

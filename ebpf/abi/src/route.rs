@@ -5,7 +5,7 @@ use core::net::SocketAddr;
 use crate::Address;
 use crate::address;
 
-/// What a datagram is looked up by: an entry of the map `ROUTES` has this as its key.
+/// What a datagram is looked up by.
 // A look-up key. tidy: no secret
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -14,9 +14,8 @@ pub struct RouteKey {
     pub remote: Address,
     /// Which of our addresses it was sent to.
     pub local: Address,
-    /// In memory: source and destination port, channel number or 0 for a peer's datagram, zero. One
-    /// word, because the kernel reads a key in larger pieces right after it was written: smaller writes
-    /// make the processor wait.
+    /// In memory: source and destination port, channel number or 0 for a peer's datagram, zero. One word, which is
+    /// compared and hashed as such.
     flow: u64,
 }
 
@@ -34,6 +33,20 @@ impl RouteKey {
             true => ports as u64 | (channel as u64) << 32,
             false => (ports as u64) << 32 | (channel as u64) << 16,
         };
+        RouteKey { remote, local, flow }
+    }
+
+    /// As words, in the order in which they are compared.
+    #[inline(always)]
+    pub(crate) const fn words(&self) -> [u64; 5] {
+        let ([a, b], [c, d]) = (self.remote.v6_words(), self.local.v6_words());
+        [a, b, c, d, self.flow]
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl RouteKey {
+    pub(crate) const fn from_words(remote: Address, local: Address, flow: u64) -> RouteKey {
         RouteKey { remote, local, flow }
     }
 }
@@ -63,11 +76,8 @@ impl RouteFlags {
     }
 }
 
-/// What becomes of a datagram: the value in the map `ROUTES`.
-///
-/// Never changed in place: the kernel recycles an element while a reader may still hold it.
+/// What becomes of a datagram: in memory a part of an [`crate::Entry`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
 pub struct Route {
     /// New source address.
     pub source: Address,
@@ -83,9 +93,9 @@ pub struct Route {
     pub allocation: u32,
     /// Generation that slot must have.
     pub allocation_generation: u32,
-    /// Slot in `BINDINGS`.
+    /// The binding's slot: where the route is.
     pub binding: u32,
-    /// Generation that slot must have.
+    /// Generation that slot must have; never 0.
     pub binding_generation: u32,
     /// Slot in `NEXT_HOPS`; not used by a hairpin's first half.
     pub next_hop: u16,
@@ -93,8 +103,6 @@ pub struct Route {
     pub checksum: u16,
     /// The interfaces it holds for: the bit of each, see [`crate::Interface::place`].
     pub ingress: u16,
-    /// Zero.
-    pub reserved: u16,
 }
 
 /// Where a datagram is to go.
@@ -117,7 +125,7 @@ pub struct Slots {
     pub allocation: u32,
     /// Its generation.
     pub allocation_generation: u32,
-    /// Slot in `BINDINGS`.
+    /// The binding's slot.
     pub binding: u32,
     /// Its generation.
     pub binding_generation: u32,
@@ -144,7 +152,6 @@ impl Route {
             next_hop: slots.next_hop,
             checksum: 0,
             ingress: slots.ingress,
-            reserved: 0,
         };
         route.checksum = difference(key, &route);
         route
@@ -177,11 +184,6 @@ fn ports(source: u16, destination: u16) -> u32 {
     let [c, d] = destination.to_be_bytes();
     u32::from_ne_bytes([a, b, c, d])
 }
-
-const _: () = {
-    assert!(size_of::<RouteKey>() == 40);
-    assert!(size_of::<Route>() == 64);
-};
 
 #[cfg(test)]
 mod tests {

@@ -1,34 +1,19 @@
 //! What changes while a route lives: leases, buckets, counters. Written by both planes at once.
 
 use crate::bucket::COARSE_TICK_NS;
-use crate::{Rate, Word};
+use crate::{Entry, Rate, Word};
 
 /// How much earlier than a thing ends its lease does, nanoseconds: the program's clock may be two ticks late.
 pub const LEASE_MARGIN_NS: u64 = 2 * COARSE_TICK_NS;
 
-/// An entry of the map `BINDINGS`: whether a channel binding may still be used.
+/// A slot of the map `ROUTES`: a channel binding's two routes, and whether they may still be used.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Binding<W> {
-    /// The lease ends at this time of the coarse monotonic clock, nanoseconds; 0 withdraws. It is written
-    /// [`LEASE_MARGIN_NS`] early.
-    pub lease_ns: W,
-    /// Who has the slot.
-    pub generation: W,
-}
-
-impl<W: Word> Binding<W> {
-    /// Whether the lease holds.
-    #[inline(always)]
-    pub fn is_leased(&self, now_ns: u64) -> bool {
-        self.lease_ns.load() > now_ns
-    }
-
-    /// Whether the slot belongs to this generation.
-    #[inline(always)]
-    pub fn is_of(&self, generation: u32) -> bool {
-        self.generation.load() == generation as u64
-    }
+    /// What the client sends on the channel.
+    pub to_peer: Entry<W>,
+    /// What the peer sends.
+    pub to_client: Entry<W>,
 }
 
 /// One direction of an allocation, a cache line: bandwidth limit and counters.
@@ -47,7 +32,7 @@ pub struct Direction<W> {
     pub bytes: W,
     /// Datagrams that the limit dropped.
     pub rate_drops: W,
-    /// The lease of the allocation, as in [`Binding`]; in both directions, so that one line is read.
+    /// The lease of the allocation, as in [`Entry`]; in both directions, so that one line is read.
     pub lease_ns: W,
     /// Who has the slot.
     pub generation: W,
@@ -93,11 +78,16 @@ pub struct Switch<W> {
     /// Until when the program may be used, on the coarse monotonic clock, nanoseconds. Who fills the maps renews it: a
     /// program that nobody looks after passes everything.
     pub lease_ns: W,
+    /// How keys of routes are hashed: by how many bits a sum is shifted, and what a key's words are multiplied by.
+    /// Written once, before there are routes.
+    pub shift: W,
+    /// Odd and random.
+    pub multipliers: [W; 5],
 }
 
 const _: () = {
-    assert!(size_of::<Switch<u64>>() == 16);
-    assert!(size_of::<Binding<u64>>() == 16);
+    assert!(size_of::<Switch<u64>>() == 64);
+    assert!(size_of::<Binding<u64>>() == 256);
     assert!(size_of::<Direction<u64>>() == 64);
     assert!(size_of::<Allocation<u64>>() == 128);
 };

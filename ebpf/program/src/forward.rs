@@ -1,6 +1,8 @@
 //! Decides about a frame: every check first, then the bucket, then the rewriting.
 
-use turnpike_abi::{Charge, Direction, NextHop, Route, RouteFlags, RouteKey, Verdict, Word, charge};
+use turnpike_abi::{
+    Charge, Direction, Entry, Lead, NextHop, Route, RouteFlags, RouteKey, Switch, Verdict, Word, charge,
+};
 
 use crate::frame::Frame;
 use crate::maps::Maps;
@@ -43,26 +45,34 @@ const MAX_PACKET: u32 = 65_535;
 // where the verifier loses track of pointers.
 #[inline(always)]
 fn forward<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Result<Action, Verdict> {
-    let config = maps.config().filter(|config| config.enabled != 0).ok_or(Verdict::PassNotOurs)?;
+    let switch = maps.switch().ok_or(Verdict::PassNotOurs)?;
+    let config = maps.config(switch.config.load() as u32).filter(|config| config.enabled != 0);
+    let config = config.ok_or(Verdict::PassNotOurs)?;
     let packet = packet::read(frame, config)?;
     let data = packet::classify(frame, &packet, config)?;
-    let first = maps.route(&packet.key(data.channel)).ok_or(Verdict::PassNoRoute)?;
-    check_ingress(first, &packet)?;
+    let key = packet.key(data.channel);
+    let lead = find(maps, switch, &key);
+    let entry = maps.entry(lead.entry()).ok_or(Verdict::PassNoRoute)?;
+    let first = entry.read(&key).ok_or(Verdict::PassNoRoute)?;
+    check_ingress(&first, &packet)?;
     let now_ns = maps.now_ns();
-    if maps.attended_until_ns() <= now_ns {
+    if switch.lease_ns.load() <= now_ns {
         return Err(Verdict::PassUnattended);
     }
-    let payer = leased(maps, first, data.channel != 0, now_ns)?;
+    let payer = leased(maps, lead, entry, &first, data.channel != 0, now_ns)?;
     // A datagram from one relayed address of ours to another: what does the other allocation do with it?
     let is_hairpin = first.flags.has(RouteFlags::HAIRPIN);
     let (mut last, mut last_payer) = (first, payer);
     if is_hairpin {
-        last = maps.route(&arriving(first)).ok_or(Verdict::PassNoRoute)?;
-        last_payer = leased(maps, last, false, now_ns)?;
+        let key = arriving(&first);
+        let lead = find(maps, switch, &key);
+        let entry = maps.entry(lead.entry()).ok_or(Verdict::PassNoRoute)?;
+        last = entry.read(&key).ok_or(Verdict::PassNoRoute)?;
+        last_payer = leased(maps, lead, entry, &last, false, now_ns)?;
     }
-    let headers = Headers::new(&packet, &data, first, last, is_hairpin);
-    check_packet(&packet, last)?;
-    let next_hop = way_out(maps, last, &headers)?;
+    let headers = Headers::new(&packet, &data, &first, &last, is_hairpin);
+    check_packet(&packet, &last)?;
+    let next_hop = way_out(maps, &last, &headers)?;
     // The last thing that can fail without having changed anything.
     if !frame.move_start(headers.shift(&packet, &data, next_hop)) {
         return Err(Verdict::PassHeadroom);
@@ -72,7 +82,7 @@ fn forward<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Result<Action, Verdict
     if is_hairpin {
         police(maps, last_payer, TO_CLIENT, now_ns, data.len)?;
     }
-    rewrite::write(frame, last, next_hop, &headers, identification(last, last_payer))?;
+    rewrite::write(frame, &last, next_hop, &headers, identification(&last, last_payer))?;
     let first_charge = Charge::new(first.allocation, data.channel == 0, data.len);
     let last_charge = if is_hairpin { Charge::new(last.allocation, true, data.len) } else { Charge::NONE };
     if packet.sends_back && next_hop.ifindex == frame.ingress() {
@@ -81,6 +91,20 @@ fn forward<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Result<Action, Verdict
     }
     maps.queue(next_hop.place, first_charge, last_charge);
     Ok(Action::Redirect(next_hop.ifindex, next_hop.place))
+}
+
+/// Where a key leads; perhaps to another one's entry.
+#[inline(always)]
+fn find<M: Maps>(maps: &M, switch: &Switch<M::Word>, key: &RouteKey) -> Lead {
+    let place = switch.place(key);
+    let Some(bucket) = maps.bucket(place.bucket) else { return Lead::NONE };
+    let lead = bucket.find(place.fingerprint);
+    if lead != Lead::NONE {
+        return lead;
+    }
+    // Few routes had to go beside: only where a bucket is full.
+    let Some(bucket) = maps.bucket(place.other().bucket) else { return Lead::NONE };
+    bucket.find(place.fingerprint)
 }
 
 /// Whether a route may be used by what came in on this interface.
@@ -105,18 +129,23 @@ fn arriving(route: &Route) -> RouteKey {
 #[inline(always)]
 fn leased<'m, M: Maps>(
     maps: &'m M,
+    lead: Lead,
+    entry: &Entry<M::Word>,
     route: &Route,
     to_peer: bool,
     now_ns: u64,
 ) -> Result<&'m Direction<M::Word>, Verdict> {
-    let binding = maps.binding(route.binding).ok_or(Verdict::PassGeneration)?;
-    if !binding.is_of(route.binding_generation) {
+    // After the route was read: else it may be half of another one.
+    if !entry.is_of(route.binding_generation) {
         return Err(Verdict::PassGeneration);
     }
-    if !binding.is_leased(now_ns) {
+    if !entry.is_leased(now_ns) {
         return Err(Verdict::PassLease);
     }
-    let allocation = maps.allocation(route.allocation).ok_or(Verdict::PassGeneration)?;
+    let allocation = maps.allocation(lead.allocation()).ok_or(Verdict::PassGeneration)?;
+    if lead.allocation() != route.allocation {
+        return Err(Verdict::PassGeneration);
+    }
     let direction = if to_peer { &allocation.to_peer } else { &allocation.to_client };
     if !direction.is_of(route.allocation_generation) {
         return Err(Verdict::PassGeneration);

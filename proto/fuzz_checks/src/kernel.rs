@@ -60,7 +60,9 @@ impl Kernel {
         assert!(others.all(|other| other.binding.slot != binding.binding.slot), "a slot has one owner");
         let words = &self.memory.bindings()[binding.binding.slot as usize];
         assert_ne!(binding.binding.generation, 0);
-        assert_eq!(words.generation.load(Relaxed), u64::from(binding.binding.generation));
+        for entry in [&words.to_peer, &words.to_client] {
+            assert_eq!(entry.generation.load(Relaxed), u64::from(binding.binding.generation));
+        }
         let words = &self.memory.allocations()[binding.allocation.slot as usize];
         for direction in [&words.to_peer, &words.to_client] {
             assert_eq!(direction.generation.load(Relaxed), u64::from(binding.allocation.generation));
@@ -131,7 +133,11 @@ impl Kernel {
         is_open: impl Fn(usize, SocketAddr) -> bool,
     ) {
         let lease = |binding: &OffloadBinding| {
-            self.memory.bindings()[binding.binding.slot as usize].lease_ns.load(Relaxed)
+            let words = &self.memory.bindings()[binding.binding.slot as usize];
+            let [to_peer, to_client] =
+                [&words.to_peer, &words.to_client].map(|entry| entry.lease_ns.load(Relaxed));
+            assert_eq!(to_peer, to_client);
+            to_peer
         };
         for (worker, binding) in &self.told {
             match ends_ns(binding) {

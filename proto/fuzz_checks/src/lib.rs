@@ -4,6 +4,7 @@
 //!   bytes ─► wire        parse, compare with a reference, write again
 //!         ─► framer      a stream in any pieces, compared with a plain reading of the whole
 //!         ─► proxy       headers of the PROXY protocol, whole and in part
+//!         ─► frame       an Ethernet frame to the kernel program, built for the host
 //!         ─► request     datagrams to two workers, signed so that they get past authentication  ─┐
 //!         ─► operations  allocations, permissions, data, time, failures                          ─┼─► world
 //!         ─► migrate     snapshots of their state, whole and damaged, adopted by other servers   ─┘
@@ -20,6 +21,7 @@
 
 mod choices;
 mod expect;
+pub mod frame;
 pub mod framer;
 mod input;
 mod kernel;

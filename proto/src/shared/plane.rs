@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   allocation slot: two directions { bucket, rate | packets, bytes, drops | lease, generation }
-//!   binding slot:    { lease, generation }
+//!   binding slot:    two entries { a route of the mirror's | lease, generation }
 //! ```
 //!
 //! Shared by all workers, touched by control messages only. Dropping a slot is the only way to give it back.
@@ -126,8 +126,10 @@ impl Plane {
         users.insert(Arc::clone(user), held + 1);
         drop(users);
         let memory = &self.memory.bindings()[slot as usize];
-        let generation = next_generation(&memory.generation);
-        memory.generation.store(u64::from(generation), Ordering::Release);
+        let generation = next_generation(&memory.to_peer.generation);
+        for entry in [&memory.to_peer, &memory.to_client] {
+            entry.generation.store(u64::from(generation), Ordering::Release);
+        }
         let name = SlotName { slot, generation };
         Ok(BindingSlot { plane: Arc::clone(self), name, user: Arc::clone(user) })
     }
@@ -146,7 +148,7 @@ impl Plane {
     /// The slot of a channel binding, as it is: another process had it.
     pub(crate) fn claim_binding(self: &Arc<Self>, name: SlotName, user: &Arc<str>) -> Option<BindingSlot> {
         let memory = self.memory.bindings().get(name.slot as usize)?;
-        if memory.generation.load(Ordering::Relaxed) != u64::from(name.generation) {
+        if memory.to_peer.generation.load(Ordering::Relaxed) != u64::from(name.generation) {
             return None;
         }
         if !self.bindings.lock().unwrap_or_else(PoisonError::into_inner).claim(name.slot) {
@@ -262,7 +264,9 @@ impl BindingSlot {
             return;
         }
         let words = &self.plane.memory.bindings()[self.name.slot as usize];
-        words.lease_ns.store(lease_until(ends_ns), Ordering::Release);
+        for entry in [&words.to_peer, &words.to_client] {
+            entry.lease_ns.store(lease_until(ends_ns), Ordering::Release);
+        }
     }
 }
 
@@ -388,7 +392,7 @@ mod tests {
         let memory = PlainMemory::new(0, 2);
         let plane = Plane::new(Arc::<PlainMemory>::clone(&memory));
         let slot = plane.take_binding(&"alice".into()).expect("one is free");
-        let lease = || memory.bindings()[0].lease_ns.load(Ordering::Relaxed);
+        let lease = || memory.bindings()[0].to_client.lease_ns.load(Ordering::Relaxed);
         slot.lease(1_000_000_000);
         assert_eq!(lease(), 980_000_000);
         slot.lease(0);

@@ -48,7 +48,7 @@ impl Kernel for Lab {
     }
 
     fn binding_lease(&self, slot: usize) -> u64 {
-        self.memory.bindings()[slot].lease_ns.load(Relaxed)
+        self.memory.bindings()[slot].to_peer.lease_ns.load(Relaxed)
     }
 
     fn allocation_lease(&self, slot: usize) -> u64 {
@@ -71,7 +71,7 @@ fn a_channel_is_offloaded_with_slots_generations_and_early_leases() {
     assert_eq!(lab.binding_lease(binding.binding.slot as usize), end_ns);
     assert_eq!(lab.allocation_lease(binding.allocation.slot as usize), end_ns);
     let words = &lab.memory.bindings()[binding.binding.slot as usize];
-    assert_eq!(words.generation.load(Relaxed), u64::from(binding.binding.generation));
+    assert_eq!(words.to_client.generation.load(Relaxed), u64::from(binding.binding.generation));
     let view = &lab.workers[0].inspect(None, 10).0[0];
     assert_eq!(view.offload, OffloadState::Active { channels: 1, of: 1 });
 }

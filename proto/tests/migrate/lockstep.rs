@@ -421,7 +421,7 @@ fn describe(lab: &Lab, worker: usize, sent: &Sent) -> String {
 
 /// What the kernel sees: the slots with a lease. Which of those that are free is taken next, nobody can tell.
 fn memory(lab: &Lab) -> Vec<String> {
-    let leases = lab.memory.bindings().iter().map(|it| it.lease_ns.load(Relaxed));
+    let leases = lab.memory.bindings().iter().map(|it| it.to_peer.lease_ns.load(Relaxed));
     let mut seen: Vec<_> = leases.filter(|lease| *lease > 0).map(|lease| lease.to_string()).collect();
     let allocations = lab.memory.allocations().iter().flat_map(|it| [&it.to_peer, &it.to_client]);
     for direction in allocations.filter(|it| it.lease_ns.load(Relaxed) > 0) {

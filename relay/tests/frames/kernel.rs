@@ -54,8 +54,8 @@ impl Kernel {
     /// Makes the maps what the world says; from one world to the next only what differs.
     pub fn set(&mut self, world: &World) {
         let maps = &mut self.xdp.maps;
-        for (key, _) in maps.routes().expect("routes can be read") {
-            maps.remove_route(&key).expect("routes can be deleted");
+        for (key, _) in maps.routes() {
+            maps.remove_route(&key);
         }
         // Nothing runs the program at this time: there is no grace period to wait for.
         for (key, route) in &world.routes {
@@ -75,8 +75,10 @@ impl Kernel {
 
     fn set_state(&self, world: &World) {
         for (slot, state) in self.xdp.maps.bindings().iter().zip(&world.bindings) {
-            slot.lease_ns.store(state.lease_ns, Relaxed);
-            slot.generation.store(state.generation.into(), Relaxed);
+            for entry in [&slot.to_peer, &slot.to_client] {
+                entry.lease_ns.store(state.lease_ns, Relaxed);
+                entry.generation.store(state.generation.into(), Relaxed);
+            }
         }
         for (slot, state) in self.xdp.maps.allocations().iter().zip(&world.allocations) {
             set_direction(&slot.to_peer, state, state.to_peer);

@@ -85,9 +85,11 @@ fn a_route_is_never_changed_in_place() {
     maps.insert_route(&key, &route).unwrap();
     let other = turnpike_abi::Route { binding: 9, ..route };
     maps.insert_route(&key, &other).unwrap_err();
-    assert_eq!(maps.routes().unwrap(), [(key, route)]);
-    assert!(maps.remove_route(&key).unwrap());
+    let elsewhere = turnpike_abi::Route { next_hop: 9, ..route };
+    maps.insert_route(&world.routes[2].0, &elsewhere).unwrap_err();
+    assert_eq!(maps.routes(), [(key, route)]);
+    assert!(maps.remove_route(&key));
     maps.grace_period().unwrap();
-    assert!(!maps.remove_route(&key).unwrap());
+    assert!(!maps.remove_route(&key));
     maps.insert_route(&key, &other).unwrap();
 }

@@ -110,8 +110,10 @@ fn copy_of(memory: &PlainMemory) -> Arc<PlainMemory> {
     let copy = PlainMemory::new(memory.allocations().len(), memory.bindings().len());
     let store = |from: &AtomicU64, to: &AtomicU64| to.store(from.load(Relaxed), Relaxed);
     for (from, to) in memory.bindings().iter().zip(copy.bindings()) {
-        store(&from.lease_ns, &to.lease_ns);
-        store(&from.generation, &to.generation);
+        for (from, to) in [(&from.to_peer, &to.to_peer), (&from.to_client, &to.to_client)] {
+            store(&from.lease_ns, &to.lease_ns);
+            store(&from.generation, &to.generation);
+        }
     }
     for (from, to) in memory.allocations().iter().zip(copy.allocations()) {
         for (from, to) in [(&from.to_peer, &to.to_peer), (&from.to_client, &to.to_client)] {

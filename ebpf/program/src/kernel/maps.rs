@@ -3,13 +3,12 @@
 use core::cell::UnsafeCell;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, DevMapHash, PerCpuArray};
 use turnpike_abi::{
-    Allocation, Binding, Books, Charge, Config, Devices, MAX_INTERFACES, NextHop, Route, RouteKey, Switch,
-    Verdict, Word,
+    Allocation, Books, Bucket, Charge, Config, Devices, Entry, MAX_INTERFACES, NextHop, Switch, Verdict, Word,
 };
 use turnpike_ebpf::Maps;
 
@@ -21,12 +20,11 @@ const BINDINGS_DEFAULT: u32 = 1024;
 static CONFIG: Array<Config> = Array::with_max_entries(2, 0);
 #[map]
 static SWITCH: Array<Switch<SharedWord>> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-/// Elements are made as they come. All made at once would lie in memory of small pages: looking one up costs
-/// a quarter more then, where many flows take turns.
+/// A power of two of them.
 #[map]
-static ROUTES: HashMap<RouteKey, Route> = HashMap::with_max_entries(2 * BINDINGS_DEFAULT, BPF_F_NO_PREALLOC);
+static INDEX: Array<Bucket<SharedWord>> = Array::with_max_entries(BINDINGS_DEFAULT, BPF_F_MMAPABLE);
 #[map]
-static BINDINGS: Array<Binding<SharedWord>> = Array::with_max_entries(BINDINGS_DEFAULT, BPF_F_MMAPABLE);
+static ROUTES: Array<Entry<SharedWord>> = Array::with_max_entries(2 * BINDINGS_DEFAULT, BPF_F_MMAPABLE);
 #[map]
 static ALLOCATIONS: Array<Allocation<SharedWord>> = Array::with_max_entries(BINDINGS_DEFAULT, BPF_F_MMAPABLE);
 #[map]
@@ -115,7 +113,7 @@ impl KernelMaps {
     /// The place of one of the devices that frames are sent by.
     #[inline(always)]
     pub fn place_of_device(&self, ifindex: u32) -> Option<u32> {
-        let config = self.config()?;
+        let config = self.config(self.switch()?.config.load() as u32)?;
         let mut place = 0;
         while place < config.devices.len() {
             if config.devices[place] == ifindex {
@@ -147,20 +145,23 @@ impl Maps for KernelMaps {
     type Word = SharedWord;
 
     #[inline(always)]
-    fn config(&self) -> Option<&Config> {
-        CONFIG.get(SWITCH.get(0)?.config.load() as u32)
+    fn switch(&self) -> Option<&Switch<SharedWord>> {
+        SWITCH.get(0)
     }
 
     #[inline(always)]
-    fn route(&self, key: &RouteKey) -> Option<&Route> {
-        // SAFETY: values are never changed in place, and userspace waits for a grace period between
-        // deleting routes and inserting others.
-        unsafe { ROUTES.get(key) }
+    fn config(&self, place: u32) -> Option<&Config> {
+        CONFIG.get(place)
     }
 
     #[inline(always)]
-    fn binding(&self, slot: u32) -> Option<&Binding<SharedWord>> {
-        BINDINGS.get(slot)
+    fn bucket(&self, place: u32) -> Option<&Bucket<SharedWord>> {
+        INDEX.get(place)
+    }
+
+    #[inline(always)]
+    fn entry(&self, place: u32) -> Option<&Entry<SharedWord>> {
+        ROUTES.get(place)
     }
 
     #[inline(always)]
@@ -188,11 +189,6 @@ impl Maps for KernelMaps {
             tick.jiffies = jiffies;
         }
         tick.coarse_ns
-    }
-
-    #[inline(always)]
-    fn attended_until_ns(&self) -> u64 {
-        SWITCH.get(0).map_or(0, |switch| switch.lease_ns.load())
     }
 
     #[inline(always)]

@@ -9,14 +9,13 @@ use proptest::sample::Index;
 use proptest::test_runner::TestCaseError;
 use turnpike_abi::{Direction, Rate, Route, RouteKey, Verdict};
 use turnpike_fixtures::{
-    AllocationState, BindingState, CLIENT_HOP, Datagram, Limit, MAC, Outcome, PEER_HOP, Plane, ROUTER_MAC,
-    Scene, UdpChecksum, VLAN, World,
+    AllocationState, BindingState, CLIENT_HOP, Checksum, Datagram, Limit, MAC, Outcome, PEER_HOP, Parsed,
+    Plane, ROUTER_MAC, Scene, UdpChecksum, VLAN, World, parse,
 };
 use turnpike_offload::routes::Placement;
 use turnpike_proto::wire::{MessageBuilder, attr};
 use turnpike_proto::{Egress, Input, OffloadBinding, PlaneMemory, SlotName};
 
-use super::parsed::{Checksum, Parsed, parse};
 use crate::lab::{Client, Lab, PEER, PEER_V6, SERVER_V4, SERVER_V6, Sent, Setup, addr};
 
 /// Few of everything, so that it is used again soon.
@@ -306,7 +305,7 @@ impl<'p, P: Plane> Bench<'p, P> {
     }
 
     /// Brings the routes up to date: those that are withdrawn go when the core is answered, new ones come
-    /// when nobody else has their keys.
+    /// when nobody else has their keys and places.
     fn mirror(&mut self) {
         let known = |owner: usize, name: SlotName, lab: &Lab| {
             lab.withdrawing.contains(&(owner, name))
@@ -325,10 +324,14 @@ impl<'p, P: Plane> Bench<'p, P> {
                 }
             }
             let routes = routes(binding);
-            let taken = |key: &RouteKey| {
-                self.mirrored.iter().flat_map(|mirrored| &mirrored.routes).any(|(other, _)| other == key)
+            // A route that stays keeps its key, and its place in the slot.
+            let others = || self.mirrored.iter().flat_map(|mirrored| &mirrored.routes);
+            let is_up = |route: &Route| route.channel == 0;
+            let taken = |(key, route): &(RouteKey, Route)| {
+                let in_place = |other: &Route| other.binding == route.binding && is_up(other) == is_up(route);
+                others().any(|(other_key, other)| other_key == key || in_place(other))
             };
-            if !routes.iter().any(|(key, _)| taken(key)) {
+            if !routes.iter().any(taken) {
                 self.mirrored.push(Mirrored {
                     owner: *owner,
                     name: binding.binding,
@@ -526,8 +529,8 @@ impl<'p, P: Plane> Bench<'p, P> {
         };
         let memory = &self.lab.memory;
         let bindings = memory.bindings().iter().map(|binding| BindingState {
-            lease_ns: lease(binding.lease_ns.load(Relaxed)),
-            generation: binding.generation.load(Relaxed) as u32,
+            lease_ns: lease(binding.to_peer.lease_ns.load(Relaxed)),
+            generation: binding.to_peer.generation.load(Relaxed) as u32,
         });
         let allocations = memory.allocations().iter().map(|slot| AllocationState {
             lease_ns: lease(slot.to_peer.lease_ns.load(Relaxed)),

@@ -11,7 +11,6 @@
 //! than in the CI: `TURNPIKE_HISTORIES=10000`.
 
 mod history;
-mod parsed;
 mod stalled;
 
 use std::cell::{Cell, RefCell};

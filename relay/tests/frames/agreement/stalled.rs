@@ -2,24 +2,24 @@
 //! channel belonged to at some time during its run.
 //!
 //! Slots and ports are so few that each is somebody else's the next moment. The runs of the program stop
-//! between any two of its steps, also with a route in hand that has been deleted since.
+//! between any two of its steps, also with an entry of the table in hand that has been let go since. With a grace
+//! period before it is used again, as the mirror has it, and without: generations are enough.
 
-use std::cell::OnceCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use turnpike_abi::{Allocation, Binding, Charge, Config, NextHop, Route, RouteKey, Verdict};
+use turnpike_abi::{
+    Allocation, Bucket, Charge, Config, Entry, NextHop, RouteTable, Switch, Verdict, buckets_for,
+};
 use turnpike_ebpf::{Action, Maps, handle};
-use turnpike_fixtures::{Datagram, MAC, ROUTER_MAC, Scene, UdpChecksum, VLAN, World};
+use turnpike_fixtures::{Datagram, MAC, ROUTER_MAC, Scene, UdpChecksum, VLAN, World, parse};
 use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::{OffloadBinding, PlaneMemory};
 
 use super::history::routes;
-use super::parsed::parse;
 use crate::host::HostFrame;
 use crate::lab::{Client, Lab, Setup};
 
@@ -50,7 +50,10 @@ struct Delivery {
 struct Stage {
     world: World,
     memory: Arc<PlainMemory>,
-    routes: RwLock<HashMap<RouteKey, Route>>,
+    switch: Switch<AtomicU64>,
+    buckets: Vec<Bucket<AtomicU64>>,
+    /// Whether the writer waits for runs that may have what it lets go.
+    has_grace: bool,
     /// The latest binding, to be aimed at.
     target: Mutex<Option<OffloadBinding>>,
     now_ns: AtomicU64,
@@ -61,6 +64,10 @@ struct Stage {
 }
 
 impl Stage {
+    fn table(&self) -> RouteTable<'_> {
+        RouteTable { switch: &self.switch, buckets: &self.buckets, bindings: self.memory.bindings() }
+    }
+
     fn event(&self) -> u64 {
         self.events.fetch_add(1, SeqCst)
     }
@@ -79,8 +86,6 @@ impl Stage {
 /// The maps as one run sees them, slowly.
 struct SlowMaps<'s> {
     stage: &'s Stage,
-    /// Elements that were found: they stay as they were until the run is over, deleted or not.
-    found: [OnceCell<Route>; 2],
     random: std::cell::Cell<u64>,
 }
 
@@ -99,21 +104,23 @@ impl SlowMaps<'_> {
 impl Maps for SlowMaps<'_> {
     type Word = AtomicU64;
 
-    fn config(&self) -> Option<&Config> {
+    fn switch(&self) -> Option<&Switch<AtomicU64>> {
+        Some(&self.stage.switch)
+    }
+
+    fn config(&self, _: u32) -> Option<&Config> {
         Some(&self.stage.world.config)
     }
 
-    fn route(&self, key: &RouteKey) -> Option<&Route> {
-        let route = self.stage.routes.read().expect("no panic").get(key).copied()?;
-        let place = self.found.iter().find(|place| place.get().is_none()).expect("two at most");
-        let route = place.get_or_init(|| route);
+    fn bucket(&self, place: u32) -> Option<&Bucket<AtomicU64>> {
         self.stall();
-        Some(route)
+        self.stage.buckets.get(place as usize)
     }
 
-    fn binding(&self, slot: u32) -> Option<&Binding<AtomicU64>> {
+    fn entry(&self, place: u32) -> Option<&Entry<AtomicU64>> {
         self.stall();
-        self.stage.memory.bindings().get(slot as usize)
+        let binding = self.stage.memory.bindings().get(place as usize / 2)?;
+        Some(if place.is_multiple_of(2) { &binding.to_peer } else { &binding.to_client })
     }
 
     fn allocation(&self, slot: u32) -> Option<&Allocation<AtomicU64>> {
@@ -128,10 +135,6 @@ impl Maps for SlowMaps<'_> {
 
     fn now_ns(&self) -> u64 {
         self.stage.now_ns.load(SeqCst)
-    }
-
-    fn attended_until_ns(&self) -> u64 {
-        u64::MAX
     }
 
     fn queue(&self, _: u32, _: Charge, _: Charge) {}
@@ -158,7 +161,7 @@ fn read(stage: &Stage, number: usize) -> Vec<Delivery> {
         };
         let mut frame = HostFrame::new(&frame.bytes(), 64);
         let random = (number as u64 + 1) << 32 | run;
-        let maps = SlowMaps { stage, found: Default::default(), random: random.into() };
+        let maps = SlowMaps { stage, random: random.into() };
         let from = stage.event();
         stage.runs[number].fetch_add(1, SeqCst);
         let action = handle(&mut frame, &maps);
@@ -210,17 +213,19 @@ fn write(stage: &Stage, lab: &mut Lab) -> Vec<Life> {
         client.bind(lab, channel, &peer.to_string()).expect_success();
         let (_, binding) = *lab.offloaded.last().expect("there is room");
         assert_eq!((binding.peer, binding.relayed), (peer, relayed));
-        stage.routes.write().expect("no panic").extend(routes(&binding));
+        for (key, route) in routes(&binding) {
+            stage.table().insert(&key, &route).expect("it is the only one");
+        }
         *stage.target.lock().expect("no panic") = Some(binding);
         thread::sleep(Duration::from_micros(1500));
 
         client.refresh(lab, 0).expect_success();
         let until = stage.event();
         lives.push(Life { binding, from, until });
-        let mut map = stage.routes.write().expect("no panic");
-        map.retain(|key, _| routes(&binding).iter().all(|(own, _)| own != key));
-        drop(map);
-        stage.grace_period();
+        assert!(routes(&binding).iter().all(|(key, _)| stage.table().remove(key)));
+        if stage.has_grace {
+            stage.grace_period();
+        }
         lab.forget_withdrawn();
         stage.now_ns.store(lab.now.mono_ns, SeqCst);
     }
@@ -229,6 +234,15 @@ fn write(stage: &Stage, lab: &mut Lab) -> Vec<Life> {
 
 #[test]
 fn a_slow_run_never_sends_to_the_next_owner() {
+    check(true);
+}
+
+#[test]
+fn a_slow_run_never_sends_to_the_next_owner_of_an_entry_that_nobody_waited_for() {
+    check(false);
+}
+
+fn check(has_grace: bool) {
     let setup = Setup { slots: Some((2, 2)), ports: PORTS, ..Setup::default() };
     let mut lab = Lab::with(setup);
     lab.hold_kernel = true;
@@ -237,13 +251,16 @@ fn a_slow_run_never_sends_to_the_next_owner() {
     let stage = Stage {
         world,
         memory: Arc::clone(&lab.memory),
-        routes: RwLock::default(),
+        switch: Switch { lease_ns: u64::MAX.into(), ..Switch::default() },
+        buckets: (0..buckets_for(2)).map(|_| Bucket::default()).collect(),
+        has_grace,
         target: Mutex::default(),
         now_ns: lab.now.mono_ns.into(),
         events: AtomicU64::new(0),
         runs: Default::default(),
         over: AtomicBool::new(false),
     };
+    stage.table().seed([1, 3, 5, 7, 9]);
     let (lives, deliveries) = thread::scope(|scope| {
         let stage = &stage;
         let readers: Vec<_> = (0..READERS).map(|number| scope.spawn(move || read(stage, number))).collect();

@@ -16,7 +16,9 @@
 //! [`probe`] decide about interfaces, [`xdp`] loads the program. The core shares the slots' memory with the
 //! program directly, so nobody has to be told of what is renewed or revoked.
 //!
-//! Nothing is pinned: when the process ends, however it ends, its programs and maps are gone.
+//! Nothing is pinned: when the process ends, however it ends, its programs and maps are gone. But for a service manager
+//! that keeps the links to the interfaces until the next process ([`link`]): that one puts its program in place of the
+//! old one, which has nothing to forward by then.
 //!
 //! It decides about interfaces, routes and next hops, and nothing about TURN: what a binding is and how long it
 //! lives is the core's. Begin with [`Offload::start`], and give each worker its [`Outbox`].
@@ -29,6 +31,7 @@ pub mod features;
 pub mod hub;
 pub mod layers;
 pub mod limits;
+pub mod link;
 mod losses;
 mod mapped;
 pub mod maps;

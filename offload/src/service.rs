@@ -24,6 +24,7 @@ use super::effect::{self, Effect};
 use super::features::Netdev;
 use super::hub::{Hub, Outbox};
 use super::limits::{LOSS_LOOK, TOLD_PER_ROUND, UNATTENDED};
+use super::link::{Inherited, XdpLink};
 use super::losses::{self, Losses, Sent};
 use super::mapped::Mapped;
 use super::maps::{MapsError, Sizes};
@@ -96,7 +97,10 @@ impl Offload {
     ///
     /// # Errors
     /// Why there can be no kernel data path as long as this process lives.
-    pub fn start(settings: Settings) -> Result<Offload, String> {
+    pub fn start(settings: Settings, mut inherited: Inherited) -> Result<Offload, String> {
+        if settings.mode != Mode::Native {
+            inherited.clear();
+        }
         let mut netlink = Netlink::open().map_err(|error| format!("cannot ask for interfaces: {error}"))?;
         let host = Host::detect();
         let chosen = choose_interfaces(&settings.wishes, &mut netlink, &host)?;
@@ -130,6 +134,7 @@ impl Offload {
             effect: Effect::new(),
             hub: Arc::clone(&hub),
             status: Arc::clone(&status),
+            inherited,
             attached: HashMap::new(),
             failed: HashMap::new(),
             next_probe: now,
@@ -144,6 +149,7 @@ impl Offload {
         };
         service.attend();
         service.look_at_interfaces().map_err(|error| error.to_string())?;
+        service.inherited.clear();
         let first = status.read();
         if service.wishes.named.is_empty() && !first.active {
             // Nobody has asked for it, and drivers don't change their minds.
@@ -194,6 +200,8 @@ struct Service {
     effect: Effect,
     hub: Arc<Hub>,
     status: Arc<StatusCell>,
+    /// Links to interfaces of the process before this one, and who keeps ours.
+    inherited: Inherited,
     /// By index of the device.
     attached: HashMap<u32, String>,
     /// Devices that did not take the program, the interface as it was then, and why.
@@ -228,6 +236,8 @@ impl Service {
             Ok(()) => "the relay is stopping".to_owned(),
             Err(error) => {
                 error!("the kernel data path is given up: {error}");
+                // What is kept for the next process would go on otherwise.
+                self.detach_others(&[]);
                 error.to_string()
             }
         };
@@ -512,9 +522,18 @@ impl Service {
         {
             return Err(why.clone());
         }
-        match self.xdp.attach(port.device, self.mode) {
+        let replaced = self.inherited.link(port.device).map(|link| self.xdp.replace(port.device, link));
+        let attached = match replaced {
+            Some(Ok(())) => {
+                info!("{name} has had a program all the time: it was put in place of the one before");
+                Ok(())
+            }
+            _ => self.xdp.attach(port.device, self.mode),
+        };
+        match attached {
             Ok(()) => {
                 self.attached.insert(port.device, name.to_owned());
+                self.keep_link(port.device);
                 Ok(())
             }
             Err(error) => {
@@ -535,6 +554,14 @@ impl Service {
         found.map_or_else(|| interface.to_owned(), |link| link.name)
     }
 
+    /// Gives a link to whoever keeps it until the next process.
+    fn keep_link(&self, ifindex: u32) {
+        let link = self.xdp.link(ifindex).filter(|_| self.mode == Mode::Native);
+        if let Some(Ok(link)) = link.map(|link| link.as_fd().try_clone_to_owned()) {
+            self.inherited.keeper().keep(XdpLink::name(ifindex), link);
+        }
+    }
+
     /// Leaves the interfaces that are not among `ports`.
     fn detach_others(&mut self, ports: &[Port]) {
         let others: Vec<u32> = self
@@ -546,6 +573,7 @@ impl Service {
         for ifindex in others {
             self.attached.remove(&ifindex);
             self.sent_before.remove(&ifindex);
+            self.inherited.keeper().forget(XdpLink::name(ifindex));
             if let Err(error) = self.xdp.detach(ifindex) {
                 warn!("the program may still be on interface number {ifindex}, switched off: {error}");
             }

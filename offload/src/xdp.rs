@@ -1,14 +1,13 @@
 //! Loads the program and attaches it to interfaces.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use aya::programs::links::Link as _;
-use aya::programs::xdp::XdpLinkId;
-use aya::programs::{ProgramError, RawTracePoint, Xdp as XdpProgram, XdpMode};
+use aya::programs::{ProgramError, RawTracePoint, Xdp as XdpProgram};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use tracing::debug;
 
+use super::link::XdpLink;
 use super::maps::{Maps, MapsError, Sizes};
 use super::refusal::Refusal;
 
@@ -38,6 +37,13 @@ pub enum Mode {
 }
 
 impl Mode {
+    const fn flags(self) -> u32 {
+        match self {
+            Mode::Native => DRIVER_MODE,
+            Mode::Generic => SKB_MODE,
+        }
+    }
+
     /// The word in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
@@ -72,10 +78,10 @@ pub enum XdpError {
     Maps(#[from] MapsError),
 }
 
-/// The loaded program. Dropping it detaches it everywhere.
+/// The loaded program. Dropping it detaches it everywhere but where somebody else has the link, too.
 pub struct Xdp {
     ebpf: Ebpf,
-    links: HashMap<u32, XdpLinkId>,
+    links: HashMap<u32, XdpLink>,
     /// The program's maps, open as long as it is loaded.
     pub maps: Maps,
 }
@@ -120,17 +126,9 @@ impl Xdp {
     /// # Errors
     /// If the interface is gone, its driver has no XDP, or another program is there already.
     pub fn attach(&mut self, ifindex: u32, mode: Mode) -> Result<(), XdpError> {
-        let mode = match mode {
-            Mode::Native => XdpMode::Driver,
-            Mode::Generic => XdpMode::Skb,
-        };
         self.maps.add_device(ifindex)?;
-        let program = program(&mut self.ebpf)?;
-        let flags = match mode {
-            XdpMode::Skb => SKB_MODE,
-            _ => DRIVER_MODE,
-        };
-        match program.attach_to_if_index(ifindex, mode) {
+        let program = self.descriptor()?;
+        match XdpLink::create(program, ifindex, mode.flags()) {
             Ok(link) => {
                 self.links.insert(ifindex, link);
                 debug!(ifindex, ?mode, "XDP program attached");
@@ -138,26 +136,59 @@ impl Xdp {
             }
             Err(error) => {
                 debug!(ifindex, %error, "XDP program not attached");
-                let refused = |error| XdpError::Refused { name: PROGRAM, error };
-                let program = program.fd().map_err(refused)?.as_fd();
-                let refusal = Refusal::look(ifindex, program, flags, number_of(&error));
+                let refusal = Refusal::look(ifindex, program, mode.flags(), error.raw_os_error());
                 self.maps.remove_device(ifindex)?;
                 Err(XdpError::Attach(refusal))
             }
         }
     }
 
-    /// Takes the program off an interface. It is no error if the interface is gone.
+    /// Puts the program in place of the one that a link of another process holds at an interface: the driver has a
+    /// program before and after.
+    ///
+    /// # Errors
+    /// If the kernel refuses; the other program is taken off then.
+    pub fn replace(&mut self, ifindex: u32, link: XdpLink) -> Result<(), XdpError> {
+        self.maps.add_device(ifindex)?;
+        let program = self.descriptor()?;
+        match link.update(program) {
+            Ok(()) => {
+                self.links.insert(ifindex, link);
+                debug!(ifindex, "XDP program put in place of another");
+                Ok(())
+            }
+            Err(error) => {
+                // Whoever keeps it would keep the other program at the interface.
+                if let Err(error) = link.detach() {
+                    debug!(ifindex, %error, "the other XDP program had been detached already");
+                }
+                let refusal = Refusal { number: error.raw_os_error(), words: None, attached: None };
+                self.maps.remove_device(ifindex)?;
+                Err(XdpError::Attach(refusal))
+            }
+        }
+    }
+
+    /// The link to an interface, for whoever keeps it.
+    pub fn link(&self, ifindex: u32) -> Option<&XdpLink> {
+        self.links.get(&ifindex)
+    }
+
+    /// Takes the program off an interface, whoever else has its link. It is no error if the interface is gone.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), XdpError> {
         self.maps.remove_device(ifindex)?;
         let Some(link) = self.links.remove(&ifindex) else { return Ok(()) };
-        let link = program(&mut self.ebpf)?
-            .take_link(link)
-            .map_err(|error| XdpError::Refused { name: PROGRAM, error })?;
         if let Err(error) = link.detach() {
             debug!(ifindex, %error, "the XDP program had been detached already");
         }
         Ok(())
+    }
+
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, XdpError> {
+        let program = self.ebpf.program(PROGRAM).ok_or(XdpError::Missing(PROGRAM))?;
+        let refused = |error| XdpError::Refused { name: PROGRAM, error };
+        let program: &XdpProgram = program.try_into().map_err(refused)?;
+        Ok(program.fd().map_err(refused)?.as_fd())
     }
 
     /// The program itself, for test runs.
@@ -193,12 +224,3 @@ fn short(error: &ProgramError) -> String {
 
 /// What the verifier says of itself at the end of its log.
 const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
-
-/// The number of the system's error.
-fn number_of(error: &ProgramError) -> Option<i32> {
-    match error {
-        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
-        ProgramError::XdpError(aya::programs::xdp::XdpError::NetlinkError(error)) => error.raw_os_error(),
-        _ => None,
-    }
-}

@@ -7,6 +7,7 @@ use tracing::info;
 use turnpike_driver::Waker;
 use turnpike_proto::{Plane, Verdict, WorkerId};
 
+use turnpike_offload::link::Inherited;
 use turnpike_offload::status::StatusCell;
 use turnpike_offload::xdp::Mode;
 use turnpike_offload::{Offload, Outbox, Settings, Wishes, sizes};
@@ -14,6 +15,7 @@ use turnpike_offload::{Offload, Outbox, Settings, Wishes, sizes};
 use crate::banner::DataPath;
 use crate::config::resolve::{Addresses, Awaited};
 use crate::config::{self, Config};
+use crate::service_manager::DescriptorStore;
 
 /// Last channel number (RFC 8656 s. 12), and of RFC 5766 s. 11.
 const LAST_CHANNEL: u16 = 0x4fff;
@@ -35,6 +37,8 @@ impl KernelPath {
         addresses: &Addresses,
         listeners: &[SocketAddr],
     ) -> Result<KernelPath, String> {
+        // Whoever does not use them here takes them off their interfaces.
+        let inherited = Inherited::take(Arc::new(DescriptorStore));
         if config.offload == config::Offload::Off {
             return Ok(KernelPath::none(match config.quickstart {
                 Some(_) => "a trial leaves the network interfaces alone; --offload auto would use the kernel",
@@ -45,7 +49,7 @@ impl KernelPath {
             return Ok(KernelPath::none("no-udp: the kernel forwards for clients over UDP only"));
         }
         let is_required = config.offload == config::Offload::Require;
-        match Offload::start(settings(config, addresses, listeners)) {
+        match Offload::start(settings(config, addresses, listeners), inherited) {
             Ok(offload) => {
                 let status = Arc::clone(offload.status());
                 let now = status.read();

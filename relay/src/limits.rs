@@ -67,7 +67,8 @@ pub const MAX_HANDED_CONNECTIONS: usize = 256;
 /// Records that wait for the log's writer: at a few hundred bytes each, a megabyte or two. Above it they are lost and
 /// counted.
 pub const MAX_RECORDS: usize = 4096;
-/// News that wait for systemd; above it they are lost.
-pub const MAX_NEWS: usize = 16;
+/// News that wait for systemd, above which they are lost: two links for each interface of the kernel data path, and
+/// some more.
+pub const MAX_NEWS: usize = 64;
 /// An answer, or an event, that `turnpike ctl` reads, bytes: a page of 500 allocations is far below.
 pub const MAX_ANSWER_BYTES: u64 = 16 << 20;

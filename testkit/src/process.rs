@@ -47,8 +47,13 @@ impl Process {
     }
 
     /// Starts a program whose outputs go where the command says; those that are piped are collected.
-    pub fn with_outputs(mut command: Command) -> Process {
-        let child = command.stdin(Stdio::null()).spawn();
+    pub fn with_outputs(command: Command) -> Process {
+        Process::with_input(command, Stdio::null())
+    }
+
+    /// The same with an input.
+    pub fn with_input(mut command: Command, input: Stdio) -> Process {
+        let child = command.stdin(input).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let output = Arc::new(Output::default());
         collect(child.stdout.take(), &output, |state| &mut state.stdout);

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -34,7 +34,18 @@ impl Server {
     /// With all that it printed, if it does not become ready.
     #[track_caller]
     pub fn start(command: Command) -> Server {
-        let process = Process::start(command);
+        Server::of(Process::start(command))
+    }
+
+    /// The same with an input.
+    #[track_caller]
+    pub fn start_with_input(mut command: Command, input: Stdio) -> Server {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Server::of(Process::with_input(command, input))
+    }
+
+    #[track_caller]
+    fn of(process: Process) -> Server {
         match process.wait_for_line("turnpike ready", PATIENCE) {
             Ok(ready) => Server { process, ready },
             Err(output) => panic!("the server did not become ready; it printed:\n{output}"),

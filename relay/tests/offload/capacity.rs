@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use turnpike_driver::Waker;
+use turnpike_offload::link::Inherited;
 use turnpike_offload::maps::Sizes;
 use turnpike_offload::xdp::Mode;
 use turnpike_offload::{Answer, Offload, Outbox, Settings, Wishes};
@@ -174,7 +175,7 @@ fn a_hundred_thousand_bindings_come_and_go_quickly() {
     let Some(lab) = lab("a_hundred_thousand_bindings_come_and_go_quickly") else { return };
     run(&lab.relay, "ip route add 10.80.0.0/14 via 10.77.1.10");
     run(&lab.relay, "ip route add 10.90.0.0/16 via 10.77.2.10");
-    let offload = lab.relay.enter(|| Offload::start(settings())).expect("it starts");
+    let offload = lab.relay.enter(|| Offload::start(settings(), Inherited::none())).expect("it starts");
     let status = Arc::clone(offload.status());
     let mut outbox = offload.outbox(WorkerId(0), Arc::new(Nobody));
     // The routers' MAC addresses become known.

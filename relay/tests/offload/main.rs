@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   testkit's lab, processes, talker ─► server: the program on both interfaces of its namespace
-//!                                  ├─ forwarding, life, limits, load, routed, stall, fate, effect, refused, capacity, administration: the tests
+//!                                  ├─ forwarding, life, limits, load, routed, stall, fate, effect, refused, restart, capacity, administration: the tests
 //!                                  └─ call: an allocation with a channel, and its peer
 //! ```
 //!
@@ -19,6 +19,7 @@ mod life;
 mod limits;
 mod load;
 mod refused;
+mod restart;
 mod routed;
 mod server;
 mod stall;

@@ -73,6 +73,11 @@ impl Server {
         Server { running: server::Server::start(command) }
     }
 
+    /// The same with an input.
+    pub fn start_with_input(command: std::process::Command, input: std::process::Stdio) -> Server {
+        Server { running: server::Server::start_with_input(command, input) }
+    }
+
     /// Waits until that many routes are in the kernel: two for each channel.
     #[track_caller]
     pub fn wait_for_routes(&self, routes: u64) {

@@ -10,6 +10,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "relay/tests/worker.rs",
     "offload/src/mapped.rs",
     "offload/src/ethtool.rs",
+    "offload/src/link.rs",
     "ebpf/program/src/kernel/",
     "ebpf/program/src/generator.rs",
     "ebpf/program/src/select.rs",

@@ -132,7 +132,7 @@ pub struct Batch {
     parts: Vec<Part>,
     /// Payloads that are nowhere else.
     copies: Vec<u8>,
-    /// Each flow's newest message.
+    /// Each flow's newest message, if there are several messages.
     newest: HashMap<(Sender, SocketAddr), u32, RandomState>,
     /// Messages by socket, see [`Batch::sort`].
     order: Vec<(Sender, u32)>,
@@ -215,7 +215,18 @@ impl Batch {
             first: place,
             last: place,
         });
-        self.newest.insert(flow, number);
+        self.note_newest(flow, number);
+    }
+
+    /// The last message needs no note: with a single one, as at low load, there is nothing to clear afterwards.
+    fn note_newest(&mut self, flow: (Sender, SocketAddr), number: u32) {
+        if number == 1 {
+            let first = &self.messages[0].envelope;
+            self.newest.insert((first.sender, first.to), 0);
+        }
+        if number > 0 {
+            self.newest.insert(flow, number);
+        }
     }
 
     /// A run of one flow is asked for again and again: its message is the last one, mostly.

@@ -212,7 +212,7 @@ impl SendQueue {
     pub(crate) fn clear(&mut self) {
         self.batch.clear();
         self.assembly.clear();
-        self.refusals.expire(Instant::now());
+        self.refusals.expire(Instant::now);
     }
 }
 

@@ -207,8 +207,8 @@ struct Bytes {
 }
 
 impl Bytes {
-    /// The first allocation: a few frames.
-    const ROOM: usize = 4096;
+    /// The first allocation: a frame, and no more than what allocators keep at hand for the next one.
+    const ROOM: usize = 1024;
 
     fn len(&self) -> usize {
         self.bytes.len() - self.start

@@ -635,6 +635,7 @@ fn worker_load(seconds: u64) -> WorkerLoad {
         turns: seconds * 1000,
         busy_secs: seconds as f64 * 0.21,
         busy_ratio: 0.21,
+        coalesce_secs: 0.0,
         turn_duration: Some(Histogram {
             bounds_secs: vec![0.0001, 0.001, 0.01],
             counts: vec![seconds * 900, seconds * 99, seconds, 0],

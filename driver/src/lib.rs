@@ -112,7 +112,7 @@ pub enum Event {
     StreamsReady,
 }
 
-/// What a driver counted itself, since it was made.
+/// What a driver counted itself, since it was made, and how long it waits now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DriverCounters {
     /// Datagrams that the operating system refused to send.
@@ -124,6 +124,9 @@ pub struct DriverCounters {
     pub socket_overflow: u64,
     /// Datagrams of which the operating system did not say who had sent them, or to which address.
     pub unaddressed: u64,
+    /// How long it waits for more at its thread's present load, nanoseconds; see
+    /// [`SocketOptions::coalesce`](sockets::SocketOptions::coalesce).
+    pub coalesce_ns: u64,
 }
 
 /// Wakes a worker that waits in [`Driver::wait`], from any thread.
@@ -176,6 +179,9 @@ pub trait Driver {
     /// # Errors
     /// Whatever the system answers.
     fn watch(&mut self, descriptor: OwnedFd) -> io::Result<()>;
+
+    /// So many messages came by streams in this turn: with datagrams they say whether it pays to wait for more.
+    fn count_messages(&mut self, messages: usize);
 
     /// A handle that wakes this driver.
     fn waker(&self) -> Arc<dyn Waker>;

@@ -74,8 +74,12 @@ pub struct Base {
     /// The streams' descriptor, if there are any.
     pub(crate) watched: Option<OwnedFd>,
     pub(crate) counters: DriverCounters,
-    /// The system's clock when this turn's waiting was over, nanoseconds.
-    pub(crate) woken_ns: u64,
+    /// When this turn's waiting was over, nanoseconds: by the system's clock, if datagrams say when they arrived.
+    system_ns: u64,
+    /// The same on the monotonic clock.
+    woken_ns: u64,
+    /// Datagrams of this turn, and messages of streams.
+    arrived: usize,
     /// When buffers were used, or a deadline came, last; `None` since memory was given back.
     worked_ns: Option<u64>,
 }
@@ -107,7 +111,9 @@ impl Base {
             answers: Vec::new(),
             watched: None,
             counters: DriverCounters::default(),
+            system_ns: 0,
             woken_ns: 0,
+            arrived: 0,
             worked_ns: None,
         })
     }
@@ -122,32 +128,50 @@ impl Base {
 
     /// Whether to pause before waiting, and so long: nothing may be due by then.
     pub(crate) fn pause(&mut self, timeout: Option<Duration>) -> Option<Duration> {
+        self.learn();
         if timeout.is_some_and(|timeout| timeout <= self.options.coalesce) {
             return None;
         }
-        let pause = self.coalescer.pause(clock::monotonic_ns())?;
+        let pause = self.coalescer.pause(self.woken_ns)?;
         wait_precisely();
         Some(pause)
+    }
+
+    /// What the turn before has brought, and the thread's load, for the next pauses.
+    fn learn(&mut self) {
+        self.coalescer.observe(self.woken_ns, std::mem::take(&mut self.arrived));
+        if self.coalescer.wants_sample(self.woken_ns) {
+            self.coalescer.sample(self.woken_ns, clock::thread_cpu_ns());
+        }
     }
 
     /// How long to wait at the most: until memory is given back, if there is any. Wake-ups are no work: somebody looks
     /// each second whether a worker lives.
     pub(crate) fn longest_wait(&self, timeout: Option<Duration>) -> Option<Duration> {
         let Some(worked_ns) = self.worked_ns else { return timeout };
-        let idle = Duration::from_nanos(clock::monotonic_ns().saturating_sub(worked_ns));
+        let idle = Duration::from_nanos(self.woken_ns.saturating_sub(worked_ns));
         let left = IDLE_BEFORE_RELEASE.saturating_sub(idle);
         Some(timeout.map_or(left, |timeout| timeout.min(left)))
     }
 
-    /// Whether memory is to be given back after a wait for [`Base::longest_wait`].
+    /// The waiting is over. Clocks are read once in a turn: each reading counts where turns are short.
+    pub(crate) fn woke(&mut self) {
+        self.woken_ns = clock::monotonic_ns();
+        if self.options.measure_waiting {
+            self.system_ns = clock::realtime_ns();
+        }
+    }
+
+    /// Whether memory is to be given back after a wait for [`Base::longest_wait`], when [`Base::woke`] was called.
     pub(crate) fn is_idle_after(&mut self, has_something: bool) -> bool {
-        let now_ns = clock::monotonic_ns();
         match self.worked_ns {
             _ if has_something => false,
-            Some(worked_ns) => now_ns.saturating_sub(worked_ns) >= IDLE_BEFORE_RELEASE.as_nanos() as u64,
+            Some(worked_ns) => {
+                self.woken_ns.saturating_sub(worked_ns) >= IDLE_BEFORE_RELEASE.as_nanos() as u64
+            }
             None => {
                 // At a deadline the core may free what a crowd has left.
-                self.worked_ns = Some(now_ns);
+                self.worked_ns = Some(self.woken_ns);
                 false
             }
         }
@@ -163,17 +187,16 @@ impl Base {
     }
 
     /// A turn has brought so many datagrams, if any.
-    pub(crate) fn observe(&mut self, datagrams: usize) {
+    pub(crate) fn count_datagrams(&mut self, datagrams: usize) {
         if datagrams > 0 {
-            let now_ns = clock::monotonic_ns();
-            self.worked_ns = Some(now_ns);
-            self.coalescer.observe(now_ns, datagrams);
+            self.worked_ns = Some(self.woken_ns);
+            self.arrived += datagrams;
         }
     }
 
     /// The streams' descriptor can be read.
     pub(crate) fn streams_are_ready(&mut self) {
-        self.worked_ns = Some(clock::monotonic_ns());
+        self.worked_ns = Some(self.woken_ns);
         self.events.push(Event::StreamsReady);
     }
 
@@ -186,7 +209,7 @@ impl Base {
         let asked = if listener.socket.is_wildcard() { received.ancillary.server } else { Some(local) };
         let Some(server) = asked else { return self.received_unaddressed() };
         let ingress = Ingress::Client { socket: ClientSocket::listener(index), server };
-        self.events.push(received.event(self.woken_ns, ingress, buffer));
+        self.events.push(received.event(self.system_ns, ingress, buffer));
     }
 
     /// Something was received that nobody could answer.
@@ -198,7 +221,7 @@ impl Base {
     pub(crate) fn received_by_relay(&mut self, relay: RelaySocket, received: &Received, buffer: usize) {
         let Some(open) = self.sockets.held(relay) else { return };
         self.counters.socket_overflow += open.losses.news(received.ancillary.overflow);
-        self.events.push(received.event(self.woken_ns, Ingress::Relay(relay), buffer));
+        self.events.push(received.event(self.system_ns, Ingress::Relay(relay), buffer));
     }
 
     // Commands
@@ -269,6 +292,10 @@ impl<M: Mechanism> Driver for M {
         }
     }
 
+    fn count_messages(&mut self, messages: usize) {
+        self.base_mut().arrived += messages;
+    }
+
     fn watch(&mut self, descriptor: OwnedFd) -> io::Result<()> {
         self.base_mut().watched = Some(descriptor);
         self.start_watching()
@@ -283,7 +310,8 @@ impl<M: Mechanism> Driver for M {
     }
 
     fn counters(&self) -> DriverCounters {
-        self.base().counters
+        let base = self.base();
+        DriverCounters { coalesce_ns: base.coalescer.wait_ns(), ..base.counters }
     }
 }
 

@@ -34,7 +34,7 @@ pub struct SocketOptions {
     pub merge: bool,
     /// Let the kernel say when each datagram arrived (SO_TIMESTAMPNS).
     pub measure_waiting: bool,
-    /// How long a driver may wait for more at moderate load; zero never waits.
+    /// How long a driver of a busy thread may wait for more; zero never waits.
     pub coalesce: Duration,
     /// Relay sockets have descriptors below this number: the rest of those that the process may have is for
     /// everything else.

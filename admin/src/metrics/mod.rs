@@ -299,6 +299,9 @@ fn workers(page: &mut Page<'_>, workers: &[WorkerTotals]) -> fmt::Result {
     page.counter("worker_turns", "Turns of each worker's loop.", samples(|w| w.load.turns))?;
     let busy = workers.iter().map(|worker| (label(worker), worker.load.busy_secs));
     page.counter_f64("worker_busy_seconds", "Seconds in which each worker was not asleep.", busy)?;
+    let waits = workers.iter().map(|worker| (label(worker), worker.load.coalesce_secs));
+    let help = "How long each worker waits for more datagrams when none is there: 0 below half load.";
+    page.gauge_f64("worker_coalesce_seconds", help, waits)?;
     let durations = workers
         .iter()
         .filter_map(|worker| worker.load.turn_duration.as_ref().map(|durations| (label(worker), durations)));

@@ -48,6 +48,16 @@ impl Page<'_> {
         self.metric(name, help, MetricType::Gauge, samples, |metric, value| metric.encode_gauge(value))
     }
 
+    /// A number with a fraction as it is now.
+    pub fn gauge_f64(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, f64)>,
+    ) -> fmt::Result {
+        self.metric(name, help, MetricType::Gauge, samples, |metric, value| metric.encode_gauge(value))
+    }
+
     /// How often something took how long.
     pub fn histogram<'h>(
         &mut self,

@@ -180,6 +180,9 @@ pub struct WorkerLoad {
     pub busy_secs: f64,
     /// Share of the last second in which it was not asleep, 0 to 1.
     pub busy_ratio: f64,
+    /// How long it waits for more datagrams when none is there, seconds: 0 below half load, at most `coalesce`.
+    #[serde(default)]
+    pub coalesce_secs: f64,
     /// How long its turns took: what a datagram may have to wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn_duration: Option<Histogram>,

@@ -58,6 +58,7 @@ async fn every_sample_has_a_type_a_help_and_a_number() {
         "turnpike_offload_resync_differences_total",
         "turnpike_offload_heartbeat_age_seconds",
         "turnpike_worker_busy_seconds_total",
+        "turnpike_worker_coalesce_seconds",
         "turnpike_socket_drops_total",
         "turnpike_stream_connections",
         "turnpike_stream_connections_opening",

@@ -222,10 +222,11 @@ fn delay_note(table: &Table<'_>, scenario: &str) -> Option<String> {
         );
     }
     let mut note =
-        "Delays: at a load like this Turnpike's userspace waits up to 150 µs in each direction for \
-                    more datagrams, where several came within such a wait before; that is up to 300 µs of a \
-                    round trip, and pays for the lower CPU. `--coalesce 0` never waits. What the kernel \
-                    forwards (turnpike-xdp) waits for nothing, as long as it is ChannelData."
+        "Delays: where a worker of Turnpike's uses more than half of a processor (see the server process's \
+                    CPU) it waits for more datagrams, where several came within such a wait before: up to \
+                    150 µs in each direction, which pays for a lower CPU. Below that, and with \
+                    `--coalesce 0`, it never waits. What the kernel forwards (turnpike-xdp) waits for \
+                    nothing, as long as it is ChannelData."
             .to_owned();
     if has("added_p50_us") {
         note += " Added is what is more than on the direct path in the same round.";

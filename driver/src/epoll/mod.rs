@@ -179,6 +179,7 @@ impl EpollDriver {
         if let Some(pause) = self.base.pause(timeout) {
             self.poller.wait(Some(Duration::ZERO))?;
             if self.poller.has_ready() {
+                self.base.woke();
                 return Ok(());
             }
             self.base.coalescer.begin(clock::monotonic_ns());
@@ -187,6 +188,7 @@ impl EpollDriver {
         }
         let longest = self.base.longest_wait(timeout);
         self.poller.wait(longest)?;
+        self.base.woke();
         if self.base.is_idle_after(self.poller.has_ready()) {
             self.base.release_memory();
         }
@@ -211,7 +213,6 @@ impl Mechanism for EpollDriver {
         self.next_buffer = 0;
         let timeout = if self.base.events.is_empty() { timeout } else { Some(Duration::ZERO) };
         self.wait_until_ready(timeout)?;
-        self.base.woken_ns = clock::realtime_ns();
         if self.sort_ready() {
             self.base.events.push(Event::Woken);
         }
@@ -221,7 +222,7 @@ impl Mechanism for EpollDriver {
             }
         }
         self.receive_from_relays();
-        self.base.observe(self.next_buffer);
+        self.base.count_datagrams(self.next_buffer);
         Ok(())
     }
 

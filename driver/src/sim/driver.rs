@@ -173,6 +173,9 @@ impl Driver for SimDriver {
         }
     }
 
+    /// It waits for nothing.
+    fn count_messages(&mut self, _messages: usize) {}
+
     /// There are no streams in the simulated network.
     fn watch(&mut self, _descriptor: OwnedFd) -> io::Result<()> {
         Ok(())

@@ -40,10 +40,7 @@ fn df_is_set_on_the_wire_for_one_datagram_only<D: Rig>() {
         }
         driver.flush();
         // Over the MTU, with DF: refused. Without: in fragments, of which the peer sees nothing.
-        assert_eq!(
-            driver.counters(),
-            DriverCounters { send_failed: 0, send_too_large: 1, socket_overflow: 0, unaddressed: 0 }
-        );
+        assert_eq!(driver.counters(), DriverCounters { send_too_large: 1, ..DriverCounters::default() });
         for (size, dont_fragment) in [(100, false), (200, true), (300, false)] {
             let (header, len) = next_packet_from(&wire, relayed.port());
             assert_eq!(len, 20 + 8 + size);

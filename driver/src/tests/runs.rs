@@ -103,6 +103,7 @@ fn coalescing_delays_but_loses_nothing<D: Rig>() {
     const COUNT: usize = 3000;
     let options = SocketOptions { coalesce: Duration::from_micros(200), ..SocketOptions::default() };
     let (mut driver, server) = driver_with::<D>(V4, options);
+    make_busy(&mut driver);
     let sender = std::thread::spawn(move || {
         let client = client(V4);
         for number in 0..COUNT as u32 {
@@ -123,7 +124,16 @@ fn coalescing_delays_but_loses_nothing<D: Rig>() {
     }
     sender.join().expect("the sender ends");
     assert_eq!(next as usize, COUNT);
-    assert!(turns < COUNT, "{turns} turns for {COUNT} datagrams: some came together");
+    assert!(turns < COUNT * 3 / 4, "{turns} turns for {COUNT} datagrams: they came together");
     client(V4).send_to(b"late", server).expect("sent");
     assert_eq!(await_datagram(&mut driver).len, 4);
+}
+
+/// As if its thread used a whole processor: after a sample that lies in the future there is no other one.
+fn make_busy(driver: &mut impl Rig) {
+    const FUTURE_NS: u64 = u64::MAX / 2;
+    for elapsed_ns in (0..100).map(|sample| sample * 5_000_000) {
+        driver.base_mut().coalescer.sample(FUTURE_NS + elapsed_ns, elapsed_ns);
+    }
+    assert_eq!(driver.counters().coalesce_ns, 200_000);
 }

@@ -324,17 +324,19 @@ impl UringDriver {
         if let Some(pause) = gather {
             self.ring.submit_and_look()?;
             if self.ring.has_completions() {
+                self.base.woke();
                 return Ok(());
             }
             self.base.coalescer.begin(clock::monotonic_ns());
             if !self.ring.can_gather() {
                 // Nothing wakes this thread outside of the ring.
                 std::thread::sleep(pause);
-                return self.ring.submit_and_wait(Waiting { timeout, gather: None });
             }
         }
+        let gather = gather.filter(|_| self.ring.can_gather());
         let longest = self.base.longest_wait(timeout);
         self.ring.submit_and_wait(Waiting { timeout: longest, gather })?;
+        self.base.woke();
         if self.base.is_idle_after(self.ring.has_completions()) {
             // The buffers are in the ring, but the kernel writes to them within system calls only.
             self.listener_group.shrink();
@@ -390,7 +392,7 @@ impl UringDriver {
                 Some(Kind::Cancel) | Some(Kind::Send) | None => {}
             }
         }
-        self.base.observe(self.base.events.len() - no_datagrams);
+        self.base.count_datagrams(self.base.events.len() - no_datagrams);
     }
 
     fn handle_listener(&mut self, completion: &Completion) {
@@ -492,7 +494,6 @@ impl Mechanism for UringDriver {
         let is_busy = has_events || !self.more_errors.is_empty() || self.ring.has_completions();
         self.submit_and_wait(if is_busy { Some(Duration::ZERO) } else { timeout })?;
         self.look_behind_closing()?;
-        self.base.woken_ns = clock::realtime_ns();
         self.finish_sends();
         self.give_back();
         self.handle_completions();

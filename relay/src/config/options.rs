@@ -334,9 +334,10 @@ options! {
     "io" Text("auto|epoll|io-uring") io: IoBackend = IoBackend::Auto,
     shown "`auto`", parse::io, on restart;
 
-    /// Microseconds for which a worker waits for more datagrams when none is there, 0 to 1000; 0 never waits.
-    /// It waits only while several arrive in that time, one by one: fewer wake-ups then cost less CPU, for a
-    /// delay of at most this time. A longer one saves more and delays more.
+    /// Microseconds for which a busy worker waits for more datagrams when none is there, 0 to 1000; 0 never
+    /// waits. Fewer wake-ups then cost less CPU, for a delay of at most this time. A worker that uses less than
+    /// half of a processor does not wait; the wait grows with its load, up to this time at three quarters, and
+    /// is made only while several datagrams arrive in it, one by one.
     "coalesce" Number("US") coalesce: Duration = Duration::from_micros(150),
     shown "`150`", parse::coalesce, on restart;
 

@@ -140,6 +140,7 @@ fn load(load: &Load, busy_ratio: f64) -> model::WorkerLoad {
         turns: load.turns,
         busy_secs: seconds(load.cpu_ns),
         busy_ratio,
+        coalesce_secs: seconds(load.coalesce_ns),
         turn_duration: Some(model::Histogram {
             bounds_secs: TURN_BOUNDS_NS.iter().map(|bound| seconds(*bound)).collect(),
             counts: load.turn_counts.to_vec(),

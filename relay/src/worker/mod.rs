@@ -146,7 +146,7 @@ impl<D: Driver> Worker<D> {
         }
         self.driver.flush();
         self.count_driver_drops();
-        self.reporter.report(clock(), &self.server, &self.status);
+        self.report(clock());
         Ok(())
     }
 
@@ -194,7 +194,15 @@ impl<D: Driver> Worker<D> {
         if let Some(outbox) = &mut self.offload {
             outbox.note_missed(self.server.counts().kernel_missed);
         }
-        self.reporter.publish(now, &self.server, &self.status, eventful);
+        if self.reporter.publish(now, &self.server, &self.status, eventful) {
+            self.report(now);
+        }
+    }
+
+    fn report(&mut self, now: Now) {
+        self.report_streams(now);
+        self.reporter.note_coalescing(self.driver.counters().coalesce_ns);
+        self.reporter.report(now, &self.server, &self.status);
     }
 
     /// How long `wait` may sleep: until the next deadline, and not at all while a walk is under way.

@@ -47,6 +47,8 @@ pub struct Load {
     pub turn_counts: [u64; TURN_BOUNDS_NS.len() + 1],
     /// All turns together, nanoseconds.
     pub turn_sum_ns: u64,
+    /// How long it waits for more datagrams at its present load, nanoseconds.
+    pub coalesce_ns: u64,
 }
 
 /// Everything that a worker counted since its start.
@@ -136,6 +138,11 @@ impl Reporter {
         self.load.turn_sum_ns += duration_ns;
     }
 
+    /// How long the driver waits for more datagrams now, nanoseconds.
+    pub(crate) fn note_coalescing(&mut self, coalesce_ns: u64) {
+        self.load.coalesce_ns = coalesce_ns;
+    }
+
     /// What there is of streams.
     pub(crate) fn note_streams(&mut self, counters: &StreamCounters) {
         self.streams = *counters;
@@ -183,8 +190,8 @@ impl Reporter {
         self.due_ns
     }
 
-    /// Stores the gauges; also the report, if it is due. `eventful`: something happened in this turn.
-    pub(crate) fn publish(&mut self, now: Now, server: &Server, status: &Status, eventful: bool) {
+    /// Stores the gauges; whether a report is due. `eventful`: something happened in this turn.
+    pub(crate) fn publish(&mut self, now: Now, server: &Server, status: &Status, eventful: bool) -> bool {
         let counts = server.table_counts();
         status.allocations.store(counts.allocations, Ordering::Relaxed);
         status.relay_sockets.store(counts.relay_sockets, Ordering::Relaxed);
@@ -192,9 +199,7 @@ impl Reporter {
         if eventful && self.due_ns.is_none() {
             self.due_ns = Some(self.reported_ns.saturating_add(REPORT_INTERVAL_NS).max(now.mono_ns));
         }
-        if self.due_ns.is_some_and(|due_ns| due_ns <= now.mono_ns) {
-            self.report(now, server, status);
-        }
+        self.due_ns.is_some_and(|due_ns| due_ns <= now.mono_ns)
     }
 
     /// Copies everything now.

@@ -57,6 +57,10 @@ impl<D: Driver> Worker<D> {
         }
         streams.flush(now.mono_ns);
         self.handle_stream_events(now);
+    }
+
+    /// Tells what became of connections.
+    pub(super) fn report_streams(&mut self, now: Now) {
         let Some(streams) = &self.streams else { return };
         let counters = streams.counters();
         self.notices.streams(now, &counters.closed, streams.fallback_fault());
@@ -64,9 +68,11 @@ impl<D: Driver> Worker<D> {
     }
 
     fn handle_stream_events(&mut self, now: Now) {
+        let mut messages = 0;
         while let Some(event) = self.streams.as_mut().and_then(|streams| streams.next_event(now.mono_ns)) {
             match event {
                 StreamEvent::Message { path, client, bytes } => {
+                    messages += 1;
                     self.handle_stream_message(now, path, client, bytes);
                 }
                 StreamEvent::Idle(path) => {
@@ -84,6 +90,7 @@ impl<D: Driver> Worker<D> {
                 StreamEvent::Closed { path, .. } => self.handle(now, Input::ClientGone(path)),
             }
         }
+        self.driver.count_messages(messages);
     }
 
     /// Queues what the core has for a client of a stream.

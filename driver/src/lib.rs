@@ -32,6 +32,7 @@ mod send;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod sockets;
+mod strangers;
 pub mod streams;
 #[cfg(test)]
 mod tests;
@@ -65,6 +66,8 @@ pub enum Ingress {
 pub struct Datagram {
     /// The socket that it arrived on.
     pub ingress: Ingress,
+    /// It came by the listener's socket for strangers.
+    pub is_strangers: bool,
     /// The sender's address and port.
     pub from: SocketAddr,
     /// DSCP and ECN as they were received: the whole TOS or traffic class byte.
@@ -122,6 +125,8 @@ pub struct DriverCounters {
     /// Datagrams that the operating system dropped because a socket's receive buffer was full. Noticed with
     /// the next datagram of that socket, or when it is closed.
     pub socket_overflow: u64,
+    /// The same of listeners' sockets for strangers.
+    pub stranger_overflow: u64,
     /// Datagrams of which the operating system did not say who had sent them, or to which address.
     pub unaddressed: u64,
     /// How long it waits for more at its thread's present load, nanoseconds; see

@@ -16,6 +16,11 @@ pub const ERRORS_PER_SOCKET: usize = 16;
 /// Datagrams per call of recvmmsg, and per listener and turn (epoll). More gains nothing: the call's own cost is
 /// spread thin by then.
 pub const RECEIVED_PER_CALL: usize = 64;
+/// Datagrams from all sockets for strangers in one turn, after all others: less than a millisecond of work.
+pub const STRANGER_DATAGRAMS: usize = 64;
+/// Turns in a row in which strangers are not looked at, since more waits of those who are none than a turn takes. At
+/// such a load it is some milliseconds; then they have a turn all the same.
+pub const TURNS_WITHOUT_STRANGERS: u32 = 16;
 /// Datagrams from all relay sockets in one turn (epoll): what stays in the processor's cache.
 pub const RELAY_DATAGRAMS: usize = 256;
 /// Descriptors looked at in one turn (epoll). Not above [`RELAY_DATAGRAMS`], so that each gets a buffer; the kernel

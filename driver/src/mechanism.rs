@@ -203,7 +203,11 @@ impl Base {
     /// A listener has received something into a buffer.
     pub(crate) fn received_by_listener(&mut self, index: u32, received: &Received, buffer: usize) {
         let Some(listener) = self.sockets.listeners.get_mut(index as usize) else { return };
-        self.counters.socket_overflow += listener.losses.news(received.ancillary.overflow);
+        let lost = received.ancillary.overflow;
+        match received.is_strangers {
+            true => self.counters.stranger_overflow += listener.stranger_losses.news(lost),
+            false => self.counters.socket_overflow += listener.losses.news(lost),
+        }
         let local = listener.socket.local_addr();
         // Without the address it was sent to, nobody could answer it.
         let asked = if listener.socket.is_wildcard() { received.ancillary.server } else { Some(local) };

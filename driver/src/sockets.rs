@@ -1,7 +1,8 @@
 //! Opening UDP sockets with the options that the relay needs.
 //!
 //! Listeners are shared: each worker has a socket of its own on each listen address
-//! (SO_REUSEPORT), and the kernel keeps a client on one of them by the hash of its 4-tuple.
+//! (SO_REUSEPORT), and the kernel keeps a client on one of them by the hash of its 4-tuple. It may
+//! have a second one there for strangers, whose queue is short and is read last.
 //! Relay sockets belong to one allocation and share their port with nobody.
 #![allow(unsafe_code)]
 
@@ -23,6 +24,9 @@ pub struct SocketOptions {
     pub listener_receive_bytes: usize,
     /// Send buffer of a listener, bytes.
     pub listener_send_bytes: usize,
+    /// Receive buffer of a listener's second socket, for strangers, bytes. It bounds how long they wait, and what a
+    /// flood of theirs can occupy in the kernel.
+    pub stranger_receive_bytes: usize,
     /// Receive buffer of a relay socket, bytes. It bounds what an unwanted flood towards
     /// one relayed address can occupy in the kernel.
     pub relay_receive_bytes: usize,
@@ -46,6 +50,7 @@ impl Default for SocketOptions {
         SocketOptions {
             listener_receive_bytes: 4 << 20,
             listener_send_bytes: 4 << 20,
+            stranger_receive_bytes: 512 << 10,
             relay_receive_bytes: 256 << 10,
             relay_send_bytes: 256 << 10,
             datagram_bytes: MAX_DATAGRAM,
@@ -62,6 +67,7 @@ impl Default for SocketOptions {
 pub struct ListenerSocket {
     socket: Socket,
     local: SocketAddr,
+    strangers: Option<Socket>,
 }
 
 impl ListenerSocket {
@@ -73,6 +79,16 @@ impl ListenerSocket {
     /// Whether datagrams to different addresses of this host arrive here.
     pub fn is_wildcard(&self) -> bool {
         self.local.ip().is_unspecified()
+    }
+
+    /// Its second socket, for strangers, if it has one: who is one, the kernel has to be told by a program.
+    pub fn strangers(&self) -> Option<BorrowedFd<'_>> {
+        self.strangers.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Closes its second socket.
+    pub fn close_strangers(&mut self) {
+        self.strangers = None;
     }
 }
 
@@ -103,12 +119,36 @@ pub fn bind_listeners(
     workers: usize,
     options: &SocketOptions,
 ) -> io::Result<Vec<ListenerSocket>> {
+    bind_group(address, workers, workers > 1, options)
+}
+
+/// The same, each with a second socket for strangers ([`ListenerSocket::strangers`]).
+///
+/// # Errors
+/// As there.
+pub fn bind_listeners_apart(
+    address: SocketAddr,
+    workers: usize,
+    options: &SocketOptions,
+) -> io::Result<Vec<ListenerSocket>> {
+    let mut group = bind_group(address, workers, true, options)?;
+    for listener in &mut group {
+        let options = SocketOptions { listener_receive_bytes: options.stranger_receive_bytes, ..*options };
+        listener.strangers = Some(open_listener(listener.local, true, &options)?.socket);
+    }
+    Ok(group)
+}
+
+fn bind_group(
+    address: SocketAddr,
+    workers: usize,
+    is_shared: bool,
+    options: &SocketOptions,
+) -> io::Result<Vec<ListenerSocket>> {
     // The first is bound without SO_REUSEPORT, so another holder of the port is an error. Only
     // then it is opened for the others: at no moment can a stranger come in between unnoticed.
     let first = open_patiently(address, options)?;
-    if workers > 1 {
-        first.socket.set_reuse_port(true)?;
-    }
+    first.socket.set_reuse_port(is_shared)?;
     let address = first.local;
     let mut group = vec![first];
     for _ in 1..workers {
@@ -151,7 +191,7 @@ fn try_open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -
     }
     bind_or_wait(&socket, address)?;
     let local = local_address(&socket)?;
-    Ok(ListenerSocket { socket, local })
+    Ok(ListenerSocket { socket, local, strangers: None })
 }
 
 /// An address that this host doesn't have, or that is still tentative (RFC 4862 s. 5.4), may come: the socket is

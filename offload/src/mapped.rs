@@ -124,6 +124,8 @@ unsafe impl InSharedMemory for Allocation<AtomicU64> {}
 unsafe impl InSharedMemory for Bucket<AtomicU64> {}
 // SAFETY: atomics only.
 unsafe impl InSharedMemory for Switch<AtomicU64> {}
+// SAFETY: an atomic.
+unsafe impl InSharedMemory for AtomicU64 {}
 
 /// The entries of an array map, mapped into this process.
 #[derive(Debug)]

@@ -99,16 +99,19 @@ pub enum UserspaceDrop {
     NoAddress,
     /// An ICMP error about a peer, where the operator keeps those from clients.
     IcmpError,
+    /// From somebody without an allocation: the queue of those was full.
+    StrangerQueue,
 }
 
 impl UserspaceDrop {
     /// All of them.
-    pub const ALL: [UserspaceDrop; 5] = [
+    pub const ALL: [UserspaceDrop; 6] = [
         UserspaceDrop::StreamQueueFull,
         UserspaceDrop::StreamQueueAge,
         UserspaceDrop::StreamClosed,
         UserspaceDrop::NoAddress,
         UserspaceDrop::IcmpError,
+        UserspaceDrop::StrangerQueue,
     ];
 
     /// The name in metrics, logs and the API.
@@ -119,6 +122,7 @@ impl UserspaceDrop {
             UserspaceDrop::StreamClosed => "drop_stream_closed",
             UserspaceDrop::NoAddress => "drop_no_address",
             UserspaceDrop::IcmpError => "drop_icmp_error",
+            UserspaceDrop::StrangerQueue => "drop_stranger_queue",
         }
     }
 }

@@ -11,7 +11,6 @@
 #![allow(clippy::unnecessary_cast)]
 
 mod poller;
-mod recv;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -22,12 +21,13 @@ use socket2::Socket;
 use turnpike_proto::RelaySocket;
 
 use self::poller::Poller;
-use self::recv::Receiver;
 use crate::kernel::errors::drain_errors;
-use crate::limits::{MAX_READY, RECEIVED_PER_CALL, RELAY_DATAGRAMS};
+use crate::kernel::recv::Receiver;
+use crate::limits::{MAX_LISTENERS, MAX_READY, RECEIVED_PER_CALL, RELAY_DATAGRAMS, STRANGER_DATAGRAMS};
 use crate::mechanism::{Base, Mechanism};
 use crate::reserved::Reserved;
 use crate::sockets::{ListenerSocket, SocketOptions};
+use crate::strangers::Strangers;
 use crate::{Driver, Event, clock};
 
 /// The waker's token.
@@ -36,6 +36,8 @@ const WATCHED_TOKEN: u64 = u64::MAX - 1;
 /// Listener `i` has this token less `i`. Relay sockets have their generation in the upper half and
 /// an index below [`MAX_RELAY_SOCKETS`](crate::limits::MAX_RELAY_SOCKETS) in the lower one, so they never come near.
 const LISTENER_TOKEN: u64 = u64::MAX - 2;
+/// The socket for strangers of listener `i` has this token less `i`.
+const STRANGERS_TOKEN: u64 = LISTENER_TOKEN - MAX_LISTENERS as u64;
 
 /// A relay socket that epoll reported.
 #[derive(Clone, Copy)]
@@ -54,6 +56,9 @@ pub struct EpollDriver {
     receiver: Receiver,
     ready_listeners: Vec<bool>,
     ready_relays: Vec<ReadyRelay>,
+    strangers: Strangers,
+    /// More waits than this turn took.
+    has_more: bool,
 }
 
 impl EpollDriver {
@@ -67,21 +72,26 @@ impl EpollDriver {
         let base = Base::new(
             listeners,
             options,
-            count * RECEIVED_PER_CALL + RELAY_DATAGRAMS,
+            count * RECEIVED_PER_CALL + RELAY_DATAGRAMS + STRANGER_DATAGRAMS,
             options.datagram_bytes,
         )?;
         let poller = Poller::new(MAX_READY)?;
         poller.add(base.waker.as_fd(), WAKER_TOKEN)?;
         for (listener, index) in base.sockets.listeners.iter().zip(0..) {
             poller.add(listener.socket.as_fd(), LISTENER_TOKEN - index)?;
+            if let Some(strangers) = listener.socket.strangers() {
+                poller.add(strangers, STRANGERS_TOKEN - index)?;
+            }
         }
         Ok(EpollDriver {
             base,
             poller,
             next_buffer: 0,
-            receiver: Receiver::new(),
+            receiver: Receiver::new(0),
             ready_listeners: vec![false; count],
             ready_relays: Vec::with_capacity(MAX_READY),
+            strangers: Strangers::new(count * RECEIVED_PER_CALL + RELAY_DATAGRAMS, 0),
+            has_more: false,
         })
     }
 
@@ -108,6 +118,8 @@ impl EpollDriver {
                 has_streams = true;
             } else if let Some(ready) = self.ready_listeners.get_mut((LISTENER_TOKEN - token) as usize) {
                 *ready = true;
+            } else if STRANGERS_TOKEN - token < MAX_LISTENERS as u64 {
+                self.strangers.note_ready((STRANGERS_TOKEN - token) as u32);
             } else {
                 self.ready_relays.push(ReadyRelay {
                     relay: relay_of(token),
@@ -115,6 +127,9 @@ impl EpollDriver {
                     has_data: mask & libc::EPOLLIN as u32 != 0,
                 });
             }
+        }
+        if ask_all {
+            (0..self.ready_listeners.len()).for_each(|index| self.strangers.note_ready(index as u32));
         }
         if has_streams {
             self.base.streams_are_ready();
@@ -134,6 +149,7 @@ impl EpollDriver {
             }
         }
         self.next_buffer += count;
+        self.has_more |= count == RECEIVED_PER_CALL;
     }
 
     /// Takes each ready relay socket's errors and a fair share of its datagrams.
@@ -149,6 +165,7 @@ impl EpollDriver {
                 budget -= self.receive_from_relay(ready.relay, share.min(budget));
             }
         }
+        self.has_more |= budget == 0;
     }
 
     /// Returns how many datagrams there were.
@@ -210,7 +227,7 @@ impl Mechanism for EpollDriver {
     fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.flush();
         self.base.begin_events();
-        self.next_buffer = 0;
+        (self.next_buffer, self.has_more) = (0, false);
         let timeout = if self.base.events.is_empty() { timeout } else { Some(Duration::ZERO) };
         self.wait_until_ready(timeout)?;
         if self.sort_ready() {
@@ -222,7 +239,8 @@ impl Mechanism for EpollDriver {
             }
         }
         self.receive_from_relays();
-        self.base.count_datagrams(self.next_buffer);
+        let (_, of_strangers) = self.strangers.receive(&mut self.base, self.has_more);
+        self.base.count_datagrams(self.next_buffer + of_strangers);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 pub(super) mod cmsg;
 pub(super) mod errors;
 pub(super) mod received;
+pub(super) mod recv;
 pub(super) mod table;
 
 use std::io;

@@ -12,16 +12,19 @@ pub(crate) struct Received {
     pub(crate) len: u32,
     pub(crate) truncated: bool,
     pub(crate) ancillary: Ancillary,
+    /// By a listener's socket for strangers.
+    pub(crate) is_strangers: bool,
 }
 
 impl Received {
     /// The event for it; `now_ns` is the system's clock, `buffer` the pool's that holds it.
     pub(crate) fn event(&self, now_ns: u64, ingress: Ingress, buffer: usize) -> Event {
-        let Received { from, len, truncated, ancillary } = *self;
+        let Received { from, len, truncated, ancillary, is_strangers } = *self;
         let segment_size = ancillary.segment_bytes.filter(|bytes| (1..len).contains(bytes)).unwrap_or(len);
         let waited_ns = ancillary.arrival_ns.map_or(0, |arrival_ns| now_ns.saturating_sub(arrival_ns));
         Event::Datagram(Datagram {
             ingress,
+            is_strangers,
             from,
             tos: ancillary.tos,
             truncated,
@@ -81,7 +84,7 @@ mod tests {
             [(None, 9, 9), (Some(4), 9, 4), (Some(0), 9, 9), (Some(9), 9, 9)]
         {
             let ancillary = Ancillary { segment_bytes, ..Ancillary::default() };
-            let received = Received { from, len, truncated: false, ancillary };
+            let received = Received { from, len, truncated: false, ancillary, is_strangers: false };
             assert!(matches!(received.event(0, ingress, 0),
                 Event::Datagram(Datagram { segment_size, .. }) if segment_size == expected));
         }

@@ -11,6 +11,8 @@ use crate::sockets::{self, ListenerSocket};
 pub(crate) struct OpenListener {
     pub(crate) socket: ListenerSocket,
     pub(crate) losses: Losses,
+    /// Those of its socket for strangers.
+    pub(crate) stranger_losses: Losses,
 }
 
 /// A relay socket, from its opening until the kernel has let go of it.
@@ -36,8 +38,9 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     pub(crate) fn new(listeners: Vec<ListenerSocket>) -> Sockets {
-        let listeners =
-            listeners.into_iter().map(|socket| OpenListener { socket, losses: Losses::default() }).collect();
+        let open =
+            |socket| OpenListener { socket, losses: Losses::default(), stranger_losses: Losses::default() };
+        let listeners = listeners.into_iter().map(open).collect();
         Sockets { listeners, relays: Vec::new(), open: 0, held: 0 }
     }
 

@@ -85,6 +85,7 @@ impl SimDriver {
                 self.buffers.push(arrival.bytes);
                 Event::Datagram(Datagram {
                     ingress,
+                    is_strangers: false,
                     from: arrival.from,
                     tos: arrival.tos,
                     truncated: false,

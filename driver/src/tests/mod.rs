@@ -3,6 +3,7 @@
 mod netns;
 mod pitfalls;
 mod runs;
+mod strangers;
 
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -79,9 +79,11 @@ impl BufferGroup {
         Some(self.base + usize::from(buffer))
     }
 
-    /// The kernel found none left: it is to have twice as many, from the next turn on.
-    pub(super) fn grow(&mut self) {
-        self.offered = self.offered.saturating_mul(2).min(self.count);
+    /// The kernel found none left: it is to have twice as many, from the next turn on. `false` if it had all.
+    pub(super) fn grow(&mut self) -> bool {
+        let before = self.offered;
+        self.offered = before.saturating_mul(2).min(self.count);
+        self.offered > before
     }
 
     /// Keeps buffers back, as they come back, until the kernel has as few as at first.

@@ -37,11 +37,14 @@ use crate::kernel::cmsg::{CONTROL_BYTES, RawAddr};
 use crate::kernel::empty_header;
 use crate::kernel::errors::drain_errors;
 use crate::kernel::received::{Ancillary, Received};
-use crate::limits::{LISTENER_BUFFERS, LOOKS_WHILE_CLOSING, RELAY_BUFFERS, RING_COMPLETIONS, RING_REQUESTS};
+use crate::limits::{
+    LISTENER_BUFFERS, LOOKS_WHILE_CLOSING, RELAY_BUFFERS, RING_COMPLETIONS, RING_REQUESTS, STRANGER_DATAGRAMS,
+};
 use crate::mechanism::{Base, Mechanism};
 use crate::reserved::Reserved;
 use crate::send::queue::socket_of;
 use crate::sockets::{ListenerSocket, SocketOptions};
+use crate::strangers::Strangers;
 use crate::{Driver, Event, clock};
 
 /// Sizes of a worker's ring. All are powers of two.
@@ -87,6 +90,7 @@ enum Kind {
     Send,
     Cancel,
     Watched,
+    Strangers,
 }
 
 const KIND_SHIFT: u32 = 60;
@@ -98,7 +102,15 @@ impl Kind {
     }
 
     fn of(user_data: u64) -> Option<Kind> {
-        let kinds = [Kind::Listener, Kind::Relay, Kind::Waker, Kind::Send, Kind::Cancel, Kind::Watched];
+        let kinds = [
+            Kind::Listener,
+            Kind::Relay,
+            Kind::Waker,
+            Kind::Send,
+            Kind::Cancel,
+            Kind::Watched,
+            Kind::Strangers,
+        ];
         kinds.get((user_data >> KIND_SHIFT) as usize).copied()
     }
 
@@ -133,6 +145,11 @@ pub struct UringDriver {
     ended: Vec<Ended>,
     /// The streams' descriptor is not being watched, and has to be.
     must_watch: bool,
+    strangers: Strangers,
+    /// Listeners whose sockets for strangers are not being watched.
+    unwatched: Vec<u32>,
+    /// More waits than this turn took.
+    has_more: bool,
     /// Relay sockets whose ICMP errors were too many for one turn.
     more_errors: Vec<RelaySocket>,
     refused: Vec<Completion>,
@@ -173,7 +190,8 @@ impl UringDriver {
         let count = listeners.len() as u32;
         let (near, far) = (sizes.listener_buffers, sizes.relay_buffers);
         let buffers = usize::from(near) + usize::from(far);
-        let mut base = Base::new(listeners, options, buffers, PREFIX_BYTES + options.datagram_bytes)?;
+        let all = buffers + STRANGER_DATAGRAMS;
+        let mut base = Base::new(listeners, options, all, PREFIX_BYTES + options.datagram_bytes)?;
         let ring = Ring::new(sizes.requests, sizes.completions)?;
         let slots = Slots::for_listeners(count);
         ring.reserve_files(slots.count)?;
@@ -185,6 +203,9 @@ impl UringDriver {
         let mut shape = Box::new(empty_header().msg_hdr);
         shape.msg_namelen = NAME_BYTES as _;
         shape.msg_controllen = CONTROL_BYTES as _;
+        let has_strangers =
+            |index: &u32| base.sockets.listener(*index).is_some_and(|it| it.strangers().is_some());
+        let unwatched = (0..count).filter(has_strangers).collect();
         let mut ended: Vec<Ended> = (0..count).map(Ended::Listener).collect();
         ended.push(Ended::Waker);
         Ok(UringDriver {
@@ -196,6 +217,9 @@ impl UringDriver {
             shape,
             ended,
             must_watch: false,
+            strangers: Strangers::new(buffers, PREFIX_BYTES),
+            unwatched,
+            has_more: false,
             more_errors: Vec::new(),
             refused: Vec::new(),
             failure: None,
@@ -312,6 +336,26 @@ impl UringDriver {
         Ok(())
     }
 
+    /// Asks when strangers have sent something; once, since what is left of it is read in the next turn.
+    fn watch_strangers(&mut self) -> io::Result<()> {
+        for index in std::mem::take(&mut self.unwatched) {
+            let Some(socket) = self.base.sockets.listener(index).and_then(ListenerSocket::strangers) else {
+                continue;
+            };
+            let request = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), libc::POLLIN as u32).build();
+            // SAFETY: it points to nothing, and the descriptor is ours for as long as the ring lives.
+            unsafe { self.ring.push(&request.user_data(Kind::Strangers.tag(u64::from(index))))? };
+        }
+        Ok(())
+    }
+
+    /// Strangers' datagrams come last.
+    fn receive_from_strangers(&mut self) {
+        let (looked_at, count) = self.strangers.receive(&mut self.base, self.has_more);
+        self.unwatched.extend(looked_at);
+        self.base.count_datagrams(count);
+    }
+
     fn give_back(&mut self) {
         self.listener_group.give_back(&mut self.base.pool);
         self.relay_group.give_back(&mut self.base.pool);
@@ -388,6 +432,7 @@ impl UringDriver {
                     self.base.streams_are_ready();
                     no_datagrams += 1;
                 }
+                Some(Kind::Strangers) => self.strangers.note_ready(completion.user_data as u32),
                 // A cancellation that came too late; what it was for has its own completion.
                 Some(Kind::Cancel) | Some(Kind::Send) | None => {}
             }
@@ -401,7 +446,7 @@ impl UringDriver {
             self.ended.push(Ended::Listener(index));
         }
         if completion.errno() == Some(libc::ENOBUFS) {
-            self.listener_group.grow();
+            self.has_more |= !self.listener_group.grow();
         }
         let Some(buffer) = completion.buffer().and_then(|buffer| self.listener_group.taken(buffer)) else {
             return;
@@ -421,7 +466,7 @@ impl UringDriver {
         open.armed = completion.more();
         let (armed, closing) = (open.armed, open.closing);
         if completion.errno() == Some(libc::ENOBUFS) {
-            self.relay_group.grow();
+            self.has_more |= !self.relay_group.grow();
         }
         if closing {
             if !armed {
@@ -488,16 +533,22 @@ impl Mechanism for UringDriver {
             self.arm_ended()?;
         }
         self.watch_again()?;
+        self.watch_strangers()?;
         self.push_sends()?;
         self.base.begin_events();
+        self.has_more = false;
         let has_events = !self.base.events.is_empty();
-        let is_busy = has_events || !self.more_errors.is_empty() || self.ring.has_completions();
+        let is_busy = has_events
+            || !self.more_errors.is_empty()
+            || self.strangers.has_ready()
+            || self.ring.has_completions();
         self.submit_and_wait(if is_busy { Some(Duration::ZERO) } else { timeout })?;
         self.look_behind_closing()?;
         self.finish_sends();
         self.give_back();
         self.handle_completions();
         self.drain_errors();
+        self.receive_from_strangers();
         // Sockets that the kernel has let go of meanwhile.
         self.base.events.append(&mut self.base.answers);
         Ok(())
@@ -561,5 +612,6 @@ fn read(pool: &BufferPool, buffer: usize, result: i32, local_port: u16) -> Optio
         len: len as u32,
         truncated: flags & libc::MSG_TRUNC as u32 != 0,
         ancillary: Ancillary::read(control.get(..control_len as usize)?, local_port),
+        is_strangers: false,
     })
 }

@@ -10,7 +10,7 @@
 //!                  ├─► Allocation  bucket, counters, lease     how much of it
 //!                  └─► NextHop     device, MTU, MAC addresses  by which way
 //!   Books                         what became of what was sent
-//!   Pinning                                                   which worker a client belongs to
+//!   Pinning, Pin                                              which worker's which socket gets what a client sends
 //! ```
 //!
 //! It knows no packet format, no table of the core's and no operating system, allocates nothing, and builds
@@ -39,7 +39,7 @@ pub use books::{Books, Charge, Devices, Ledger, place_of};
 pub use bucket::Store;
 pub use bucket::{Rate, Word, charge};
 pub use config::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_WAYS_IN, NextHop};
-pub use pinning::Pinning;
+pub use pinning::{KNOWN_BUCKETS, Pin, Pinning};
 pub use route::{Route, RouteFlags, RouteKey, RouteTarget, Slots};
 pub use state::{Allocation, Binding, Direction, LEASE_MARGIN_NS, Switch};
 pub use table::{BUCKET_WORDS, Bucket, Entry, Lead, Place};

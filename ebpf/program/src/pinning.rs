@@ -1,4 +1,4 @@
-//! Keeps each client on its worker: chooses the socket of a listener that gets a datagram.
+//! Keeps each client on its worker, and strangers out of its queue: chooses the socket of a listener that gets a datagram.
 //!
 //! The kernel's own choice among sockets that share a port moves clients whenever a socket comes or goes,
 //! and their allocations are on the worker they came from. Which slot a client has is decided in

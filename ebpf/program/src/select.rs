@@ -3,12 +3,13 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
 use aya_ebpf::macros::{map, sk_reuseport};
 use aya_ebpf::maps::{Array, ReusePortSockArray};
 use aya_ebpf::programs::SkReuseportContext;
-use turnpike_abi::{Address, Pinning};
+use turnpike_abi::{Address, KNOWN_BUCKETS, Pinning};
 
 const ETHER_IPV4: u32 = 0x0800_u16.to_be() as u32;
 const ETHER_IPV6: u32 = 0x86dd_u16.to_be() as u32;
@@ -20,11 +21,15 @@ const FROM_IP_HEADER: u32 = 1;
 
 #[map]
 static PINNING: Array<Pinning> = Array::with_max_entries(1, 0);
-/// One socket for each worker; the loader sets how many.
+/// Which senders have an allocation; userspace says so.
+#[map]
+static KNOWN: Array<u64> = Array::with_max_entries(KNOWN_BUCKETS / 8, BPF_F_MMAPABLE);
+/// One socket for each worker, then one for the strangers of each; the loader sets how many.
 #[map]
 static SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(1, 0);
 
-/// Chooses the sender's slot. Without a socket there the kernel chooses as it would without us.
+/// Chooses the sender's slot, or the one for strangers beside it. Without a socket there the kernel chooses as it would
+/// without us.
 #[sk_reuseport]
 pub fn pin(context: SkReuseportContext) -> u32 {
     if let Some(slot) = slot(&context) {
@@ -54,7 +59,14 @@ fn slot(context: &SkReuseportContext) -> Option<u32> {
         }
         _ => return None,
     };
-    Some(pinning.slot(remote, local, ports))
+    let pin = pinning.pin(remote, local, ports);
+    if pinning.keeps_apart == 0 {
+        return Some(pin.slot);
+    }
+    // SAFETY: the entry stays where it is; userspace writes it as a whole.
+    let known = unsafe { core::ptr::read_volatile(KNOWN.get(pin.word())?) };
+    let is_stranger = pin.count(known) == 0;
+    Some(pin.slot + if is_stranger { pinning.sockets } else { 0 })
 }
 
 /// Reads from the IP header. `T` has to be an array of integers: any bytes are a value of it.

@@ -341,6 +341,12 @@ options! {
     "coalesce" Number("US") coalesce: Duration = Duration::from_micros(150),
     shown "`150`", parse::coalesce, on restart;
 
+    /// Let those that have no allocation wait in the same queue as those that have. Otherwise they have a short one of
+    /// their own, which is read last, so that a flood of theirs fills no other: by an eBPF program, where the kernel
+    /// permits it (CAP_BPF).
+    "no-stranger-queue" Switch("BOOL") no_stranger_queue: bool = false,
+    shown "`false`", parse::switch, on restart;
+
     /// Milliseconds for which data may wait in a socket, 0 to 10000; 0 is no bound. What has waited longer, because
     /// the process or the machine stood still, is dropped and counted as `drop_late`: a call has long gone on
     /// without it. Requests are answered however late they are. The kernel fast path has no queue.

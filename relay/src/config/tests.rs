@@ -156,6 +156,7 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
     ("allow-loopback-peers", "true", "yes", "allow_loopback_peers: true"),
     ("allow-tcp-relay", "true", "1", "allow_tcp_relay: true"),
     ("icmp-errors", "true", "on", "icmp_errors: true"),
+    ("no-stranger-queue", "true", "on", "no_stranger_queue: true"),
     ("rfc5766-channel-numbers", "true", "1", "rfc5766_channel_numbers: true"),
     ("strict-credential-expiry", "true", "on", "strict_credential_expiry: true"),
     ("default-address-family", r#""keep""#, "keep", "default_address_family: Keep"),

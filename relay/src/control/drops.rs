@@ -16,7 +16,7 @@ pub(super) fn reasons() -> Vec<DropReason> {
                 DropCause::Receiver
             }
             UserspaceDrop::NoAddress => DropCause::Relay,
-            UserspaceDrop::IcmpError => DropCause::Policy,
+            UserspaceDrop::IcmpError | UserspaceDrop::StrangerQueue => DropCause::Policy,
         };
         DropReason { name: drop.name().to_owned(), cause }
     });
@@ -81,6 +81,7 @@ mod tests {
         assert!(faults.contains(&"drop_late"));
         for name in [
             "drop_stranger_budget",
+            "drop_stranger_queue",
             "drop_no_credentials",
             "drop_rate_to_peer",
             "drop_unauthenticated_rate",

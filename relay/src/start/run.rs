@@ -17,11 +17,11 @@ use turnpike_driver::Driver;
 use turnpike_driver::choose::{self, Backend};
 use turnpike_driver::epoll::EpollDriver;
 use turnpike_driver::reserved::Reserved;
-use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners};
+use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners, bind_listeners_apart};
 use turnpike_driver::streams::Streams;
 use turnpike_driver::uring::UringDriver;
 use turnpike_driver::{clock, heap};
-use turnpike_offload::pinning;
+use turnpike_offload::pinning::{self, Pinned};
 use turnpike_proto::{Server, WorkerId};
 
 use super::admin::Administration;
@@ -40,6 +40,7 @@ use crate::network::{AddressNews, Publics};
 use crate::service_manager::{News, tell};
 use crate::setup;
 use crate::worker::handover::Handover;
+use crate::worker::known::Known;
 use crate::worker::proxied::Proxies;
 use crate::worker::{EventSink, Worker, WorkerHandle, event_queue};
 
@@ -118,7 +119,7 @@ impl Relay {
     ) -> Result<(Self, Ready), StartError> {
         let io = choose::choose(config.io.wanted()).map_err(StartError::other("io = \"io-uring\""))?;
         let options = socket_options(config);
-        let sockets = bind_all(&addresses.listen, config.workers.get(), &options)?;
+        let (sockets, known) = bind_all(&addresses.listen, config, &options)?;
         let listeners: Vec<_> = sockets[0].iter().map(ListenerSocket::local_addr).collect();
         let streams = StreamListeners::bind(&addresses, &listeners, config.workers.get())?;
         let kernel = KernelPath::start(config, &addresses, &listeners)
@@ -142,6 +143,7 @@ impl Relay {
                 reserved: Arc::clone(&reserved),
                 max_queue_delay: config.max_queue_delay,
                 proxies: Arc::clone(&proxies),
+                known: known.clone(),
                 streams: streams::of_worker(streams, &stream_options)?,
             };
             parts.open(io.backend, own, options)
@@ -335,33 +337,49 @@ fn log_totals(sum: &Counts, path: &DataPath, forwarded_in_kernel: u64) {
     );
 }
 
-/// All workers' listeners, one of each address for each worker. All are bound before anybody reads, since
-/// the kernel spreads clients over those that are there.
+/// All workers' listeners, one of each address for each worker, and what the kernel is to know of their clients. All
+/// are bound before anybody reads, since the kernel spreads clients over those that are there.
 fn bind_all(
     addresses: &[SocketAddr],
-    workers: usize,
+    config: &Config,
     options: &SocketOptions,
-) -> Result<Vec<Vec<ListenerSocket>>, StartError> {
+) -> Result<(Vec<Vec<ListenerSocket>>, Known), StartError> {
+    let workers = config.workers.get();
     let mut by_worker: Vec<Vec<ListenerSocket>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut known = Vec::new();
     for address in addresses {
-        let group = bind_listeners(*address, workers, options).map_err(StartError::system("listen"))?;
-        keep_clients(&group);
+        let group = match config.no_stranger_queue {
+            true => bind_listeners(*address, workers, options),
+            false => bind_listeners_apart(*address, workers, options),
+        };
+        let mut group = group.map_err(StartError::system("listen"))?;
+        known.push(keep_clients(&mut group));
         for (own, socket) in by_worker.iter_mut().zip(group) {
             own.push(socket);
         }
     }
-    Ok(by_worker)
+    Ok((by_worker, Known::new(known)))
 }
 
-/// Pins clients to workers; where that is not permitted, the kernel's hash does the same as long as all
-/// workers' sockets stay open.
-fn keep_clients(group: &[ListenerSocket]) {
-    if group.len() < 2 {
-        return;
+/// Pins clients to workers, and keeps strangers apart; where that is not permitted, the kernel's hash does the first as
+/// long as all workers' sockets stay open.
+fn keep_clients(group: &mut [ListenerSocket]) -> Option<Pinned> {
+    let strangers: Vec<_> = group.iter().filter_map(ListenerSocket::strangers).collect();
+    if group.len() < 2 && strangers.is_empty() {
+        return None;
     }
-    match pinning::pin(group) {
-        Ok(_) => debug!(workers = group.len(), "the eBPF program keeps clients on their workers"),
-        Err(error) => info!("the kernel spreads clients over workers by its own hash: {error}"),
+    let separates = !strangers.is_empty();
+    match pinning::pin(group, &strangers) {
+        Ok(pinned) => {
+            debug!(workers = group.len(), separates, "the eBPF program keeps clients on their workers");
+            Some(pinned)
+        }
+        Err(error) => {
+            group.iter_mut().for_each(ListenerSocket::close_strangers);
+            let strangers = if separates { "; strangers have no queue of their own" } else { "" };
+            info!("the kernel spreads clients over workers by its own hash{strangers}: {error}");
+            None
+        }
     }
 }
 
@@ -375,6 +393,7 @@ struct WorkerParts<'a> {
     reserved: Arc<Reserved>,
     max_queue_delay: Duration,
     proxies: Arc<Proxies>,
+    known: Known,
     streams: Option<Streams>,
 }
 
@@ -400,17 +419,16 @@ impl WorkerParts<'_> {
     }
 
     fn start(self, driver: impl Driver + Send + 'static) -> Result<(WorkerHandle, WorkerThread), StartError> {
-        let Self { worker: id, server, handover, events, kernel, max_queue_delay, proxies, streams, .. } =
-            self;
+        let Self { worker: id, server, handover, events, kernel, .. } = self;
         let (handle, told, status) = WorkerHandle::new(driver.waker());
         let outbox = kernel.outbox(id, driver.waker());
         let worker = Worker::new(driver, server, told, status);
-        let worker = worker.with_handover(handover).with_events(events).with_proxies(proxies);
-        let mut worker = worker.with_max_queue_delay(max_queue_delay);
+        let worker = worker.with_handover(handover).with_events(events).with_proxies(self.proxies);
+        let mut worker = worker.with_max_queue_delay(self.max_queue_delay).with_known(self.known);
         if let Some(outbox) = outbox {
             worker.set_offload(outbox);
         }
-        if let Some(streams) = streams {
+        if let Some(streams) = self.streams {
             worker = worker.with_streams(streams).map_err(StartError::system("listeners for TCP"))?;
         }
         let thread = thread::Builder::new()

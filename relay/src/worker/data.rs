@@ -37,7 +37,10 @@ impl<D: Driver> Worker<D> {
         let is_late = self.lag.is_late(datagram.waited_us);
         let origin = match datagram.ingress {
             Ingress::Client { socket, server } => {
-                self.lag.note(datagram.waited_us);
+                // How late strangers are says nothing: they come last.
+                if !datagram.is_strangers {
+                    self.lag.note(datagram.waited_us);
+                }
                 let client = ClientAddr(datagram.from);
                 let five_tuple = FiveTuple { client, server, transport: Transport::Udp };
                 Origin::Client(ClientPath::new(five_tuple, socket))

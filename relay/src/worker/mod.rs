@@ -14,6 +14,7 @@
 mod data;
 mod events;
 pub mod handover;
+pub mod known;
 mod lag;
 pub(crate) mod notices;
 mod orders;
@@ -43,6 +44,7 @@ use turnpike_proto::{
 };
 
 use self::handover::Handover;
+use self::known::Known;
 use self::lag::Lag;
 use self::notices::Notices;
 use self::proxied::Proxies;
@@ -72,6 +74,8 @@ pub struct Worker<D> {
     streams: Option<Streams>,
     /// Proxies that are trusted, as all workers know them.
     proxies: Arc<Proxies>,
+    /// Who is no stranger to the kernel.
+    known: Known,
     stopping: bool,
 }
 
@@ -95,6 +99,7 @@ impl<D: Driver> Worker<D> {
             lag: Lag::new(Duration::ZERO),
             streams: None,
             proxies: Arc::new(Proxies::new(Vec::new(), ProxyUdp::Off)),
+            known: Known::default(),
             stopping: false,
         }
     }
@@ -125,6 +130,13 @@ impl<D: Driver> Worker<D> {
     #[must_use]
     pub fn with_proxies(mut self, proxies: Arc<Proxies>) -> Self {
         self.proxies = proxies;
+        self
+    }
+
+    /// Lets the kernel know who has an allocation; all workers share it.
+    #[must_use]
+    pub fn with_known(mut self, known: Known) -> Self {
+        self.known = known;
         self
     }
 
@@ -325,12 +337,14 @@ impl<D: Driver> Worker<D> {
                     }
                 }
                 Output::Created(view) => {
+                    self.known.enter(&view.five_tuple, view.socket);
                     self.notices.allocation_created(&view);
                     if let Some(events) = &self.events {
                         events.tell(|| WorkerEvent::Created(view));
                     }
                 }
                 Output::Ended(record) => {
+                    self.known.leave(&record.five_tuple, record.socket);
                     self.reporter.count_end(&record);
                     self.notices.allocation_ended(&record);
                     if let Some(events) = &self.events {
@@ -387,13 +401,16 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Counts what the driver had to drop; gives how many of them because a socket's buffer was full.
+    /// Counts what the driver had to drop; gives how many of them because the buffer of a socket was full that isn't for
+    /// strangers alone.
     fn count_driver_drops(&mut self) -> u64 {
         let counters = self.driver.counters();
         self.server.count(Verdict::DropSendFailed, counters.send_failed - self.counted.send_failed);
         self.server.count(Verdict::DropTooLarge, counters.send_too_large - self.counted.send_too_large);
         let unaddressed = counters.unaddressed - self.counted.unaddressed;
         self.server.count_userspace(UserspaceDrop::NoAddress, unaddressed);
+        let of_strangers = counters.stranger_overflow - self.counted.stranger_overflow;
+        self.server.count_userspace(UserspaceDrop::StrangerQueue, of_strangers);
         let overflowed = counters.socket_overflow - self.counted.socket_overflow;
         self.server.count(Verdict::DropSocketOverflow, overflowed);
         self.counted = counters;

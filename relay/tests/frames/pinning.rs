@@ -1,12 +1,13 @@
-//! Clients stay on their worker, on loopback; they are placed where userspace says they are.
+//! Clients stay on their worker, on loopback; they are placed where userspace says they are, and strangers beside them.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::BorrowedFd;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use socket2::{Domain, Socket, Type};
 use turnpike_abi::Pinning;
-use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners};
+use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners, bind_listeners_apart};
 use turnpike_offload::pinning::{self, PinError};
 use turnpike_testkit::PATIENCE;
 
@@ -16,6 +17,9 @@ const WORKERS: usize = 4;
 const CLIENTS: usize = 200;
 /// Two listeners of an address, a listener of every address, and the same in IPv6.
 const LISTENERS: [&str; 4] = ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"];
+
+/// No sockets for strangers.
+const NONE: &[UdpSocket] = &[];
 
 /// A group of listeners with clients that send to it.
 struct Crowd {
@@ -69,7 +73,7 @@ impl Crowd {
             let client = client.local_addr().expect("it is bound");
             let ([a, b], [c, d]) = (client.port().to_be_bytes(), self.server.port().to_be_bytes());
             let ports = u32::from_ne_bytes([a, b, c, d]);
-            pinning.slot(client.ip().into(), self.server.ip().into(), ports) as usize
+            pinning.pin(client.ip().into(), self.server.ip().into(), ports).slot as usize
         };
         self.clients.iter().map(slot).collect()
     }
@@ -110,7 +114,7 @@ fn clients_stay_on_their_worker_when_sockets_come_and_go() {
         let local = group[0].local_addr();
         let crowd = Crowd::new(local);
         let mut sockets = receivers(&group);
-        let slots = crowd.slots(pinning::pin(&group).unwrap());
+        let slots = crowd.slots(pinning::pin(&group, NONE).unwrap().pinning());
         drop(group);
         assert!((0..WORKERS).all(|slot| slots.contains(&slot)), "all workers have clients: {slots:?}");
         assert_eq!(crowd.places(&sockets), slots, "{address}");
@@ -139,12 +143,50 @@ fn a_restart_finds_clients_where_they_were() {
     let first = group("127.0.0.1:0");
     let local = first[0].local_addr();
     let crowd = Crowd::new(local);
-    pinning::pin(&first).unwrap();
+    pinning::pin(&first, NONE).unwrap();
     let before = crowd.places(&receivers(&first));
     drop(first);
     let second = bind_listeners(local, WORKERS, &SocketOptions::default()).unwrap();
-    pinning::pin(&second).unwrap();
+    pinning::pin(&second, NONE).unwrap();
     assert_eq!(crowd.places(&receivers(&second)), before);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask frames"]
+fn strangers_have_sockets_of_their_own_until_they_are_known() {
+    if Kernel::new().is_none() {
+        return;
+    }
+    for address in LISTENERS {
+        let local = address.parse().expect("a literal");
+        let group = bind_listeners_apart(local, WORKERS, &SocketOptions::default()).expect("a free port");
+        let crowd = Crowd::new(group[0].local_addr());
+        let strangers: Vec<_> = group.iter().filter_map(ListenerSocket::strangers).collect();
+        let owned = |fd: &BorrowedFd<'_>| UdpSocket::from(fd.try_clone_to_owned().expect("a descriptor"));
+        let mut sockets = receivers(&group);
+        sockets.extend(strangers.iter().map(owned));
+        let pinned = pinning::pin(&group, &strangers).unwrap();
+        let slots = crowd.slots(pinned.pinning());
+        let apart: Vec<usize> = slots.iter().map(|slot| slot + WORKERS).collect();
+        assert_eq!(crowd.places(&sockets), apart, "{address}: nobody is known yet");
+        let known: Vec<SocketAddr> =
+            crowd.clients.iter().step_by(2).map(|client| client.local_addr().expect("it is bound")).collect();
+        // Twice: one of two allocations that came one after the other goes.
+        known.iter().for_each(|client| pinned.enter(*client, crowd.server));
+        known.iter().for_each(|client| pinned.enter(*client, crowd.server));
+        known.iter().for_each(|client| pinned.leave(*client, crowd.server));
+        let places = crowd.places(&sockets);
+        let is_right = |(number, place): (usize, &usize)| {
+            *place == if number.is_multiple_of(2) { slots[number] } else { apart[number] }
+        };
+        let wrong = places.iter().enumerate().filter(|it| !is_right(*it)).count();
+        // A stranger shares a bucket with one who is known once in ten thousand times.
+        assert!(wrong <= 2, "{address}: {wrong} are in the wrong place");
+        let pairs = places.iter().zip(&slots).enumerate();
+        assert!(pairs.filter(|(number, _)| number.is_multiple_of(2)).all(|(_, (place, slot))| place == slot));
+        known.iter().for_each(|client| pinned.leave(*client, crowd.server));
+        assert_eq!(crowd.places(&sockets), apart, "{address}: nobody is known any more");
+    }
 }
 
 #[test]
@@ -160,7 +202,7 @@ fn without_the_privilege_the_kernel_goes_on_choosing() {
             let mut held = capabilities(None).expect("they can be read");
             held.effective -= CapabilitySet::BPF | CapabilitySet::SYS_ADMIN;
             set_capabilities(None, held).expect("fewer are always allowed");
-            pinning::pin(&group).map(drop)
+            pinning::pin(&group, NONE).map(drop)
         });
         unprivileged.join().expect("no panic")
     });
@@ -175,7 +217,7 @@ fn without_the_privilege_the_kernel_goes_on_choosing() {
     // What is no group is no reason to fall over.
     let alone = UdpSocket::bind("127.0.0.1:0").unwrap();
     alone.set_read_timeout(Some(PATIENCE)).unwrap();
-    pinning::pin(&[&alone]).unwrap_err();
+    pinning::pin(&[&alone], NONE).unwrap_err();
     alone.send_to(b"x", alone.local_addr().unwrap()).unwrap();
     assert_eq!(alone.recv(&mut [0; 16]).unwrap(), 1);
 }

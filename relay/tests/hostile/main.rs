@@ -3,7 +3,7 @@
 //! ```text
 //!   testkit's lab and processes ─► server, stream_server: the program ─► talker | raw: who talks to it
 //!                                   flood, reflection, shapes, pause, refusals, reload, records, clients,
-//!                                   standstill, addresses, descriptors, ending, streams: the tests
+//!                                   standstill, addresses, descriptors, ending, streams, strangers: the tests
 //! ```
 //!
 //! Like the interoperability tests they need root and are ignored by a plain `cargo test`;
@@ -23,6 +23,7 @@ mod reload;
 mod server;
 mod shapes;
 mod standstill;
+mod strangers;
 mod stream_server;
 mod streams;
 

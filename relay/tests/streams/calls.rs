@@ -125,7 +125,7 @@ fn a_client_that_never_reads_loses_media_that_is_counted_and_a_neighbour_nothing
         }
         let report = relay.stop()[0].report();
         let (streams, counted) = (&report.streams, report.counts.userspace_drops);
-        let queued = [streams.dropped_full, streams.dropped_old, streams.dropped_closed, 0, 0];
+        let queued = [streams.dropped_full, streams.dropped_old, streams.dropped_closed, 0, 0, 0];
         assert_eq!(UserspaceDrop::ALL.map(|drop| counted.of(drop)), queued, "beside the other drops");
     });
 }

@@ -4,16 +4,18 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
+use super::cmsg::{CONTROL_BYTES, Control, RawAddr};
+use super::empty_header;
+use super::received::{Ancillary, Received};
 use crate::buffers::BufferPool;
-use crate::kernel::cmsg::{CONTROL_BYTES, Control, RawAddr};
-use crate::kernel::empty_header;
-use crate::kernel::received::{Ancillary, Received};
 use crate::limits::RECEIVED_PER_CALL;
 
 /// The kernel's structures for one batch.
 ///
 /// Pointers are set anew before each call and not used after it.
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
+    /// Bytes in front of each payload in its buffer.
+    prefix_bytes: usize,
     headers: Box<[libc::mmsghdr; RECEIVED_PER_CALL]>,
     vectors: Box<[libc::iovec; RECEIVED_PER_CALL]>,
     names: Box<[RawAddr; RECEIVED_PER_CALL]>,
@@ -26,9 +28,10 @@ pub(super) struct Receiver {
 unsafe impl Send for Receiver {}
 
 impl Receiver {
-    pub(super) fn new() -> Receiver {
+    pub(crate) fn new(prefix_bytes: usize) -> Receiver {
         let vector = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
         Receiver {
+            prefix_bytes,
             headers: Box::new([empty_header(); RECEIVED_PER_CALL]),
             vectors: Box::new([vector; RECEIVED_PER_CALL]),
             names: Box::new([RawAddr::EMPTY; RECEIVED_PER_CALL]),
@@ -38,7 +41,7 @@ impl Receiver {
 
     /// Receives what is there, at most `count` datagrams (at most [`RECEIVED_PER_CALL`]), into the pool's
     /// buffers from `first` on. Returns how many: 0 if none was there, or none could be had.
-    pub(super) fn receive(
+    pub(crate) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
         pool: &mut BufferPool,
@@ -76,8 +79,10 @@ impl Receiver {
 
     fn prepare(&mut self, pool: &mut BufferPool, first: usize, count: usize) {
         for index in 0..count {
-            let base = pool.payload_pointer(first + index).cast();
-            self.vectors[index] = libc::iovec { iov_base: base, iov_len: pool.capacity() };
+            let len = pool.capacity().saturating_sub(self.prefix_bytes);
+            // SAFETY: a buffer has `capacity` bytes, of which the prefix is a part.
+            let base = unsafe { pool.payload_pointer(first + index).add(pool.capacity() - len) };
+            self.vectors[index] = libc::iovec { iov_base: base.cast(), iov_len: len };
         }
         let vectors = self.vectors.as_mut_ptr();
         let names = self.names.as_mut_ptr();
@@ -100,7 +105,7 @@ impl Receiver {
 
     /// Describes datagram `index` of the last batch; `local_port` is the socket's. `None` if the
     /// kernel gave no sender, which it always does for UDP.
-    pub(super) fn received(&self, index: usize, local_port: u16) -> Option<Received> {
+    pub(crate) fn received(&self, index: usize, local_port: u16) -> Option<Received> {
         let header = self.headers.get(index)?;
         let message = &header.msg_hdr;
         let control = self.controls[index].0.get(..message.msg_controllen as usize)?;
@@ -109,6 +114,7 @@ impl Receiver {
             len: header.msg_len,
             truncated: message.msg_flags & libc::MSG_TRUNC != 0,
             ancillary: Ancillary::read(control, local_port),
+            is_strangers: false,
         })
     }
 }

@@ -11,10 +11,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::config::{
-    Config, Kind, Loaded, Loader, OPTIONS, Problems, Quickstart, Secret, Spec, duration_secs,
+    Config, Kind, Loaded, Loader, OPTIONS, Problems, Quickstart, Secret, Spec, coturn, duration_secs,
     reference_markdown,
 };
-use crate::{credentials, ctl, health, logging, patience, probe, start};
+use crate::{credentials, ctl, health, import, logging, patience, probe, start};
 
 /// A fault of the configuration or the command line; clap uses the same.
 const CONFIGURATION_FAULT: u8 = 2;
@@ -40,7 +40,9 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("ctl", matches)) => ctl::execute(matches),
         Some(("health", matches)) => check_health(matches),
         Some(("probe", matches)) => probe_host(matches),
+        Some(("import-coturn", matches)) => import_coturn(matches),
         Some(("config-reference", _)) => print(&reference_markdown()),
+        Some(("coturn-reference", _)) => print(&coturn::tables()),
         Some((other, _)) => unreachable!("clap knows no command {other}"),
     }
 }
@@ -68,7 +70,13 @@ pub fn command() -> Command {
         .subcommand(ctl::command())
         .subcommand(health_command())
         .subcommand(probe_command())
+        .subcommand(import::command())
         .subcommand(Command::new("config-reference").about("Print docs/configuration.md").hide(true))
+        .subcommand(
+            Command::new("coturn-reference")
+                .about("Print the tables of docs/migrate-from-coturn.md")
+                .hide(true),
+        )
 }
 
 fn quickstart_flag() -> Arg {
@@ -264,6 +272,16 @@ fn issue_credentials(matches: &ArgMatches) -> ExitCode {
         Ok(credential) if matches.get_flag("json") => print(&credential.to_json(ttl_secs)),
         Ok(credential) => print(&credential.to_text()),
         Err(why) => fail(CONFIGURATION_FAULT, &format!("--user: {why}")),
+    }
+}
+
+fn import_coturn(matches: &ArgMatches) -> ExitCode {
+    match import::convert(matches) {
+        Ok((toml, report)) => {
+            patience::complain(&report);
+            print(&toml)
+        }
+        Err(why) => fail(FAILURE, &why),
     }
 }
 

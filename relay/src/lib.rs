@@ -22,6 +22,7 @@ pub mod control;
 pub mod credentials;
 mod ctl;
 pub mod health;
+pub mod import;
 mod kernel;
 mod limits;
 pub mod logging;

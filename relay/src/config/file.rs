@@ -64,7 +64,7 @@ pub(super) fn from_toml(path: Arc<PathBuf>, text: &str, report: &mut Report) -> 
 /// Whether this is coturn's file, which isn't TOML; then each of its keys is a fault that says what to write.
 fn report_coturn(source: &Source<'_>, report: &mut Report) -> bool {
     let place = |line| Place::File(Arc::clone(&source.path), line, 1);
-    let keys: Vec<_> = coturn::lines(source.text).collect();
+    let keys: Vec<_> = coturn::advised_lines(source.text).collect();
     if keys.is_empty() {
         return false;
     }
@@ -72,8 +72,8 @@ fn report_coturn(source: &Source<'_>, report: &mut Report) -> bool {
     let message =
         "is not TOML; it looks like coturn's turnserver.conf: docs/migrate-from-coturn.md".to_owned();
     report.fault(Problem { place: place(0), key: None, message });
-    for (line, key) in keys {
-        let message = format!("{key}: {}", coturn::advice(key).unwrap_or_default());
+    for (line, key, advice) in keys {
+        let message = format!("{key}: {advice}");
         report.fault(Problem { place: place(line), key: None, message });
     }
     true

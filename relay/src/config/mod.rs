@@ -13,7 +13,7 @@
 //! It decides nothing about sockets; `resolve` only answers which addresses this host has.
 
 mod check;
-mod coturn;
+pub mod coturn;
 mod file;
 mod host;
 mod layers;
@@ -38,6 +38,7 @@ pub(crate) use parse::{bitrate, duration_secs};
 
 pub use loader::{Loaded, Loader};
 pub use options::{Config, Kind, OPTIONS, Spec};
+pub(crate) use quickstart::random_hex;
 pub use reading::Stuck;
 pub use reference::reference_markdown;
 pub use report::{Place, Problem, Problems};

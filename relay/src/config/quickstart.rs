@@ -75,7 +75,7 @@ impl Quickstart {
 }
 
 /// A secret of hexadecimal digits.
-fn random_hex() -> std::io::Result<Secret> {
+pub(crate) fn random_hex() -> std::io::Result<Secret> {
     let mut bytes = Zeroizing::new([0u8; PASSWORD_BYTES]);
     OsRng.try_fill_bytes(bytes.as_mut()).map_err(std::io::Error::other)?;
     let mut text = Zeroizing::new(String::with_capacity(PASSWORD_BYTES * 2));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::*;
 
 mod admin;
+mod coturn;
 mod documents;
 mod hosts;
 mod reload;

@@ -305,3 +305,28 @@ fn hmac_sha1_base64(key: &str, text: &str) -> String {
     mac.update(text.as_bytes());
     base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes())
 }
+
+#[test]
+fn a_file_of_coturns_becomes_one_that_is_accepted_and_its_report_has_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let [cert, key] = Certificate::new(&["turn.example.org"]).write(folder.path(), "own");
+    let theirs = folder.path().join("turnserver.conf");
+    let text = format!(
+        "realm=turn.example.org\nstatic-auth-secret=hush-hush-hush-hush\ncert={cert}\npkey={key}\nno-cli\nmobility\n"
+    );
+    std::fs::write(&theirs, text).unwrap();
+    let theirs = theirs.display().to_string();
+    let (code, toml, report) = run(&mut turnpike(&["import-coturn", &theirs]));
+    assert_eq!(code, Some(0), "{report}");
+    assert!(toml.contains("auth-secret = [\"hush-hush-hush-hush\"]") && !report.contains("hush"), "{report}");
+    assert!(report.contains(&format!("{theirs}:5: no-cli: not needed: always")), "{report}");
+    assert!(report.contains(&format!("{theirs}:6: mobility: not supported: not yet: RFC 8016")), "{report}");
+    let last = "4 taken over, 2 changed in meaning, 1 not needed, 1 not supported, 0 unsafe";
+    assert_eq!(report.lines().last(), Some(last), "{report}");
+    let ours = folder.path().join("turnpike.toml");
+    std::fs::write(&ours, toml).unwrap();
+    let (code, said, why) = run(&mut turnpike(&["check-config", &ours.display().to_string()]));
+    assert_eq!((code, said.trim_end().ends_with(": ok")), (Some(0), true), "{why}");
+    let (code, _, why) = run(&mut turnpike(&["import-coturn", "/nowhere/turnserver.conf"]));
+    assert!(code == Some(1) && why.contains("/nowhere/turnserver.conf: No such file"), "{why}");
+}

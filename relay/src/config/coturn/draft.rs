@@ -1,0 +1,221 @@
+//! What each line says, by itself.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+use super::super::parse;
+use super::table::{self, Row};
+use super::{Fate, Line, Remark, peers};
+
+/// What the table says of the option says all; or what else is to be said.
+type Judged = Result<Option<(Fate, String)>, String>;
+
+/// A configuration that is being made.
+#[derive(Default)]
+pub(super) struct Draft {
+    /// Values by our keys, as text.
+    pub(super) values: BTreeMap<&'static str, Vec<String>>,
+    pub(super) remarks: Vec<Remark>,
+    pub(super) listen_ips: Vec<IpAddr>,
+    pub(super) port: Option<u16>,
+    pub(super) tls_port: Option<u16>,
+    pub(super) more_listeners: Vec<SocketAddr>,
+    pub(super) no_tls: bool,
+    pub(super) no_tcp_relay: bool,
+    /// With the number of its line, as are those below.
+    pub(super) cert: Option<(usize, String)>,
+    pub(super) key: Option<(usize, String)>,
+    pub(super) ports: [Option<u16>; 2],
+    pub(super) users: Vec<(usize, String)>,
+    pub(super) secrets: Vec<(usize, String)>,
+    /// `use-auth-secret`.
+    pub(super) uses_secrets: Option<usize>,
+    pub(super) allowed: Vec<IpNet>,
+    pub(super) denied: Vec<(usize, Vec<IpNet>)>,
+}
+
+impl Draft {
+    /// Takes over what a line says, and remarks on it.
+    pub(super) fn take(&mut self, line: &Line<'_>) {
+        let Some(row) = table::find(line.name) else {
+            let why = "no option of coturn 4.17, nor of 4.6.1";
+            // Behind a slip of the pen there may be a secret.
+            let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+            let name: String = line.name.chars().take_while(|c| is_of_a_name(*c)).collect();
+            return self.remark(line.number, &name, Fate::NotSupported, why);
+        };
+        let judged = match row.fate {
+            _ if is_off(line.value) && row.fate >= Fate::NotNeeded => {
+                Ok(Some((Fate::NotNeeded, "it is off".to_owned())))
+            }
+            Fate::TakenOver | Fate::Changed => self.convert(line),
+            Fate::NotNeeded | Fate::NotSupported | Fate::Unsafe => Ok(None),
+        };
+        self.no_tcp_relay |= line.name == "no-tcp-relay" && !is_off(line.value);
+        let (fate, why) = match judged {
+            Ok(Some(judged)) => judged,
+            Ok(None) => (row.fate, plainly(row)),
+            Err(why) => (Fate::NotSupported, why),
+        };
+        self.remark(line.number, line.name, fate, why);
+    }
+
+    pub(super) fn remark(&mut self, line: usize, name: &str, fate: Fate, why: impl Into<String>) {
+        self.remarks.push(Remark { line, name: name.to_owned(), fate, why: why.into() });
+    }
+
+    /// One value more of a list.
+    pub(super) fn push(&mut self, key: &'static str, value: impl Display) {
+        self.values.entry(key).or_default().push(value.to_string());
+    }
+
+    /// The value, instead of one from before: coturn's last line counts, too.
+    pub(super) fn set(&mut self, key: &'static str, value: impl Display) {
+        self.values.insert(key, vec![value.to_string()]);
+    }
+
+    fn convert(&mut self, line: &Line<'_>) -> Judged {
+        let Line { number, name, value } = *line;
+        match name {
+            "listening-ip" => self.listen_ips.push(number_of(value)?),
+            "listening-port" => self.port = Some(number_of(value)?),
+            "aux-server" => self.more_listeners.push(number_of(value)?),
+            "tls-listening-port" => self.tls_port = Some(number_of(value)?),
+            "no-tls" => self.no_tls = !is_off(value),
+            "no-tcp" => return Ok(self.switch("no-tcp", value)),
+            "no-udp" => return Ok(self.switch("no-udp", value)),
+            "rfc5766-channel-numbers" => return Ok(self.switch("rfc5766-channel-numbers", value)),
+            "min-port" => self.ports[0] = Some(number_of(value)?),
+            "max-port" => self.ports[1] = Some(number_of(value)?),
+            "relay-ip" => self.push("relay-address", number_of::<IpAddr>(value)?),
+            "external-ip" => return self.convert_external(value),
+            "cert" => self.cert = Some((number, value.to_owned())),
+            "pkey" => self.key = Some((number, value.to_owned())),
+            "user" => self.users.push((number, value.to_owned())),
+            "use-auth-secret" => self.uses_secrets = (!is_off(value)).then_some(number),
+            "static-auth-secret" => self.secrets.push((number, value.to_owned())),
+            "realm" => self.set("realm", parse::realm(value)?),
+            "allowed-peer-ip" => self.allowed.extend(peers::prefixes(value)?),
+            "denied-peer-ip" => self.denied.push((number, peers::prefixes(value)?)),
+            _ => return self.convert_limits(name, value),
+        }
+        Ok(None)
+    }
+
+    fn convert_limits(&mut self, name: &str, value: &str) -> Judged {
+        match (name, number_of::<u64>(value)) {
+            ("user-quota" | "total-quota" | "max-bps", Ok(0)) => {
+                return Ok(Some((Fate::NotNeeded, "0 is no limit, as without it".to_owned())));
+            }
+            ("user-quota", _) => self.set("user-quota", number_of::<u32>(value)?),
+            ("total-quota", _) => self.set("total-quota", number_of::<u32>(value)?),
+            ("max-bps", number) => {
+                // Bytes there, bits here.
+                let bits = number?.saturating_mul(8).to_string();
+                parse::bitrate(&bits)?;
+                self.set("max-bitrate", bits);
+            }
+            ("max-allocate-lifetime", number) => {
+                let secs = number?.to_string();
+                parse::max_lifetime(&secs)?;
+                self.set("max-lifetime", secs);
+            }
+            ("unauthorized-ratelimit-rps", _) => {
+                self.set("unauthenticated-rate", number_of::<u32>(value)?.max(1));
+            }
+            ("unauthorized-ratelimit", _) => {}
+            ("relay-threads" | "cpus", Ok(0)) => {
+                return Ok(Some((Fate::NotNeeded, "one worker per core without it".to_owned())));
+            }
+            ("relay-threads" | "cpus", _) => {
+                let workers = parse::workers(value)?;
+                self.set("workers", workers);
+            }
+            _ => return self.convert_rest(name, value),
+        }
+        Ok(None)
+    }
+
+    fn convert_rest(&mut self, name: &str, value: &str) -> Judged {
+        match name {
+            "allocation-default-address-family" => {
+                parse::default_family(value)?;
+                self.set("default-address-family", value);
+            }
+            "keep-address-family" => self.set("default-address-family", "keep"),
+            "no-tlsv1_2" if !is_off(value) => self.set("tls-min-version", "1.3"),
+            "alternate-server" | "udp-alternate-server" => {
+                let server = number_of::<SocketAddr>(value);
+                let server =
+                    server.or_else(|_| number_of::<IpAddr>(value).map(|ip| SocketAddr::new(ip, 3478)))?;
+                self.push("alternate-server", server);
+            }
+            "software-attribute" if is_off(value) => self.set("software", "off"),
+            "no-software-attribute" if !is_off(value) => self.set("software", "off"),
+            "Verbose" if !is_off(value) => self.set("log-level", "debug"),
+            "log-min-level" => self.set("log-level", level(value)?),
+            "no-tlsv1_2" | "software-attribute" | "no-software-attribute" | "Verbose" => {
+                return Ok(Some((Fate::NotNeeded, "so it is without it".to_owned())));
+            }
+            _ => {
+                let why = "not turned on: `admin` says where it listens, `admin-token-file` who may ask";
+                return Ok(Some((Fate::Changed, why.to_owned())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn convert_external(&mut self, value: &str) -> Judged {
+        let ours = value.replacen('/', "=", 1);
+        parse::external_address(&ours)?;
+        self.push("external-address", ours);
+        // Only the private part makes a difference.
+        Ok((!value.contains('/')).then(|| (Fate::TakenOver, "`external-address`".to_owned())))
+    }
+
+    fn switch(&mut self, key: &'static str, value: &str) -> Option<(Fate, String)> {
+        if is_off(value) {
+            return Some((Fate::NotNeeded, "it is off".to_owned()));
+        }
+        self.set(key, true);
+        None
+    }
+}
+
+/// Nothing means on.
+fn is_off(value: &str) -> bool {
+    matches!(value.to_ascii_lowercase().as_str(), "0" | "n" | "no" | "f" | "false" | "off")
+}
+
+fn number_of<T: FromStr>(value: &str) -> Result<T, String> {
+    value.parse().map_err(|_| "its value is not understood".to_owned())
+}
+
+fn level(value: &str) -> Result<&'static str, String> {
+    match value.to_ascii_lowercase().as_str() {
+        "debug" => Ok("debug"),
+        "info" | "notice" => Ok("info"),
+        "warning" | "warn" => Ok("warn"),
+        "error" => Ok("error"),
+        _ => Err("its value is not understood".to_owned()),
+    }
+}
+
+/// The row's words without the page's markup.
+fn plainly(row: &Row) -> String {
+    let whole = match row.note {
+        "" => row.here.to_owned(),
+        note => format!("{}: {note}", row.here),
+    };
+    let mut text = whole.replace("**", "");
+    while let Some((before, rest)) = text.split_once("](")
+        && let (Some(open), Some((_, after))) = (before.rfind('['), rest.split_once(')'))
+    {
+        text = format!("{}{}{after}", &before[..open], &before[open + 1..]);
+    }
+    text
+}

@@ -321,6 +321,8 @@ impl Outbox {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use turnpike_proto::UserNumber;
+
     use super::*;
 
     #[derive(Default)]
@@ -347,6 +349,7 @@ mod tests {
             peer: address,
             channel: 0x4000,
             internal: false,
+            user: UserNumber(1),
         })
     }
 

@@ -393,8 +393,9 @@ impl Mirror {
             self.forget(plan, old);
         }
         let to_peer = (!binding.internal)
-            .then(|| self.next_hops.acquire(routing, binding.relayed.ip(), binding.peer.ip()));
-        let to_client = self.next_hops.acquire(routing, binding.server.ip(), binding.client.ip());
+            .then(|| self.next_hops.acquire(routing, binding.relayed.ip(), binding.peer.ip(), binding.user));
+        let to_client =
+            self.next_hops.acquire(routing, binding.server.ip(), binding.client.ip(), binding.user);
         let entry = Entry { worker, binding, to_peer, to_client, placed: None, told: None, refused: None };
         self.entries.insert(slot, entry);
         plan.inserts.push(slot);

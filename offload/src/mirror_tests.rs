@@ -3,6 +3,7 @@ use std::collections::HashMap as Map;
 use std::io;
 
 use turnpike_abi::Address;
+use turnpike_proto::UserNumber;
 
 use super::*;
 use crate::netlink::Way;
@@ -153,6 +154,7 @@ fn binding(slot: u32) -> OffloadBinding {
         peer: (peer(slot), 9000).into(),
         channel: 0x4000,
         internal: false,
+        user: UserNumber(1),
     }
 }
 
@@ -329,6 +331,29 @@ fn slots_of_next_hops_are_used_again_only_after_a_grace_period() {
     lab.round(vec![ToMirror::Withdraw(name(3)), ToMirror::Withdraw(name(1))]);
     assert_eq!(lab.round(vec![ToMirror::Offload(Box::new(third))]), [Answer::Done(name(3))]);
     assert_eq!(lab.hop(&routes::keys(&third)[1]), NextHop::new(7, 1500, ROUTER_MAC, port(7).mac));
+}
+
+#[test]
+fn one_user_leaves_next_hops_for_the_others() {
+    let mut lab = Lab { mirror: Mirror::new(20), ..Lab::new() };
+    lab.set_ports(&[port(7)]);
+    lab.mirror.set_neighbour(7, ROUTER, Some(ROUTER_MAC));
+    let mut bind = |slot: u32, user: u64, to: u32| {
+        // A peer on the link, whom somebody answers for.
+        lab.world.ways.insert(peer(to), Some(Way { ifindex: 7, neighbour: peer(to), mtu: 0 }));
+        lab.mirror.set_neighbour(7, peer(to), Some(OTHER_MAC));
+        let binding = OffloadBinding { user: UserNumber(user), peer: (peer(to), 9).into(), ..binding(slot) };
+        lab.round(vec![ToMirror::Offload(Box::new(binding))])
+    };
+    // Of nineteen the router's is one, which everybody's clients are behind.
+    let taken = (1..=19).take_while(|slot| bind(*slot, 1, *slot) == [Answer::Done(name(*slot))]).count();
+    assert_eq!(taken, 16, "with the router seventeen, two are left");
+    let refused = Answer::Failed(name(30), WhyNot::NextHopShare);
+    assert_eq!(bind(30, 1, 30), [refused]);
+    assert_eq!(bind(31, 1, 3), [Answer::Done(name(31))], "that one is there");
+    assert_eq!(bind(32, 2, 40), [Answer::Done(name(32))], "somebody else finds one");
+    let again = bind(33, 2, 30);
+    assert!(again.contains(&Answer::Done(name(33))), "also where the first one had too many: {again:?}");
 }
 
 #[test]

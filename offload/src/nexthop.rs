@@ -18,7 +18,8 @@ use std::io;
 use std::net::IpAddr;
 
 use turnpike_abi::{Config, Interface, MAX_INTERFACES, NextHop};
-use turnpike_proto::WhyNot;
+use turnpike_proto::limits::USER_SHARE_OF_FREE;
+use turnpike_proto::{UserNumber, WhyNot};
 
 use super::limits::MAX_UNKNOWN_PROBES;
 use super::netlink::{Mac, Netlink, Way};
@@ -124,6 +125,8 @@ struct Path {
     source: IpAddr,
     destination: IpAddr,
     users: u32,
+    /// Who pays for a hop that only this path needs: of its users the first one, or one who has more left.
+    payer: UserNumber,
     hop: Result<u16, WhyNot>,
     /// The neighbour whose MAC address is not known yet.
     waits_for: Option<(u32, IpAddr)>,
@@ -139,6 +142,8 @@ struct HopKey {
 struct Hop {
     key: HopKey,
     paths: u32,
+    /// Whose share it counts towards.
+    payer: UserNumber,
     /// What the entry shall be, and what it is.
     wanted: NextHop,
     written: NextHop,
@@ -158,6 +163,8 @@ pub struct NextHops {
     free_slots: Vec<u16>,
     next_slot: u32,
     slots: u32,
+    /// Slots by who pays for them; who has none is not in here.
+    held: HashMap<UserNumber, usize>,
     changed: HashSet<u16>,
     draining: Vec<u16>,
     macs: HashMap<(u32, IpAddr), Mac>,
@@ -184,6 +191,7 @@ impl NextHops {
             free_slots: Vec::new(),
             next_slot: 1,
             slots: entries.min(u32::from(u16::MAX) + 1),
+            held: HashMap::new(),
             changed: HashSet::new(),
             draining: Vec::new(),
             macs: HashMap::new(),
@@ -320,15 +328,25 @@ impl NextHops {
         self.device_place(port.device).is_some_and(|place| self.distrusted >> place & 1 != 0)
     }
 
-    /// A path for one more user; looked up if it is new.
-    pub fn acquire(&mut self, routing: &mut impl Routing, source: IpAddr, destination: IpAddr) -> PathId {
+    /// A path for one more binding; looked up if it is new, or if it was too much for whoever had it so far.
+    pub fn acquire(
+        &mut self,
+        routing: &mut impl Routing,
+        source: IpAddr,
+        destination: IpAddr,
+        payer: UserNumber,
+    ) -> PathId {
         if let Some(id) = self.by_ends.get(&(source, destination)).copied() {
             if let Some(path) = self.path_mut(id) {
                 path.users += 1;
+                if path.hop == Err(WhyNot::NextHopShare) && path.payer != payer {
+                    path.payer = payer;
+                    self.look_up(routing, id);
+                }
             }
             return id;
         }
-        let path = Path { source, destination, users: 1, hop: Err(WhyNot::Pending), waits_for: None };
+        let path = Path { source, destination, users: 1, payer, hop: Err(WhyNot::Pending), waits_for: None };
         let id = match self.free_paths.pop() {
             Some(index) => PathId(index),
             None => {
@@ -430,7 +448,8 @@ impl NextHops {
         let arrived = waiting.unwrap_or_default();
         let changed = !affected.is_empty() || !arrived.is_empty();
         for (id, mtu) in arrived {
-            let hop = self.join(HopKey { ifindex, neighbour: ip, mtu });
+            let Some(payer) = self.path_mut(id).map(|path| path.payer) else { continue };
+            let hop = self.join(HopKey { ifindex, neighbour: ip, mtu }, payer);
             if let Some(path) = self.path_mut(id) {
                 (path.hop, path.waits_for) = (hop, None);
             }
@@ -502,6 +521,10 @@ impl NextHops {
                 if self.by_key.get(&hop.key) == Some(&slot) {
                     self.by_key.remove(&hop.key);
                 }
+                match self.held.get_mut(&hop.payer) {
+                    Some(held) if *held > 1 => *held -= 1,
+                    _ => drop(self.held.remove(&hop.payer)),
+                }
                 self.free_slots.push(slot);
             }
         }
@@ -509,12 +532,12 @@ impl NextHops {
 
     fn look_up(&mut self, routing: &mut impl Routing, id: PathId) {
         let Some(path) = self.paths[id.0 as usize].as_ref() else { return };
-        let (source, destination, before) = (path.source, path.destination, path.hop);
+        let Path { source, destination, payer, hop: before, .. } = *path;
         let found = self.find_way(routing, source, destination);
         self.wait_no_more(id);
         let after = found.and_then(|key| match before {
             Ok(slot) if self.hops.get(&slot).is_some_and(|hop| hop.key == key) => Ok(slot),
-            _ if self.is_known(&key) => self.join(key),
+            _ if self.is_known(&key) => self.join(key, payer),
             _ => Err(self.wait_for(routing, id, key)),
         });
         if let Some(path) = self.path_mut(id) {
@@ -575,19 +598,26 @@ impl NextHops {
         }
     }
 
-    /// The slot of a hop, for one more path.
-    fn join(&mut self, key: HopKey) -> Result<u16, WhyNot> {
+    /// The slot of a hop, for one more path. A new one is `payer`'s, who must leave others some.
+    fn join(&mut self, key: HopKey, payer: UserNumber) -> Result<u16, WhyNot> {
         if let Some(slot) = self.by_key.get(&key).copied()
             && let Some(hop) = self.hops.get_mut(&slot)
         {
             hop.paths += 1;
             return Ok(slot);
         }
+        // The first is left alone.
+        let free = (self.slots as usize).saturating_sub(1 + self.hops.len());
+        let held = self.held.get(&payer).copied().unwrap_or(0);
+        if free > 0 && held >= USER_SHARE_OF_FREE * free {
+            return Err(WhyNot::NextHopShare);
+        }
         let slot = self.free_slot().ok_or(WhyNot::NextHopsFull)?;
+        self.held.insert(payer, held + 1);
         let empty = NextHop::default();
         // Written in any case: the entry still has what its last user was.
         let written = NextHop { ifindex: u32::MAX, ..empty };
-        self.hops.insert(slot, Hop { key, paths: 1, wanted: empty, written, in_use: false });
+        self.hops.insert(slot, Hop { key, paths: 1, payer, wanted: empty, written, in_use: false });
         self.by_key.insert(key, slot);
         self.refresh(slot);
         Ok(slot)

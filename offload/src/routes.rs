@@ -60,7 +60,7 @@ pub fn routes(binding: &OffloadBinding, place: Placement) -> [(RouteKey, Route);
 #[cfg(test)]
 mod tests {
     use turnpike_fixtures::{CLIENT_HOP, PEER_HOP, Scene};
-    use turnpike_proto::SlotName;
+    use turnpike_proto::{SlotName, UserNumber};
 
     use super::*;
 
@@ -83,6 +83,7 @@ mod tests {
                 peer: scene.peer(),
                 channel: Scene::TO_PEER,
                 internal: false,
+                user: UserNumber(1),
             };
             assert_eq!(routes(&direct, place)[..], expected[..2]);
             let hairpin = OffloadBinding {

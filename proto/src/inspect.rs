@@ -15,6 +15,9 @@ macro_rules! reasons {
         pub enum WhyNot { $(#[doc = concat!("What it means: ", $explanation, ".")] $variant,)* }
 
         impl WhyNot {
+            /// How many reasons there are.
+            pub const COUNT: usize = Self::ALL.len();
+
             /// Every reason.
             pub const ALL: &'static [WhyNot] = &[$(WhyNot::$variant,)*];
 
@@ -41,6 +44,7 @@ reasons! {
     NextHop = "next_hop", "the hardware address of the next hop is not known (yet)";
     Interface = "interface", "the way to client or peer leads through an interface without the fast path";
     NextHopsFull = "next_hops_full", "the kernel's table of next hops is full: clients or peers are behind too many neighbours";
+    NextHopShare = "next_hop_share", "the user's peers are behind as many neighbours as one user may have in the kernel's table while others are left few";
     Lossy = "lossy", "an interface on the way lost what the kernel sent by it; it is tried again by and by";
     Transmit = "transmit", "the driver of an interface on the way cannot transmit what came in on another one";
     Busy = "busy", "an earlier binding of the same addresses has not been taken out of the kernel yet";

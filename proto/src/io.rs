@@ -13,7 +13,7 @@ use turnpike_abi::Verdict;
 use crate::addr::{ClientAddr, ClientSocket, FiveTuple, PeerAddr, RelayedAddr, TlsInfo};
 use crate::inspect::{AllocationView, WhyNot};
 use crate::refusal::RefusedRequest;
-use crate::shared::plane::SlotName;
+use crate::shared::plane::{SlotName, UserNumber};
 use crate::shared::ports::PortLease;
 use crate::stats::AllocationRecord;
 
@@ -479,6 +479,13 @@ pub enum Output {
         /// The number asked for.
         channel: u16,
     },
+    /// The kernel does not forward a channel because its user has his share of the kernel's places.
+    OverShare {
+        /// The user.
+        user: Arc<str>,
+        /// [`WhyNot::UserShare`] or [`WhyNot::NextHopShare`].
+        why: WhyNot,
+    },
 }
 
 /// A channel binding for the kernel: from these two routes can be made.
@@ -500,6 +507,8 @@ pub struct OffloadBinding {
     pub channel: u16,
     /// The peer is a relayed address of this very server.
     pub internal: bool,
+    /// Whose it is: no user may take all places that the kernel has.
+    pub user: UserNumber,
 }
 
 /// Why the core wants to be woken.

@@ -25,7 +25,7 @@ pub use inspect::{
 pub use io::*;
 pub use refusal::{Detail, Refusal, RefusalCounts, RefusalReason, RefusedRequest};
 pub use server::{ExportCursor, Server};
-pub use shared::plane::{Plane, PlaneMemory, SlotName};
+pub use shared::plane::{Plane, PlaneMemory, SlotName, UserNumber};
 pub use stats::TrafficByPath;
 pub use table::TableCounts;
 pub use turnpike_abi::Verdict;

@@ -9,6 +9,7 @@ use turnpike_abi::Verdict;
 
 use crate::addr::{ClientAddr, ClientSocket, FiveTuple, RelayedAddr, RelayedTransport, TlsInfo, Transport};
 use crate::error::ErrorCode;
+use crate::inspect::WhyNot;
 use crate::refusal::RefusalCounts;
 use crate::wire::method;
 
@@ -215,6 +216,8 @@ pub struct ServerCounts {
     pub tcp_relay: TcpRelayCounts,
     /// Relay ports that could not be opened.
     pub ports_failed: u64,
+    /// Channels that were left to userspace, by why.
+    pub not_offloaded: WhyNotCounts,
     /// Datagrams of channels that were forwarded here although their allocations are the kernel program's to forward for.
     pub kernel_missed: u64,
 }
@@ -403,6 +406,32 @@ impl AuthenticationCounts {
     /// How many there were.
     pub fn of(&self, result: Authentication) -> u64 {
         self.0[result as usize]
+    }
+}
+
+/// Counts by reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WhyNotCounts([u64; WhyNot::COUNT]);
+
+impl Default for WhyNotCounts {
+    fn default() -> Self {
+        Self([0; WhyNot::COUNT])
+    }
+}
+
+impl WhyNotCounts {
+    pub(crate) fn count(&mut self, why: WhyNot) {
+        self.0[why as usize] += 1;
+    }
+
+    /// How many there were.
+    pub fn of(&self, why: WhyNot) -> u64 {
+        self.0[why as usize]
+    }
+
+    /// Reasons that there were, and how many.
+    pub fn nonzero(&self) -> impl Iterator<Item = (WhyNot, u64)> + '_ {
+        WhyNot::ALL.iter().map(|why| (*why, self.of(*why))).filter(|(_, count)| *count > 0)
     }
 }
 

@@ -81,6 +81,10 @@ impl Collector for Scrape {
         streams(&mut page, &self.totals.sum.streams)?;
         tcp_relay(&mut page, &self.totals.sum.tcp_relay)?;
         offload(&mut page, &self.totals.offload)?;
+        let why_not = self.totals.sum.channels_not_offloaded.iter();
+        let help = "Channels that were left to userspace, by why the kernel does not forward for them.";
+        let why_not = why_not.map(|(why, &count)| (vec![("reason", why.clone())], count));
+        page.counter("offload_channels_refused", help, why_not)?;
         workers(&mut page, &self.totals.workers)?;
         certificates(&mut page, &self.status.certificates)?;
         let help = "Records of the log that were lost: whoever reads stderr did not keep up.";

@@ -47,6 +47,9 @@ pub struct Counts {
     pub allocations: u64,
     /// Allocations now that the kernel forwards for.
     pub allocations_offloaded: u64,
+    /// Channels that were left to userspace, by why: `user_share`, `next_hop`, ...
+    #[serde(default)]
+    pub channels_not_offloaded: BTreeMap<String, u64>,
     /// Allocations created.
     pub allocations_created: u64,
     /// Allocations by how their clients talk to the server: `udp`, `tcp`, `tls`.

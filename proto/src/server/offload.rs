@@ -3,6 +3,8 @@
 //! Only here are commands for it emitted. A channel's lease is over before its withdrawal is, so the kernel
 //! stops at once; its slots are kept until the answer comes, its port for a moment at most.
 
+use std::sync::Arc;
+
 use super::Server;
 use crate::addr::PeerAddr;
 use crate::inspect::WhyNot;
@@ -33,8 +35,22 @@ impl Server {
             Ok(binding) => self.emit_offload(binding),
             Err(why) => {
                 let why_not = self.table.get(id).and_then(|allocation| self.why_not_allocation(allocation));
-                self.table.note_why_not(id, number, why_not.unwrap_or(why));
+                let why = why_not.unwrap_or(why);
+                let owner = self.table.note_why_not(id, number, why);
+                self.count_why_not(owner, why);
             }
+        }
+    }
+
+    /// A channel stays in userspace; `owner` if that is news.
+    fn count_why_not(&mut self, owner: Option<AllocationId>, why: WhyNot) {
+        let Some(owner) = owner else { return };
+        self.counts.not_offloaded.count(why);
+        if matches!(why, WhyNot::UserShare | WhyNot::NextHopShare)
+            && let Some(allocation) = self.table.get(owner)
+        {
+            let user = Arc::clone(&allocation.identity().quota_user);
+            self.outputs.push_back(Output::OverShare { user, why });
         }
     }
 
@@ -88,7 +104,8 @@ impl Server {
     }
 
     pub(super) fn handle_not_offloaded(&mut self, binding: SlotName, why_not: WhyNot) {
-        self.table.note_offload(binding, Some(why_not));
+        let owner = self.table.note_offload(binding, Some(why_not));
+        self.count_why_not(owner, why_not);
     }
 
     /// The kernel has forgotten a binding: what waited for it goes on.

@@ -48,13 +48,45 @@ pub struct SlotsTaken {
     pub bindings: usize,
 }
 
+/// Names a user to the kernel plane as long as he has a channel there; an old number never means somebody else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserNumber(pub u64);
+
+/// Who has slots of channel bindings.
+#[derive(Debug, Default)]
+struct Users {
+    /// Who has none is not in here.
+    held: BTreeMap<Arc<str>, Held>,
+    /// The latest number.
+    last: UserNumber,
+}
+
+/// What a user has.
+#[derive(Debug, Default)]
+struct Held {
+    number: UserNumber,
+    slots: usize,
+}
+
+impl Users {
+    /// A user has taken a slot.
+    fn one_more(&mut self, user: &Arc<str>) -> (Arc<str>, UserNumber) {
+        let held = self.held.entry(Arc::clone(user)).or_default();
+        if held.slots == 0 {
+            self.last.0 += 1;
+            held.number = self.last;
+        }
+        held.slots += 1;
+        (Arc::clone(user), held.number)
+    }
+}
+
 /// The slots and who has them.
 pub struct Plane {
     memory: Arc<dyn PlaneMemory>,
     allocations: Mutex<Pool>,
     bindings: Mutex<Pool>,
-    /// Slots of channel bindings by user; who has none is not in here.
-    users: Mutex<BTreeMap<Arc<str>, usize>>,
+    users: Mutex<Users>,
     exhausted: AtomicU64,
     /// Another process has the memory now: nothing is written to it any more.
     is_given_away: AtomicBool,
@@ -117,13 +149,13 @@ impl Plane {
     /// A slot for a channel binding of a user, without a lease yet; else why there is none.
     pub(crate) fn take_binding(self: &Arc<Self>, user: &Arc<str>) -> Result<BindingSlot, WhyNot> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = users.get(user).copied().unwrap_or(0);
+        let held = users.held.get(user).map_or(0, |held| held.slots);
         let free = self.binding_slots() - self.taken().bindings;
         if free > 0 && held >= USER_SHARE_OF_FREE * free {
             return Err(WhyNot::UserShare);
         }
         let slot = self.take(&self.bindings).ok_or(WhyNot::NoSlot)?;
-        users.insert(Arc::clone(user), held + 1);
+        let user = users.one_more(user);
         drop(users);
         let memory = &self.memory.bindings()[slot as usize];
         let generation = next_generation(&memory.to_peer.generation);
@@ -131,7 +163,7 @@ impl Plane {
             entry.generation.store(u64::from(generation), Ordering::Release);
         }
         let name = SlotName { slot, generation };
-        Ok(BindingSlot { plane: Arc::clone(self), name, user: Arc::clone(user) })
+        Ok(BindingSlot { plane: Arc::clone(self), name, user })
     }
 
     /// The slot of an allocation, as it is: another process had it. `None` if there is no such slot, if it is taken, or
@@ -154,8 +186,8 @@ impl Plane {
         if !self.bindings.lock().unwrap_or_else(PoisonError::into_inner).claim(name.slot) {
             return None;
         }
-        *self.users.lock().unwrap_or_else(PoisonError::into_inner).entry(Arc::clone(user)).or_default() += 1;
-        Some(BindingSlot { plane: Arc::clone(self), name, user: Arc::clone(user) })
+        let user = self.users.lock().unwrap_or_else(PoisonError::into_inner).one_more(user);
+        Some(BindingSlot { plane: Arc::clone(self), name, user })
     }
 
     fn take(&self, pool: &Mutex<Pool>) -> Option<u32> {
@@ -245,7 +277,7 @@ pub(crate) struct BindingSlot {
     plane: Arc<Plane>,
     name: SlotName,
     /// Whose share it counts towards.
-    user: Arc<str>,
+    user: (Arc<str>, UserNumber),
 }
 
 impl BindingSlot {
@@ -253,9 +285,14 @@ impl BindingSlot {
         self.name
     }
 
+    /// Whose it is, in a number.
+    pub(crate) fn user(&self) -> UserNumber {
+        self.user.1
+    }
+
     /// Whose share it counts towards.
-    pub(crate) fn user(&self) -> &Arc<str> {
-        &self.user
+    pub(crate) fn user_name(&self) -> &Arc<str> {
+        &self.user.0
     }
 
     /// Lets the kernel forward until shortly before `ends_ns`; 0 stops it at once.
@@ -274,10 +311,11 @@ impl Drop for BindingSlot {
     fn drop(&mut self) {
         self.lease(0);
         let mut users = self.plane.users.lock().unwrap_or_else(PoisonError::into_inner);
-        match users.get_mut(&self.user) {
-            Some(held) if *held > 1 => *held -= 1,
-            _ => drop(users.remove(&self.user)),
+        match users.held.get_mut(&self.user.0) {
+            Some(held) if held.slots > 1 => held.slots -= 1,
+            _ => drop(users.held.remove(&self.user.0)),
         }
+        drop(users);
         self.plane.bindings.lock().unwrap_or_else(PoisonError::into_inner).give_back(self.name.slot);
     }
 }
@@ -418,12 +456,15 @@ mod tests {
         assert_eq!((of_alice.len(), why), (80, WhyNot::UserShare), "eight of nine");
         let (of_bob, why) = take_all(&bob);
         assert_eq!((of_bob.len(), why), (9, WhyNot::UserShare), "about as much of the rest");
+        let numbers = [&of_alice, &of_bob].map(|slots| slots[0].user());
+        assert_ne!(numbers[0], numbers[1]);
+        assert!(of_alice.iter().all(|slot| slot.user() == numbers[0]));
         // What is given back is anybody's who has less.
         of_alice.truncate(10);
         assert!(plane.take_binding(&alice).is_ok());
         drop((of_alice, of_bob));
         assert_eq!(plane.taken(), SlotsTaken::default());
-        assert!(plane.users.lock().unwrap().is_empty(), "nobody is remembered");
+        assert!(plane.users.lock().unwrap().held.is_empty(), "nobody is remembered");
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Table {
         let withdrawn = self.kernel.bindings.values().filter(|binding| binding.is_withdrawn);
         let image = |binding: &Binding| WithdrawnImage {
             binding: binding.slot.name().into(),
-            user: Arc::clone(binding.slot.user()),
+            user: Arc::clone(binding.slot.user_name()),
             relay: (binding.relay.index, binding.relay.generation),
             owner: self.get(binding.owner).map(Allocation::number),
             ended: (self.kernel.endings.get(&binding.owner))

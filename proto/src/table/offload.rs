@@ -183,8 +183,9 @@ impl Table {
         let bound = allocation.bound.iter().find(|bound| bound.number == number)?;
         let Offload::Slot(slot) = bound.offload else { return None };
         let five_tuple = allocation.path.five_tuple;
+        let taken = &self.kernel.bindings.get(&slot)?.slot;
         Some(OffloadBinding {
-            binding: self.kernel.bindings.get(&slot)?.slot.name(),
+            binding: taken.name(),
             allocation: allocation.slot.as_ref()?.name(),
             client: five_tuple.client.0,
             server: five_tuple.server,
@@ -192,25 +193,37 @@ impl Table {
             peer: channel.peer().0,
             channel: number,
             internal: false,
+            user: taken.user(),
         })
     }
 
-    /// Notes why a channel without a slot has none.
-    pub(crate) fn note_why_not(&mut self, id: AllocationId, number: u16, why_not: WhyNot) {
-        let bound = self.allocations.get_mut(id).map(|allocation| &mut allocation.bound);
-        if let Some(bound) = bound.and_then(|bound| bound.iter_mut().find(|bound| bound.number == number))
-            && matches!(bound.offload, Offload::Not(_))
-        {
-            bound.offload = Offload::Not(why_not);
+    /// Notes why a channel without a slot has none; gives whose it is, if that was not known.
+    pub(crate) fn note_why_not(
+        &mut self,
+        id: AllocationId,
+        number: u16,
+        why_not: WhyNot,
+    ) -> Option<AllocationId> {
+        let bound = &mut self.allocations.get_mut(id)?.bound;
+        let bound = bound.iter_mut().find(|bound| bound.number == number)?;
+        match bound.offload {
+            Offload::Not(before) => {
+                bound.offload = Offload::Not(why_not);
+                (before != why_not).then_some(id)
+            }
+            Offload::Slot(_) => None,
         }
     }
 
-    /// The kernel forwards a binding now, or doesn't, and why. Ignored for one that is gone.
-    pub(crate) fn note_offload(&mut self, name: SlotName, why_not: Option<WhyNot>) {
-        let binding = self.kernel.bindings.get_mut(&name.slot);
-        if let Some(binding) = binding.filter(|binding| binding.slot.name() == name) {
-            binding.why_not = why_not;
+    /// The kernel forwards a binding now, or doesn't, and why; gives whose it is, if that was not known. Ignored for one
+    /// that is gone.
+    pub(crate) fn note_offload(&mut self, name: SlotName, why_not: Option<WhyNot>) -> Option<AllocationId> {
+        let binding = self.kernel.bindings.get_mut(&name.slot)?;
+        if binding.slot.name() != name {
+            return None;
         }
+        let before = std::mem::replace(&mut binding.why_not, why_not);
+        (before != why_not).then_some(binding.owner)
     }
 
     /// Why the kernel does not forward a channel; `None` when it does.

@@ -291,6 +291,27 @@ fn the_kernels_word_may_change_as_often_as_it_likes() {
 }
 
 #[test]
+fn who_has_his_share_is_named_and_counted_once_for_each_channel() {
+    let mut lab = lab_with_slots(1, 4);
+    let mut client = Client::new("203.0.113.1:1000");
+    client.allocate(&mut lab);
+    let user = client.login.user.clone();
+    for (channel, port) in (0x4000..).zip(4000..4004) {
+        client.bind(&mut lab, channel, &format!("198.51.100.7:{port}")).expect_success();
+    }
+    client.bind(&mut lab, 0x4003, "198.51.100.7:4003").expect_success();
+    assert_eq!(lab.over_share, [], "eight times as many as are left, and there are four");
+    let (_, last) = *lab.offloaded.last().expect("all of them");
+    assert!(lab.offloaded.iter().all(|(_, binding)| binding.user == last.user), "they are one user's");
+    // The mirror has no next hop for him: that is counted for each channel, and not again when it is said again.
+    for _ in 0..2 {
+        lab.input(0, Input::OffloadFailed(last.binding, WhyNot::NextHopShare));
+    }
+    assert_eq!(lab.over_share, [(user.into(), WhyNot::NextHopShare)]);
+    assert_eq!(lab.workers[0].counts().not_offloaded.of(WhyNot::NextHopShare), 1);
+}
+
+#[test]
 fn what_finds_no_slot_stays_in_userspace_until_one_is_free() {
     let mut lab = lab_with_slots(2, 1);
     let mut clients: Vec<Client> = (1..=3).map(|n| Client::new(&format!("203.0.113.{n}:1000"))).collect();

@@ -174,6 +174,11 @@ fn counts(report: &Report, status: &Status) -> model::Counts {
         bindings: counts.bindings,
         allocations: status.allocations() as u64,
         allocations_offloaded: *offloaded,
+        channels_not_offloaded: counts
+            .not_offloaded
+            .nonzero()
+            .map(|(why, count)| (why.name().to_owned(), count))
+            .collect(),
         allocations_created: counts.allocations_created,
         transports: transports(counts),
         allocations_ended: ended.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
@@ -266,6 +271,7 @@ fn add(sum: &mut model::Counts, worker: &model::Counts) {
     add_paths(&mut sum.to_peer, &worker.to_peer);
     add_paths(&mut sum.to_client, &worker.to_client);
     add_map(&mut sum.verdicts, &worker.verdicts);
+    add_map(&mut sum.channels_not_offloaded, &worker.channels_not_offloaded);
     add_map(&mut sum.authentications, &worker.authentications);
     add_map(&mut sum.allocations_ended, &worker.allocations_ended);
     for (transport, count) in &worker.transports {

@@ -357,6 +357,7 @@ impl<D: Driver> Worker<D> {
                 }
                 Output::Refused(request) => self.tell_refused(now, request),
                 Output::OldChannelNumber { channel } => self.notices.old_channel_number(channel),
+                Output::OverShare { user, why } => self.notices.over_share(now, &user, why),
             }
         }
     }

@@ -9,7 +9,7 @@ use turnpike_driver::streams::{CloseCounts, CloseReason};
 use turnpike_proto::addr::Alpn;
 use turnpike_proto::stats::AllocationRecord;
 use turnpike_proto::wire::method;
-use turnpike_proto::{AllocationView, Now, RefusalReason, RefusedRequest, Verdict};
+use turnpike_proto::{AllocationView, Now, RefusalReason, RefusedRequest, Verdict, WhyNot};
 
 use super::proxied::Refused;
 use crate::limits::{MAX_NAMED_REFUSALS, REFUSAL_LINES, REFUSAL_LINES_WITHIN_NS};
@@ -29,6 +29,8 @@ pub(crate) struct Notices {
     streams: StreamNotices,
     /// Refusals of headers of the PROXY protocol: of those who are not trusted, and of those who are.
     headers: [Option<Named>; 2],
+    /// Channels that the kernel does not forward because their users have their share.
+    over_share: Option<Named>,
 }
 
 /// What was said of streams' connections, and when.
@@ -246,6 +248,18 @@ impl Notices {
         }
     }
 
+    /// A user has his share of the kernel's places: once a minute.
+    pub(crate) fn over_share(&mut self, now: Now, user: &str, why: WhyNot) {
+        let said = self.over_share.as_mut();
+        if let Some(named) = said.filter(|named| now.mono_ns.saturating_sub(named.last_ns) < QUIET_NS) {
+            named.more += 1;
+            return;
+        }
+        let before = self.over_share.replace(Named { last_ns: now.mono_ns, more: 0 });
+        let more = before.map_or(0, |named| named.more);
+        warn!(user, reason = why.name(), more, "a channel stays in userspace: {}", why.explain());
+    }
+
     /// Names the option for old clients, once.
     pub(crate) fn old_channel_number(&mut self, channel: u16) {
         if !std::mem::replace(&mut self.old_channels_named, true) {
@@ -304,6 +318,17 @@ mod tests {
             (2..500).all(|source| notices.is_due(at(1), &request(source, RefusalReason::NoPort)).is_none())
         );
         assert_eq!(notices.is_due(at(60_000), &request(1, RefusalReason::NoPort)), Some(498));
+    }
+
+    #[test]
+    fn who_has_his_share_is_named_once_a_minute() {
+        let mut notices = Notices::default();
+        for millis in [0, 1000, 59_999] {
+            notices.over_share(at(millis), "alice", WhyNot::UserShare);
+        }
+        assert_eq!(notices.over_share.as_ref().expect("it was said").more, 2);
+        notices.over_share(at(60_000), "bob", WhyNot::NextHopShare);
+        assert_eq!(notices.over_share.expect("it was said").more, 0);
     }
 
     #[test]

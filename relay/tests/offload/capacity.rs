@@ -11,7 +11,7 @@ use turnpike_offload::link::Inherited;
 use turnpike_offload::maps::Sizes;
 use turnpike_offload::xdp::Mode;
 use turnpike_offload::{Answer, Offload, Outbox, Settings, Wishes};
-use turnpike_proto::{OffloadBinding, SlotName, WorkerId};
+use turnpike_proto::{OffloadBinding, SlotName, UserNumber, WorkerId};
 use turnpike_testkit::{becomes_true, eventually};
 
 use super::lab::RELAYED_V4;
@@ -51,6 +51,7 @@ fn binding(number: u32, generation: u32) -> Box<OffloadBinding> {
         peer: SocketAddr::new(IpAddr::from([10, 90, (number / 60_000) as u8, (number % 250) as u8]), 9000),
         channel: 0x4000 + (number / 60_000) as u16,
         internal: false,
+        user: UserNumber(1),
     })
 }
 

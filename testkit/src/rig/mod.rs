@@ -18,7 +18,7 @@ use turnpike_proto::wire::{Class, Message, attr, channel, method};
 use turnpike_proto::{
     AllocationView, ClientPath, ConnectionId, Egress, Forward, IcmpError, Input, Now, OffloadBinding, Origin,
     Output, Plane, PortError, Reason, Received, RefusedRequest, RelaySocket, Server, SlotName, Verdict,
-    WorkerId,
+    WhyNot, WorkerId,
 };
 
 pub use client::Client;
@@ -77,6 +77,8 @@ pub struct Lab {
     pub refused: Vec<RefusedRequest>,
     /// Channel numbers that only RFC 5766 knew.
     pub old_channels: Vec<u16>,
+    /// Users of whom it was said that they have their share of the kernel's places.
+    pub over_share: Vec<(Arc<str>, WhyNot)>,
     /// Ports that somebody else on the host has.
     pub occupied: HashSet<u16>,
     /// Opening a port fails for want of descriptors.
@@ -158,6 +160,7 @@ impl Lab {
             ended: Vec::new(),
             refused: Vec::new(),
             old_channels: Vec::new(),
+            over_share: Vec::new(),
             occupied: HashSet::new(),
             exhausted: false,
             hold_ports: false,
@@ -343,6 +346,7 @@ impl Lab {
                 }
                 Output::Refused(request) => self.refused.push(*request),
                 Output::OldChannelNumber { channel } => self.old_channels.push(channel),
+                Output::OverShare { user, why } => self.over_share.push((user, why)),
             }
         }
     }

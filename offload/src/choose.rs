@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use turnpike_abi::{Config, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_WAYS_IN};
-use turnpike_driver::interfaces::LocalAddress;
 
 use super::layers;
 use super::limits::{MAX_ALLOCATION_SLOTS, MAX_BINDING_SLOTS, MAX_NEXT_HOPS, MIN_SLOTS};
@@ -57,7 +56,7 @@ pub fn sizes(ports: RangeInclusive<u16>, relays: usize, total_quota: Option<u32>
 pub fn interfaces(
     wishes: &Wishes,
     links: &[Link],
-    addresses: &[LocalAddress],
+    addresses: &[(u32, IpAddr)],
     host: &Host,
 ) -> Result<Vec<Chosen>, String> {
     let names = match wishes.named.as_slice() {
@@ -108,12 +107,17 @@ pub fn config(wishes: &Wishes) -> Result<Config, String> {
 ///
 /// Others have to be named: a sender on the same machine leaves a UDP checksum to hardware, which
 /// between two ends of a `veth` nobody ever fills in, and the program can't see that.
-fn default_names(wishes: &Wishes, links: &[Link], addresses: &[LocalAddress]) -> Result<Vec<String>, String> {
+fn default_names(
+    wishes: &Wishes,
+    links: &[Link],
+    addresses: &[(u32, IpAddr)],
+) -> Result<Vec<String>, String> {
     let listeners = wishes.listeners.iter().map(SocketAddr::ip);
     let wanted: Vec<IpAddr> = wishes.relays.iter().copied().chain(listeners).collect();
-    let has_one = |name: &str| addresses.iter().any(|own| own.interface == name && wanted.contains(&own.ip));
+    let has_one =
+        |link: &Link| addresses.iter().any(|(ifindex, ip)| *ifindex == link.ifindex && wanted.contains(ip));
     let (mut names, mut left_out) = (Vec::new(), Vec::new());
-    for link in links.iter().filter(|link| has_one(&link.name)) {
+    for link in links.iter().filter(|link| has_one(link)) {
         match &link.software {
             _ if link.is_loopback => left_out.push(format!("{} is the loopback interface", link.name)),
             _ if layers::is_hardware(link, links) => names.push(link.name.clone()),
@@ -183,9 +187,8 @@ mod tests {
         Link { ifindex, name: name.to_owned(), mac, mtu: 1500, kind: 1, ..Link::default() }
     }
 
-    fn address(interface: &str, ip: &str) -> LocalAddress {
-        let ip: IpAddr = ip.parse().unwrap();
-        LocalAddress { interface: interface.to_owned(), ip, network: ip.into(), stable: true }
+    fn address(ifindex: u32, ip: &str) -> (u32, IpAddr) {
+        (ifindex, ip.parse().unwrap())
     }
 
     fn host() -> Host {
@@ -195,8 +198,7 @@ mod tests {
     #[test]
     fn interfaces_with_the_addresses_are_chosen_and_judged() {
         let links = [link(2, "eth0"), link(3, "eth1"), Link { mtu: 9000, ..link(4, "eth2") }];
-        let addresses =
-            [address("eth0", "192.0.2.1"), address("eth1", "203.0.113.1"), address("eth2", "198.51.100.1")];
+        let addresses = [address(2, "192.0.2.1"), address(3, "203.0.113.1"), address(4, "198.51.100.1")];
         let chosen = interfaces(&wishes(), &links, &addresses, &host()).unwrap();
         let names: Vec<_> = chosen.iter().map(|chosen| chosen.name.as_str()).collect();
         assert_eq!(names, ["eth0", "eth2"]);
@@ -218,7 +220,7 @@ mod tests {
     fn software_and_loopback_are_not_chosen_by_themselves() {
         let veth = Link { software: Some("veth".to_owned()), ..link(2, "eth0") };
         let lo = Link { is_loopback: true, ..link(1, "lo") };
-        let addresses = [address("eth0", "192.0.2.1"), address("lo", "198.51.100.1")];
+        let addresses = [address(2, "192.0.2.1"), address(1, "198.51.100.1")];
         let why = interfaces(&wishes(), &[lo, veth.clone()], &addresses, &host()).unwrap_err();
         assert!(why.contains("lo is the loopback") && why.contains("eth0 is software (veth)"), "{why}");
         let named = Wishes { named: vec!["eth0".to_owned(), "eth9".to_owned()], ..wishes() };
@@ -240,7 +242,7 @@ mod tests {
             Link { master: 2, ..link(4, "eth1") },
             Link { below: 2, mtu: 1400, ..made(vlan, link(5, "bond0.5")) },
         ];
-        let addresses = [address("bond0", "192.0.2.1"), address("bond0.5", "198.51.100.1")];
+        let addresses = [address(2, "192.0.2.1"), address(5, "198.51.100.1")];
         let chosen = interfaces(&wishes(), &links, &addresses, &host()).unwrap();
         let bond0 = Port {
             ifindex: 2,
@@ -268,7 +270,7 @@ mod tests {
         links.extend(
             (3..).take(MAX_WAYS_IN).map(|port| Link { master: 2, ..link(port, &format!("eth{port}")) }),
         );
-        let addresses = [address("bond0", "192.0.2.1"), address("eth0", "198.51.100.1")];
+        let addresses = [address(2, "192.0.2.1"), address(1, "198.51.100.1")];
         let chosen = interfaces(&wishes(), &links, &addresses, &host()).unwrap();
         assert!(chosen[0].fit.is_ok(), "{chosen:?}");
         assert!(chosen[1].fit.as_ref().unwrap_err().contains("tells 32 ways in apart"), "{chosen:?}");

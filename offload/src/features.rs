@@ -2,19 +2,26 @@
 //! 6.3. Before that nobody knows until a frame is lost.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_REQUEST, NlasIterator};
 use netlink_sys::protocols::NETLINK_GENERIC;
 use netlink_sys::{Socket, SocketAddr};
 use socket2::SockRef;
 
-use super::limits::ANSWER_PATIENCE;
+use super::limits::{ANSWER_PATIENCE, NEWS_AT_ONCE};
 
 /// `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY`, `CTRL_ATTR_FAMILY_ID`, `CTRL_ATTR_FAMILY_NAME` (`linux/genetlink.h`).
 const CONTROL: u16 = 0x10;
 const GET_FAMILY: u8 = 3;
 const FAMILY_ID: u16 = 1;
 const FAMILY_NAME: u16 = 2;
+/// `CTRL_ATTR_MCAST_GROUPS`, and in each of them `CTRL_ATTR_MCAST_GRP_NAME` and `CTRL_ATTR_MCAST_GRP_ID`.
+const GROUPS: u16 = 7;
+const GROUP_NAME: u16 = 1;
+const GROUP_ID: u16 = 2;
+/// The group that hears of devices (`NETDEV_MCGRP_MGMT`).
+const MANAGEMENT: &[u8] = b"mgmt\0";
 /// `NETDEV_CMD_DEV_GET`, `NETDEV_A_DEV_IFINDEX`, `NETDEV_A_DEV_XDP_FEATURES`.
 const GET_DEVICE: u8 = 1;
 const IFINDEX: u16 = 1;
@@ -41,23 +48,46 @@ pub struct Features {
 /// Who can be asked.
 pub struct Netdev {
     socket: Socket,
+    /// Where the kernel says that devices have come, gone, or can do something else.
+    news: Socket,
     family: u16,
     sequence: u32,
 }
 
 impl Netdev {
-    /// Finds the family; it is an error if the kernel has none.
+    /// Finds the family, and begins to listen; it is an error if the kernel has none.
     pub fn open() -> io::Result<Netdev> {
         let mut socket = Socket::new(NETLINK_GENERIC)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         SockRef::from(&socket).set_read_timeout(Some(ANSWER_PATIENCE))?;
-        let mut netdev = Netdev { socket, family: CONTROL, sequence: 0 };
+        let mut news = Socket::new(NETLINK_GENERIC)?;
+        news.bind_auto()?;
+        news.set_non_blocking(true)?;
+        let mut netdev = Netdev { socket, news, family: CONTROL, sequence: 0 };
         let answer = netdev.ask(GET_FAMILY, FAMILY_NAME, b"netdev\0")?;
         let id = attribute(&answer, FAMILY_ID).and_then(|id| id.try_into().ok());
         netdev.family =
             id.map(u16::from_ne_bytes).ok_or_else(|| io::Error::other("a family without a number"))?;
+        if let Some(group) = attribute(&answer, GROUPS).and_then(|groups| group_number(&groups, MANAGEMENT)) {
+            netdev.news.add_membership(group)?;
+        }
         Ok(netdev)
+    }
+
+    /// Whether any device has come, gone, or can do something else since this was asked last.
+    pub fn take_news(&mut self) -> bool {
+        let mut any = false;
+        for _ in 0..NEWS_AT_ONCE {
+            let mut message = Vec::with_capacity(4096);
+            match self.news.recv(&mut message, 0) {
+                Ok(_) => any = true,
+                // Some were lost.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => any = true,
+                Err(_) => break,
+            }
+        }
+        any
     }
 
     /// What an interface can do.
@@ -80,6 +110,13 @@ impl Netdev {
                 return outcome(answer);
             }
         }
+    }
+}
+
+impl AsFd for Netdev {
+    /// Readable when there is news.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.news.as_fd()
     }
 }
 
@@ -108,9 +145,23 @@ fn outcome(answer: Vec<u8>) -> io::Result<Vec<u8>> {
     }
 }
 
+/// The number of a multicast group, of those that a family has.
+fn group_number(groups: &[u8], name: &[u8]) -> Option<u32> {
+    let mut groups = NlasIterator::new(groups).map_while(Result::ok);
+    groups.find_map(|group| {
+        let is_it = nested(group.value(), GROUP_NAME).is_some_and(|found| found == name);
+        let id = nested(group.value(), GROUP_ID).filter(|_| is_it)?;
+        Some(u32::from_ne_bytes(id.try_into().ok()?))
+    })
+}
+
 /// The value of an attribute. What can't be read is not there.
 fn attribute(message: &[u8], kind: u16) -> Option<Vec<u8>> {
-    let attributes = NlasIterator::new(message.get(HEADERS..)?);
+    nested(message.get(HEADERS..)?, kind)
+}
+
+fn nested(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
+    let attributes = NlasIterator::new(attributes);
     let found = attributes.map_while(Result::ok).find(|attribute| attribute.kind() == kind)?;
     Some(found.value().to_vec())
 }

@@ -12,6 +12,7 @@ use std::time::Instant;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
 };
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     BondPortState, BondXmitHashPolicy, InfoBond, InfoBondPort, InfoData, InfoKind, InfoMacVlan, InfoPortData,
     InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, VlanProtocol,
@@ -176,6 +177,17 @@ impl Netlink {
         })?;
         layers::ask_for_tags(&mut links, ethtool::takes_tags_off);
         Ok(links)
+    }
+
+    /// Every address of this network namespace, and the index of its interface.
+    pub fn addresses(&mut self) -> io::Result<Vec<(u32, IpAddr)>> {
+        let mut found = Vec::new();
+        self.ask(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP, |message| {
+            if let RouteNetlinkMessage::NewAddress(address) = message {
+                found.extend(read_address(&address));
+            }
+        })?;
+        Ok(found)
     }
 
     /// Every neighbour whose MAC address is known.
@@ -462,6 +474,21 @@ fn software(info: &LinkInfo) -> Option<String> {
     }
 }
 
+/// Of two ends of a point-to-point interface the own one.
+fn read_address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
+    let own = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    };
+    let any = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    };
+    let attributes = || message.attributes.iter();
+    let ip = attributes().find_map(own).or_else(|| attributes().find_map(any))?;
+    Some((message.header.index, ip))
+}
+
 /// Interface, address, and the MAC address if it may be used.
 fn read_neighbour(message: &NeighbourMessage) -> Option<(u32, IpAddr, Option<Mac>)> {
     let (mut ip, mut mac) = (None, None);
@@ -528,6 +555,7 @@ mod tests {
         let loopback = links.iter().find(|link| link.is_loopback).expect("every namespace has it");
         assert_eq!((loopback.name.as_str(), loopback.ifindex), ("lo", 1));
         netlink.neighbours().unwrap();
+        assert!(netlink.addresses().unwrap().contains(&(1, IpAddr::from([127, 0, 0, 1]))));
         let own = IpAddr::from([127, 0, 0, 1]);
         assert_eq!(netlink.way(own, own).unwrap(), None, "it stays on this host");
         let nobody = IpAddr::from([255, 255, 255, 255]);
@@ -541,6 +569,7 @@ mod tests {
         assert_eq!(netlink.hear(false, |_| {}).unwrap_err().kind(), io::ErrorKind::TimedOut);
         let own = IpAddr::from([127, 0, 0, 1]);
         assert_eq!(netlink.way(own, own).unwrap_err().kind(), io::ErrorKind::TimedOut, "it isn't asked");
+        assert_eq!(netlink.addresses().unwrap_err().kind(), io::ErrorKind::TimedOut);
         netlink.silent_until = Some(Instant::now());
         assert_eq!(netlink.way(own, own).unwrap(), None, "it is again");
     }

@@ -16,7 +16,6 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tracing::{debug, error, info, warn};
 use turnpike_abi::{Allocation, Binding, Config};
 use turnpike_driver::Waker;
-use turnpike_driver::interfaces::local_addresses;
 use turnpike_proto::{Plane, PlaneMemory, WorkerId};
 
 use super::choose::{self, Chosen, Wishes};
@@ -103,7 +102,8 @@ impl Offload {
         }
         let mut netlink = Netlink::open().map_err(|error| format!("cannot ask for interfaces: {error}"))?;
         let host = Host::detect();
-        let chosen = choose_interfaces(&settings.wishes, &mut netlink, &host)?;
+        let chosen = choose_interfaces(&settings.wishes, &mut netlink, &host)
+            .map_err(|error| format!("cannot ask for interfaces: {error}"))??;
         if settings.wishes.named.is_empty() && chosen.iter().all(|chosen| chosen.fit.is_err()) {
             return Err(reasons(&chosen));
         }
@@ -300,8 +300,8 @@ impl Service {
             tv_nsec: i64::from(wait.subsec_nanos()),
         };
         let (hub, events) = (self.hub.as_fd(), self.netlink.as_fd());
-        let mut fds =
-            [PollFd::from_borrowed_fd(hub, PollFlags::IN), PollFd::from_borrowed_fd(events, PollFlags::IN)];
+        let devices = self.netdev.as_ref().map_or(events, |netdev| netdev.as_fd());
+        let mut fds = [hub, events, devices].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -318,6 +318,7 @@ impl Service {
                 Change::Lost => all = true,
             }
         }
+        links |= self.netdev.as_mut().is_some_and(Netdev::take_news);
         if all {
             debug!("changes of the routing were lost; asking for everything");
             match self.netlink.neighbours() {
@@ -421,10 +422,14 @@ impl Service {
 
     /// Brings the program to where it should be, and the maps with it.
     fn look_at_interfaces(&mut self) -> Result<(), MapsError> {
-        let chosen = choose_interfaces(&self.wishes, &mut self.netlink, &self.host);
-        let (chosen, mut why_not) = match chosen {
-            Ok(chosen) => (chosen, None),
-            Err(why) => (Vec::new(), Some(why)),
+        let (chosen, mut why_not) = match choose_interfaces(&self.wishes, &mut self.netlink, &self.host) {
+            Ok(Ok(chosen)) => (chosen, None),
+            Ok(Err(why)) => (Vec::new(), Some(why)),
+            // Nothing is known to have changed; it is asked again with the next resynchronisation.
+            Err(error) => {
+                warn!("cannot ask for interfaces, those in use are kept: {error}");
+                return Ok(());
+            }
         };
         let mut ports = Vec::new();
         let mut interfaces = Vec::new();
@@ -581,9 +586,14 @@ impl Service {
     }
 }
 
-fn choose_interfaces(wishes: &Wishes, netlink: &mut Netlink, host: &Host) -> Result<Vec<Chosen>, String> {
-    let links = netlink.links().map_err(|error| format!("cannot ask for interfaces: {error}"))?;
-    choose::interfaces(wishes, &links, &local_addresses().unwrap_or_default(), host)
+/// Interfaces, or why there is none to be chosen; an error if the kernel can't be asked.
+fn choose_interfaces(
+    wishes: &Wishes,
+    netlink: &mut Netlink,
+    host: &Host,
+) -> io::Result<Result<Vec<Chosen>, String>> {
+    let links = netlink.links()?;
+    Ok(choose::interfaces(wishes, &links, &netlink.addresses()?, host))
 }
 
 fn state(mode: Mode, interfaces: Vec<InterfaceStatus>, why_not: Option<String>) -> OffloadStatus {

@@ -4,7 +4,9 @@
 //! [`attach`] does for those interfaces that somebody has named.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 
+use turnpike_driver::interfaces::LocalAddress;
 use turnpike_offload::drivers::{self, Situation};
 use turnpike_offload::features::{Features, Netdev};
 use turnpike_offload::netlink::{Link, Netlink};
@@ -43,6 +45,12 @@ pub fn attach(devices: &[String]) -> (String, bool) {
     (text, all)
 }
 
+/// Addresses with the kernel's index of their interface.
+fn by_index(links: &[Link], addresses: &[LocalAddress]) -> Vec<(u32, IpAddr)> {
+    let index = |name: &str| links.iter().find(|link| link.name == name).map(|link| link.ifindex);
+    addresses.iter().filter_map(|own| Some((index(&own.interface)?, own.ip))).collect()
+}
+
 /// `features` asks the kernel what an interface can do.
 fn describe(
     config: &Config,
@@ -55,7 +63,7 @@ fn describe(
     let unit = Host { missing_capabilities: Vec::new(), ..capable.clone() };
     let addresses = resolve(config, host);
     let wishes = settings(config, &addresses, &addresses.listen).wishes;
-    let chosen = choose::interfaces(&wishes, links, &host.addresses, &unit);
+    let chosen = choose::interfaces(&wishes, links, &by_index(links, &host.addresses), &unit);
     let mut text = String::new();
     for link in links {
         let is_chosen =

@@ -2,9 +2,11 @@
 
 use std::process::Command;
 
+use turnpike_offload::features::Netdev;
 use turnpike_offload::maps::Sizes;
 use turnpike_offload::probe;
 use turnpike_offload::xdp::{Mode, Xdp};
+use turnpike_testkit::becomes_true;
 
 use crate::kernel::Kernel;
 
@@ -39,6 +41,31 @@ pub fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip can be started");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a device can send changes without a word of it among links: a `veth` gets GRO at its far end.
+#[test]
+#[ignore = "needs root: cargo xtask frames"]
+fn it_is_heard_when_a_device_can_do_something_else() {
+    if !inside_namespace("attach::it_is_heard_when_a_device_can_do_something_else") {
+        return;
+    }
+    let mut netdev = match Netdev::open() {
+        Ok(netdev) => netdev,
+        // Before Linux 6.3.
+        Err(error) => return turnpike_testkit::skip("frames", &format!("no news of devices: {error}")),
+    };
+    ip("link add inner type veth peer name outer");
+    ip("link set inner up");
+    ip("link set outer up");
+    assert!(becomes_true(|| netdev.take_news()), "there is a new device");
+    let ifindex = probe::facts("inner").ifindex;
+    assert!(!netdev.features(ifindex).unwrap().transmit);
+    while netdev.take_news() {}
+    let gro = Command::new("ethtool").args(["-K", "outer", "gro", "on"]).status();
+    assert!(gro.expect("ethtool can be started").success());
+    assert!(becomes_true(|| netdev.take_news()), "it transmits now");
+    assert!(netdev.features(ifindex).unwrap().transmit);
 }
 
 #[test]

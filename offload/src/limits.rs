@@ -46,6 +46,8 @@ pub const STEADY: Duration = Duration::from_secs(60);
 /// So many datagrams that userspace had to forward, with none forwarded by the kernel, and it is not called active: two
 /// seconds of one call.
 pub const MISSED_BEFORE_IDLE: u64 = 1000;
+/// That it is not active is a warning once in so long: a client can bring it about again and again.
+pub const IDLE_WARNING: Duration = Duration::from_secs(60);
 
 /// The largest part of an answer that the kernel sends at once by netlink, bytes.
 pub const ANSWER_BYTES: usize = 64 * 1024;

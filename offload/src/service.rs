@@ -22,7 +22,7 @@ use super::choose::{self, Chosen, Wishes};
 use super::effect::{self, Effect};
 use super::features::Netdev;
 use super::hub::{Hub, Outbox};
-use super::limits::{LOSS_LOOK, TOLD_PER_ROUND, UNATTENDED};
+use super::limits::{IDLE_WARNING, LOSS_LOOK, TOLD_PER_ROUND, UNATTENDED};
 use super::link::{Inherited, XdpLink};
 use super::losses::{self, Losses, Sent};
 use super::mapped::Mapped;
@@ -144,6 +144,7 @@ impl Offload {
             next_retry: now + RETRY_PERIOD,
             next_loss_look: now,
             next_effect_look: now,
+            next_idle_warning: now,
             recheck_wanted: false,
             sent_before: HashMap::new(),
         };
@@ -213,6 +214,7 @@ struct Service {
     next_retry: Instant,
     next_loss_look: Instant,
     next_effect_look: Instant,
+    next_idle_warning: Instant,
     recheck_wanted: bool,
     /// What had been sent by a device's place before it was its own, by index of the device.
     sent_before: HashMap<u32, Sent>,
@@ -408,11 +410,15 @@ impl Service {
         let Counts { bindings, waiting, .. } = self.mirror.counts();
         match self.effect.look(missed, &verdicts, waiting, bindings + waiting) {
             Some(effect::Change::Idle(why)) => {
-                warn!("the kernel data path is not active: {why}");
+                let now = Instant::now();
+                if now >= self.next_idle_warning {
+                    self.next_idle_warning = now + IDLE_WARNING;
+                    warn!("the kernel data path is not active: {why}");
+                }
                 self.status.set_idle(Some(why));
             }
             Some(effect::Change::Effective) => {
-                info!("the kernel data path forwards again");
+                debug!("the kernel data path forwards again");
                 self.status.set_idle(None);
             }
             None => {}

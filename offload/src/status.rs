@@ -19,6 +19,9 @@ pub struct OffloadStatus {
     pub mode: Option<Mode>,
     /// Why it is active or not, one line for the operator.
     pub why: String,
+    /// Whether it is not active only because nothing comes of it: any client can bring that about, on a relay without
+    /// others.
+    pub is_idle: bool,
     /// The interfaces that were chosen.
     pub interfaces: Vec<InterfaceStatus>,
     /// Entries of the route map: two for each binding in the kernel.
@@ -106,7 +109,7 @@ impl StatusCell {
         }
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(why) = idle.filter(|_| state.active) {
-            (state.active, state.why) = (false, why);
+            (state.active, state.why, state.is_idle) = (false, why, true);
         }
         OffloadStatus {
             missed: self.missed.load(Relaxed),
@@ -247,9 +250,10 @@ mod tests {
         cell.add_missed(3);
         let status = cell.read();
         assert_eq!((status.active, status.why.as_str(), status.missed), (false, "nothing comes of it", 3));
+        assert!(status.is_idle);
         // What is not even attached has another reason.
         cell.set_state(OffloadStatus { why: "no driver".to_owned(), ..OffloadStatus::default() });
-        assert_eq!(cell.read().why, "no driver");
+        assert_eq!((cell.read().why.as_str(), cell.read().is_idle), ("no driver", false));
         cell.set_idle(None);
         cell.set_state(OffloadStatus { active: true, ..OffloadStatus::default() });
         assert!(cell.read().active);

@@ -81,7 +81,8 @@ impl Control {
             return None;
         }
         let status = self.offload.read();
-        (!status.active)
+        // Not because one client sends what only userspace can forward.
+        (!status.active && !status.is_idle)
             .then(|| format!("offload is \"require\", and the kernel does not forward: {}", status.why))
     }
 

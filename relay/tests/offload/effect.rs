@@ -54,9 +54,8 @@ fn a_thousand_datagrams_with_none_forwarded_are_no_active_kernel_path() {
     let why = offload_now["why"].as_str().expect("a text");
     assert!(why.contains("none was forwarded in the kernel: pass_ttl: their TTL is used up"), "{why}");
     assert!(ask(&lab, "/metrics").1.contains("\nturnpike_offload_active 0\n"));
-    // It was said that it has to be there.
-    let (status, body) = ask(&lab, "/readyz");
-    assert!(status == 503 && body.contains("none was forwarded in the kernel"), "{status} {body}");
+    // It has to be there, and is: a client that sends like this does not make the relay unready.
+    assert_eq!(ask(&lab, "/readyz").0, 200);
     server.wait_for_log("the kernel data path is not active");
 
     set_ttl(&lab, 64);

@@ -445,10 +445,11 @@ impl AsFd for Relayed {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{Shutdown, TcpListener};
+    use std::net::Shutdown;
 
-    use turnpike_testkit::{PATIENCE, becomes_true};
+    use turnpike_testkit::becomes_true;
 
+    use super::super::splice::tests::pair;
     use super::*;
 
     const ID: ConnectionId = ConnectionId(1);
@@ -462,16 +463,6 @@ mod tests {
         }
 
         fn count(&mut self, _: ConnectionId, _: Way, _: usize) {}
-    }
-
-    /// Our end, which doesn't block, and the other one.
-    fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let ours = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
-        let (theirs, _) = listener.accept().expect("connected");
-        ours.set_nonblocking(true).expect("an option");
-        theirs.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        (ours, theirs)
     }
 
     /// A client's connection bound to a peer's: the other ends of both.

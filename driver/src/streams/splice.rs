@@ -365,7 +365,7 @@ fn write_some(mut socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::TcpListener;
     use std::time::Instant;
 
@@ -382,7 +382,8 @@ mod tests {
         scratch: Scratch,
     }
 
-    fn pair() -> (TcpStream, TcpStream) {
+    /// Our end of a connection, which doesn't block, and the other one.
+    pub(in super::super) fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let ours = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
         let (theirs, _) = listener.accept().expect("connected");

@@ -327,6 +327,22 @@ fn a_file_of_coturns_becomes_one_that_is_accepted_and_its_report_has_no_secret()
     std::fs::write(&ours, toml).unwrap();
     let (code, said, why) = run(&mut turnpike(&["check-config", &ours.display().to_string()]));
     assert_eq!((code, said.trim_end().ends_with(": ok")), (Some(0), true), "{why}");
+    // With what its database has for its realm, and for all.
+    let db = folder.path().join("turndb");
+    let tables = "CREATE TABLE turn_secret (realm, value); CREATE TABLE allowed_peer_ip (realm, ip_range);
+        CREATE TABLE denied_peer_ip (realm, ip_range); CREATE TABLE turn_realm_option (realm, opt, value);
+        CREATE TABLE turnusers_lt (realm, name, hmackey);
+        INSERT INTO turn_secret VALUES ('turn.example.org', 'hush-from-the-database'), ('other', 'hush-of-another');
+        INSERT INTO denied_peer_ip VALUES ('', '192.0.2.0-192.0.2.255');";
+    rusqlite::Connection::open(&db).unwrap().execute_batch(tables).unwrap();
+    std::fs::write(&theirs, "realm=turn.example.org\nuse-auth-secret\n").unwrap();
+    let db = db.display().to_string();
+    let (code, toml, report) = run(&mut turnpike(&["import-coturn", &theirs, "--db", &db]));
+    assert_eq!(code, Some(0), "{report}");
+    assert!(toml.contains("auth-secret = [\"hush-from-the-database\"]\n"), "{toml}");
+    assert!(toml.contains("deny-peer = [\"192.0.2.0/24\"]") && !report.contains("hush"), "{toml}{report}");
+    let (code, _, why) = run(&mut turnpike(&["import-coturn", &theirs, "--db", &theirs]));
+    assert!(code == Some(1) && why.contains("not a database"), "{why}");
     let (code, _, why) = run(&mut turnpike(&["import-coturn", "/nowhere/turnserver.conf"]));
     assert!(code == Some(1) && why.contains("/nowhere/turnserver.conf: No such file"), "{why}");
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::super::parse;
 use super::table::{self, Row};
-use super::{Fate, Line, Remark, peers};
+use super::{Fate, Line, Origin, Remark, Stored, peers};
 
 /// What the table says of the option says all; or what else is to be said.
 type Judged = Result<Option<(Fate, String)>, String>;
@@ -26,16 +26,16 @@ pub(super) struct Draft {
     pub(super) more_listeners: Vec<SocketAddr>,
     pub(super) no_tls: bool,
     pub(super) no_tcp_relay: bool,
-    /// With the number of its line, as are those below.
-    pub(super) cert: Option<(usize, String)>,
-    pub(super) key: Option<(usize, String)>,
+    /// With where it stands, as are those below.
+    pub(super) cert: Option<(Origin, String)>,
+    pub(super) key: Option<(Origin, String)>,
     pub(super) ports: [Option<u16>; 2],
-    pub(super) users: Vec<(usize, String)>,
-    pub(super) secrets: Vec<(usize, String)>,
+    pub(super) users: Vec<(Origin, String)>,
+    pub(super) secrets: Vec<(Origin, String)>,
     /// `use-auth-secret`.
-    pub(super) uses_secrets: Option<usize>,
+    pub(super) uses_secrets: Option<Origin>,
     pub(super) allowed: Vec<IpNet>,
-    pub(super) denied: Vec<(usize, Vec<IpNet>)>,
+    pub(super) denied: Vec<(Origin, Vec<IpNet>)>,
 }
 
 impl Draft {
@@ -46,7 +46,7 @@ impl Draft {
             // Behind a slip of the pen there may be a secret.
             let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
             let name: String = line.name.chars().take_while(|c| is_of_a_name(*c)).collect();
-            return self.remark(line.number, &name, Fate::NotSupported, why);
+            return self.remark(line.origin, &name, Fate::NotSupported, why);
         };
         let judged = match row.fate {
             _ if is_off(line.value) && row.fate >= Fate::NotNeeded => {
@@ -58,14 +58,56 @@ impl Draft {
         self.no_tcp_relay |= line.name == "no-tcp-relay" && !is_off(line.value);
         let (fate, why) = match judged {
             Ok(Some(judged)) => judged,
+            Ok(None) if row.fate == Fate::TakenOver => (row.fate, row.here.to_owned()),
             Ok(None) => (row.fate, plainly(row)),
-            Err(why) => (Fate::NotSupported, why),
+            Err(why) => (Fate::NotSupported, format!("left out: {why}")),
         };
-        self.remark(line.number, line.name, fate, why);
+        self.remark(line.origin, line.name, fate, why);
     }
 
-    pub(super) fn remark(&mut self, line: usize, name: &str, fate: Fate, why: impl Into<String>) {
-        self.remarks.push(Remark { line, name: name.to_owned(), fate, why: why.into() });
+    /// Takes over what the database has, once all lines are taken.
+    pub(super) fn take_stored(&mut self, origin: Origin, stored: &Stored) {
+        match stored {
+            Stored::Secret(secret) if self.uses_secrets.is_some() => {
+                self.secrets.push((origin, secret.clone()));
+                self.remark(origin, "turn_secret", Fate::TakenOver, "`auth-secret`");
+            }
+            Stored::Secret(_) => {
+                let why = "left out: coturn doesn't look at it without `use-auth-secret`";
+                self.remark(origin, "turn_secret", Fate::NotNeeded, why);
+            }
+            Stored::Allowed(value) => self.take(&Line { origin, name: "allowed-peer-ip", value }),
+            Stored::Denied(value) => self.take(&Line { origin, name: "denied-peer-ip", value }),
+            Stored::Limit { name, value } if matches!(&**name, "user-quota" | "total-quota" | "max-bps") => {
+                self.take(&Line { origin, name, value });
+            }
+            Stored::Limit { .. } => {
+                let why = "no limit that coturn 4.17 knows";
+                self.remark(origin, "turn_realm_option", Fate::NotSupported, why);
+            }
+            Stored::Users(count) if self.uses_secrets.is_some() => {
+                let why =
+                    format!("{count} users, left out: coturn doesn't look at them beside shared secrets");
+                self.remark(origin, "turnusers_lt", Fate::NotNeeded, why);
+            }
+            Stored::Users(count) => {
+                let why = format!(
+                    "{count} users, left out: of their passwords it has MD5 keys only; set them again"
+                );
+                self.remark(origin, "turnusers_lt", Fate::NotSupported, why);
+            }
+        }
+    }
+
+    pub(super) fn remark(&mut self, origin: Origin, name: &str, fate: Fate, why: impl Into<String>) {
+        self.remarks.push(Remark { origin, name: name.to_owned(), fate, why: why.into() });
+    }
+
+    /// Says something else of a line, as another one, or all together, make something else of it.
+    pub(super) fn revise(&mut self, origin: Origin, fate: Fate, why: impl Into<String>) {
+        if let Some(remark) = self.remarks.iter_mut().find(|remark| remark.origin == origin) {
+            (remark.fate, remark.why) = (fate, why.into());
+        }
     }
 
     /// One value more of a list.
@@ -79,7 +121,7 @@ impl Draft {
     }
 
     fn convert(&mut self, line: &Line<'_>) -> Judged {
-        let Line { number, name, value } = *line;
+        let Line { origin, name, value } = *line;
         match name {
             "listening-ip" => self.listen_ips.push(number_of(value)?),
             "listening-port" => self.port = Some(number_of(value)?),
@@ -93,14 +135,14 @@ impl Draft {
             "max-port" => self.ports[1] = Some(number_of(value)?),
             "relay-ip" => self.push("relay-address", number_of::<IpAddr>(value)?),
             "external-ip" => return self.convert_external(value),
-            "cert" => self.cert = Some((number, value.to_owned())),
-            "pkey" => self.key = Some((number, value.to_owned())),
-            "user" => self.users.push((number, value.to_owned())),
-            "use-auth-secret" => self.uses_secrets = (!is_off(value)).then_some(number),
-            "static-auth-secret" => self.secrets.push((number, value.to_owned())),
+            "cert" => self.cert = Some((origin, value.to_owned())),
+            "pkey" => self.key = Some((origin, value.to_owned())),
+            "user" => self.users.push((origin, value.to_owned())),
+            "use-auth-secret" => self.uses_secrets = (!is_off(value)).then_some(origin),
+            "static-auth-secret" => self.secrets.push((origin, value.to_owned())),
             "realm" => self.set("realm", parse::realm(value)?),
             "allowed-peer-ip" => self.allowed.extend(peers::prefixes(value)?),
-            "denied-peer-ip" => self.denied.push((number, peers::prefixes(value)?)),
+            "denied-peer-ip" => self.denied.push((origin, peers::prefixes(value)?)),
             _ => return self.convert_limits(name, value),
         }
         Ok(None)
@@ -205,7 +247,7 @@ fn level(value: &str) -> Result<&'static str, String> {
     }
 }
 
-/// The row's words without the page's markup.
+/// The row's words without the page's links.
 fn plainly(row: &Row) -> String {
     let whole = match row.note {
         "" => row.here.to_owned(),

@@ -8,7 +8,7 @@ use super::super::options::{Kind, OPTIONS};
 use super::super::parse;
 use super::super::strength::Strength;
 use super::draft::Draft;
-use super::{Fate, Imported, peers};
+use super::{Fate, Imported, Origin, peers};
 
 const PORT: u16 = 3478;
 const TLS_PORT: u16 = 5349;
@@ -25,8 +25,7 @@ impl Draft {
         self.finish_credentials(invented);
         self.finish_peers();
         self.say_what_differs();
-        // What the file doesn't say comes last.
-        self.remarks.sort_by_key(|remark| (remark.line == 0, remark.line));
+        self.remarks.sort_by_key(|remark| remark.origin);
         let toml = self.render();
         Imported { toml, remarks: self.remarks }
     }
@@ -49,28 +48,24 @@ impl Draft {
     }
 
     fn finish_tls(&mut self) {
-        let (cert, key) = (self.cert.take(), self.key.take());
+        let files = [self.cert.take(), self.key.take()];
         if self.no_tls {
-            for (line, name) in [(&cert, "cert"), (&key, "pkey")] {
-                if let Some((line, _)) = line {
-                    self.remark(*line, name, Fate::NotNeeded, "left out, as there is a `no-tls`");
-                }
+            for (origin, _) in files.into_iter().flatten() {
+                self.revise(origin, Fate::NotNeeded, "left out, as there is a `no-tls`");
             }
             return;
         }
-        let (Some((cert_line, cert)), Some((key_line, key))) = (&cert, &key) else {
-            let alone = cert.map(|(line, _)| (line, "cert")).or(key.map(|(line, _)| (line, "pkey")));
-            if let Some((line, name)) = alone {
+        let [Some((cert_origin, cert)), Some((key_origin, key))] = files else {
+            for (origin, _) in files.into_iter().flatten() {
                 let why = "left out: there is no TLS without both, `cert` and `pkey`";
-                self.remark(line, name, Fate::NotSupported, why);
+                self.revise(origin, Fate::NotSupported, why);
             }
             return;
         };
-        for (line, name, path) in [(*cert_line, "cert", cert), (*key_line, "pkey", key)] {
+        for (origin, path) in [(cert_origin, &cert), (key_origin, &key)] {
             if Path::new(path).is_relative() {
-                let why =
-                    "a relative path: coturn looks for it in several folders, Turnpike where it is started";
-                self.remark(line, name, Fate::Changed, why);
+                let why = "taken over, but coturn looks for a relative path in several folders, Turnpike where it is started";
+                self.revise(origin, Fate::Changed, why);
             }
         }
         self.push("tls-cert", cert);
@@ -87,72 +82,72 @@ impl Draft {
             let range = format!("{}-{}", first.unwrap_or(FIRST_PORT), last.unwrap_or(LAST_PORT));
             match parse::port_range(&range) {
                 Ok(_) => self.set("port-range", range),
-                Err(why) => {
-                    self.remark(0, "min-port, max-port", Fate::NotSupported, format!("left out: {why}"))
-                }
+                Err(why) => self.remark(
+                    Origin::Unsaid,
+                    "min-port, max-port",
+                    Fate::NotSupported,
+                    format!("left out: {why}"),
+                ),
             }
         }
     }
 
     fn finish_credentials(&mut self, invented: &str) {
         let (users, secrets) = (std::mem::take(&mut self.users), std::mem::take(&mut self.secrets));
-        if let Some(line) = self.uses_secrets.filter(|_| secrets.is_empty()) {
+        if let Some(origin) = self.uses_secrets.filter(|_| secrets.is_empty()) {
             let why =
                 "its secrets are in coturn's database (turn_secret): write them into `auth-secret-file`";
-            self.remark(line, "use-auth-secret", Fate::Changed, why);
+            self.revise(origin, Fate::Changed, why);
         }
         let only_secrets = self.uses_secrets.is_some() || !secrets.is_empty();
-        for (line, secret) in secrets {
-            match parse::secret(&secret) {
-                Ok(checked) => {
-                    if let Some(weakness) = checked.weakness() {
-                        self.remark(
-                            line,
-                            "static-auth-secret",
-                            Fate::Unsafe,
-                            format!("taken over, but {weakness}"),
-                        );
-                    }
-                    self.push("auth-secret", secret);
-                }
-                Err(why) => self.remark(line, "static-auth-secret", Fate::NotSupported, why),
-            }
+        for (origin, secret) in secrets {
+            self.take_credential("auth-secret", origin, secret, parse::secret);
         }
-        for (line, user) in users {
-            match parse::user(&user) {
-                _ if only_secrets => {
+        for (origin, user) in users {
+            match only_secrets {
+                true => {
                     let why = "left out: coturn doesn't look at it beside a shared secret; in `user` it would be valid";
-                    self.remark(line, "user", Fate::NotNeeded, why);
+                    self.revise(origin, Fate::NotNeeded, why);
                 }
-                Ok(checked) => {
-                    if let Some(weakness) = checked.weakness() {
-                        self.remark(line, "user", Fate::Unsafe, format!("taken over, but {weakness}"));
-                    }
-                    self.push("user", user);
-                }
-                Err(why) => self.remark(line, "user", Fate::NotSupported, format!("left out: {why}")),
+                false => self.take_credential("user", origin, user, parse::user),
             }
         }
         if !["auth-secret", "user"].iter().any(|key| self.values.contains_key(key)) {
             self.push("auth-secret", invented);
             let why = "the file has none that can be taken over, and nobody gets in without: an `auth-secret` was invented";
-            self.remark(0, "credentials", Fate::Unsafe, why);
+            self.remark(Origin::Unsaid, "credentials", Fate::Unsafe, why);
         }
+    }
+
+    fn take_credential<T: Strength>(
+        &mut self,
+        key: &'static str,
+        origin: Origin,
+        value: String,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) {
+        match parse(&value).map(|checked| checked.weakness()) {
+            Err(why) => return self.revise(origin, Fate::NotSupported, format!("left out: {why}")),
+            Ok(Some(weakness)) => self.revise(origin, Fate::Unsafe, format!("taken over, but {weakness}")),
+            Ok(None) => {}
+        }
+        self.push(key, value);
     }
 
     fn finish_peers(&mut self) {
         let allowed = std::mem::take(&mut self.allowed);
-        for (line, denied) in std::mem::take(&mut self.denied) {
+        for (origin, denied) in std::mem::take(&mut self.denied) {
             let (mapped, denied): (Vec<_>, Vec<_>) = denied.into_iter().partition(peers::is_mapped);
             let (overruled, denied): (Vec<_>, Vec<_>) =
                 denied.into_iter().partition(|prefix| peers::is_overruled(prefix, &allowed));
+            let rest = if denied.is_empty() { "left out" } else { "taken over but for a part" };
             if !mapped.is_empty() {
                 let why = "IPv4 inside IPv6 is brought to one form, and the rules for IPv4 hold";
-                self.remark(line, "denied-peer-ip", Fate::NotNeeded, why);
+                self.revise(origin, Fate::NotNeeded, format!("{rest}: {why}"));
             }
             if !overruled.is_empty() {
-                let why = "left out where `allowed-peer-ip` has the same: that wins there, here the most specific would";
-                self.remark(line, "denied-peer-ip", Fate::NotNeeded, why);
+                let why = "an `allowed-peer-ip` has the same, which wins there; here the most specific would";
+                self.revise(origin, Fate::NotNeeded, format!("{rest}: {why}"));
             }
             denied.iter().for_each(|prefix| self.push("deny-peer", prefix));
         }
@@ -171,14 +166,14 @@ impl Draft {
     /// What coturn does without being told, and Turnpike doesn't.
     fn say_what_differs(&mut self) {
         let private = "denied here, let pass there: a media server in your own network needs `allow-peer`";
-        self.remark(0, "private peers", Fate::Changed, private);
+        self.remark(Origin::Unsaid, "private peers", Fate::Changed, private);
         if !self.no_tcp_relay {
             let why = "off here, on there: `allow-tcp-relay = true` turns it on (RFC 6062)";
-            self.remark(0, "TCP relaying", Fate::Changed, why);
+            self.remark(Origin::Unsaid, "TCP relaying", Fate::Changed, why);
         }
         if !self.values.contains_key("realm") {
             let why = "`turnpike` here, the host's domain there";
-            self.remark(0, "realm", Fate::Changed, why);
+            self.remark(Origin::Unsaid, "realm", Fate::Changed, why);
         }
     }
 

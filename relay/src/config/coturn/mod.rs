@@ -52,11 +52,22 @@ impl fmt::Display for Fate {
     }
 }
 
+/// Where something is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// A line of the file, from 1.
+    Line(usize),
+    /// What the database has, by its place among that.
+    Database(usize),
+    /// Nowhere: it is so in coturn without being said.
+    Unsaid,
+}
+
 /// What is to be said about a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// Its number, from 1; 0 for what the file doesn't say.
-    pub line: usize,
+    /// Where it is.
+    pub origin: Origin,
     /// The option, or what it is about.
     pub name: String,
     /// What becomes of it.
@@ -70,22 +81,48 @@ pub struct Remark {
 pub struct Imported {
     /// A configuration of ours.
     pub toml: String,
-    /// One remark at least on every line that says something, in their order; then what the file doesn't say.
+    /// One remark on every line that says something, in their order; then what the file doesn't say.
     pub remarks: Vec<Remark>,
 }
 
-/// Makes a configuration of ours from a `turnserver.conf`. `invented` is the secret that takes the place of credentials,
-/// where the file has none.
-pub fn import(text: &str, invented: &str) -> Imported {
+/// What coturn's database has for a realm, or for all.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// A shared secret (`turn_secret`).
+    Secret(String),
+    /// A range of peers (`allowed_peer_ip`).
+    Allowed(String),
+    /// The same (`denied_peer_ip`).
+    Denied(String),
+    /// A limit (`turn_realm_option`).
+    Limit {
+        /// Its name, as in the file.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// So many users (`turnusers_lt`).
+    Users(usize),
+}
+
+/// Makes a configuration of ours from a `turnserver.conf`, and from what its database has. `invented` is the secret that
+/// takes the place of credentials, where there are none.
+pub fn import(text: &str, stored: &[Stored], invented: &str) -> Imported {
     let mut draft = draft::Draft::default();
     lines(text).for_each(|line| draft.take(&line));
+    (1..).zip(stored).for_each(|(place, stored)| draft.take_stored(Origin::Database(place), stored));
     draft.finish(invented)
+}
+
+/// The realm that a `turnserver.conf` names last.
+pub fn realm(text: &str) -> Option<&str> {
+    lines(text).filter(|line| line.name == "realm").last().map(|line| line.value)
 }
 
 /// A line that says something.
 #[derive(Clone, Copy, Debug)]
 struct Line<'a> {
-    number: usize,
+    origin: Origin,
     name: &'a str,
     value: &'a str,
 }
@@ -99,7 +136,7 @@ fn lines(text: &str) -> impl Iterator<Item = Line<'_>> {
         let (name, value) = line.split_once(is_between).unwrap_or((line, ""));
         let value = value.trim_start_matches(is_between);
         let value = value.strip_prefix('"').map_or(value, |rest| rest.strip_suffix('"').unwrap_or(rest));
-        Line { number, name, value }
+        Line { origin: Origin::Line(number), name, value }
     })
 }
 
@@ -120,5 +157,8 @@ pub(super) fn advice(key: &str) -> Option<String> {
 
 /// The lines of a text that are coturn's, numbered from 1, with what to do about each. For a text that isn't TOML.
 pub(super) fn advised_lines(text: &str) -> impl Iterator<Item = (usize, &str, String)> {
-    lines(text).filter_map(|line| Some((line.number, line.name, advice(line.name)?)))
+    lines(text).filter_map(|line| {
+        let Origin::Line(number) = line.origin else { return None };
+        Some((number, line.name, advice(line.name)?))
+    })
 }

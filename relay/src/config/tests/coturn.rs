@@ -2,7 +2,7 @@
 
 use turnpike_testkit::certificate::Certificate;
 
-use super::super::coturn::{Fate, Imported, import, tables};
+use super::super::coturn::{Fate, Imported, Origin, Stored, import, tables};
 use super::*;
 
 /// As long as a shared secret should be.
@@ -19,16 +19,22 @@ impl Import {
     /// `CERT` and `KEY` in the text are files that there are.
     #[track_caller]
     fn of(text: &str) -> Import {
+        Import::with(text, &[])
+    }
+
+    /// The same with what its database has.
+    #[track_caller]
+    fn with(text: &str, stored: &[Stored]) -> Import {
         let files = tempfile::tempdir().expect("a folder");
         let [cert, key] = Certificate::new(&["turn.example.org"]).write(files.path(), "own");
-        let imported = import(&text.replace("CERT", &cert).replace("KEY", &key), INVENTED);
+        let imported = import(&text.replace("CERT", &cert).replace("KEY", &key), stored, INVENTED);
         let loaded = Given::file(&imported.toml).load();
         let config = loaded.unwrap_or_else(|problems| panic!("{problems}\n{}", imported.toml)).config;
         // Each line that says something has its remark, and no remark a value.
         let said = (1..).zip(text.lines()).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
         for (number, line) in said {
-            let is_told = imported.remarks.iter().any(|remark| remark.line == number);
-            assert!(is_told, "nothing is said of {line:?}");
+            let told = imported.remarks.iter().filter(|remark| remark.origin == Origin::Line(number)).count();
+            assert_eq!(told, 1, "of {line:?}");
         }
         let told = format!("{:?}", imported.remarks);
         assert!(!told.contains(SECRET) && !told.contains("passw0rd") && !told.contains(INVENTED), "{told}");
@@ -139,7 +145,7 @@ fn janus() {
     assert_eq!(config.port_range, PortRange { first: 50000, last: 65535 });
     let users: Vec<_> = config.users.0.iter().map(|user| (&*user.name, user.password.expose())).collect();
     assert_eq!(users, [("janus", "passw0rd-of-janus")]);
-    assert!(janus.fates("user").contains(&Fate::NotSupported), "a key without its password");
+    assert_eq!(janus.fates("user"), [Fate::TakenOver, Fate::NotSupported], "a key without its password");
     assert_eq!(config.max_bitrate.map(u64::from), Some(1_000_000), "bits");
     assert!(config.tls_cert.is_empty() && config.admin.is_none() && !config.allow_loopback_peers);
     assert_eq!(janus.fates("allow-loopback-peers"), [Fate::Unsafe]);
@@ -163,7 +169,7 @@ fn without_credentials_nobody_gets_in_by_those_that_were_invented_but_the_operat
         assert_eq!(bare.fates("realm"), [Fate::Changed]);
     }
     let from_database = Import::of("use-auth-secret\nredis-userdb=\"ip=127.0.0.1 password=passw0rd\"\n");
-    assert!(from_database.fates("use-auth-secret").contains(&Fate::Changed));
+    assert_eq!(from_database.fates("use-auth-secret"), [Fate::Changed]);
     assert_eq!(from_database.fates("redis-userdb"), [Fate::NotSupported]);
 }
 
@@ -172,8 +178,35 @@ fn a_shared_secret_turns_users_off_as_it_does_there_and_weak_ones_are_said() {
     let import =
         Import::of("user=alice:passw0rd-of-alice\nstatic-auth-secret=north\nstatic-auth-secret=south\n");
     assert_eq!((import.secrets(), import.config.users.0.len()), (vec!["north", "south"], 0));
-    assert!(import.fates("user").contains(&Fate::NotNeeded));
-    assert!(import.fates("static-auth-secret").contains(&Fate::Unsafe));
+    assert_eq!(import.fates("user"), [Fate::NotNeeded]);
+    assert_eq!(import.fates("static-auth-secret"), [Fate::Unsafe, Fate::Unsafe]);
+}
+
+#[test]
+fn the_database_adds_secrets_peers_and_limits() {
+    let limit = |name: &str, value: &str| Stored::Limit { name: name.to_owned(), value: value.to_owned() };
+    let stored = [
+        Stored::Secret(SECRET.to_owned()),
+        Stored::Allowed("10.0.0.1".to_owned()),
+        Stored::Denied("10.0.0.0-10.255.255.255".to_owned()),
+        limit("max-bps", "125000"),
+        limit("user-quota", "7"),
+        limit("web-admin", "1"),
+        Stored::Users(3),
+    ];
+    let import = Import::with("use-auth-secret\nrealm=example.org\nuser-quota=5\n", &stored);
+    assert_eq!((import.secrets(), import.config.user_quota.map(u32::from)), (vec![SECRET], Some(7)));
+    assert_eq!(import.config.max_bitrate.map(u64::from), Some(1_000_000));
+    assert_eq!(import.config.allow_peer, prefixes(&["10.0.0.1/32"]));
+    assert_eq!(import.config.deny_peer, prefixes(&["10.0.0.0/8"]));
+    assert_eq!(
+        (import.fates("turn_secret"), import.fates("turnusers_lt")),
+        (vec![Fate::TakenOver], vec![Fate::NotNeeded])
+    );
+    // Without use-auth-secret coturn looks at the users, of whom it has nothing that is of use here.
+    let users = Import::with("realm=example.org\n", &stored);
+    assert_eq!((users.secrets(), users.fates("turn_secret")), (vec![INVENTED], vec![Fate::NotNeeded]));
+    assert_eq!(users.fates("turnusers_lt"), [Fate::NotSupported]);
 }
 
 #[test]
@@ -208,8 +241,8 @@ fn the_table_and_the_import_agree() {
     for line in tables().lines().filter(|line| line.starts_with("| `")) {
         let names = line.split('|').nth(1).expect("a cell");
         for name in names.split(',').map(|name| name.trim().trim_matches('`')) {
-            let remarks = import(&format!("{name}=\n"), INVENTED).remarks;
-            let own = remarks.iter().find(|remark| remark.line == 1).expect("a remark");
+            let remarks = import(&format!("{name}=\n"), &[], INVENTED).remarks;
+            let own = remarks.iter().find(|remark| remark.origin == Origin::Line(1)).expect("a remark");
             let is_admins = ["cli", "web-admin", "prometheus"].iter().any(|part| name.starts_with(part));
             assert_eq!(
                 own.why.contains("admin-token-file"),

@@ -20,7 +20,7 @@ test-clean: ## The same in a new Debian that has nothing else (root; mmdebstrap)
 ebpf: ## Rebuild the committed eBPF objects after a change of their sources (tools: ebpf/README.md)
 	cargo xtask ebpf
 
-kernels: ## Test the eBPF objects in other kernels and on virtio_net, in QEMU (downloads the kernels once)
+kernels: ## Test in other kernels: the eBPF objects, VLANs and bonds, in QEMU (downloads the kernels once; half an hour without KVM)
 	cargo xtask kernels
 
 bench: ## Compare with coturn in network namespaces (root, under 12 minutes); writes docs/benchmarks.md

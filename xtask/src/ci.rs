@@ -31,7 +31,7 @@ pub fn run(root: &Path) -> Result<(), String> {
         cargo_step(root, "frames", ebpf::FRAME_TESTS, &[]),
     ];
     reports.push(counted_step("interop", |counts| run_with_binary(root, INTEROP, SHORT, counts)));
-    reports.push(counted_step("offload", |counts| run_with_binary(root, OFFLOAD, &[], counts)));
+    reports.push(counted_step("offload", |counts| run_with_binary(root, OFFLOAD, WITHOUT_CARDS, counts)));
     reports.push(counted_step("dashboard", |counts| node::dashboard(root, counts)));
     reports.push(counted_step("deploy", |counts| node::deploy(root, counts)));
     reports.push(counted_step("commands", |counts| commands::run(root, counts)));
@@ -61,7 +61,8 @@ pub fn interop(root: &Path, filter: Option<&str>) -> Result<(), String> {
 /// When building fails or a test does.
 pub fn offload(root: &Path, filter: Option<&str>) -> Result<(), String> {
     cargo(root, &["build", "--release", "--locked"], &[], &mut Counts::default())?;
-    run_with_binary(root, OFFLOAD, filter.as_slice(), &mut Counts::default())
+    let selection = [WITHOUT_CARDS, filter.as_slice()].concat();
+    run_with_binary(root, OFFLOAD, &selection, &mut Counts::default())
 }
 
 // Many tests wait for a program or for time to pass: more of them than there are cores.
@@ -84,6 +85,8 @@ const INTEROP: (&[&str], &str) = (&["interop", "hostile"], "6");
 const SHORT: &[&str] = &["--skip", "::long::"];
 /// These measure and flood, too.
 const OFFLOAD: (&[&str], &str) = (&["offload"], "3");
+/// All of them but those that need a virtual machine's network cards (`cargo xtask kernels`).
+const WITHOUT_CARDS: &[&str] = &["--skip", "reach::"];
 
 fn run_with_binary(
     root: &Path,

@@ -86,7 +86,7 @@ enum Chore {
         check: bool,
     },
     /// The eBPF objects in Debian's kernels, in virtual machines: load, every frame test, real packets on
-    /// virtio_net. Takes minutes; downloads the kernels once.
+    /// virtio_net, the relay with VLANs and bonds. Takes minutes; downloads the kernels once.
     Kernels,
     /// Runs a fuzz target of the core.
     Fuzz {

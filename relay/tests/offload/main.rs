@@ -3,6 +3,7 @@
 //! ```text
 //!   testkit's lab, processes, talker ─► server: the program on both interfaces of its namespace
 //!                                  ├─ forwarding, life, limits, load, routed, stall, fate, effect, refused, restart, capacity, administration: the tests
+//!                                  ├─ reach: the same on network cards, in a virtual machine (cargo xtask kernels)
 //!                                  └─ call: an allocation with a channel, and its peer
 //! ```
 //!
@@ -18,6 +19,7 @@ mod forwarding;
 mod life;
 mod limits;
 mod load;
+mod reach;
 mod refused;
 mod restart;
 mod routed;

@@ -5,12 +5,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Kernel, sh};
+use super::{Kernel, Programs, sh};
 
 /// Modules that the tests need; what they depend on comes along. Some kernels have them built in.
-const MODULES: &[&str] = &["virtio_pci", "virtio_net", "veth", "bridge"];
+const MODULES: &[&str] =
+    &["virtio_pci", "virtio_net", "vmxnet3", "veth", "bridge", "8021q", "bonding", "macvlan"];
 /// Programs that the tests start, instead of busybox's smaller ones.
-const TOOLS: &[&str] = &["ip", "ethtool", "unshare"];
+const TOOLS: &[&str] = &[
+    "ip",
+    "ethtool",
+    "unshare",
+    "setpriv",
+    // Nothing starts these here, but a lab wants to have them.
+    "turnutils_uclient",
+    "turnutils_peer",
+    "turnutils_stunclient",
+];
 
 /// What the machine does. Its last line says how it went.
 const INIT: &str = r#"#!/bin/busybox sh
@@ -19,6 +29,7 @@ export PATH=/usr/sbin:/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
 mount -t devtmpfs dev /dev
 for module in /modules/*; do insmod "$module"; done
 ip link set lo up
@@ -26,18 +37,27 @@ export CI=true
 echo "turnpike-guest: release $(uname -r)"
 /frames --ignored --skip bench_
 veth=$?
+export TURNPIKE_BIN=/turnpike TURNPIKE_CARDS="eth0,eth1 eth2,eth3" TURNPIKE_TAKES_TAGS_OFF="eth5,eth4"
+old=
+case $(uname -r) in
+# vmxnet3 has XDP since Linux 6.6.
+6.1.*) old="--skip reach::hardware_that_takes_tags_off" ;;
+esac
+/offload --ignored --nocapture --test-threads 1 $old reach::
+cards=$?
+while [ ! -e /sys/class/net/eth0 ] || [ ! -e /sys/class/net/eth1 ]; do sleep 1; done
 export TURNPIKE_INSIDE_NAMESPACE=1 TURNPIKE_WIRE="eth0 eth1"
 /frames --ignored --exact --nocapture wire::every_fixture_is_treated_as_written_on_a_real_wire
 virtio=$?
-echo "turnpike-guest: ended with $veth $virtio"
+echo "turnpike-guest: ended with $veth $cards $virtio"
 poweroff -f
 "#;
 
 /// Builds the initial file system and returns its file.
-pub fn make(kernel: &Kernel, tests: &Path) -> Result<PathBuf, String> {
+pub fn make(kernel: &Kernel, programs: &Programs) -> Result<PathBuf, String> {
     let root = kernel.folder.join("initrd");
     let _ = fs::remove_dir_all(&root);
-    for folder in ["bin", "dev", "modules", "proc", "sys", "tmp", "usr/sbin"] {
+    for folder in ["bin", "dev", "etc", "modules", "proc", "run", "sys", "tmp", "usr/sbin"] {
         make_folder(&root.join(folder))?;
     }
     copy(&find_program("busybox")?, &root.join("bin/busybox"))?;
@@ -46,8 +66,11 @@ pub fn make(kernel: &Kernel, tests: &Path) -> Result<PathBuf, String> {
         copy(&program, &root.join("usr/sbin").join(tool))?;
         copy_libraries(&program, &root)?;
     }
-    copy(tests, &root.join("frames"))?;
-    copy_libraries(tests, &root)?;
+    let Programs { frames, offload, relay } = programs;
+    for (program, name) in [(frames, "frames"), (offload, "offload"), (relay, "turnpike")] {
+        copy(program, &root.join(name))?;
+        copy_libraries(program, &root)?;
+    }
     for (place, module) in modules(kernel)?.iter().enumerate() {
         let name = module.file_stem().unwrap_or_default().to_string_lossy().replace(".ko", "");
         fs::write(root.join(format!("modules/{place:02}-{name}.ko")), read_module(module)?)

@@ -1,13 +1,13 @@
 //! `cargo xtask kernels`: the eBPF objects in other kernels, and on a driver that isn't veth.
 //!
-//! For each of Debian's kernels a virtual machine starts with nothing in it but the frame tests. Its two
-//! network cards are connected to each other inside of the emulator: no interface of this machine has a
-//! part in it.
+//! For each of Debian's kernels a virtual machine starts with nothing in it but the frame tests, the relay, and those of
+//! its tests that need network cards. Its cards are connected to each other inside of the emulator: no interface of this
+//! machine has a part in it.
 //!
 //! ```text
-//!   package ─► image ──────────────┐
-//!           └► modules ─┐          ├─► QEMU: all frame tests, and the tables on virtio_net
-//!   frame tests, tools ─┴► initrd ─┘
+//!   package ─► image ────────────────┐
+//!           └► modules ───┐          ├─► QEMU: all frame tests, the tables on virtio_net, VLANs and bonds
+//!   tests, relay, tools ──┴► initrd ─┘
 //! ```
 
 mod guest;
@@ -33,6 +33,7 @@ const NEEDS: &[Need] = &[
     Need { program: "ip", package: "iproute2" },
     Need { program: "ethtool", package: "ethtool" },
     Need { program: "unshare", package: "util-linux" },
+    Need { program: "turnutils_uclient", package: "coturn" },
 ];
 
 /// Runs the tests in each kernel that can be had, and prints a table.
@@ -43,7 +44,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     setup::install(NEEDS)?;
     let folder = target_folder(root).join("kernels");
     fs::create_dir_all(&folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
-    let tests = build_tests(root)?;
+    let programs = build_programs(root)?;
     let mut table = Vec::new();
     for series in SERIES {
         let Some(package) = newest(series)? else {
@@ -52,7 +53,7 @@ pub fn run(root: &Path) -> Result<(), String> {
         };
         println!("\n== {package}");
         let kernel = unpack(&folder, &package)?;
-        let initrd = image::make(&kernel, &tests)?;
+        let initrd = image::make(&kernel, &programs)?;
         table.push((package, guest::run(&kernel.image, &initrd)?));
     }
     println!("\n{:<24} {:<7} tests", "kernel", "result");
@@ -76,24 +77,42 @@ pub struct Kernel {
     pub folder: PathBuf,
 }
 
-/// The binary of the frame tests.
-fn build_tests(root: &Path) -> Result<PathBuf, String> {
-    let arguments = ["test", "--package", "turnpike", "--test", "frames", "--locked", "--no-run"];
+/// Programs of ours that run in the machine.
+pub struct Programs {
+    /// The frame tests.
+    pub frames: PathBuf,
+    /// The tests of the kernel data path.
+    pub offload: PathBuf,
+    /// The relay.
+    pub relay: PathBuf,
+}
+
+fn build_programs(root: &Path) -> Result<Programs, String> {
+    let tests =
+        ["test", "--package", "turnpike", "--test", "frames", "--test", "offload", "--locked", "--no-run"];
     let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-        .args(arguments)
+        .args(tests)
         .args(["--message-format", "json"])
         .current_dir(root)
         .stderr(std::process::Stdio::inherit())
         .output()
         .map_err(|error| format!("cannot start cargo: {error}"))?;
     if !output.status.success() {
-        return Err("the frame tests do not build".to_owned());
+        return Err("the tests do not build".to_owned());
     }
     // One line for each artifact; programs that the tests start are among them.
     let text = String::from_utf8_lossy(&output.stdout);
-    let mut executables = text.split("\"executable\":\"").skip(1).filter_map(|rest| rest.split('"').next());
-    let path = executables.find(|path| path.contains("/frames-"));
-    path.map(PathBuf::from).ok_or_else(|| "cargo names no executable of the frame tests".to_owned())
+    let executables = text.split("\"executable\":\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let executables: Vec<&str> = executables.collect();
+    let find = |is_it: &dyn Fn(&str) -> bool| {
+        let found = executables.iter().find(|path| is_it(path));
+        found.map(PathBuf::from).ok_or_else(|| "cargo names no executable of the tests".to_owned())
+    };
+    Ok(Programs {
+        frames: find(&|path| path.contains("/frames-"))?,
+        offload: find(&|path| path.contains("/offload-"))?,
+        relay: find(&|path| path.ends_with("/turnpike"))?,
+    })
 }
 
 /// The package that a series depends on, if the sources have it.

@@ -71,6 +71,21 @@ pub struct Situation {
     pub processors: u32,
 }
 
+impl Situation {
+    /// Its queues and the host's processors, in words; `None` if the driver doesn't say.
+    pub fn queues(&self) -> Option<String> {
+        let Channels { receive, transmit, combined, most_receive, most_transmit, most_combined } =
+            self.channels?;
+        let both = (most_combined > 0).then(|| format!("{combined} of at most {most_combined} that do both"));
+        let each = (most_receive > 0 || most_transmit > 0).then(|| {
+            format!("{receive} of at most {most_receive} that receive, {transmit} of {most_transmit} that transmit")
+        });
+        let all: Vec<String> = both.into_iter().chain(each).collect();
+        let processors = self.processors;
+        (!all.is_empty()).then(|| format!("{}; {processors} processors", all.join(", ")))
+    }
+}
+
 /// What is known of the driver of that name.
 pub fn find(name: &str) -> Option<&'static Driver> {
     DRIVERS.iter().find(|driver| driver.name == name)
@@ -345,6 +360,17 @@ mod tests {
         assert!(text.contains("`ethtool -K eth7 lro off`"), "{text}");
         let unknown = Situation { channels: None, merges: None, ..situation(1500, separate) };
         assert_eq!(advice("bnxt_en", &unknown), "");
+    }
+
+    #[test]
+    fn queues_and_processors_are_told_together() {
+        let text = situation(1500, combined(4, 64)).queues().expect("the driver says");
+        assert_eq!(text, "4 of at most 64 that do both; 8 processors");
+        let each =
+            Channels { receive: 2, transmit: 1, most_receive: 16, most_transmit: 8, ..Channels::default() };
+        let text = situation(1500, each).queues().expect("the driver says");
+        assert_eq!(text, "2 of at most 16 that receive, 1 of 8 that transmit; 8 processors");
+        assert_eq!(Situation::default().queues(), None);
     }
 
     #[test]

@@ -128,6 +128,7 @@ fn more(facts: &Facts, situation: &Situation, attached: Option<&Attached>) -> Ve
     let driver = facts.driver.as_deref().and_then(drivers::find);
     let mut lines = Vec::new();
     lines.extend(driver.map(|driver| format!("driver {}: {}", driver.name, driver.explain())));
+    lines.extend(situation.queues().map(|queues| format!("queues: {queues}")));
     let advice = match driver {
         Some(driver) => driver.advise(situation),
         None => drivers::merging(situation).into_iter().collect(),
@@ -143,6 +144,7 @@ fn more(facts: &Facts, situation: &Situation, attached: Option<&Attached>) -> Ve
 mod tests {
     use super::*;
     use turnpike_driver::interfaces::LocalAddress;
+    use turnpike_offload::ethtool::Channels;
 
     #[test]
     fn the_driver_and_whoever_has_the_hook_are_explained() {
@@ -158,6 +160,11 @@ mod tests {
             text.contains("hook: libxdp's dispatcher") && text.contains("`xdp-loader unload eth7"),
             "{text}"
         );
+        let channels = Some(Channels { combined: 8, most_combined: 8, ..Channels::default() });
+        let queues = Situation { channels, processors: 16, ..situation.clone() };
+        let text = more(&facts, &queues, None).join("\n");
+        assert!(text.contains("queues: 8 of at most 8 that do both; 16 processors"), "{text}");
+        assert!(text.contains("type `ethtool -L eth7 combined 4`"), "{text}");
         let unknown = Facts { driver: Some("e100".to_owned()), ..facts };
         assert_eq!(more(&unknown, &situation, None), [""; 0]);
         let merges = Situation { merges: Some(true), ..situation };

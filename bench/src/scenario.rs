@@ -297,6 +297,22 @@ pub const SCENARIOS: &[Scenario] = &[
         only_if_named: false,
     },
     Scenario {
+        name: "tcp-busy",
+        title: "ChannelData over TCP, 10 clients × 2500 packets/s × 170 B, evenly spaced, echoed by a peer over UDP",
+        link: Link::Plain,
+        work: Work::Paced(Traffic { transport: Transport::Tcp, packets_per_sec: 25_000.0, ..SMALL }),
+        max_rounds: 9,
+        only_if_named: false,
+    },
+    Scenario {
+        name: "tls-busy",
+        title: "ChannelData over TLS, 10 clients × 2500 packets/s × 170 B, evenly spaced, echoed by a peer over UDP",
+        link: Link::Plain,
+        work: Work::Paced(Traffic { transport: Transport::Tls, packets_per_sec: 25_000.0, ..SMALL }),
+        max_rounds: 9,
+        only_if_named: false,
+    },
+    Scenario {
         name: "tcp-video",
         title: "a call of 4 Mbit/s to a client over TCP, round trip 40 ms, every 60th frame has 150 packets; 10 s",
         link: Link::Plain,

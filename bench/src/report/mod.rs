@@ -48,7 +48,7 @@ pub const PICTURES: &[Picture] = &[
         name: "streams-cpu",
         title: "Server process CPU per hop where clients come over TCP and TLS, µs (less is better)",
         metric: "server_cpu_us",
-        scenarios: &["tcp-small", "tls-small"],
+        scenarios: &["tcp-small", "tls-small", "tcp-busy", "tls-busy"],
     },
     Picture {
         name: "ndr",
@@ -137,6 +137,8 @@ const GLANCE: &[(&str, &str, &str)] = &[
     ("tcp-small", "server_cpu_us", "server process CPU per hop over TCP, small packets"),
     ("tls-small", "system_cpu_us", "system CPU per hop over TLS, small packets"),
     ("tls-small", "server_cpu_us", "server process CPU per hop over TLS, small packets"),
+    ("tcp-busy", "server_cpu_us", "server process CPU per hop over TCP, small packets at a busier rate"),
+    ("tls-busy", "server_cpu_us", "server process CPU per hop over TLS, small packets at a busier rate"),
     ("tcp-small", "p99_us", "delay p99 over TCP, small packets"),
     ("tls-small", "p99_us", "delay p99 over TLS, small packets"),
     ("tcp-video", "p99_us", "delay p99 that a call over TCP gets added"),

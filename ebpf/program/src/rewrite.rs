@@ -99,8 +99,22 @@ pub(crate) fn write<F: Frame>(
     headers: &Headers,
     identification: u16,
 ) -> Result<(), Verdict> {
-    let is_v6 = route.flags.has(RouteFlags::TO_V6);
-    let udp = if is_v6 { at::V6_UDP } else { at::V4_UDP };
+    // Decided once: older verifiers forget between two looks at the same flag which way the first one went.
+    match route.flags.has(RouteFlags::TO_V6) {
+        true => write_as::<F, true>(frame, route, next_hop, headers, identification),
+        false => write_as::<F, false>(frame, route, next_hop, headers, identification),
+    }
+}
+
+#[inline(always)]
+fn write_as<F: Frame, const V6: bool>(
+    frame: &mut F,
+    route: &Route,
+    next_hop: &NextHop,
+    headers: &Headers,
+    identification: u16,
+) -> Result<(), Verdict> {
+    let udp = if V6 { at::V6_UDP } else { at::V4_UDP };
     if !frame.has(udp + at::UDP_SIZE) {
         return Err(Verdict::DropRewrite);
     }
@@ -115,7 +129,7 @@ pub(crate) fn write<F: Frame>(
             return Err(Verdict::DropRewrite);
         }
     }
-    if is_v6 {
+    if V6 {
         write_v6(frame, route, headers);
     } else {
         write_v4(frame, route, headers, identification);

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   client ns: senders, raw sockets, forged sources ─┐
-//!              20 calls, echoed by a peer ───────────┼─► server ─► peer ns
+//!              100 calls, echoed by a peer ──────────┼─► server ─► peer ns
 //!              new clients, one after the other ─────┘
 //! ```
 //!
 //! Nothing is pinned: senders, calls and server compete for the processors, as they would at a busy host.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use turnpike_proto::wire::{Class, Message, MessageBuilder, TransactionId, attr, 
 
 use crate::fault::Fault;
 use crate::generator::{Ends, Generator, Load};
-use crate::lab::{self, FORGED_NETWORK, Lab, Link, SERVER};
+use crate::lab::{self, FORGED_NETWORK, Lab, Link, RELAYED, SERVER};
 use crate::scenario::{Path, Traffic};
 use crate::server::{PASSWORD, Programs, REALM, Running, USER, VARIANTS, Variant};
 use crate::{cpu, machine};
@@ -32,8 +32,8 @@ use crate::{cpu, machine};
 const SERVERS: &[&str] = &["turnpike-epoll", "turnpike-io-uring", "coturn"];
 /// The calls.
 const CALLS: Traffic = Traffic {
-    clients: 20,
-    packets_per_sec: 1000.0,
+    clients: 100,
+    packets_per_sec: 5000.0,
     payload_bytes: 170,
     run: 1,
     in_step: false,
@@ -75,21 +75,33 @@ pub struct Options {
 enum Kind {
     Nothing,
     Garbage,
+    ChannelData,
     Binding,
     Allocate,
     Login,
+    RelayPorts,
 }
 
 impl Kind {
-    const ALL: [Kind; 5] = [Kind::Nothing, Kind::Garbage, Kind::Binding, Kind::Allocate, Kind::Login];
+    const ALL: [Kind; 7] = [
+        Kind::Nothing,
+        Kind::Garbage,
+        Kind::ChannelData,
+        Kind::Binding,
+        Kind::Allocate,
+        Kind::Login,
+        Kind::RelayPorts,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Kind::Nothing => "no flood",
             Kind::Garbage => "garbage",
+            Kind::ChannelData => "ChannelData of nobody",
             Kind::Binding => "Binding",
             Kind::Allocate => "Allocate without credentials",
             Kind::Login => "Allocate, forged credentials",
+            Kind::RelayPorts => "garbage at the calls' relay ports",
         }
     }
 
@@ -99,7 +111,9 @@ impl Kind {
             MessageBuilder::request(method::ALLOCATE, id).attribute(attr::REQUESTED_TRANSPORT, &UDP);
         match self {
             Kind::Nothing => Vec::new(),
-            Kind::Garbage => vec![0xff; 28],
+            Kind::Garbage | Kind::RelayPorts => vec![0xff; 28],
+            // RFC 8656 s. 12.4: a channel, a length, and so many bytes.
+            Kind::ChannelData => [&[0x40, 0, 0, 24][..], &[0xff; 24]].concat(),
             Kind::Binding => MessageBuilder::request(method::BINDING, id).finish(),
             Kind::Allocate => allocate.finish(),
             Kind::Login => allocate
@@ -196,12 +210,17 @@ fn flood(
     let sockets = (0..if kind == Kind::Nothing { 0 } else { options.senders })
         .map(|_| lab.client.enter(raw_socket))
         .collect::<Result<Vec<Socket>, Fault>>()?;
+    let targets = match kind {
+        Kind::RelayPorts => relay_ports(server.pid())?,
+        _ => vec![SERVER],
+    };
     let begun = Instant::now();
     let (load, newcomers) = std::thread::scope(|scope| {
         for (number, socket) in sockets.iter().enumerate() {
-            let (over, sent) = (&over, &sent);
+            let (over, sent, targets) = (&over, &sent, &targets);
             let pause = Duration::from_secs(1) * RUN * options.senders / options.rate;
-            scope.spawn(move || send_forged(socket, number as u64, &kind.payload(), pause, over, sent));
+            let forged = Forged { targets, seed: number as u64, payload: kind.payload(), pause };
+            scope.spawn(move || send_forged(socket, &forged, over, sent));
         }
         let newcomers = scope.spawn(|| lab.client.enter(|| new_clients(&over)));
         let load = generator.trial(1.0, options.duration, Some(server.pid()));
@@ -220,24 +239,41 @@ fn raw_socket() -> Result<Socket, Fault> {
         .map_err(|error| format!("raw socket: {error}").into())
 }
 
-/// Sends one run each `pause`, or as fast as it can; each packet from another address and port.
-fn send_forged(
-    socket: &Socket,
+/// The relayed transport addresses that a server has open.
+fn relay_ports(pid: u32) -> Result<Vec<SocketAddr>, Fault> {
+    let path = format!("/proc/{pid}/net/udp");
+    let table = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    let IpAddr::V4(relayed) = RELAYED else { unreachable!("the lab is IPv4") };
+    // The address is a word in the order of the processor, the port a number.
+    let own = format!("{:08X}:", u32::from_ne_bytes(relayed.octets()));
+    let local = table.lines().filter_map(|line| line.split_whitespace().nth(1)?.strip_prefix(&own));
+    let ports: Vec<_> = local.filter_map(|port| u16::from_str_radix(port, 16).ok()).collect();
+    if ports.is_empty() {
+        return Err("the server has no relay port open".into());
+    }
+    Ok(ports.into_iter().map(|port| SocketAddr::new(RELAYED, port)).collect())
+}
+
+/// What one sender sends.
+struct Forged<'a> {
+    /// Each packet goes to one of them.
+    targets: &'a [SocketAddr],
     seed: u64,
-    payload: &[u8],
+    payload: Vec<u8>,
+    /// Between two runs.
     pause: Duration,
-    over: &AtomicBool,
-    sent: &AtomicU64,
-) {
-    let SocketAddr::V4(to) = SERVER else { unreachable!("the lab is IPv4") };
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
+}
+
+/// Sends one run each `pause`, or as fast as it can; each packet from another address and port.
+fn send_forged(socket: &Socket, forged: &Forged<'_>, over: &AtomicBool, sent: &AtomicU64) {
+    let SocketAddr::V4(to) = forged.targets[0] else { unreachable!("the lab is IPv4") };
+    let mut random = ChaCha8Rng::seed_from_u64(forged.seed);
     let mut packet = vec![0; HEADERS];
     (packet[0], packet[8], packet[9]) = (0x45, 64, 17);
     packet[16..20].copy_from_slice(&to.ip().octets());
-    packet[22..24].copy_from_slice(&to.port().to_be_bytes());
-    packet[24..26].copy_from_slice(&(8 + payload.len() as u16).to_be_bytes());
+    packet[24..26].copy_from_slice(&(8 + forged.payload.len() as u16).to_be_bytes());
     // A UDP checksum of zero says that there is none (RFC 768).
-    packet.extend_from_slice(payload);
+    packet.extend_from_slice(&forged.payload);
     let to = SockAddr::from(SocketAddrV4::new(*to.ip(), 0));
     let mut due = Instant::now();
     for number in 1u32.. {
@@ -245,7 +281,7 @@ fn send_forged(
             if over.load(Ordering::Relaxed) {
                 return;
             }
-            due += pause;
+            due += forged.pause;
             let early = due.saturating_duration_since(Instant::now());
             // Shorter sleeps take longer than they should.
             if early > Duration::from_millis(1) {
@@ -255,6 +291,8 @@ fn send_forged(
         let source = Ipv4Addr::from_bits(u32::from(FORGED_NETWORK) << 24 | random.random::<u32>() >> 8);
         packet[12..16].copy_from_slice(&source.octets());
         packet[20..22].copy_from_slice(&random.random_range(1024..=u16::MAX).to_be_bytes());
+        let target = forged.targets[random.random_range(0..forged.targets.len())];
+        packet[22..24].copy_from_slice(&target.port().to_be_bytes());
         if socket.send_to(&packet, &to).is_ok() {
             sent.fetch_add(1, Ordering::Relaxed);
         }
@@ -344,12 +382,15 @@ fn ask(socket: &UdpSocket, request: &[u8], over: &AtomicBool) -> std::io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use turnpike_proto::wire::framer::{self, Frame};
 
     #[test]
     fn each_kind_is_what_a_server_takes_it_for() {
         let parse =
             |kind: Kind| Message::parse(&kind.payload()).map(|m| (m.method(), m.has_integrity())).ok();
         assert_eq!(parse(Kind::Garbage), None);
+        let data = framer::next(&Kind::ChannelData.payload());
+        assert_eq!(data, Frame::Message { len: 28, consumed: 28 });
         assert_eq!(parse(Kind::Binding), Some((method::BINDING, false)));
         assert_eq!(parse(Kind::Allocate), Some((method::ALLOCATE, false)));
         assert_eq!(parse(Kind::Login), Some((method::ALLOCATE, true)));

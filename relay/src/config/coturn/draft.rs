@@ -120,12 +120,31 @@ impl Draft {
         self.values.insert(key, vec![value.to_string()]);
     }
 
+    fn try_push(&mut self, key: &'static str, value: impl Display) -> Result<(), String> {
+        accept(key, &value.to_string())?;
+        self.push(key, value);
+        Ok(())
+    }
+
+    fn try_set(&mut self, key: &'static str, value: impl Display) -> Result<(), String> {
+        accept(key, &value.to_string())?;
+        self.set(key, value);
+        Ok(())
+    }
+
     fn convert(&mut self, line: &Line<'_>) -> Judged {
         let Line { origin, name, value } = *line;
         match name {
-            "listening-ip" => self.listen_ips.push(number_of(value)?),
+            "listening-ip" => {
+                let ip = number_of(value)?;
+                accept("listen", &SocketAddr::new(ip, 1).to_string())?;
+                self.listen_ips.push(ip);
+            }
             "listening-port" => self.port = Some(number_of(value)?),
-            "aux-server" => self.more_listeners.push(number_of(value)?),
+            "aux-server" => {
+                accept("listen", value)?;
+                self.more_listeners.push(number_of(value)?);
+            }
             "tls-listening-port" => self.tls_port = Some(number_of(value)?),
             "no-tls" => self.no_tls = !is_off(value),
             "no-tcp" => return Ok(self.switch("no-tcp", value)),
@@ -133,14 +152,14 @@ impl Draft {
             "rfc5766-channel-numbers" => return Ok(self.switch("rfc5766-channel-numbers", value)),
             "min-port" => self.ports[0] = Some(number_of(value)?),
             "max-port" => self.ports[1] = Some(number_of(value)?),
-            "relay-ip" => self.push("relay-address", number_of::<IpAddr>(value)?),
+            "relay-ip" => self.try_push("relay-address", value)?,
             "external-ip" => return self.convert_external(value),
             "cert" => self.cert = Some((origin, value.to_owned())),
             "pkey" => self.key = Some((origin, value.to_owned())),
             "user" => self.users.push((origin, value.to_owned())),
             "use-auth-secret" => self.uses_secrets = (!is_off(value)).then_some(origin),
             "static-auth-secret" => self.secrets.push((origin, value.to_owned())),
-            "realm" => self.set("realm", parse::realm(value)?),
+            "realm" => self.try_set("realm", value)?,
             "allowed-peer-ip" => self.allowed.extend(peers::prefixes(value)?),
             "denied-peer-ip" => self.denied.push((origin, peers::prefixes(value)?)),
             _ => return self.convert_limits(name, value),
@@ -153,30 +172,19 @@ impl Draft {
             ("user-quota" | "total-quota" | "max-bps", Ok(0)) => {
                 return Ok(Some((Fate::NotNeeded, "0 is no limit, as without it".to_owned())));
             }
-            ("user-quota", _) => self.set("user-quota", number_of::<u32>(value)?),
-            ("total-quota", _) => self.set("total-quota", number_of::<u32>(value)?),
+            ("user-quota", _) => self.try_set("user-quota", value)?,
+            ("total-quota", _) => self.try_set("total-quota", value)?,
             ("max-bps", number) => {
                 // Bytes there, bits here.
-                let bits = number?.saturating_mul(8).to_string();
-                parse::bitrate(&bits)?;
-                self.set("max-bitrate", bits);
+                self.try_set("max-bitrate", number?.saturating_mul(8))?;
             }
-            ("max-allocate-lifetime", number) => {
-                let secs = number?.to_string();
-                parse::max_lifetime(&secs)?;
-                self.set("max-lifetime", secs);
-            }
-            ("unauthorized-ratelimit-rps", _) => {
-                self.set("unauthenticated-rate", number_of::<u32>(value)?.max(1));
-            }
+            ("max-allocate-lifetime", _) => self.try_set("max-lifetime", value)?,
+            ("unauthorized-ratelimit-rps", _) => self.try_set("unauthenticated-rate", value)?,
             ("unauthorized-ratelimit", _) => {}
             ("relay-threads" | "cpus", Ok(0)) => {
                 return Ok(Some((Fate::NotNeeded, "one worker per core without it".to_owned())));
             }
-            ("relay-threads" | "cpus", _) => {
-                let workers = parse::workers(value)?;
-                self.set("workers", workers);
-            }
+            ("relay-threads" | "cpus", _) => self.try_set("workers", value)?,
             _ => return self.convert_rest(name, value),
         }
         Ok(None)
@@ -184,17 +192,14 @@ impl Draft {
 
     fn convert_rest(&mut self, name: &str, value: &str) -> Judged {
         match name {
-            "allocation-default-address-family" => {
-                parse::default_family(value)?;
-                self.set("default-address-family", value);
-            }
+            "allocation-default-address-family" => self.try_set("default-address-family", value)?,
             "keep-address-family" => self.set("default-address-family", "keep"),
             "no-tlsv1_2" if !is_off(value) => self.set("tls-min-version", "1.3"),
             "alternate-server" | "udp-alternate-server" => {
                 let server = number_of::<SocketAddr>(value);
                 let server =
                     server.or_else(|_| number_of::<IpAddr>(value).map(|ip| SocketAddr::new(ip, 3478)))?;
-                self.push("alternate-server", server);
+                self.try_push("alternate-server", server)?;
             }
             "software-attribute" if is_off(value) => self.set("software", "off"),
             "no-software-attribute" if !is_off(value) => self.set("software", "off"),
@@ -213,8 +218,7 @@ impl Draft {
 
     fn convert_external(&mut self, value: &str) -> Judged {
         let ours = value.replacen('/', "=", 1);
-        parse::external_address(&ours)?;
-        self.push("external-address", ours);
+        self.try_push("external-address", ours)?;
         // Only the private part makes a difference.
         Ok((!value.contains('/')).then(|| (Fate::TakenOver, "`external-address`".to_owned())))
     }
@@ -225,6 +229,23 @@ impl Draft {
         }
         self.set(key, true);
         None
+    }
+}
+
+/// Whether an option of ours takes a value; what isn't in a shape that coturn takes would only be refused later.
+fn accept(key: &str, value: &str) -> Result<(), String> {
+    match key {
+        "listen" => parse::listen(value).map(drop),
+        "relay-address" => parse::relay_address(value).map(drop),
+        "external-address" => parse::external_address(value).map(drop),
+        "alternate-server" => parse::alternate_server(value).map(drop),
+        "realm" => parse::realm(value).map(drop),
+        "default-address-family" => parse::default_family(value).map(drop),
+        "max-lifetime" => parse::max_lifetime(value).map(drop),
+        "max-bitrate" => parse::bitrate(value).map(drop),
+        "workers" => parse::workers(value).map(drop),
+        "user-quota" | "total-quota" | "unauthenticated-rate" => parse::limit(value).map(drop),
+        other => unreachable!("{other} has no check here"),
     }
 }
 

@@ -21,6 +21,7 @@ impl Draft {
     pub(super) fn finish(mut self, invented: &str) -> Imported {
         self.finish_listeners();
         self.finish_tls();
+        self.finish_transports();
         self.finish_ports();
         self.finish_credentials(invented);
         self.finish_peers();
@@ -73,6 +74,17 @@ impl Draft {
         let port = self.tls_port.unwrap_or(TLS_PORT);
         if port != TLS_PORT || !self.listen_ips.is_empty() {
             self.at(port).into_iter().for_each(|address| self.push("listen-tls", address));
+        }
+    }
+
+    /// Where only TLS was left, and there is none, nobody could reach it.
+    fn finish_transports(&mut self) {
+        let is_closed = ["no-udp", "no-tcp"].iter().all(|key| self.values.contains_key(key));
+        if is_closed && !self.values.contains_key("tls-cert") {
+            self.values.remove("no-udp");
+            self.values.remove("no-tcp");
+            let why = "left out: without TLS nobody could reach the relay";
+            self.remark(Origin::Unsaid, "no-udp, no-tcp", Fate::NotSupported, why);
         }
     }
 

@@ -40,7 +40,7 @@ pub mod uring;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +134,28 @@ pub struct DriverCounters {
     pub coalesce_ns: u64,
 }
 
+/// A socket of a driver, for another process that goes on with it.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldSocket<'a> {
+    /// Which one.
+    pub name: SocketName,
+    /// The socket itself.
+    pub socket: BorrowedFd<'a>,
+    /// How many datagrams the kernel had dropped at it when that was last counted; see [`sockets::lost_datagrams`].
+    pub lost: u32,
+}
+
+/// Names a socket of a driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SocketName {
+    /// A listener, by its number.
+    Listener(u32),
+    /// Its socket for strangers, by its number.
+    Strangers(u32),
+    /// A relay socket.
+    Relay(RelaySocket),
+}
+
 /// Wakes a worker that waits in [`Driver::wait`], from any thread.
 pub trait Waker: Send + Sync {
     /// Makes the current or next `wait` return with [`Event::Woken`].
@@ -196,4 +218,31 @@ pub trait Driver {
 
     /// What the driver has counted since it was made.
     fn counters(&self) -> DriverCounters;
+
+    // For a process that goes on with the sockets
+
+    /// Takes nothing more out of any socket: what arrives waits there. It takes some turns until
+    /// [`Driver::is_paused`]; what was taken out by then is reported as always.
+    ///
+    /// # Errors
+    /// Whatever the system answers; some sockets may be paused then.
+    fn pause(&mut self) -> io::Result<()>;
+
+    /// Whether nothing is taken out of a socket any more, and everything that was has been reported.
+    fn is_paused(&self) -> bool;
+
+    /// Goes on receiving; without `listeners` by relay sockets only, for good.
+    ///
+    /// # Errors
+    /// Whatever the system answers.
+    fn resume(&mut self, listeners: bool) -> io::Result<()>;
+
+    /// Its sockets, listeners first.
+    fn held_sockets(&self) -> Vec<HeldSocket<'_>>;
+
+    /// Takes a relay socket that another process has opened.
+    ///
+    /// # Errors
+    /// If the name is taken, or whatever the system answers.
+    fn adopt_port(&mut self, relay: RelaySocket, socket: OwnedFd, lost: u32) -> io::Result<()>;
 }

@@ -15,14 +15,14 @@ use crate::buffers::BufferPool;
 use crate::coalesce::Coalescer;
 use crate::eventfd::EventFd;
 use crate::kernel::received::Received;
-use crate::kernel::table::Sockets;
+use crate::kernel::table::{Losses, Sockets};
 use crate::kernel::{not_reserved, opened};
 use crate::limits::{MAX_LISTENERS, MAX_RELAY_SOCKETS};
 use crate::reserved::Reserved;
 use crate::send::batch::Envelope;
 use crate::send::queue::{SendQueue, envelope, payload_of};
-use crate::sockets::{ListenerSocket, SocketOptions};
-use crate::{Datagram, Driver, DriverCounters, Event, Ingress, Waker, clock, heap};
+use crate::sockets::{self, ListenerSocket, SocketOptions};
+use crate::{Datagram, Driver, DriverCounters, Event, HeldSocket, Ingress, Waker, clock, heap};
 
 /// With nothing to do for this long, the memory behind the buffers goes back to the system.
 const IDLE_BEFORE_RELEASE: Duration = Duration::from_secs(10);
@@ -46,6 +46,15 @@ pub trait Mechanism {
 
     /// Closes a relay socket, now or as soon as the kernel lets go of it; see [`Base::close`].
     fn close(&mut self, relay: RelaySocket);
+
+    /// Begins to let go of all sockets, but for what is sent.
+    fn let_go(&mut self) -> io::Result<()>;
+
+    /// Whether nothing is received any more.
+    fn has_let_go(&self) -> bool;
+
+    /// Receives from all sockets again, or from those towards peers alone.
+    fn take_up(&mut self, listeners: bool) -> io::Result<()>;
 
     /// Begins to watch [`Base::watched`].
     fn start_watching(&mut self) -> io::Result<()>;
@@ -73,6 +82,8 @@ pub struct Base {
     pub(crate) answers: Vec<Event>,
     /// The streams' descriptor, if there are any.
     pub(crate) watched: Option<OwnedFd>,
+    /// Nothing is to be received.
+    pub(crate) is_paused: bool,
     pub(crate) counters: DriverCounters,
     /// When this turn's waiting was over, nanoseconds: by the system's clock, if datagrams say when they arrived.
     system_ns: u64,
@@ -110,6 +121,7 @@ impl Base {
             events: Vec::new(),
             answers: Vec::new(),
             watched: None,
+            is_paused: false,
             counters: DriverCounters::default(),
             system_ns: 0,
             woken_ns: 0,
@@ -317,6 +329,38 @@ impl<M: Mechanism> Driver for M {
         let base = self.base();
         DriverCounters { coalesce_ns: base.coalescer.wait_ns(), ..base.counters }
     }
+
+    fn pause(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.base_mut().is_paused, true) {
+            return Ok(());
+        }
+        self.let_go()
+    }
+
+    fn is_paused(&self) -> bool {
+        self.base().is_paused && self.base().answers.is_empty() && self.has_let_go()
+    }
+
+    fn resume(&mut self, listeners: bool) -> io::Result<()> {
+        if !std::mem::take(&mut self.base_mut().is_paused) {
+            return Ok(());
+        }
+        if !listeners {
+            self.base_mut().sockets.close_strangers();
+        }
+        self.take_up(listeners)
+    }
+
+    fn held_sockets(&self) -> Vec<HeldSocket<'_>> {
+        self.base().sockets.all().collect()
+    }
+
+    fn adopt_port(&mut self, relay: RelaySocket, socket: OwnedFd, lost: u32) -> io::Result<()> {
+        let socket = sockets::adopt_udp(socket)?;
+        keep(self, relay, socket)?;
+        self.base_mut().sockets.set_losses(relay, Losses::after(lost));
+        Ok(())
+    }
 }
 
 /// Where a datagram's bytes begin in the pool.
@@ -345,6 +389,12 @@ fn try_open<M: Mechanism>(driver: &mut M, relay: RelaySocket, address: RelayedAd
     let base = driver.base_mut();
     // Taken first, so that nothing is kept of what fails.
     let socket = base.reserved.take_or_bind(address.0, &base.options)?;
+    keep(driver, relay, socket)
+}
+
+/// Receives from a relay socket from now on.
+fn keep<M: Mechanism>(driver: &mut M, relay: RelaySocket, socket: Socket) -> io::Result<()> {
+    let base = driver.base_mut();
     if relay.index as usize >= MAX_RELAY_SOCKETS || base.sockets.is_taken(relay) {
         return Err(io::ErrorKind::QuotaExceeded.into());
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use socket2::Socket;
@@ -32,6 +33,27 @@ impl Reserved {
     pub(crate) fn take_or_bind(&self, address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
         let kept = self.lock().remove(&address);
         kept.map_or_else(|| sockets::bind_relay(address, options), Ok)
+    }
+
+    /// Copies of all sockets, for another process that goes on with them.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub fn copies(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let copy =
+            |(address, socket): (&SocketAddr, &Socket)| Ok((*address, socket.as_fd().try_clone_to_owned()?));
+        self.lock().iter().map(copy).collect()
+    }
+
+    /// Keeps ports that another process has bound.
+    ///
+    /// # Errors
+    /// If one is no socket for datagrams.
+    pub fn adopt(&self, kept: impl IntoIterator<Item = (SocketAddr, OwnedFd)>) -> io::Result<()> {
+        for (address, socket) in kept {
+            self.lock().insert(address, sockets::adopt_udp(socket)?);
+        }
+        Ok(())
     }
 
     /// Lets go of a port, if it is kept.

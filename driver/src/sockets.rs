@@ -9,11 +9,12 @@
 use std::ffi::c_int;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::kernel::table::Losses;
 use crate::limits::MAX_DATAGRAM;
 
 /// Sizes of a worker's sockets and buffers, and how they are used. Those of socket buffers are as asked of the kernel,
@@ -68,9 +69,39 @@ pub struct ListenerSocket {
     socket: Socket,
     local: SocketAddr,
     strangers: Option<Socket>,
+    /// What it had lost in the process that had it before, and which is counted; of its second socket, too.
+    lost: [Option<u32>; 2],
 }
 
 impl ListenerSocket {
+    /// A listener that another process has bound.
+    ///
+    /// # Errors
+    /// If it is no UDP socket that is bound.
+    pub fn adopt(socket: OwnedFd, lost: u32) -> io::Result<ListenerSocket> {
+        let socket = adopt_udp(socket)?;
+        let local = local_address(&socket)?;
+        Ok(ListenerSocket { socket, local, strangers: None, lost: [Some(lost), None] })
+    }
+
+    /// The second socket of such a listener, for strangers.
+    ///
+    /// # Errors
+    /// If it is no UDP socket.
+    pub fn adopt_strangers(&mut self, socket: OwnedFd, lost: u32) -> io::Result<()> {
+        self.strangers = Some(adopt_udp(socket)?);
+        self.lost[1] = Some(lost);
+        Ok(())
+    }
+
+    pub(crate) fn losses(&self) -> Losses {
+        self.lost[0].map_or_else(Losses::default, Losses::after)
+    }
+
+    pub(crate) fn stranger_losses(&self) -> Losses {
+        self.lost[1].map_or_else(Losses::default, Losses::after)
+    }
+
     /// What it is bound to: a wildcard if it was asked to be, the real port if 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
@@ -191,7 +222,16 @@ fn try_open_listener(address: SocketAddr, join: bool, options: &SocketOptions) -
     }
     bind_or_wait(&socket, address)?;
     let local = local_address(&socket)?;
-    Ok(ListenerSocket { socket, local, strangers: None })
+    Ok(ListenerSocket { socket, local, strangers: None, lost: [None; 2] })
+}
+
+/// A UDP socket that another process has opened, with all its options.
+pub(crate) fn adopt_udp(socket: OwnedFd) -> io::Result<Socket> {
+    let socket = Socket::from(socket);
+    match socket.r#type()? {
+        Type::DGRAM => Ok(socket),
+        other => Err(io::Error::other(format!("{other:?} is no socket for datagrams"))),
+    }
 }
 
 /// An address that this host doesn't have, or that is still tentative (RFC 4862 s. 5.4), may come: the socket is

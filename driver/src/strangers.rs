@@ -42,7 +42,7 @@ impl Strangers {
     /// Reads a turn's share, unless more waits in other sockets than a turn takes. Gives the listeners that were looked
     /// at, and how many datagrams there were.
     pub(crate) fn receive(&mut self, base: &mut Base, has_more: bool) -> (Vec<u32>, usize) {
-        if self.ready.is_empty() || !self.is_due(has_more) {
+        if base.is_paused || self.ready.is_empty() || !self.is_due(has_more) {
             return (Vec::new(), 0);
         }
         let ready = std::mem::take(&mut self.ready);

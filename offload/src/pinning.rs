@@ -11,7 +11,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{Array, Map, MapError, ReusePortSockArray};
@@ -51,12 +51,29 @@ pub struct Pinned {
     pinning: Pinning,
     /// Who has an allocation, if strangers are kept apart.
     known: Option<Mapped<AtomicU64>>,
+    /// The map that this is.
+    memory: Option<OwnedFd>,
 }
 
 impl Pinned {
     /// How clients are spread.
     pub fn pinning(&self) -> Pinning {
         self.pinning
+    }
+
+    /// The memory shared with the program, for another process that goes on with the sockets.
+    pub fn memory(&self) -> Option<BorrowedFd<'_>> {
+        self.memory.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What another process has shared with the program of a group that keeps strangers apart.
+    ///
+    /// # Errors
+    /// If it is no such memory.
+    pub fn adopt(seed: u64, sockets: u32, memory: OwnedFd) -> io::Result<Pinned> {
+        let known = Mapped::new(memory.as_fd(), KNOWN_BUCKETS / 8)?;
+        let pinning = Pinning { seed, sockets, keeps_apart: 1 };
+        Ok(Pinned { pinning, known: Some(known), memory: Some(memory) })
     }
 
     /// A client has an allocation: from now on what it sends to `server` is none of a stranger's.
@@ -90,7 +107,7 @@ impl Pinned {
 pub fn pin(sockets: &[impl AsFd], strangers: &[impl AsFd]) -> Result<Pinned, PinError> {
     let keeps_apart = !strangers.is_empty();
     let pinning = Pinning { seed: seed(), sockets: sockets.len() as u32, keeps_apart: keeps_apart.into() };
-    let Some(first) = sockets.first() else { return Ok(Pinned { pinning, known: None }) };
+    let Some(first) = sockets.first() else { return Ok(Pinned { pinning, known: None, memory: None }) };
     let words = if keeps_apart { KNOWN_BUCKETS / 8 } else { 1 };
     let mut ebpf = EbpfLoader::new()
         .map_max_entries("SOCKETS", pinning.sockets + strangers.len() as u32)
@@ -108,13 +125,15 @@ pub fn pin(sockets: &[impl AsFd], strangers: &[impl AsFd]) -> Result<Pinned, Pin
     }
     // The program names its maps by their descriptors: they stay open until it is loaded.
     let Some(Map::Array(map)) = ebpf.take_map("KNOWN") else { return Err(PinError::Missing("map KNOWN")) };
-    let known = keeps_apart.then(|| Mapped::new(map.fd(), words)).transpose();
+    let memory = keeps_apart.then(|| map.fd().as_fd().try_clone_to_owned()).transpose();
+    let memory = memory.map_err(|error| PinError::Refused { what: "no descriptor is left", error })?;
+    let known = memory.as_ref().map(|memory| Mapped::new(memory.as_fd(), words)).transpose();
     let known = known.map_err(|error| PinError::Refused { what: "cannot map an eBPF array", error })?;
     let program = program(&mut ebpf)?;
     program.load().map_err(program_error)?;
     // The group keeps the program, and the program its maps.
     program.attach(first.as_fd()).map_err(program_error)?;
-    Ok(Pinned { pinning, known })
+    Ok(Pinned { pinning, known, memory })
 }
 
 /// The same for each process since the machine was started, and known to nobody outside of it.

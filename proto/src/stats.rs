@@ -345,6 +345,12 @@ impl TransportCounts {
         self.0[transport as usize].1 += 1;
     }
 
+    /// Those that live are counted elsewhere.
+    pub(crate) fn take_living(&mut self, transport: Transport) {
+        let (created, ended) = &mut self.0[transport as usize];
+        *created = *ended;
+    }
+
     /// How many were answered with success.
     pub fn created(&self, transport: Transport) -> u64 {
         self.0[transport as usize].0
@@ -456,6 +462,17 @@ pub enum EndReason {
 }
 
 impl EndReason {
+    /// All of them.
+    pub const ALL: [EndReason; 7] = [
+        EndReason::Deleted,
+        EndReason::Expired,
+        EndReason::Shutdown,
+        EndReason::Disconnected,
+        EndReason::UserRemoved,
+        EndReason::ConnectionClosed,
+        EndReason::NotAdopted,
+    ];
+
     /// The name in logs and the API.
     pub const fn name(self) -> &'static str {
         match self {

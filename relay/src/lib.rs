@@ -32,5 +32,6 @@ pub mod probe;
 mod service_manager;
 pub mod setup;
 pub mod start;
+pub mod takeover;
 pub mod tls;
 pub mod worker;

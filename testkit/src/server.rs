@@ -125,6 +125,11 @@ impl Configured {
         self.signal(Signal::HUP);
     }
 
+    /// The process by itself, without the folder.
+    pub fn into_process(self) -> Process {
+        self.server.into_process()
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()

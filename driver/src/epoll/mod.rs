@@ -28,7 +28,7 @@ use crate::mechanism::{Base, Mechanism};
 use crate::reserved::Reserved;
 use crate::sockets::{ListenerSocket, SocketOptions};
 use crate::strangers::Strangers;
-use crate::{Driver, Event, clock};
+use crate::{Driver, Event, HeldSocket, SocketName, clock};
 
 /// The waker's token.
 const WAKER_TOKEN: u64 = u64::MAX;
@@ -245,11 +245,34 @@ impl Mechanism for EpollDriver {
     }
 
     fn start(&mut self, relay: RelaySocket, socket: &Socket) -> io::Result<()> {
+        if self.base.is_paused {
+            // Taken up with all others.
+            return Ok(());
+        }
         self.poller.add(socket.as_fd(), relay_token(relay))
     }
 
     fn close(&mut self, relay: RelaySocket) {
         self.base.close(relay);
+    }
+
+    fn let_go(&mut self) -> io::Result<()> {
+        self.base.sockets.all().try_for_each(|held| self.poller.remove(held.socket))
+    }
+
+    fn has_let_go(&self) -> bool {
+        true
+    }
+
+    fn take_up(&mut self, listeners: bool) -> io::Result<()> {
+        let token = |name| match name {
+            SocketName::Listener(index) => LISTENER_TOKEN - u64::from(index),
+            SocketName::Strangers(index) => STRANGERS_TOKEN - u64::from(index),
+            SocketName::Relay(relay) => relay_token(relay),
+        };
+        let is_meant = |held: &HeldSocket<'_>| listeners || matches!(held.name, SocketName::Relay(_));
+        let mut meant = self.base.sockets.all().filter(is_meant);
+        meant.try_for_each(|held| self.poller.add(held.socket, token(held.name)))
     }
 
     fn start_watching(&mut self) -> io::Result<()> {

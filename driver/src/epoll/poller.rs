@@ -35,6 +35,16 @@ impl Poller {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// Watches a descriptor no longer. Closing is not enough while another process has the same socket.
+    pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        // SAFETY: both descriptors are open while borrowed; no event is read for this operation.
+        let result = unsafe {
+            let none = std::ptr::null_mut();
+            libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), none)
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// Waits; afterwards [`Self::ready`] holds what is ready. An interrupting signal ends it with nothing.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.ready.clear();

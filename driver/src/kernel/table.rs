@@ -6,6 +6,7 @@ use socket2::Socket;
 use turnpike_proto::RelaySocket;
 
 use crate::sockets::{self, ListenerSocket};
+use crate::{HeldSocket, SocketName};
 
 /// A listener.
 pub(crate) struct OpenListener {
@@ -38,8 +39,11 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     pub(crate) fn new(listeners: Vec<ListenerSocket>) -> Sockets {
-        let open =
-            |socket| OpenListener { socket, losses: Losses::default(), stranger_losses: Losses::default() };
+        let open = |socket: ListenerSocket| OpenListener {
+            losses: socket.losses(),
+            stranger_losses: socket.stranger_losses(),
+            socket,
+        };
         let listeners = listeners.into_iter().map(open).collect();
         Sockets { listeners, relays: Vec::new(), open: 0, held: 0 }
     }
@@ -64,6 +68,49 @@ impl Sockets {
     pub(crate) fn held(&mut self, relay: RelaySocket) -> Option<&mut OpenRelay> {
         let open = self.relays.get_mut(relay.index as usize)?.as_mut()?;
         (open.generation == relay.generation).then_some(open)
+    }
+
+    /// All of them, those closing excepted.
+    pub(crate) fn all(&self) -> impl Iterator<Item = HeldSocket<'_>> {
+        let listeners = (0..).zip(&self.listeners).flat_map(|(index, listener)| {
+            let first = HeldSocket {
+                name: SocketName::Listener(index),
+                socket: listener.socket.as_fd(),
+                lost: listener.losses.count,
+            };
+            let second = listener.socket.strangers().map(|socket| HeldSocket {
+                name: SocketName::Strangers(index),
+                socket,
+                lost: listener.stranger_losses.count,
+            });
+            [Some(first), second].into_iter().flatten()
+        });
+        let relays = (0..).zip(&self.relays).filter_map(|(index, open)| {
+            let open = open.as_ref().filter(|open| !open.closing)?;
+            Some(HeldSocket {
+                name: SocketName::Relay(RelaySocket { index, generation: open.generation }),
+                socket: open.socket.as_fd(),
+                lost: open.losses.count,
+            })
+        });
+        listeners.chain(relays)
+    }
+
+    /// Closes the listeners' sockets for strangers.
+    pub(crate) fn close_strangers(&mut self) {
+        self.listeners.iter_mut().for_each(|listener| listener.socket.close_strangers());
+    }
+
+    /// Relay sockets whose request to receive is under way.
+    pub(crate) fn armed(&self) -> usize {
+        self.relays.iter().flatten().filter(|open| open.armed).count()
+    }
+
+    /// A socket goes on from this count of losses.
+    pub(crate) fn set_losses(&mut self, relay: RelaySocket, losses: Losses) {
+        if let Some(open) = self.held(relay) {
+            open.losses = losses;
+        }
     }
 
     /// Whether a name's place is taken, by whatever generation.
@@ -110,6 +157,11 @@ pub(crate) struct Losses {
 }
 
 impl Losses {
+    /// Of a socket that has lost so many already, which are counted.
+    pub(crate) fn after(count: u32) -> Losses {
+        Losses { count, has_received: true }
+    }
+
     /// How many were lost since the last time, as it came with a datagram: the kernel's running count,
     /// which wraps and is told only if it isn't zero.
     pub(crate) fn news(&mut self, count: Option<u32>) -> u64 {

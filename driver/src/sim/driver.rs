@@ -13,7 +13,7 @@ use turnpike_proto::{Egress, RelaySocket, Transmit};
 use super::SimNetwork;
 use super::network::Delivery;
 use crate::limits::SIM_EVENTS;
-use crate::{Datagram, Driver, DriverCounters, Event, Waker};
+use crate::{Datagram, Driver, DriverCounters, Event, HeldSocket, Waker};
 
 /// The simulated driver of one worker; its sockets are gone when it is dropped.
 pub struct SimDriver {
@@ -192,6 +192,26 @@ impl Driver for SimDriver {
 
     fn counters(&self) -> DriverCounters {
         self.counters
+    }
+
+    fn pause(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn is_paused(&self) -> bool {
+        false
+    }
+
+    fn resume(&mut self, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn held_sockets(&self) -> Vec<HeldSocket<'_>> {
+        Vec::new()
+    }
+
+    fn adopt_port(&mut self, _: RelaySocket, _: OwnedFd, _: u32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

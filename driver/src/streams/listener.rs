@@ -51,8 +51,22 @@ impl StreamListener {
         self.local
     }
 
-    pub(super) fn offer(&self) -> Offer {
+    /// What clients may speak here.
+    pub fn offer(&self) -> Offer {
         self.offer
+    }
+
+    /// A listener that another process has bound.
+    ///
+    /// # Errors
+    /// If it is no socket for streams that is bound.
+    pub fn adopt(socket: OwnedFd, offer: Offer) -> io::Result<StreamListener> {
+        let socket = Socket::from(socket);
+        if socket.r#type()? != Type::STREAM {
+            return Err(io::Error::other("it is no socket for streams"));
+        }
+        let local = local_address(&socket)?;
+        Ok(StreamListener { socket, local, offer })
     }
 
     /// The next connection, if one waits.

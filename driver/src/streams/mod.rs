@@ -445,6 +445,18 @@ impl Streams {
         self.end(now_ns, socket, reason);
     }
 
+    /// The listeners, for another process that goes on with them.
+    pub fn listeners(&self) -> &[StreamListener] {
+        &self.listeners
+    }
+
+    /// Takes no more connections: another process has the listeners.
+    pub fn leave_listeners(&mut self) {
+        self.accept_again_ns = None;
+        // Closing is not enough while that process has them.
+        std::mem::take(&mut self.listeners).iter().for_each(|listener| self.poller.remove(listener));
+    }
+
     /// Takes no more connections, and ends those that there are; those of clients that read are sent what waits first.
     pub fn stop(&mut self, now_ns: u64) {
         self.listeners = Vec::new();

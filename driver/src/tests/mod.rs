@@ -1,5 +1,6 @@
 //! The same tests for both drivers of a real kernel, on loopback sockets with ports that the system chooses.
 
+mod moved;
 mod netns;
 mod pitfalls;
 mod runs;

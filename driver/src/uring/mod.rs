@@ -143,6 +143,10 @@ pub struct UringDriver {
     /// The shape of every datagram that is received.
     shape: Box<libc::msghdr>,
     ended: Vec<Ended>,
+    /// Those that are made again when the pause is over.
+    parked: Vec<Ended>,
+    /// Listeners whose request to receive is under way.
+    armed_listeners: usize,
     /// The streams' descriptor is not being watched, and has to be.
     must_watch: bool,
     strangers: Strangers,
@@ -216,6 +220,8 @@ impl UringDriver {
             base,
             shape,
             ended,
+            parked: Vec::new(),
+            armed_listeners: 0,
             must_watch: false,
             strangers: Strangers::new(buffers, PREFIX_BYTES),
             unwatched,
@@ -299,6 +305,11 @@ impl UringDriver {
     }
 
     fn arm(&mut self, what: Ended) -> io::Result<()> {
+        if self.base.is_paused && !matches!(what, Ended::Waker) {
+            self.parked.push(what);
+            return Ok(());
+        }
+        self.armed_listeners += usize::from(matches!(what, Ended::Listener(_)));
         let shape = &raw const *self.shape;
         let request = match what {
             Ended::Listener(index) => opcode::RecvMsgMulti::new(types::Fixed(index), shape, LISTENER_GROUP)
@@ -443,6 +454,7 @@ impl UringDriver {
     fn handle_listener(&mut self, completion: &Completion) {
         let index = completion.user_data as u32;
         if !completion.more() {
+            self.armed_listeners -= 1;
             self.ended.push(Ended::Listener(index));
         }
         if completion.errno() == Some(libc::ENOBUFS) {
@@ -559,6 +571,23 @@ impl Mechanism for UringDriver {
             self.ring.set_file(slot, socket.as_raw_fd())?;
         }
         self.ended.push(Ended::Relay(relay));
+        Ok(())
+    }
+
+    fn let_go(&mut self) -> io::Result<()> {
+        // All requests at once: those of waker and streams are made again in the next turn.
+        let request = opcode::AsyncCancel2::new(types::CancelBuilder::any().all()).build();
+        // SAFETY: it points to nothing.
+        unsafe { self.ring.push(&request.user_data(Kind::Cancel.tag(0)).flags(squeue::Flags::SKIP_SUCCESS)) }
+    }
+
+    fn has_let_go(&self) -> bool {
+        self.armed_listeners == 0 && self.base.sockets.armed() == 0 && !self.ring.has_completions()
+    }
+
+    fn take_up(&mut self, listeners: bool) -> io::Result<()> {
+        self.ended.append(&mut self.parked);
+        self.ended.retain(|what| listeners || !matches!(what, Ended::Listener(_)));
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use turnpike_proto::limits::SECOND_NS;
-use turnpike_proto::migrate::{Ground, Seal, Snapshot};
+use turnpike_proto::migrate::{Ground, Scope, Seal, Snapshot};
 use turnpike_proto::settings::Settings;
 use turnpike_proto::shared::Shared;
 use turnpike_proto::shared::plane::PlainMemory;
@@ -19,6 +19,8 @@ use super::input::Input;
 use super::operations;
 use super::world::World;
 
+/// When invented records are adopted.
+const LATE: Now = Now { mono_ns: 8000 * SECOND_NS, unix_secs: 1_700_008_000 };
 /// Steps of the history before the snapshot.
 const MAX_STEPS: usize = 40;
 
@@ -28,7 +30,7 @@ pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     match input.below(8) {
         0 => drop(Snapshot::open(input.rest())),
-        1 => drop(check(&sealed(input.rest()), &PlainMemory::new(4, 8), true)),
+        1 => drop(check(&sealed(input.rest()), &PlainMemory::new(4, 8), LATE, true)),
         _ => of_history(&mut input),
     }
 }
@@ -38,7 +40,7 @@ fn of_history(input: &mut Input<'_>) {
     for _ in 0..input.below(MAX_STEPS) {
         operations::step(&mut world, input);
     }
-    let (mut records, memory) = world.into_records();
+    let (mut records, memory, now) = world.into_records();
     let edits = input.below(8);
     for _ in 0..edits {
         let place = usize::from(input.u16()) % records.len();
@@ -48,7 +50,7 @@ fn of_history(input: &mut Input<'_>) {
             _ => records[place] ^= input.u8(),
         }
     }
-    let is_adopted = check(&sealed(&records), &memory, input.u8() & 1 == 0);
+    let is_adopted = check(&sealed(&records), &memory, now, input.u8() & 1 == 0);
     assert!(is_adopted || edits > 0, "what a server has exported can be adopted");
 }
 
@@ -80,19 +82,18 @@ impl Ground for All {
 }
 
 /// Whether two workers go on with it.
-fn check(bytes: &[u8], memory: &Arc<PlainMemory>, plane: bool) -> bool {
-    let Some(mut workers) = adopt(bytes, memory, plane) else { return false };
-    let mut now = Now { mono_ns: 8000 * SECOND_NS, unix_secs: 1_700_008_000 };
+fn check(bytes: &[u8], memory: &Arc<PlainMemory>, mut now: Now, plane: bool) -> bool {
+    let Some(mut workers) = adopt(bytes, memory, now, plane) else { return false };
     for _ in 0..12 {
         workers.iter_mut().for_each(|worker| carry_out(worker, now));
         now = Now { mono_ns: now.mono_ns + 400 * SECOND_NS, unix_secs: now.unix_secs + 400 };
         workers.iter_mut().for_each(|worker| worker.handle_input(now, Event::Tick));
-        workers.iter_mut().for_each(|worker| drop(worker.export_all(now)));
+        workers.iter_mut().for_each(|worker| drop(worker.export_all(now, Scope::All)));
     }
     true
 }
 
-fn adopt(bytes: &[u8], memory: &Arc<PlainMemory>, plane: bool) -> Option<Vec<Server>> {
+fn adopt(bytes: &[u8], memory: &Arc<PlainMemory>, now: Now, plane: bool) -> Option<Vec<Server>> {
     let mut snapshot = Snapshot::open(bytes).ok()?;
     let choices = choices::settings(|_| false);
     let memory = Arc::<PlainMemory>::clone(memory);
@@ -102,7 +103,6 @@ fn adopt(bytes: &[u8], memory: &Arc<PlainMemory>, plane: bool) -> Option<Vec<Ser
     shared.adopt(&snapshot, |_| true).ok()?;
     let mut workers: Vec<_> =
         (0..2).map(|n| Server::new(Arc::clone(&shared), WorkerId(n), [n as u8 + 1; 32])).collect();
-    let now = Now { mono_ns: 8000 * SECOND_NS, unix_secs: 1_700_008_000 };
     for section in snapshot.take_sections() {
         let worker = &mut workers[section.worker().index() % 2];
         worker.adopt(now, &section, &All { plane }).ok()?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use turnpike_proto::addr::{Family, FiveTuple, PeerAddr, RelayedAddr, Transport};
 use turnpike_proto::auth::Key;
 use turnpike_proto::limits::{RESERVATION_LIFETIME_SECS, SECOND_NS};
+use turnpike_proto::migrate::Scope;
 use turnpike_proto::settings::{RelayIp, Settings};
 use turnpike_proto::shared::Shared;
 use turnpike_proto::shared::plane::PlainMemory;
@@ -336,15 +337,15 @@ impl World {
         (0..self.workers.len()).for_each(|worker| self.input(worker, Input::Drain(on)));
     }
 
-    /// The state of the server at its end, as records, and the memory that the kernel shares.
-    pub fn into_records(mut self) -> (Vec<u8>, Arc<PlainMemory>) {
+    /// The state of the server at its end, as records, the memory that the kernel shares, and when that was.
+    pub fn into_records(mut self) -> (Vec<u8>, Arc<PlainMemory>, Now) {
         let mut records = self.shared.export(self.now).to_vec();
-        let parts = self.workers.iter_mut().flat_map(|worker| worker.export_all(self.now));
+        let parts = self.workers.iter_mut().flat_map(|worker| worker.export_all(self.now, Scope::All));
         parts.for_each(|part| records.extend_from_slice(&part));
         if let Some(plane) = self.shared.plane() {
             plane.give_away();
         }
-        (records, Arc::clone(self.kernel.memory()))
+        (records, Arc::clone(self.kernel.memory()), self.now)
     }
 
     /// The operator stops the server.

@@ -137,6 +137,8 @@ pub(crate) struct CountsImage {
     /// Of all relaying, then by TCP: to peers, to clients.
     pub(crate) bytes: [u64; 4],
     pub(crate) bindings: u64,
+    pub(crate) kernel_missed: u64,
+    pub(crate) not_offloaded: Vec<Count>,
     pub(crate) allocations: [u64; 2],
     pub(crate) ports_failed: u64,
 }

@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 
 use self::images::{Record, SharedImage, WorkerImage};
 use crate::ClientSocket;
-use crate::addr::{RelayedAddr, RelayedTransport};
+use crate::addr::{RelayedAddr, RelayedTransport, Transport};
 use crate::io::{ClientPath, ConnectionId, RelaySocket, WorkerId};
 use crate::limits::MAX_SNAPSHOT_RECORD;
 
@@ -77,6 +77,23 @@ impl Seal {
     /// What comes last.
     pub fn end(self) -> [u8; DIGEST_LEN] {
         self.0.finalize().into()
+    }
+}
+
+/// What of a worker's state goes to another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All of it.
+    All,
+    /// What belongs to clients over UDP. Those over TCP and TLS stay, and this process with them: afterwards
+    /// [`Server::leave`](crate::Server::leave) ends what has gone.
+    Datagrams,
+}
+
+impl Scope {
+    /// Whether clients over a transport go.
+    pub(crate) fn includes(self, transport: Transport) -> bool {
+        self == Scope::All || !transport.is_stream()
     }
 }
 

@@ -19,13 +19,15 @@ use crate::limits::{
     MAX_ENDED_CONNECTIONS, MAX_ENTRIES_EXPORTED, MAX_EXPORTED, MAX_PLACES_WALKED, SECOND_NS,
 };
 use crate::migrate::images::{
-    AllocationImage, ConnectionStateImage, RecentKind, Record, RngImage, Secret, WithdrawnImage, WorkerImage,
-    plausible,
+    AllocationImage, ConnectionStateImage, CountsImage, RecentKind, Record, RngImage, Secret, WithdrawnImage,
+    WorkerImage, plausible,
 };
-use crate::migrate::{Adopted, AdoptedRelay, Ground, SnapshotBytes, SnapshotError, WorkerSection, encode};
+use crate::migrate::{
+    Adopted, AdoptedRelay, Ground, Scope, SnapshotBytes, SnapshotError, WorkerSection, encode,
+};
 use crate::shared::ports::{Parity, PortLease, PortPool};
 use crate::stats::EndReason;
-use crate::table::{AllocationId, Place};
+use crate::table::{Allocation, AllocationId, Place};
 
 /// Where the snapshot of a worker goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,7 @@ impl Server {
     pub fn export(
         &mut self,
         now: Now,
+        scope: Scope,
         cursor: Option<ExportCursor>,
     ) -> (SnapshotBytes, Option<ExportCursor>) {
         let (records, next) = match cursor.map(|cursor| cursor.0) {
@@ -67,7 +70,7 @@ impl Server {
                 for released in self.table.settle(now.mono_ns) {
                     self.emit_released(released);
                 }
-                (vec![Record::Worker(Box::new(self.image(now)))], Some(Stage::Deletions(0)))
+                (vec![Record::Worker(Box::new(self.image(now, scope)))], Some(Stage::Deletions(0)))
             }
             Some(Stage::Deletions(place)) => {
                 let part = self.deletions.part(place, MAX_ENTRIES_EXPORTED);
@@ -83,24 +86,47 @@ impl Server {
                 let next = if is_all { Stage::Allocations(0) } else { Stage::EndedAllocates(next) };
                 (vec![Record::Recent(RecentKind::EndedAllocates, part)], Some(next))
             }
-            Some(Stage::Allocations(place)) => self.export_allocations(place),
+            Some(Stage::Allocations(place)) => self.export_allocations(scope, place),
         };
         (encode(&records), next.map(ExportCursor))
     }
 
     /// All parts at once, for who has nothing else to do meanwhile.
-    pub fn export_all(&mut self, now: Now) -> Vec<SnapshotBytes> {
-        let (first, mut next) = self.export(now, None);
+    pub fn export_all(&mut self, now: Now, scope: Scope) -> Vec<SnapshotBytes> {
+        let (first, mut next) = self.export(now, scope, None);
         let mut parts = vec![first];
         while next.is_some() {
-            let (part, then) = self.export(now, next);
+            let (part, then) = self.export(now, scope, next);
             parts.push(part);
             next = then;
         }
         parts
     }
 
-    fn image(&self, now: Now) -> WorkerImage {
+    /// Whether a relay socket goes with a snapshot of that scope: it is open, and an allocation in it has it.
+    pub fn is_exported(&self, scope: Scope, relay: RelaySocket) -> bool {
+        let owner = self.table.owner(relay).and_then(|(id, _)| self.table.get(id));
+        owner.is_some_and(|allocation| scope.includes(allocation.path().five_tuple.transport))
+    }
+
+    /// Another process goes on with what was exported of clients over UDP: it ends here, with the ticks that follow, and
+    /// records of it mean nothing. No allocation is accepted any more.
+    pub fn leave(&mut self) {
+        self.draining = true;
+        self.end_moved();
+    }
+
+    /// What was counted, without what stays behind with the clients of this process.
+    fn counts_image(&self, scope: Scope) -> CountsImage {
+        let mut counts = self.counts.clone();
+        for transport in Transport::ALL.into_iter().filter(|transport| !scope.includes(*transport)) {
+            counts.allocations_created -= counts.transports.live(transport);
+            counts.transports.take_living(transport);
+        }
+        counts.image()
+    }
+
+    fn image(&self, now: Now, scope: Scope) -> WorkerImage {
         WorkerImage {
             worker: self.worker.0,
             next_number: self.table.next_number(),
@@ -114,14 +140,15 @@ impl Server {
             strangers: self.strangers.image(),
             reservations: self.table.watched_reservations(now.mono_ns),
             ended_connections: self.table.ended_connections().map(|id| id.0).collect(),
-            counts: self.counts.image(),
+            counts: self.counts_image(scope),
         }
     }
 
-    fn export_allocations(&self, place: u32) -> (Vec<Record>, Option<Stage>) {
+    fn export_allocations(&self, scope: Scope, place: u32) -> (Vec<Record>, Option<Stage>) {
         let (found, mut next) = self.table.walk(place, MAX_PLACES_WALKED);
         let (mut records, mut entries) = (Vec::new(), 0);
-        for (id, allocation) in found {
+        let is_meant = |allocation: &Allocation| scope.includes(allocation.path().five_tuple.transport);
+        for (id, allocation) in found.filter(|(_, allocation)| is_meant(allocation)) {
             if records.len() == MAX_EXPORTED || entries >= MAX_ENTRIES_EXPORTED {
                 next = Some(id.place());
                 break;

@@ -46,6 +46,8 @@ impl Budget {
 enum Task {
     /// End it.
     EndAll,
+    /// End it if its client talks UDP: another process goes on with it.
+    EndMoved,
     /// End it if its user is no longer known; take back what the policy in force would not give.
     Recheck,
     /// End it if it is this user's.
@@ -74,7 +76,8 @@ impl Sweeps {
     pub(super) fn image(&self) -> Vec<SweepImage> {
         let image = |sweep: &Sweep| match &sweep.task {
             Task::EndAll => SweepImage::EndAll,
-            Task::Recheck => SweepImage::Recheck,
+            // Whoever leaves is not exported again; a check does no harm.
+            Task::Recheck | Task::EndMoved => SweepImage::Recheck,
             Task::EndUser { user, ended } => {
                 SweepImage::EndUser { user: Arc::clone(user), ended: *ended, below: sweep.below }
             }
@@ -141,6 +144,11 @@ impl Server {
         }
     }
 
+    /// What another process goes on with ends, with the ticks that follow.
+    pub(super) fn end_moved(&mut self) {
+        self.sweeps.push(Task::EndMoved, u64::MAX);
+    }
+
     /// Every allocation is checked against policy and users in force, with the ticks that follow. New ones are
     /// checked when they are made.
     pub(super) fn recheck_all(&mut self) {
@@ -197,6 +205,10 @@ impl Server {
         let Some(allocation) = self.table.get(id) else { return };
         match task {
             Task::EndAll => self.end_allocation(now, id, EndReason::Shutdown),
+            Task::EndMoved if !allocation.path().five_tuple.transport.is_stream() => {
+                self.end_allocation(now, id, EndReason::Shutdown);
+            }
+            Task::EndMoved => {}
             Task::Recheck if !self.shared.auth.knows(allocation.identity()) => {
                 self.end_allocation(now, id, EndReason::UserRemoved);
             }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::addr::Transport;
 use crate::error::ErrorCode;
+use crate::inspect::WhyNot;
 use crate::migrate::SnapshotError;
 use crate::migrate::images::{Count, CountsImage, plausible};
 use crate::refusal::RefusalReason;
@@ -28,34 +29,47 @@ impl UserspaceDropCounts {
 impl ServerCounts {
     /// For a snapshot.
     pub(crate) fn image(&self) -> CountsImage {
+        // Named one by one, so that none is forgotten when there is another.
+        let ServerCounts {
+            verdicts,
+            userspace_drops,
+            bytes_to_peer,
+            bytes_to_client,
+            errors,
+            refusals,
+            authentications,
+            bindings,
+            allocations_created,
+            transports,
+            allocations_ended,
+            tcp_relay,
+            ports_failed,
+            kernel_missed,
+            not_offloaded,
+        } = self;
         let named = |name: &'static str, times: u64| (Cow::Borrowed(name), times);
-        let transports = Transport::ALL.map(|transport| {
-            let (created, ended) = self.transports.0[transport as usize];
+        let by_transport = Transport::ALL.map(|transport| {
+            let (created, ended) = transports.0[transport as usize];
             (transport.name().into(), created, ended)
         });
         CountsImage {
-            verdicts: self.verdicts.nonzero().map(|(verdict, times)| named(verdict.name(), times)).collect(),
-            userspace_drops: self.userspace_drops.image(),
-            errors: self.errors.nonzero().map(|(method, code, times)| (method, code.code(), times)).collect(),
-            refusals: (self.refusals.nonzero())
+            verdicts: verdicts.nonzero().map(|(verdict, times)| named(verdict.name(), times)).collect(),
+            userspace_drops: userspace_drops.image(),
+            errors: errors.nonzero().map(|(method, code, times)| (method, code.code(), times)).collect(),
+            refusals: (refusals.nonzero())
                 .map(|(method, reason, times)| (method, reason.name().into(), times))
                 .collect(),
             authentications: Authentication::ALL
-                .map(|result| named(result.name(), self.authentications.of(result)))
+                .map(|result| named(result.name(), authentications.of(result)))
                 .to_vec(),
-            transports: transports.to_vec(),
-            connections: ConnectionEvent::ALL
-                .map(|event| named(event.name(), self.tcp_relay.of(event)))
-                .to_vec(),
-            bytes: [
-                self.bytes_to_peer,
-                self.bytes_to_client,
-                self.tcp_relay.bytes_to_peer,
-                self.tcp_relay.bytes_to_client,
-            ],
-            bindings: self.bindings,
-            allocations: [self.allocations_created, self.allocations_ended],
-            ports_failed: self.ports_failed,
+            transports: by_transport.to_vec(),
+            connections: ConnectionEvent::ALL.map(|event| named(event.name(), tcp_relay.of(event))).to_vec(),
+            bytes: [*bytes_to_peer, *bytes_to_client, tcp_relay.bytes_to_peer, tcp_relay.bytes_to_client],
+            bindings: *bindings,
+            kernel_missed: *kernel_missed,
+            not_offloaded: not_offloaded.nonzero().map(|(why, times)| named(why.name(), times)).collect(),
+            allocations: [*allocations_created, *allocations_ended],
+            ports_failed: *ports_failed,
         }
     }
 
@@ -81,6 +95,9 @@ impl ServerCounts {
         each(&image.connections, &ConnectionEvent::ALL, ConnectionEvent::name, |event, times| {
             self.tcp_relay.events[event as usize] += times;
         })?;
+        each(&image.not_offloaded, WhyNot::ALL, WhyNot::name, |why, times| {
+            self.not_offloaded.0[why as usize] += times;
+        })?;
         self.transports.adopt(&image.transports)?;
         let [to_peer, to_client, tcp_to_peer, tcp_to_client] = image.bytes;
         self.bytes_to_peer += plausible(to_peer)?;
@@ -88,6 +105,7 @@ impl ServerCounts {
         self.tcp_relay.bytes_to_peer += plausible(tcp_to_peer)?;
         self.tcp_relay.bytes_to_client += plausible(tcp_to_client)?;
         self.bindings += plausible(image.bindings)?;
+        self.kernel_missed += plausible(image.kernel_missed)?;
         let [created, ended] = image.allocations;
         if ended > created {
             return Err(SnapshotError::Contradiction("more has ended than has begun"));

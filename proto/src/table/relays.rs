@@ -107,7 +107,7 @@ impl RelaySockets {
 impl Table {
     /// The allocation behind a relay socket, with the socket's family.
     #[inline]
-    pub(super) fn owner(&self, socket: RelaySocket) -> Option<(AllocationId, Family)> {
+    pub(crate) fn owner(&self, socket: RelaySocket) -> Option<(AllocationId, Family)> {
         self.sockets.owner(socket)
     }
 

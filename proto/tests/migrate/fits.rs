@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use turnpike_proto::limits::MAX_EXPORTED;
+use turnpike_proto::migrate::Scope;
 use turnpike_proto::settings::RelayIp;
 use turnpike_proto::stats::EndReason;
 use turnpike_proto::wire::attr;
@@ -84,6 +85,29 @@ fn a_listener_that_is_configured_no_more_ends_its_clients_allocations() {
     let next = adopt(&mut lab, Setup::default(), luggage);
     assert_eq!(reasons(&next), [EndReason::NotAdopted]);
     assert_eq!(next.ended[0].client.0, addr("[2001:db8:aaaa::5]:1001"));
+}
+
+#[test]
+fn clients_over_streams_stay_with_the_process_that_has_their_connections() {
+    let mut lab = Lab::new();
+    let mut stays = Client::new("203.0.113.5:1000").over_tcp();
+    let mut goes = Client::new("203.0.113.5:1001");
+    let relayed = [stays.allocate(&mut lab), goes.allocate(&mut lab)];
+    stays.bind(&mut lab, 0x4000, PEER).expect_success();
+    goes.bind(&mut lab, 0x4000, PEER).expect_success();
+    let bytes = lab.snapshot_of(Scope::Datagrams);
+    let (mut next, _) = lab.adopt(Setup::default(), &bytes, &Luggage::default()).expect("a good snapshot");
+    assert_eq!(next.workers[0].table_counts().allocations, 1);
+    assert_eq!(next.workers[0].counts().allocations_created, 1);
+    assert_eq!(goes.channel_data(&mut next, 0x4000, b"up").len(), 1);
+    lab.workers[0].leave();
+    lab.input(0, Input::Tick);
+    assert_eq!((lab.workers[0].table_counts().allocations, lab.open.len()), (1, 1));
+    assert_eq!(stays.channel_data(&mut lab, 0x4000, b"data").len(), 1);
+    assert_eq!(lab.peer_data(PEER, relayed[0], b"down").len(), 1);
+    Client::new("203.0.113.5:1002").allocate_with(&mut lab, |b| b).expect_error(508);
+    next.sleep(4000);
+    next.assert_empty();
 }
 
 #[test]
@@ -203,7 +227,8 @@ fn a_large_state_leaves_in_small_parts() {
     for n in 0..count {
         Client::new(&format!("198.18.{}.{}:1000", n / 250, n % 250 + 1)).allocate(&mut lab);
     }
-    let parts: Vec<_> = lab.workers[0].export_all(lab.now).iter().map(|part| part.len()).collect();
+    let parts: Vec<_> =
+        lab.workers[0].export_all(lab.now, Scope::All).iter().map(|part| part.len()).collect();
     assert_eq!(parts.len(), 3 + 4, "{parts:?}");
     let per_allocation = parts[3] / MAX_EXPORTED;
     assert!(per_allocation < 512, "{per_allocation} bytes for an allocation");

@@ -1,6 +1,6 @@
 //! What is no snapshot is refused, whatever was done to it.
 
-use turnpike_proto::migrate::{FORMAT, Seal, Snapshot, SnapshotError};
+use turnpike_proto::migrate::{FORMAT, Scope, Seal, Snapshot, SnapshotError};
 
 use crate::lab::{Client, Lab, Luggage, PEER, Setup};
 
@@ -68,7 +68,7 @@ fn sealed(parts: &[&[u8]]) -> Vec<u8> {
 fn parts_in_another_order_are_a_contradiction() {
     let (mut lab, _) = snapshot();
     let shared = lab.shared.export(lab.now);
-    let (worker, _) = lab.workers[0].export(lab.now, None);
+    let (worker, _) = lab.workers[0].export(lab.now, Scope::All, None);
     assert!(Snapshot::open(&sealed(&[&shared, &worker])).is_ok());
     for parts in [&[&worker[..], &shared][..], &[&shared, &shared], &[&worker], &[]] {
         assert!(matches!(refusal(&sealed(parts)), SnapshotError::Contradiction(_)));
@@ -80,7 +80,7 @@ fn parts_in_another_order_are_a_contradiction() {
 fn a_state_that_says_the_same_twice_is_a_contradiction() {
     let (mut lab, _) = snapshot();
     let shared = lab.shared.export(lab.now);
-    let parts = lab.workers[0].export_all(lab.now);
+    let parts = lab.workers[0].export_all(lab.now, Scope::All);
     let allocations = parts.last().expect("the last part has them").to_vec();
     let mut twice: Vec<&[u8]> = vec![&shared];
     twice.extend(parts.iter().map(|part| &part[..]));

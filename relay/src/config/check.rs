@@ -25,6 +25,7 @@ pub(super) fn check(config: &Config, settings: &Settings, report: &mut Report) {
     check_admin(config, settings, report);
     check_alternates(config, settings, report);
     check_quotas(config, settings, report);
+    check_takeover(config, settings, report);
 }
 
 /// Never an open relay: somebody must be named who may use it.
@@ -261,6 +262,14 @@ fn check_alternates(config: &Config, settings: &Settings, report: &mut Report) {
 
 /// Each allocation takes a port of a relay address, so no quota can be used beyond them. Without configured
 /// relay addresses there is one of each family at the most.
+/// Where nobody can be found, nobody is.
+fn check_takeover(config: &Config, settings: &Settings, report: &mut Report) {
+    if config.takeover && config.state_directory.is_none() && !report.blames("state-directory") {
+        let message = "does nothing without a state-directory: the process that runs is found there";
+        report.warn(Problem::new(settings.place("takeover", 0), "takeover", message));
+    }
+}
+
 fn check_quotas(config: &Config, settings: &Settings, report: &mut Report) {
     let addresses = if config.relay_address.is_empty() { 2 } else { config.relay_address.len() };
     let ports = config.port_range.count() * addresses;

@@ -416,6 +416,16 @@ options! {
     "drain-timeout" Number("S") drain_timeout: Duration = Duration::ZERO,
     shown "`0`", parse::drain_timeout, on reload;
 
+    /// Folder of this relay alone, where the process that is started in its place finds it: see `takeover`. It is
+    /// made if it isn't there, and nobody else may write to it.
+    "state-directory" Text("DIR") state_directory: Option<PathBuf> = None,
+    shown "none: a restart ends all calls", parse::optional_path, on restart;
+
+    /// Go on with the clients over UDP of the process that runs with the same `state-directory`, and with its
+    /// listeners; it ends then. Without such a process this is a start like any other.
+    "takeover" Switch("BOOL") takeover: bool = false,
+    shown "`false`", parse::switch, on restart;
+
     /// Where clients are sent (300 with ALTERNATE-SERVER, RFC 8489 s. 10) whose new allocations this relay
     /// refuses while it drains: at most one address of each family. Without one they get 508.
     "alternate-server" List("IP:PORT") alternate_server: Vec<SocketAddr> = Vec::new(),

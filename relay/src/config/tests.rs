@@ -181,6 +181,8 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
     ("max-permissions", "4096", "4096", "max_permissions: 4096"),
     ("max-channels", "1", "1", "max_channels: 1"),
     ("unauthenticated-rate", "0", "0", "unauthenticated_rate: None"),
+    ("state-directory", r#""/run/turnpike""#, "/run/turnpike", r#"state_directory: Some("/run/turnpike")"#),
+    ("takeover", "true", "yes", "takeover: true"),
     ("drain-timeout", "86400", "86400", "drain_timeout: 86400s"),
     (
         "alternate-server",

@@ -97,6 +97,11 @@ impl Control {
         self.config.load().drain_timeout
     }
 
+    /// Whether no new allocations are taken.
+    pub(crate) fn drains(&self) -> bool {
+        lock(&self.drain).since.is_some()
+    }
+
     pub(super) fn drain_state(&self) -> model::DrainState {
         let (now, drain) = (Moment::now(), lock(&self.drain));
         model::DrainState {

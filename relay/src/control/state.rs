@@ -159,6 +159,16 @@ impl Control {
         self.workers.iter().map(|worker| worker.status.allocations()).sum()
     }
 
+    /// Whether the kernel forwards.
+    pub(crate) fn kernel_is_active(&self) -> bool {
+        self.offload.read().active
+    }
+
+    /// What workers share.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// The workers, in the order of their numbers.
     pub fn workers(&self) -> &[WorkerHandle] {
         &self.workers

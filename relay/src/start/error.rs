@@ -5,6 +5,7 @@ use std::io;
 use turnpike_proto::auth::BadCredential;
 
 use crate::config::Problems;
+use crate::takeover::TakeoverError;
 
 /// Why the relay couldn't start, or had to give up.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,12 @@ pub enum StartError {
     /// A user's name or password can't be used.
     #[error(transparent)]
     Credential(#[from] BadCredential),
+    /// Another process runs, and this one can't take over.
+    #[error("takeover: {0}; the process that runs goes on")]
+    Takeover(#[from] TakeoverError),
+    /// The folder where another process would find this one.
+    #[error("state-directory: {0}")]
+    StateDirectory(TakeoverError),
     /// Something the relay needs from the operating system failed.
     #[error("{what}: {source}")]
     System {
@@ -30,7 +37,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             StartError::Config(_) | StartError::Credential(_) => 2,
-            StartError::System { .. } => 1,
+            StartError::System { .. } | StartError::Takeover(_) | StartError::StateDirectory(_) => 1,
         }
     }
 

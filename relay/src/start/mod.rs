@@ -10,6 +10,7 @@
 mod admin;
 mod descriptors;
 mod error;
+mod inherit;
 mod run;
 mod signals;
 mod stop;

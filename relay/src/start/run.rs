@@ -27,6 +27,7 @@ use turnpike_proto::{Server, WorkerId};
 use super::admin::Administration;
 use super::descriptors;
 use super::error::StartError;
+use super::inherit::{self, Gate, Inherited};
 use super::signals::{self, Signal, SignalSource};
 use super::stop::{self, WorkerThread};
 use super::streams::{self, StreamListeners};
@@ -39,6 +40,7 @@ use crate::kernel::KernelPath;
 use crate::network::{AddressNews, Publics};
 use crate::service_manager::{News, tell};
 use crate::setup;
+use crate::takeover::{self, Door, Folder, Inheritance, Invitation};
 use crate::worker::handover::Handover;
 use crate::worker::known::Known;
 use crate::worker::proxied::Proxies;
@@ -64,7 +66,10 @@ pub fn run(config: Config, loader: Arc<Loader>) -> Result<(), StartError> {
     for warning in &addresses.warnings {
         warn!("{warning}");
     }
-    let (relay, ready) = Relay::start(&config, loader, addresses, news)?;
+    let folder = config.state_directory.as_deref().map(Folder::open).transpose();
+    let folder = folder.map_err(StartError::StateDirectory)?;
+    let (mut relay, ready) = Relay::start(&config, loader, addresses, news, folder.as_ref())?;
+    relay.door = folder.map(Door::open).transpose().map_err(StartError::StateDirectory)?;
     // Also while an address is waited for: whatever systemd starts next may be what brings it.
     tell(News::Ready);
     let outcome = relay.serve(&signals, Announcement { ready: Some(ready), config: &config });
@@ -105,8 +110,12 @@ struct Relay {
     control: Arc<Control>,
     kernel: KernelPath,
     threads: Vec<WorkerThread>,
+    reserved: Arc<Reserved>,
+    known: Known,
     /// Ends when dropped.
     admin: Option<Administration>,
+    /// Where another process that takes over comes in.
+    door: Option<Door>,
 }
 
 impl Relay {
@@ -116,27 +125,45 @@ impl Relay {
         loader: Arc<Loader>,
         addresses: Addresses,
         news: AddressNews,
+        folder: Option<&Folder>,
     ) -> Result<(Self, Ready), StartError> {
+        let invitation = inherit::knock(config, folder)?;
+        let config = &inherit::with_workers(config, invitation.as_ref());
         let io = choose::choose(config.io.wanted()).map_err(StartError::other("io = \"io-uring\""))?;
         let options = socket_options(config);
-        let (sockets, known) = bind_all(&addresses.listen, config, &options)?;
-        let listeners: Vec<_> = sockets[0].iter().map(ListenerSocket::local_addr).collect();
-        let streams = StreamListeners::bind(&addresses, &listeners, config.workers.get())?;
-        let kernel = KernelPath::start(config, &addresses, &listeners)
-            .map_err(StartError::other("offload = \"require\""))?;
-        let shared = setup::shared(config, &addresses, &streams.beside(&listeners), seed()?, kernel.plane())?;
+        // What may take its time comes before the clients of the other process have to wait.
         let users = Users::open(config).map_err(StartError::other("user-database"))?;
+        let certificates = streams::open_certificates(config, &loader)?;
+        let start_kernel = |listeners: &[SocketAddr]| {
+            let started = KernelPath::start(config, &addresses, listeners);
+            started.map_err(StartError::other("offload = \"require\""))
+        };
+        let early = invitation.as_ref().map(|_| start_kernel(&addresses.listen)).transpose()?;
+        let mut inheritance = invitation.map(Invitation::accept).transpose()?;
+        let (sockets, known) = bind_all(&addresses.listen, config, &options, &mut inheritance)?;
+        let listeners: Vec<_> = sockets[0].iter().map(ListenerSocket::local_addr).collect();
+        let streams = StreamListeners::bind(&addresses, &listeners, config.workers.get(), &mut inheritance)?;
+        let kernel = early.map_or_else(|| start_kernel(&listeners), Ok)?;
+        let seed_here = inheritance.as_ref().map_or_else(seed, |it| Ok(*it.snapshot.seed()))?;
+        let shared =
+            setup::shared(config, &addresses, &streams.beside(&listeners), seed_here, kernel.plane())?;
         let (events, event_source) = event_queue();
         let reserved = Arc::new(Reserved::default());
+        let mut heirs = inherit::adopt_shared(inheritance.as_mut(), &shared, &reserved)?;
         let handovers = Handover::between(sockets.len());
-        let certificates = streams::open_certificates(config, &loader)?;
         let proxies = Arc::new(setup::proxies(config));
         let (tls, stream_options) = streams::options(config, &streams, &certificates, &proxies)?;
         let sockets = sockets.into_iter().zip(streams.by_worker);
+        let gate = Gate::default();
+        let keeper = gate.keeper();
         let started = sockets.zip(handovers).zip(0..).map(|(((own, streams), handover), number)| {
+            let mut server = Server::new(Arc::clone(&shared), WorkerId(number), seed()?);
+            let inherited = heirs.adopt(inheritance.as_mut(), &mut server, number)?;
             let parts = WorkerParts {
                 worker: WorkerId(number),
-                server: Server::new(Arc::clone(&shared), WorkerId(number), seed()?),
+                server,
+                inherited,
+                gate: gate.clone(),
                 handover,
                 events: events.clone(),
                 kernel: &kernel,
@@ -149,6 +176,8 @@ impl Relay {
             parts.open(io.backend, own, options)
         });
         let (workers, threads) = started.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        heirs.confirm(inheritance)?;
+        keeper.open();
         let mut ready = Ready::new(config, listeners, addresses.relay.clone(), io, kernel.data_path());
         (ready.tcp, ready.tls) = (streams.tcp, streams.tls);
         let control = Control::new(Parts {
@@ -166,18 +195,29 @@ impl Relay {
             proxies,
         });
         control.apply_credentials(config).map_err(StartError::other("users"))?;
+        if heirs.is_taking_over() {
+            inherit::await_port(config.admin);
+        }
         let admin =
             Administration::start(config, &control, event_source).map_err(StartError::other("admin"))?;
         ready.admin = admin.as_ref().map(Administration::url);
         follow_all(news, &control)?;
-        Ok((Self { control, kernel, threads, admin }, ready))
+        Ok((Self { control, kernel, threads, reserved, known, admin, door: None }, ready))
     }
 
     /// Until a signal says stop and, if so configured, the last allocation has gone.
-    fn serve(&self, signals: &SignalSource, mut announcement: Announcement<'_>) -> Result<(), StartError> {
+    fn serve(
+        &mut self,
+        signals: &SignalSource,
+        mut announcement: Announcement<'_>,
+    ) -> Result<(), StartError> {
         let (mut reloads, mut watch) = (Reloads::default(), Watch::new());
         loop {
             announcement.make_when_due(&self.control);
+            if self.give_away() {
+                self.drain_streams(signals);
+                return Ok(());
+            }
             match signals.next(GLANCE) {
                 Ok(Signal::Reload) => reloads.wish(),
                 Ok(Signal::Stop) => {
@@ -196,6 +236,40 @@ impl Relay {
             }
             reloads.pursue(&self.control);
             watch.look(&self.control);
+        }
+    }
+
+    /// Gives everything to another process, if one has come for it. Whether it has; else this one goes on.
+    fn give_away(&mut self) -> bool {
+        let Some(door) = &mut self.door else { return false };
+        let control = Arc::clone(&self.control);
+        let Some(guest) = door.look(control.workers().len() as u16, || why_not_given(&control)) else {
+            return false;
+        };
+        let (admin, mut is_shut) = (&mut self.admin, false);
+        let let_go = || {
+            drop(admin.take());
+            door.shut();
+            is_shut = true;
+        };
+        let given = takeover::give(guest, &control, (&self.reserved, &self.known), let_go);
+        if let Err(why) = &given {
+            warn!("not taken over: {why}; this process goes on");
+            if is_shut {
+                error!("the administration is gone until the next start: it had made room already");
+                door.open_again();
+            }
+        }
+        given.is_ok()
+    }
+
+    /// Clients over TCP and TLS can't move: they live on as after a signal to stop.
+    fn drain_streams(&self, signals: &SignalSource) {
+        let deadline = Instant::now() + self.control.drain_timeout();
+        while self.control.allocations() > 0 && Instant::now() < deadline {
+            if signals.next(GLANCE) == Ok(Signal::Stop) {
+                return;
+            }
         }
     }
 
@@ -243,6 +317,15 @@ impl Relay {
         let source = io::Error::other("something stood still and was left behind; see the log");
         Err(StartError::System { what: "stopping".to_owned(), source })
     }
+}
+
+/// Why no process may take over now.
+fn why_not_given(control: &Control) -> Option<String> {
+    let is_draining = control.drains();
+    let why = control
+        .kernel_is_active()
+        .then_some("the kernel data path can't be handed over yet: offload = \"off\"");
+    why.or(is_draining.then_some("it drains, and ends by itself")).map(str::to_owned)
 }
 
 fn socket_options(config: &Config) -> SocketOptions {
@@ -343,22 +426,40 @@ fn bind_all(
     addresses: &[SocketAddr],
     config: &Config,
     options: &SocketOptions,
+    inheritance: &mut Option<Inheritance>,
 ) -> Result<(Vec<Vec<ListenerSocket>>, Known), StartError> {
     let workers = config.workers.get();
     let mut by_worker: Vec<Vec<ListenerSocket>> = (0..workers).map(|_| Vec::new()).collect();
     let mut known = Vec::new();
-    for address in addresses {
-        let group = match config.no_stranger_queue {
-            true => bind_listeners(*address, workers, options),
-            false => bind_listeners_apart(*address, workers, options),
+    for (address, place) in addresses.iter().zip(0..) {
+        let inherited = inheritance.as_mut().and_then(|it| it.take_listeners(*address, place));
+        let (group, pinned) = match inherited {
+            // They are pinned already.
+            Some(inherited) => inherited,
+            None => bind_group(*address, config, options)?,
         };
-        let mut group = group.map_err(StartError::system("listen"))?;
-        known.push(keep_clients(&mut group));
+        known.push(pinned);
         for (own, socket) in by_worker.iter_mut().zip(group) {
             own.push(socket);
         }
     }
     Ok((by_worker, Known::new(known)))
+}
+
+/// One listener of each worker at an address, and what the kernel knows of their clients.
+fn bind_group(
+    address: SocketAddr,
+    config: &Config,
+    options: &SocketOptions,
+) -> Result<(Vec<ListenerSocket>, Option<Pinned>), StartError> {
+    let workers = config.workers.get();
+    let group = match config.no_stranger_queue {
+        true => bind_listeners(address, workers, options),
+        false => bind_listeners_apart(address, workers, options),
+    };
+    let mut group = group.map_err(StartError::system("listen"))?;
+    let pinned = keep_clients(&mut group);
+    Ok((group, pinned))
 }
 
 /// Pins clients to workers, and keeps strangers apart; where that is not permitted, the kernel's hash does the first as
@@ -387,6 +488,8 @@ fn keep_clients(group: &mut [ListenerSocket]) -> Option<Pinned> {
 struct WorkerParts<'a> {
     worker: WorkerId,
     server: Server,
+    inherited: Inherited,
+    gate: Gate,
     handover: Handover,
     events: EventSink,
     kernel: &'a KernelPath,
@@ -418,11 +521,18 @@ impl WorkerParts<'_> {
         }
     }
 
-    fn start(self, driver: impl Driver + Send + 'static) -> Result<(WorkerHandle, WorkerThread), StartError> {
-        let Self { worker: id, server, handover, events, kernel, .. } = self;
+    fn start(
+        self,
+        mut driver: impl Driver + Send + 'static,
+    ) -> Result<(WorkerHandle, WorkerThread), StartError> {
+        let Self { worker: id, server, handover, events, kernel, inherited, gate, .. } = self;
+        for (relay, socket, lost) in inherited.relays {
+            let adopted = driver.adopt_port(relay, socket, lost);
+            adopted.map_err(StartError::system("a relay socket of the process that runs"))?;
+        }
         let (handle, told, status) = WorkerHandle::new(driver.waker());
         let outbox = kernel.outbox(id, driver.waker());
-        let worker = Worker::new(driver, server, told, status);
+        let worker = Worker::new(driver, server, told, status).with_ended(&inherited.ended);
         let worker = worker.with_handover(handover).with_events(events).with_proxies(self.proxies);
         let mut worker = worker.with_max_queue_delay(self.max_queue_delay).with_known(self.known);
         if let Some(outbox) = outbox {
@@ -433,7 +543,7 @@ impl WorkerParts<'_> {
         }
         let thread = thread::Builder::new()
             .name(format!("worker-{}", id.0))
-            .spawn(move || worker.run(clock::now))
+            .spawn(move || if gate.pass() { worker.run(clock::now) } else { Ok(()) })
             .map_err(StartError::system("worker thread"))?;
         Ok((handle, thread))
     }

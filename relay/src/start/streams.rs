@@ -14,6 +14,7 @@ use super::error::StartError;
 use crate::config::resolve::Addresses;
 use crate::config::{Config, Loader};
 use crate::control::wanted;
+use crate::takeover::Inheritance;
 use crate::tls::server::ClientTls;
 use crate::tls::store::{self, Store};
 use crate::worker::proxied::Proxies;
@@ -32,12 +33,16 @@ impl StreamListeners {
         addresses: &Addresses,
         udp: &[SocketAddr],
         workers: usize,
+        inheritance: &mut Option<Inheritance>,
     ) -> Result<Self, StartError> {
         let by_worker = (0..workers).map(|_| Vec::new()).collect();
         let mut all = StreamListeners { by_worker, ..StreamListeners::default() };
         for address in &addresses.listen_tcp {
             let has_tls = address.port() != 0 && addresses.listen_tls.contains(address);
-            let group = bind_beside(*address, addresses, udp, workers, Offer { plain: true, tls: has_tls })
+            let offer = Offer { plain: true, tls: has_tls };
+            let inherited = inheritance.as_mut().and_then(|it| it.take_stream_listeners(*address, offer));
+            let group = inherited
+                .map_or_else(|| bind_beside(*address, addresses, udp, workers, offer), Ok)
                 .map_err(StartError::system("listen-tcp"))?;
             let local = group[0].local_addr();
             all.tcp.push(local);
@@ -50,7 +55,10 @@ impl StreamListeners {
             if address.port() != 0 && addresses.listen_tcp.contains(address) {
                 continue;
             }
-            let group = bind_stream_listeners(*address, workers, Offer { plain: false, tls: true })
+            let offer = Offer { plain: false, tls: true };
+            let inherited = inheritance.as_mut().and_then(|it| it.take_stream_listeners(*address, offer));
+            let group = inherited
+                .map_or_else(|| bind_stream_listeners(*address, workers, offer), Ok)
                 .map_err(StartError::system("listen-tls"))?;
             all.tls.push(group[0].local_addr());
             all.add(group);

@@ -16,6 +16,11 @@ impl Known {
         Known(listeners.into())
     }
 
+    /// What another process needs to go on with it: of each listener, by its number, that keeps strangers apart.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (u32, &Pinned)> {
+        (0..).zip(self.0.iter()).filter_map(|(number, pinned)| Some((number, pinned.as_ref()?)))
+    }
+
     /// A client has an allocation.
     pub(super) fn enter(&self, client: &FiveTuple, socket: ClientSocket) {
         if let Some(pinned) = self.of(client, socket) {

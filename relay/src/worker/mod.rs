@@ -16,6 +16,7 @@ mod events;
 pub mod handover;
 pub mod known;
 mod lag;
+pub(crate) mod leaving;
 pub(crate) mod notices;
 mod orders;
 pub mod proxied;
@@ -46,6 +47,7 @@ use turnpike_proto::{
 use self::handover::Handover;
 use self::known::Known;
 use self::lag::Lag;
+use self::leaving::Leaving;
 use self::notices::Notices;
 use self::proxied::Proxies;
 use self::status::Reporter;
@@ -77,6 +79,10 @@ pub struct Worker<D> {
     /// Who is no stranger to the kernel.
     known: Known,
     stopping: bool,
+    /// Another process wants what it has.
+    leaving: Option<Leaving>,
+    /// Another process has it: only clients over TCP and TLS are left.
+    has_left: bool,
 }
 
 impl<D: Driver> Worker<D> {
@@ -101,7 +107,16 @@ impl<D: Driver> Worker<D> {
             proxies: Arc::new(Proxies::new(Vec::new(), ProxyUdp::Off)),
             known: Known::default(),
             stopping: false,
+            leaving: None,
+            has_left: false,
         }
+    }
+
+    /// Allocations of the process before this one had ended, by reason: they are counted on.
+    #[must_use]
+    pub fn with_ended(mut self, ended: &[(String, u64)]) -> Self {
+        self.reporter.add_ended(ended);
+        self
     }
 
     /// Lets it give other workers what is theirs, and take its own from them.
@@ -150,6 +165,8 @@ impl<D: Driver> Worker<D> {
     /// # Errors
     /// If waiting for events is impossible.
     pub fn run(&mut self, clock: impl Fn() -> Now) -> io::Result<()> {
+        // What adopting has left to be done.
+        self.carry_out(clock());
         while !self.is_done() {
             let now = clock();
             self.reporter.end_turn(now);
@@ -209,6 +226,9 @@ impl<D: Driver> Worker<D> {
         if self.reporter.publish(now, &self.server, &self.status, eventful) {
             self.report(now);
         }
+        if self.leaving.is_some() {
+            self.pursue_leaving(now);
+        }
     }
 
     fn report(&mut self, now: Now) {
@@ -221,6 +241,9 @@ impl<D: Driver> Worker<D> {
     pub fn timeout(&self, now: Now) -> Option<Duration> {
         if self.walk.is_under_way() {
             return Some(Duration::ZERO);
+        }
+        if self.leaving.is_some() {
+            return Some(leaving::GLANCE);
         }
         let server_ns = self.server.poll_timeout().map(|(due_ns, _)| due_ns);
         let streams_ns = self.streams.as_ref().and_then(Streams::poll_timeout);
@@ -276,6 +299,7 @@ impl<D: Driver> Worker<D> {
     /// Whoever asked may have gone meanwhile: then the answer is for nobody.
     fn reply(&mut self, now: Now, question: Question) {
         match question {
+            Question::Leave(leaving) => self.begin_leaving(*leaving),
             Question::Snapshot(reply) => self.walk.begin(reply),
             Question::Inspect(allocation, reply) => {
                 let _ = reply.send(self.server.inspect_one(now, allocation).map(Box::new));
@@ -343,6 +367,8 @@ impl<D: Driver> Worker<D> {
                         events.tell(|| WorkerEvent::Created(view));
                     }
                 }
+                // Another process goes on with it.
+                Output::Ended(record) if self.has_left && !record.five_tuple.transport.is_stream() => {}
                 Output::Ended(record) => {
                     self.known.leave(&record.five_tuple, record.socket);
                     self.reporter.count_end(&record);

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use turnpike_driver::Waker;
 use turnpike_proto::{AllocationDetail, AllocationView};
 
+use super::leaving::Leaving;
 use super::status::Status;
 use crate::limits::MAX_TOLD;
 
@@ -43,6 +44,8 @@ pub enum Question {
     SetRate(u64, u64, Reply<Option<Box<AllocationDetail>>>),
     /// End an allocation.
     Disconnect(u64, Reply<Option<()>>),
+    /// Give everything to another process: the talk goes on by channels of its own.
+    Leave(Box<Leaving>),
     /// End all allocations of a user; answers how many there were, or `None` if too many users wait for that.
     DisconnectUser(Arc<str>, Reply<Option<u64>>),
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use turnpike_driver::clock;
 use turnpike_driver::streams::StreamCounters;
-use turnpike_proto::stats::{AllocationRecord, ServerCounts, Traffic};
+use turnpike_proto::stats::{AllocationRecord, EndReason, ServerCounts, Traffic};
 use turnpike_proto::{Now, RefusedRequest, Server};
 
 use super::refusals::{RecentRefusal, RecentRefusals};
@@ -153,6 +153,20 @@ impl Reporter {
         *self.ended.entry(record.reason.name()).or_default() += 1;
         self.see_kernel_traffic(record.id, [record.to_peer.kernel, record.to_client.kernel]);
         self.kernel_seen.remove(&record.id);
+    }
+
+    /// Allocations that had ended in the process before this one, by reason.
+    pub(crate) fn add_ended(&mut self, ended: &[(String, u64)]) {
+        for (name, count) in ended {
+            if let Some(reason) = EndReason::ALL.iter().find(|reason| reason.name() == name) {
+                *self.ended.entry(reason.name()).or_default() += count;
+            }
+        }
+    }
+
+    /// Allocations that have ended, by reason.
+    pub(crate) fn ended(&self) -> &BTreeMap<&'static str, u64> {
+        &self.ended
     }
 
     /// A request was refused.

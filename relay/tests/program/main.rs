@@ -13,3 +13,4 @@ mod listeners;
 mod nobody_reads;
 mod proxied;
 mod relay;
+mod takeover;

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 use turnpike_testkit::http::{TOKEN, exchange};
+use turnpike_testkit::process::Process;
 use turnpike_testkit::server::{Configured, without_options};
 use turnpike_testkit::{PASSWORD, PATIENCE, USER};
 
@@ -73,6 +74,11 @@ impl Relay {
             .env("TURNPIKE_ADMIN_TOKEN", TOKEN)
             .env("TURNPIKE_ADMIN_URL", format!("http://{}", self.admin()));
         command
+    }
+
+    /// The process by itself.
+    pub fn into_process(self) -> Process {
+        self.0.into_process()
     }
 
     /// Ends it by SIGTERM; gives its log.

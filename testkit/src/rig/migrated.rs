@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use turnpike_proto::migrate::{Adopted, Ground, Seal, Snapshot, SnapshotBytes, SnapshotError};
+use turnpike_proto::migrate::{Adopted, Ground, Scope, Seal, Snapshot, SnapshotBytes, SnapshotError};
 use turnpike_proto::shared::plane::PlainMemory;
 use turnpike_proto::{ClientPath, ClientSocket, ConnectionId, Input, PlaneMemory};
 
@@ -47,10 +47,15 @@ impl Ground for Luggage {
 impl Lab {
     /// The state of the whole server, taken part by part.
     pub fn snapshot(&mut self) -> SnapshotBytes {
+        self.snapshot_of(Scope::All)
+    }
+
+    /// The same of a part of it.
+    pub fn snapshot_of(&mut self, scope: Scope) -> SnapshotBytes {
         let (mut seal, header) = Seal::begin();
         let mut parts = vec![SnapshotBytes::new(header)];
         for worker in 0..self.workers.len() {
-            parts.extend(self.workers[worker].export_all(self.now));
+            parts.extend(self.workers[worker].export_all(self.now, scope));
             self.carry_out(worker);
         }
         // Last, since ports may have been given back by then; it stands first.

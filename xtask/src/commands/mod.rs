@@ -44,6 +44,10 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("for i in $(seq 100)", "the third of them"),
     ("./target/release/turnpike-bench flood", "a measurement of minutes, beside coturn"),
     ("taskset -c", "a measurement that wants two idle processors"),
+    (
+        "turnpike run --config turnpike.toml --state-directory",
+        "takes over from a relay of the same user: the relay's own tests do (program::takeover)",
+    ),
     ("sudo sysctl", "would change the machine: most of these settings are in no namespace"),
 ];
 

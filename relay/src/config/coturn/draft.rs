@@ -110,9 +110,12 @@ impl Draft {
         }
     }
 
-    /// One value more of a list.
+    /// One value more of a list, unless it has that.
     pub(super) fn push(&mut self, key: &'static str, value: impl Display) {
-        self.values.entry(key).or_default().push(value.to_string());
+        let (values, value) = (self.values.entry(key).or_default(), value.to_string());
+        if !values.contains(&value) {
+            values.push(value);
+        }
     }
 
     /// The value, instead of one from before: coturn's last line counts, too.
@@ -152,7 +155,7 @@ impl Draft {
             "rfc5766-channel-numbers" => return Ok(self.switch("rfc5766-channel-numbers", value)),
             "min-port" => self.ports[0] = Some(number_of(value)?),
             "max-port" => self.ports[1] = Some(number_of(value)?),
-            "relay-ip" => self.try_push("relay-address", value)?,
+            "relay-ip" => self.try_push("relay-address", number_of::<IpAddr>(value)?)?,
             "external-ip" => return self.convert_external(value),
             "cert" => self.cert = Some((origin, value.to_owned())),
             "pkey" => self.key = Some((origin, value.to_owned())),
@@ -199,6 +202,12 @@ impl Draft {
                 let server = number_of::<SocketAddr>(value);
                 let server =
                     server.or_else(|_| number_of::<IpAddr>(value).map(|ip| SocketAddr::new(ip, 3478)))?;
+                let known = self.values.get("alternate-server").into_iter().flatten();
+                let mut known = known.filter_map(|other| other.parse::<SocketAddr>().ok());
+                if known.any(|other| other.is_ipv4() == server.is_ipv4()) {
+                    let why = "left out: there is one for each family, the first";
+                    return Ok(Some((Fate::NotSupported, why.to_owned())));
+                }
                 self.try_push("alternate-server", server)?;
             }
             "software-attribute" if is_off(value) => self.set("software", "off"),
@@ -217,10 +226,21 @@ impl Draft {
     }
 
     fn convert_external(&mut self, value: &str) -> Judged {
-        let ours = value.replacen('/', "=", 1);
-        self.try_push("external-address", ours)?;
+        let (public, local) = match value.split_once('/') {
+            Some((public, local)) => (number_of::<IpAddr>(public)?, Some(number_of::<IpAddr>(local)?)),
+            None => (number_of::<IpAddr>(value)?, None),
+        };
+        let ours = local.map_or_else(|| public.to_string(), |local| format!("{public}={local}"));
+        accept("external-address", &ours)?;
+        // Of two for the same, the last one counts.
+        let is_same = |other: &String| match other.split_once('=') {
+            Some((_, of)) => local.is_some_and(|local| local.to_string() == of),
+            None => local.is_none() && other.contains(':') == public.is_ipv6(),
+        };
+        self.values.entry("external-address").or_default().retain(|other| !is_same(other));
+        self.push("external-address", ours);
         // Only the private part makes a difference.
-        Ok((!value.contains('/')).then(|| (Fate::TakenOver, "`external-address`".to_owned())))
+        Ok(local.is_none().then(|| (Fate::TakenOver, "`external-address`".to_owned())))
     }
 
     fn switch(&mut self, key: &'static str, value: &str) -> Option<(Fate, String)> {

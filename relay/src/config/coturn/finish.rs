@@ -116,6 +116,10 @@ impl Draft {
             self.take_credential("auth-secret", origin, secret, parse::secret);
         }
         for (origin, user) in users {
+            // Of two lines for one user the last counts.
+            let name = user.split_once(':').map_or(&*user, |(name, _)| name);
+            let of_same = |other: &String| other.split_once(':').is_some_and(|(other, _)| other == name);
+            self.values.entry("user").or_default().retain(|other| !of_same(other));
             match only_secrets {
                 true => {
                     let why = "left out: coturn doesn't look at it beside a shared secret; in `user` it would be valid";
@@ -124,7 +128,8 @@ impl Draft {
                 false => self.take_credential("user", origin, user, parse::user),
             }
         }
-        if !["auth-secret", "user"].iter().any(|key| self.values.contains_key(key)) {
+        if !["auth-secret", "user"].iter().any(|key| self.values.get(key).is_some_and(|all| !all.is_empty()))
+        {
             self.push("auth-secret", invented);
             let why = "the file has none that can be taken over, and nobody gets in without: an `auth-secret` was invented";
             self.remark(Origin::Unsaid, "credentials", Fate::Unsafe, why);
@@ -193,7 +198,9 @@ impl Draft {
         let mut text =
             "# Made from a turnserver.conf by `turnpike import-coturn`, whose report says what became of each line.\n".to_owned();
         for spec in OPTIONS {
-            let Some(values) = self.values.get(spec.key) else { continue };
+            let Some(values) = self.values.get(spec.key).filter(|values| !values.is_empty()) else {
+                continue;
+            };
             let quoted = |value: &String| toml::Value::String(value.clone()).to_string();
             let value = match (spec.kind, values.as_slice()) {
                 (Kind::Switch | Kind::Number, [value, ..]) => value.clone(),

@@ -267,6 +267,7 @@ fn whatever_is_imported_is_accepted() {
         "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
         "::ffff:10.0.0.1",
         "alice:passw0rd-of-alice",
+        "alice:another-passw0rd",
         "alice:",
         "b\u{e9}:passw0rd",
         "example.org",

@@ -44,7 +44,7 @@ use crate::takeover::{self, Door, Folder, Inheritance, Invitation};
 use crate::worker::handover::Handover;
 use crate::worker::known::Known;
 use crate::worker::proxied::Proxies;
-use crate::worker::{EventSink, Worker, WorkerHandle, event_queue};
+use crate::worker::{EventSink, EventSource, Worker, WorkerHandle, event_queue};
 
 /// How often a drain looks whether the last allocation has gone, and the main thread whether a worker has died.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -134,16 +134,8 @@ impl Relay {
         // What may take its time comes before the clients of the other process have to wait.
         let users = Users::open(config).map_err(StartError::other("user-database"))?;
         let certificates = streams::open_certificates(config, &loader)?;
-        let start_kernel = |listeners: &[SocketAddr]| {
-            let started = KernelPath::start(config, &addresses, listeners);
-            started.map_err(StartError::other("offload = \"require\""))
-        };
-        let early = invitation.as_ref().map(|_| start_kernel(&addresses.listen)).transpose()?;
-        let mut inheritance = invitation.map(Invitation::accept).transpose()?;
-        let (sockets, known) = bind_all(&addresses.listen, config, &options, &mut inheritance)?;
-        let listeners: Vec<_> = sockets[0].iter().map(ListenerSocket::local_addr).collect();
-        let streams = StreamListeners::bind(&addresses, &listeners, config.workers.get(), &mut inheritance)?;
-        let kernel = early.map_or_else(|| start_kernel(&listeners), Ok)?;
+        let opened = Opened::all(config, &addresses, &options, invitation)?;
+        let Opened { mut inheritance, sockets, known, listeners, streams, kernel } = opened;
         let seed_here = inheritance.as_ref().map_or_else(seed, |it| Ok(*it.snapshot.seed()))?;
         let shared =
             setup::shared(config, &addresses, &streams.beside(&listeners), seed_here, kernel.plane())?;
@@ -176,8 +168,6 @@ impl Relay {
             parts.open(io.backend, own, options)
         });
         let (workers, threads) = started.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-        heirs.confirm(inheritance)?;
-        keeper.open();
         let mut ready = Ready::new(config, listeners, addresses.relay.clone(), io, kernel.data_path());
         (ready.tcp, ready.tls) = (streams.tcp, streams.tls);
         let control = Control::new(Parts {
@@ -195,11 +185,9 @@ impl Relay {
             proxies,
         });
         control.apply_credentials(config).map_err(StartError::other("users"))?;
-        if heirs.is_taking_over() {
-            inherit::await_port(config.admin);
-        }
-        let admin =
-            Administration::start(config, &control, event_source).map_err(StartError::other("admin"))?;
+        heirs.confirm(inheritance)?;
+        keeper.open();
+        let admin = administer(config, &control, event_source, heirs.is_taking_over())?;
         ready.admin = admin.as_ref().map(Administration::url);
         follow_all(news, &control)?;
         Ok((Self { control, kernel, threads, reserved, known, admin, door: None }, ready))
@@ -316,6 +304,57 @@ impl Relay {
         }
         let source = io::Error::other("something stood still and was left behind; see the log");
         Err(StartError::System { what: "stopping".to_owned(), source })
+    }
+}
+
+/// What is open before there are workers.
+struct Opened {
+    inheritance: Option<Inheritance>,
+    sockets: Vec<Vec<ListenerSocket>>,
+    known: Known,
+    listeners: Vec<SocketAddr>,
+    streams: StreamListeners,
+    kernel: KernelPath,
+}
+
+impl Opened {
+    /// From the process that runs, where there is an invitation; else everything anew.
+    fn all(
+        config: &Config,
+        addresses: &Addresses,
+        options: &SocketOptions,
+        invitation: Option<Invitation>,
+    ) -> Result<Opened, StartError> {
+        let start_kernel = |listeners: &[SocketAddr]| {
+            let started = KernelPath::start(config, addresses, listeners);
+            started.map_err(StartError::other("offload = \"require\""))
+        };
+        let early = invitation.as_ref().map(|_| start_kernel(&addresses.listen)).transpose()?;
+        let mut inheritance = invitation.map(Invitation::accept).transpose()?;
+        let (sockets, known) = bind_all(&addresses.listen, config, options, &mut inheritance)?;
+        let listeners: Vec<_> = sockets[0].iter().map(ListenerSocket::local_addr).collect();
+        let streams = StreamListeners::bind(addresses, &listeners, config.workers.get(), &mut inheritance)?;
+        let kernel = early.map_or_else(|| start_kernel(&listeners), Ok)?;
+        Ok(Opened { inheritance, sockets, known, listeners, streams, kernel })
+    }
+}
+
+/// Starts the administration. Where clients of another process are served already, they are without it, too.
+fn administer(
+    config: &Config,
+    control: &Arc<Control>,
+    events: EventSource,
+    is_taking_over: bool,
+) -> Result<Option<Administration>, StartError> {
+    if is_taking_over {
+        inherit::await_port(config.admin);
+    }
+    match Administration::start(config, control, events) {
+        Err(why) if is_taking_over => {
+            error!("there is no administration until the next start: {why}");
+            Ok(None)
+        }
+        started => started.map_err(StartError::other("admin")),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use turnpike_abi::{Config, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_WAYS_IN};
+use turnpike_abi::{Config, Listener, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_WAYS_IN};
 
 use super::layers;
 use super::limits::{MAX_ALLOCATION_SLOTS, MAX_BINDING_SLOTS, MAX_NEXT_HOPS, MIN_SLOTS};
@@ -25,6 +25,8 @@ pub struct Wishes {
     pub ports: RangeInclusive<u16>,
     /// The last channel number that may be bound.
     pub last_channel: u16,
+    /// Whether garbage at listeners shall be dropped by the program.
+    pub shield: bool,
 }
 
 /// An interface that was chosen.
@@ -100,7 +102,26 @@ pub fn config(wishes: &Wishes) -> Result<Config, String> {
     }
     config.listener_port_count = listener_ports.len() as u16;
     config.listener_ports[..listener_ports.len()].copy_from_slice(&listener_ports);
+    if wishes.shield {
+        // What does not fit goes to userspace.
+        config.shielded.iter_mut().zip(shielded(wishes)).for_each(|(place, listener)| *place = listener);
+    }
     Ok(config)
+}
+
+/// Where nobody but a listener of ours can be meant. Of one for all addresses those count that are relayed from: others
+/// of this host may be somebody else's, behind a rule of its firewall.
+fn shielded(wishes: &Wishes) -> impl Iterator<Item = Listener> {
+    let addresses = wishes.listeners.iter().flat_map(|listener| {
+        let is_any = listener.ip().is_unspecified();
+        let relays = wishes.relays.iter().filter(move |ip| is_any && ip.is_ipv4() == listener.is_ipv4());
+        let own = Some(listener.ip()).filter(|_| !is_any);
+        relays.copied().chain(own).map(|ip| SocketAddr::new(ip, listener.port()))
+    });
+    let mut addresses: Vec<SocketAddr> = addresses.collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.into_iter().map(|own| Listener { address: own.ip().into(), port: own.port().into() })
 }
 
 /// Hardware interfaces that have the relay's addresses, VLANs and bonds of hardware among them.
@@ -179,6 +200,7 @@ mod tests {
             relays: vec!["198.51.100.1".parse().unwrap()],
             ports: 49152..=65535,
             last_channel: 0x4fff,
+            shield: true,
         }
     }
 
@@ -283,6 +305,22 @@ mod tests {
         assert_eq!((config.first_relay_port, config.last_relay_port), (49152, 65535));
         assert_eq!((config.listener_port_count, config.listener_ports[0]), (1, 3478));
         assert_eq!(config.interface_count, 0);
+    }
+
+    #[test]
+    fn listeners_are_shielded_at_addresses_that_are_theirs() {
+        let listener = |address: &str| {
+            let address: SocketAddr = address.parse().unwrap();
+            Listener { address: address.ip().into(), port: address.port().into() }
+        };
+        let relays = ["198.51.100.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).to_vec();
+        let wishes = Wishes { relays, ..wishes() };
+        let shielded = config(&wishes).unwrap().shielded;
+        // [::]:3478 takes IPv6 only.
+        assert_eq!(shielded[..2], [listener("192.0.2.1:3478"), listener("[2001:db8::1]:3478")]);
+        assert_eq!(shielded[2..], Config::OFF.shielded[2..]);
+        let down = Wishes { shield: false, ..wishes };
+        assert_eq!(config(&down).unwrap().shielded, Config::OFF.shielded);
     }
 
     #[test]

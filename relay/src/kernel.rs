@@ -118,6 +118,7 @@ pub fn settings(config: &Config, addresses: &Addresses, listeners: &[SocketAddr]
             listeners: listeners.to_vec(),
             relays,
             ports: config.port_range.all(),
+            shield: !config.no_offload_shield,
             last_channel: if config.rfc5766_channel_numbers { LAST_OLD_CHANNEL } else { LAST_CHANNEL },
         },
         mode: match config.offload_mode {

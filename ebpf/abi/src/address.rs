@@ -15,6 +15,9 @@ pub struct Address {
 }
 
 impl Address {
+    /// No address: an unused place.
+    pub const UNSET: Address = Address { high: 0, low: 0 };
+
     /// From the two words of an IPv6 address as they lie in a header.
     #[inline(always)]
     pub const fn from_v6_words(high: u64, low: u64) -> Address {

@@ -1,5 +1,7 @@
 //! What the kernel program knows about this host and this configuration.
 
+use crate::Address;
+
 /// Ports on which listeners may be; their addresses don't matter, routes have the exact ones.
 pub const MAX_LISTENER_PORTS: usize = 8;
 /// Interfaces that frames come in by: a bit each in [`crate::Route`]. A VLAN is one of its own. And the devices that they
@@ -7,6 +9,9 @@ pub const MAX_LISTENER_PORTS: usize = 8;
 pub const MAX_INTERFACES: usize = 16;
 /// Ways in to them: an interface that is a bond has one for each port.
 pub const MAX_WAYS_IN: usize = 32;
+
+/// Listeners' addresses that the program knows to be ours alone.
+pub const MAX_SHIELDED: usize = 16;
 
 /// An entry of the map `CONFIG`. All zeros means: pass everything.
 ///
@@ -33,6 +38,18 @@ pub struct Config {
     pub interfaces: [Interface; MAX_WAYS_IN],
     /// The kernel's indices of the devices that frames are sent by, by place; 0 if there is none.
     pub devices: [u32; MAX_INTERFACES],
+    /// Listeners that nothing but TURN is for: what else comes there is dropped. Unset places are behind the others.
+    pub shielded: [Listener; MAX_SHIELDED],
+}
+
+/// The address of a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Listener {
+    /// The IP address.
+    pub address: Address,
+    /// The port; native order.
+    pub port: u64,
 }
 
 impl Config {
@@ -47,6 +64,7 @@ impl Config {
         interface_count: 0,
         interfaces: [Interface { ifindex: 0, place: 0, flags: 0, key: 0 }; MAX_WAYS_IN],
         devices: [0; MAX_INTERFACES],
+        shielded: [Listener { address: Address::UNSET, port: 0 }; MAX_SHIELDED],
     };
 }
 
@@ -138,7 +156,7 @@ impl NextHop {
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 32 + 16 * MAX_WAYS_IN + 4 * MAX_INTERFACES);
+    assert!(size_of::<Config>() == 32 + 16 * MAX_WAYS_IN + 4 * MAX_INTERFACES + 24 * MAX_SHIELDED);
     assert!(size_of::<Interface>() == 16);
     assert!(size_of::<NextHop>() == 28);
 };

@@ -38,7 +38,9 @@ pub use books::{Books, Charge, Devices, Ledger, place_of};
 #[cfg(not(target_arch = "bpf"))]
 pub use bucket::Store;
 pub use bucket::{Rate, Word, charge};
-pub use config::{Config, Interface, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_WAYS_IN, NextHop};
+pub use config::{
+    Config, Interface, Listener, MAX_INTERFACES, MAX_LISTENER_PORTS, MAX_SHIELDED, MAX_WAYS_IN, NextHop,
+};
 pub use pinning::{KNOWN_BUCKETS, Pin, Pinning};
 pub use route::{Route, RouteFlags, RouteKey, RouteTarget, Slots};
 pub use state::{Allocation, Binding, Direction, LEASE_MARGIN_NS, Switch};

@@ -1,7 +1,8 @@
 //! Decides about a frame: every check first, then the bucket, then the rewriting.
 
 use turnpike_abi::{
-    Charge, Direction, Entry, Lead, NextHop, Route, RouteFlags, RouteKey, Switch, Verdict, Word, charge,
+    Charge, Config, Direction, Entry, Lead, NextHop, Route, RouteFlags, RouteKey, Switch, Verdict, Word,
+    charge,
 };
 
 use crate::frame::Frame;
@@ -49,7 +50,10 @@ fn forward<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Result<Action, Verdict
     let config = maps.config(switch.config.load() as u32).filter(|config| config.enabled != 0);
     let config = config.ok_or(Verdict::PassNotOurs)?;
     let packet = packet::read(frame, config)?;
-    let data = packet::classify(frame, &packet, config)?;
+    let data = match packet::classify(frame, &packet, config) {
+        Err(Verdict::PassNotChannel) => return Err(not_channel(frame, &packet, config, maps, switch)),
+        data => data?,
+    };
     let key = packet.key(data.channel);
     let lead = find(maps, switch, &key);
     let entry = maps.entry(lead.entry()).ok_or(Verdict::PassNoRoute)?;
@@ -91,6 +95,22 @@ fn forward<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Result<Action, Verdict
     }
     maps.queue(next_hop.place, first_charge, last_charge);
     Ok(Action::Redirect(next_hop.ifindex, next_hop.place))
+}
+
+/// What becomes of a datagram to a listener that is no ChannelData: userspace answers what may be STUN, and would drop
+/// what is neither, which need not trouble anybody.
+#[inline(always)]
+fn not_channel<F: Frame, M: Maps>(
+    frame: &F,
+    packet: &Packet,
+    config: &Config,
+    maps: &M,
+    switch: &Switch<M::Word>,
+) -> Verdict {
+    if !packet::is_garbage(frame, packet, config) {
+        return Verdict::PassNotChannel;
+    }
+    if switch.lease_ns.load() <= maps.now_ns() { Verdict::PassUnattended } else { Verdict::DropNotTurn }
 }
 
 /// Where a key leads; perhaps to another one's entry.

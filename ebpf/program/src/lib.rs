@@ -12,8 +12,8 @@
 //!
 //! Invariant: XDP runs before the network stack's own checks, so everything that the stack would
 //! refuse is passed to it.
-//! Invariant: a frame is dropped only for its allocation's bandwidth limit, or for a fault that is
-//! counted by name.
+//! Invariant: a frame is dropped only for its allocation's bandwidth limit, for a fault that is counted by name, or
+//! where userspace would do nothing but drop it: garbage at a listener.
 //!
 //! The same code runs on the host, where its tests are, and in the kernel, where `main.rs` gives it
 //! the frame and the maps.

@@ -217,11 +217,42 @@ pub(crate) fn classify<F: Frame>(frame: &F, packet: &Packet, config: &Config) ->
     Ok(Data { channel, len })
 }
 
+/// Whether a datagram is for a listener of ours, and no message that one takes: STUN begins with 0 to 3 and ChannelData
+/// with 64 to 127 (RFC 7983 s. 7); 13 is a header of the PROXY protocol, which userspace knows more about.
+#[inline(always)]
+pub(crate) fn is_garbage<F: Frame>(frame: &F, packet: &Packet, config: &Config) -> bool {
+    if !packet.from_client || packet.udp_length <= at::UDP_SIZE as u16 {
+        return false;
+    }
+    if !matches!(frame.byte(packet.udp + at::UDP_SIZE), Some(4..=12 | 14..=63 | 128..=255)) {
+        return false;
+    }
+    let port = port_of(packet.ports) as u64;
+    let mut i = 0;
+    while i < config.shielded.len() {
+        let listener = &config.shielded[i];
+        if listener.port == 0 {
+            return false;
+        }
+        if listener.port == port && listener.address == packet.local {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+/// The destination port, of both as they lie in the UDP header; native order.
+#[inline(always)]
+fn port_of(ports: u32) -> u16 {
+    let [_, _, high, low] = ports.to_ne_bytes();
+    u16::from_be_bytes([high, low])
+}
+
 /// Whether a datagram for one of our ports is for a listener; the error is that the port is not ours.
 #[inline(always)]
 fn is_our_port(config: &Config, ports: u32) -> Result<bool, Verdict> {
-    let [_, _, high, low] = ports.to_ne_bytes();
-    let port = u16::from_be_bytes([high, low]);
+    let port = port_of(ports);
     let mut i = 0;
     while i < config.listener_ports.len() && i < config.listener_port_count as usize {
         if config.listener_ports[i] == port {

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use turnpike_abi::Verdict;
 use turnpike_fixtures::host::Host;
 use turnpike_fixtures::{Checksum, MAC, Parsed, Plane, Scene, parse};
 
@@ -40,8 +41,13 @@ fn check(scene: Scene, frame: &[u8]) {
         assert!(outcome.traffic.iter().flatten().flatten().all(|count| *count == 0), "and uncharged");
         return;
     }
-    assert!(outcome.redirected, "nothing here has a limit");
     let sent = parse(frame).expect("a host would take it");
+    if !outcome.redirected {
+        assert_eq!(outcome.verdicts[Verdict::DropNotTurn as usize], 1, "nothing here has a limit");
+        assert!([false, true].map(|v6| scene.server(v6)).contains(&sent.destination));
+        assert!(!matches!(sent.payload[..], [] | [0..=3 | 13 | 64..=127, ..]), "userspace takes such");
+        return;
+    }
     assert!(sent.to_mac == MAC && sent.ttl > 1);
     let got = parse(&outcome.frame).expect("a host would take it");
     let (source, destination, payload) = expected(scene, &sent).expect("there is a route");

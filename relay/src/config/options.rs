@@ -372,6 +372,11 @@ options! {
     "offload-mode" Text("native|generic") offload_mode: OffloadMode = OffloadMode::Native,
     shown "`native`", parse::offload_mode, on restart;
 
+    /// Let userspace see all that comes to a listener. Without this the kernel's program drops what is neither STUN nor
+    /// ChannelData there, and counts it as `drop_not_turn`.
+    "no-offload-shield" Switch("BOOL") no_offload_shield: bool = false,
+    shown "`false`", parse::switch, on restart;
+
     /// Limit for each allocation and direction, bits per second of payload, with `k`, `M` or `G` for powers
     /// of 1000; 0 means none. Datagrams above it are dropped and counted; clients over TCP and TLS are made to
     /// wait instead.

@@ -171,6 +171,7 @@ const ACCEPTED: &[(&str, &str, &str, &str)] = &[
     ("offload", r#""require""#, "require", "offload: Require"),
     ("offload-interface", r#"["eth0", "eth1.5"]"#, "eth0,eth1.5", r#"offload_interface: ["eth0", "eth1.5"]"#),
     ("offload-mode", r#""generic""#, "generic", "offload_mode: Generic"),
+    ("no-offload-shield", "true", "true", "no_offload_shield: true"),
     ("max-bitrate", r#""2M""#, "2M", "max_bitrate: Some(2000000)"),
     ("max-bitrate", "64_000", "64k", "max_bitrate: Some(64000)"),
     ("max-bitrate", r#""1G""#, "1000M", "max_bitrate: Some(1000000000)"),

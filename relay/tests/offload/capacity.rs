@@ -63,6 +63,7 @@ fn settings() -> Settings {
             relays: vec![RELAYED_V4],
             ports: 1024..=65535,
             last_channel: 0x4fff,
+            shield: true,
         },
         mode: Mode::Native,
         sizes: Sizes { bindings: BINDINGS, allocations: BINDINGS, next_hops: 1024 },

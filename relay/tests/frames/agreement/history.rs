@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestCaseError;
-use turnpike_abi::{Direction, Rate, Route, RouteKey, Verdict};
+use turnpike_abi::{Direction, Listener, Rate, Route, RouteKey, Verdict};
 use turnpike_fixtures::{
     AllocationState, BindingState, CLIENT_HOP, Checksum, Datagram, Limit, MAC, Outcome, PEER_HOP, Parsed,
     Plane, ROUTER_MAC, Scene, UdpChecksum, VLAN, World, parse,
@@ -84,6 +84,8 @@ pub struct FrameStep {
     /// Another VLAN tag than its sender's interface has, or none.
     stray: Option<Option<u16>>,
     damage: Vec<(Index, u8)>,
+    /// What the payload begins with instead.
+    first: Option<u8>,
     used_up: bool,
 }
 
@@ -131,6 +133,7 @@ fn frame(from: impl Strategy<Value = Target>) -> impl Strategy<Value = FrameStep
         prop_oneof![6 => Just(vec![]), 1 => prop::collection::vec(0..2_u8, 1..5)],
     );
     let headers = (any::<u8>(), prop_oneof![8 => 2..=255_u8, 1 => 0..2_u8], one_in(6), 0..6_usize);
+    let first = prop_oneof![16 => Just(None), 1 => any::<u8>().prop_map(Some)];
     let stray = prop_oneof![
         12 => Just(None),
         1 => Just(Some(Some(VLAN))),
@@ -145,8 +148,9 @@ fn frame(from: impl Strategy<Value = Target>) -> impl Strategy<Value = FrameStep
     let channel = prop_oneof![2 => (0..CHANNELS.len()).prop_map(Some), 1 => Just(None)];
     let aim = prop_oneof![4 => any::<Index>().prop_map(Some), 1 => Just(None)];
     let ends = (aim, 0..CLIENTS.len(), channel, from, any::<Index>());
-    (ends, content, headers, damage, one_in(2), stray).prop_map(
-        |((aim, client, channel, from, to), content, headers, damage, used_up, stray)| FrameStep {
+    (ends, content, headers, damage, one_in(2), stray, first).prop_map(
+        |((aim, client, channel, from, to), content, headers, damage, used_up, stray, first)| FrameStep {
+            first,
             aim,
             client,
             channel,
@@ -173,6 +177,7 @@ pub struct Tally {
     pub forwarded: u64,
     pub hairpins: u64,
     pub dropped: u64,
+    pub garbage: u64,
 }
 
 impl Tally {
@@ -182,6 +187,7 @@ impl Tally {
             forwarded: self.forwarded + other.forwarded,
             hairpins: self.hairpins + other.hairpins,
             dropped: self.dropped + other.dropped,
+            garbage: self.garbage + other.garbage,
         }
     }
 }
@@ -353,12 +359,32 @@ impl<'p, P: Plane> Bench<'p, P> {
             prop_assert!(!charged, "a frame that passes is not charged: {:?}", outcome.traffic);
             return Ok(());
         }
+        if outcome.verdicts[Verdict::DropNotTurn as usize] == 1 {
+            return self.garbage(&frame);
+        }
         if !outcome.redirected {
             return self.dropped(step, &outcome);
         }
         let sent = parse(&frame);
         prop_assert!(sent.is_some(), "what no host would take was forwarded: {:02x?}", frame);
         self.forwarded(&sent.expect("it is some"), &outcome.frame)
+    }
+
+    /// What is dropped as garbage comes to a listener, and the core sends nothing and counts it as the same.
+    fn garbage(&mut self, frame: &[u8]) -> Result<(), TestCaseError> {
+        let sent = parse(frame);
+        prop_assert!(sent.as_ref().is_some_and(|sent| is_listener(sent.destination)), "{:02x?}", frame);
+        let sent = sent.expect("it is some");
+        let known = self.clients.iter().find(|client| client.address == sent.source).cloned();
+        let client = known.unwrap_or_else(|| Client::new(&sent.source.to_string()));
+        let count = |lab: &Lab| lab.workers[client.worker].counts().verdicts.of(Verdict::DropNotTurn);
+        let before = count(&self.lab);
+        self.lab.take_sent();
+        self.lab.client_sends(client.worker, client.path(), &sent.payload, sent.tos);
+        prop_assert_eq!(self.lab.take_sent().len(), 0);
+        prop_assert_eq!(count(&self.lab), before + 1, "{:02x?}", sent.payload);
+        self.tally.garbage += 1;
+        Ok(())
     }
 
     /// A dropped frame was dropped for its rate, by a limit that is there and used up.
@@ -468,7 +494,7 @@ impl<'p, P: Plane> Bench<'p, P> {
 
     fn build(&self, step: &FrameStep) -> Option<Vec<u8>> {
         let (source, destination, channel) = self.ends(step)?;
-        let payload = match channel {
+        let mut payload = match channel {
             Some(number) => {
                 let length = (step.data.len() as u16).saturating_add_signed(step.lie.into());
                 let header = [number.to_be_bytes(), length.to_be_bytes()].concat();
@@ -476,6 +502,9 @@ impl<'p, P: Plane> Bench<'p, P> {
             }
             None => step.data.clone(),
         };
+        if let (Some(byte), Some(first)) = (payload.first_mut(), step.first) {
+            *byte = first;
+        }
         let datagram = Datagram {
             to_mac: MAC,
             from_mac: ROUTER_MAC,
@@ -540,6 +569,9 @@ impl<'p, P: Plane> Bench<'p, P> {
         });
         let mut world = Scene { client_v6: false, relay_v6: false, other_v6: false }.world();
         (world.config.first_relay_port, world.config.last_relay_port) = PORTS;
+        for (place, listener) in world.config.shielded.iter_mut().zip([SERVER_V4, SERVER_V6].map(addr)) {
+            *place = Listener { address: listener.ip().into(), port: listener.port().into() };
+        }
         world.bindings = bindings.collect();
         world.allocations = allocations.collect();
         let to_clients = &mut world.next_hops[usize::from(CLIENT_HOP)];

@@ -40,8 +40,10 @@ fn check(plane: impl Plane, histories: u32) {
     if let Err(error) = TestRunner::new(config).run(&history::steps(), run) {
         panic!("{error}");
     }
-    let Tally { frames, forwarded, hairpins, dropped } = total.get();
-    println!("{frames} frames: {forwarded} forwarded, {hairpins} of them hairpins, {dropped} dropped");
+    let Tally { frames, forwarded, hairpins, dropped, garbage } = total.get();
+    println!(
+        "{frames} frames: {forwarded} forwarded, {hairpins} of them hairpins, {dropped} dropped, {garbage} garbage"
+    );
     // A program that passes everything would agree as well.
     assert!(forwarded * 8 > frames && hairpins * 100 > frames && dropped > 0, "{:?}", total.get());
 }

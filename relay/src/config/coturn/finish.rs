@@ -36,9 +36,8 @@ impl Draft {
         if self.listen_ips.is_empty() && port == PORT && self.more_listeners.is_empty() {
             return;
         }
-        for address in self.at(port).into_iter().chain(std::mem::take(&mut self.more_listeners)) {
-            self.push("listen", address);
-        }
+        let all = [self.at(port), std::mem::take(&mut self.more_listeners)].concat();
+        uncovered(&all).for_each(|address| self.push("listen", address));
     }
 
     /// A port of all the addresses where it listens.
@@ -73,7 +72,8 @@ impl Draft {
         self.push("tls-key", key);
         let port = self.tls_port.unwrap_or(TLS_PORT);
         if port != TLS_PORT || !self.listen_ips.is_empty() {
-            self.at(port).into_iter().for_each(|address| self.push("listen-tls", address));
+            let all = self.at(port);
+            uncovered(&all).for_each(|address| self.push("listen-tls", address));
         }
     }
 
@@ -211,4 +211,14 @@ impl Draft {
         }
         text
     }
+}
+
+/// Those for which no wildcard stands.
+fn uncovered(all: &[SocketAddr]) -> impl Iterator<Item = SocketAddr> {
+    let covers = |wildcard: &SocketAddr, other: &SocketAddr| {
+        let (is_same_family, is_same_port) =
+            (wildcard.is_ipv4() == other.is_ipv4(), wildcard.port() == other.port());
+        wildcard.ip().is_unspecified() && wildcard != other && is_same_family && is_same_port
+    };
+    all.iter().filter(move |own| !all.iter().any(|other| covers(other, own))).copied()
 }

@@ -216,7 +216,13 @@ fn what_is_allowed_there_in_spite_of_a_denial_is_allowed_here() {
     );
     assert_eq!(import.config.allow_peer, prefixes(&["10.0.0.0/24"]));
     assert_eq!(import.config.deny_peer, prefixes(&["10.0.0.0/23"]), "the more specific one wins");
-    let odd = Import::of("denied-peer-ip=192.0.2.1-192.0.2.6\n");
+    let odd =
+        Import::of("denied-peer-ip=192.0.2.1-192.0.2.6\naux-server=192.0.2.7:443\nlistening-port=443\n");
+    assert_eq!(
+        odd.config.listen,
+        addresses(&["0.0.0.0:443", "[::]:443"]),
+        "a wildcard covers all of its family"
+    );
     let expected = ["192.0.2.1/32", "192.0.2.2/31", "192.0.2.4/31", "192.0.2.6/32"];
     assert_eq!(odd.config.deny_peer, prefixes(&expected));
 }

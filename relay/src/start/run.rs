@@ -18,16 +18,17 @@ use turnpike_driver::choose::{self, Backend};
 use turnpike_driver::epoll::EpollDriver;
 use turnpike_driver::reserved::Reserved;
 use turnpike_driver::sockets::{ListenerSocket, SocketOptions, bind_listeners, bind_listeners_apart};
-use turnpike_driver::streams::Streams;
+use turnpike_driver::streams::{StreamListener, StreamOptions, Streams};
 use turnpike_driver::uring::UringDriver;
 use turnpike_driver::{clock, heap};
 use turnpike_offload::pinning::{self, Pinned};
+use turnpike_proto::shared::Shared;
 use turnpike_proto::{Server, WorkerId};
 
 use super::admin::Administration;
 use super::descriptors;
 use super::error::StartError;
-use super::inherit::{self, Gate, Inherited};
+use super::inherit::{self, Gate, GateKeeper, Heirs, Inherited};
 use super::signals::{self, Signal, SignalSource};
 use super::stop::{self, WorkerThread};
 use super::streams::{self, StreamListeners};
@@ -142,32 +143,22 @@ impl Relay {
         let (events, event_source) = event_queue();
         let reserved = Arc::new(Reserved::default());
         let mut heirs = inherit::adopt_shared(inheritance.as_mut(), &shared, &reserved)?;
-        let handovers = Handover::between(sockets.len());
         let proxies = Arc::new(setup::proxies(config));
         let (tls, stream_options) = streams::options(config, &streams, &certificates, &proxies)?;
-        let sockets = sockets.into_iter().zip(streams.by_worker);
-        let gate = Gate::default();
-        let keeper = gate.keeper();
-        let started = sockets.zip(handovers).zip(0..).map(|(((own, streams), handover), number)| {
-            let mut server = Server::new(Arc::clone(&shared), WorkerId(number), seed()?);
-            let inherited = heirs.adopt(inheritance.as_mut(), &mut server, number)?;
-            let parts = WorkerParts {
-                worker: WorkerId(number),
-                server,
-                inherited,
-                gate: gate.clone(),
-                handover,
-                events: events.clone(),
-                kernel: &kernel,
-                reserved: Arc::clone(&reserved),
-                max_queue_delay: config.max_queue_delay,
-                proxies: Arc::clone(&proxies),
-                known: known.clone(),
-                streams: streams::of_worker(streams, &stream_options)?,
-            };
-            parts.open(io.backend, own, options)
-        });
-        let (workers, threads) = started.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let crew = Crew {
+            config,
+            backend: io.backend,
+            options,
+            shared: &shared,
+            kernel: &kernel,
+            reserved: &reserved,
+            events: &events,
+            proxies: &proxies,
+            known: &known,
+            streams: &stream_options,
+        };
+        let (workers, threads, keeper) =
+            crew.start(sockets.into_iter().zip(streams.by_worker), &mut heirs, &mut inheritance)?;
         let mut ready = Ready::new(config, listeners, addresses.relay.clone(), io, kernel.data_path());
         (ready.tcp, ready.tls) = (streams.tcp, streams.tls);
         let control = Control::new(Parts {
@@ -520,6 +511,55 @@ fn keep_clients(group: &mut [ListenerSocket]) -> Option<Pinned> {
             info!("the kernel spreads clients over workers by its own hash{strangers}: {error}");
             None
         }
+    }
+}
+
+/// What all workers are made of.
+struct Crew<'a> {
+    config: &'a Config,
+    backend: Backend,
+    options: SocketOptions,
+    shared: &'a Arc<Shared>,
+    kernel: &'a KernelPath,
+    reserved: &'a Arc<Reserved>,
+    events: &'a EventSink,
+    proxies: &'a Arc<Proxies>,
+    known: &'a Known,
+    streams: &'a StreamOptions,
+}
+
+impl Crew<'_> {
+    /// One for each entry of `sockets`, with what its predecessor had. They begin when the gate is opened.
+    fn start(
+        &self,
+        sockets: impl Iterator<Item = (Vec<ListenerSocket>, Vec<StreamListener>)>,
+        heirs: &mut Heirs,
+        inheritance: &mut Option<Inheritance>,
+    ) -> Result<(Vec<WorkerHandle>, Vec<WorkerThread>, GateKeeper), StartError> {
+        let gate = Gate::default();
+        let keeper = gate.keeper();
+        let handovers = Handover::between(self.config.workers.get());
+        let started = sockets.zip(handovers).zip(0..).map(|(((own, streams), handover), number)| {
+            let mut server = Server::new(Arc::clone(self.shared), WorkerId(number), seed()?);
+            let inherited = heirs.adopt(inheritance.as_mut(), &mut server, number)?;
+            let parts = WorkerParts {
+                worker: WorkerId(number),
+                server,
+                inherited,
+                gate: gate.clone(),
+                handover,
+                events: self.events.clone(),
+                kernel: self.kernel,
+                reserved: Arc::clone(self.reserved),
+                max_queue_delay: self.config.max_queue_delay,
+                proxies: Arc::clone(self.proxies),
+                known: self.known.clone(),
+                streams: streams::of_worker(streams, self.streams)?,
+            };
+            parts.open(self.backend, own, self.options)
+        });
+        let (workers, threads) = started.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        Ok((workers, threads, keeper))
     }
 }
 

@@ -18,7 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use turnpike_proto::wire::channel;
-use turnpike_testkit::becomes_true;
+use turnpike_testkit::{becomes_true, eventually};
 
 use super::call::{Call, pattern};
 use super::lab::{Lab, Namespace};
@@ -127,9 +127,16 @@ impl Stage {
         let named = interfaces.iter().map(|name| format!("--offload-interface={name}"));
         let arguments: Vec<String> = named.chain([format!("--offload={offload}")]).collect();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let process = Process::start(server::command(&self.lab.relay, &arguments));
-        let ready = process.wait_for_line("turnpike ready", LONG).unwrap_or_else(|output| panic!("{output}"));
-        (Relay(process), ready)
+        let started = eventually(|| {
+            let process = Process::start(server::command(&self.lab.relay, &arguments));
+            match process.wait_for_line("turnpike ready", LONG) {
+                Ok(ready) => Some((Relay(process), ready)),
+                // io_uring keeps the sockets of one that was killed for a moment.
+                Err(output) if output.contains("address already in use") => None,
+                Err(output) => panic!("{output}"),
+            }
+        });
+        started.expect("the port is free in the end")
     }
 
     /// Both families of both sides, all sizes, both ways, all of it in the kernel.

@@ -21,6 +21,7 @@ impl Draft {
     pub(super) fn finish(mut self, invented: &str) -> Imported {
         self.finish_listeners();
         self.finish_tls();
+        self.finish_alternates();
         self.finish_transports();
         self.finish_ports();
         self.finish_credentials(invented);
@@ -74,6 +75,19 @@ impl Draft {
         if port != TLS_PORT || !self.listen_ips.is_empty() {
             let all = self.at(port);
             uncovered(&all).for_each(|address| self.push("listen-tls", address));
+        }
+    }
+
+    /// Nobody is sent to where it is already.
+    fn finish_alternates(&mut self) {
+        let own = ["listen", "listen-tls"].iter().filter_map(|key| self.values.get(key)).flatten();
+        let own: Vec<String> = own.cloned().collect();
+        let Some(alternates) = self.values.get_mut("alternate-server") else { return };
+        let before = alternates.len();
+        alternates.retain(|other| !own.contains(other));
+        if alternates.len() < before {
+            let why = "left out: it is a listener of this relay itself";
+            self.remark(Origin::Unsaid, "alternate-server", Fate::NotNeeded, why);
         }
     }
 

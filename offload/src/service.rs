@@ -90,6 +90,19 @@ impl PlaneMemory for SharedMemory {
     }
 }
 
+/// Whether there is anything to attach to, and this process may.
+fn is_possible(settings: &Settings, netlink: &mut Netlink, host: &Host) -> Result<(), String> {
+    let chosen = choose_interfaces(&settings.wishes, netlink, host)
+        .map_err(|error| format!("cannot ask for interfaces: {error}"))??;
+    if settings.wishes.named.is_empty() && chosen.iter().all(|chosen| chosen.fit.is_err()) {
+        return Err(reasons(&chosen));
+    }
+    if !host.missing_capabilities.is_empty() {
+        return Err(format!("this process lacks {}", host.missing_capabilities.join(" and ")));
+    }
+    Ok(())
+}
+
 impl Offload {
     /// Loads the program and attaches it where it is wanted and fits. It need not be anywhere: interfaces
     /// may come later.
@@ -102,14 +115,7 @@ impl Offload {
         }
         let mut netlink = Netlink::open().map_err(|error| format!("cannot ask for interfaces: {error}"))?;
         let host = Host::detect();
-        let chosen = choose_interfaces(&settings.wishes, &mut netlink, &host)
-            .map_err(|error| format!("cannot ask for interfaces: {error}"))??;
-        if settings.wishes.named.is_empty() && chosen.iter().all(|chosen| chosen.fit.is_err()) {
-            return Err(reasons(&chosen));
-        }
-        if !host.missing_capabilities.is_empty() {
-            return Err(format!("this process lacks {}", host.missing_capabilities.join(" and ")));
-        }
+        is_possible(&settings, &mut netlink, &host)?;
         let mut xdp = Xdp::load(settings.sizes).map_err(|error| error.to_string())?;
         // The network stack's hook sends without these.
         if settings.mode == Mode::Native {

@@ -62,18 +62,18 @@ impl Ready {
         [&self.listen, &self.tcp, &self.tls].into_iter().flatten().copied().collect()
     }
 
-    /// What a configuration leads to with these addresses.
+    /// What a configuration leads to with these addresses; listeners for UDP, TCP and TLS.
     pub fn new(
         config: &Config,
-        listen: Vec<SocketAddr>,
+        [listen, tcp, tls]: [Vec<SocketAddr>; 3],
         relay: Vec<RelayIp>,
         io: Choice,
         data_path: DataPath,
     ) -> Self {
         Ready {
             listen,
-            tcp: Vec::new(),
-            tls: Vec::new(),
+            tcp,
+            tls,
             relay,
             port_range: config.port_range,
             workers: config.workers.get(),
@@ -274,7 +274,7 @@ mod tests {
         let config = Config { workers: 2.try_into().unwrap(), ..Config::default() };
         let io = Choice { backend: Backend::Epoll, why: "as configured".to_owned() };
         let path = DataPath { name: "userspace", why: "offload is off".to_owned() };
-        Ready::new(&config, listen, relay, io, path)
+        Ready::new(&config, [listen, Vec::new(), Vec::new()], relay, io, path)
     }
 
     fn trial() -> Config {

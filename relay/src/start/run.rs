@@ -131,24 +131,22 @@ impl Relay {
         let invitation = inherit::knock(config, folder)?;
         let config = &inherit::with_workers(config, invitation.as_ref());
         let io = choose::choose(config.io.wanted()).map_err(StartError::other("io = \"io-uring\""))?;
-        let options = socket_options(config);
         // What may take its time comes before the clients of the other process have to wait.
         let users = Users::open(config).map_err(StartError::other("user-database"))?;
         let certificates = streams::open_certificates(config, &loader)?;
-        let opened = Opened::all(config, &addresses, &options, invitation)?;
+        let opened = Opened::all(config, &addresses, &socket_options(config), invitation)?;
         let Opened { mut inheritance, sockets, known, listeners, streams, kernel } = opened;
         let seed_here = inheritance.as_ref().map_or_else(seed, |it| Ok(*it.snapshot.seed()))?;
-        let shared =
-            setup::shared(config, &addresses, &streams.beside(&listeners), seed_here, kernel.plane())?;
-        let (events, event_source) = event_queue();
-        let reserved = Arc::new(Reserved::default());
+        let beside = streams.beside(&listeners);
+        let shared = setup::shared(config, &addresses, &beside, seed_here, kernel.plane())?;
+        let ((events, event_source), reserved) = (event_queue(), Arc::new(Reserved::default()));
         let mut heirs = inherit::adopt_shared(inheritance.as_mut(), &shared, &reserved)?;
         let proxies = Arc::new(setup::proxies(config));
         let (tls, stream_options) = streams::options(config, &streams, &certificates, &proxies)?;
         let crew = Crew {
             config,
             backend: io.backend,
-            options,
+            options: socket_options(config),
             shared: &shared,
             kernel: &kernel,
             reserved: &reserved,
@@ -159,8 +157,8 @@ impl Relay {
         };
         let (workers, threads, keeper) =
             crew.start(sockets.into_iter().zip(streams.by_worker), &mut heirs, &mut inheritance)?;
-        let mut ready = Ready::new(config, listeners, addresses.relay.clone(), io, kernel.data_path());
-        (ready.tcp, ready.tls) = (streams.tcp, streams.tls);
+        let listening = [listeners, streams.tcp, streams.tls];
+        let mut ready = Ready::new(config, listening, addresses.relay.clone(), io, kernel.data_path());
         let control = Control::new(Parts {
             config: config.clone(),
             loader,

@@ -48,7 +48,7 @@ impl Bench {
         }
         let io = Choice { backend: Backend::Epoll, why: "a test".to_owned() };
         let path = DataPath { name: "userspace", why: "a test".to_owned() };
-        let ready = Ready::new(&config, Vec::new(), Vec::new(), io, path);
+        let ready = Ready::new(&config, [const { Vec::new() }; 3], Vec::new(), io, path);
         let control = Control::new(Parts {
             proxies: Arc::new(setup::proxies(&Config::default())),
             publics: Arc::default(),

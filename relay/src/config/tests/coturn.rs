@@ -241,53 +241,55 @@ fn what_nobody_understands_is_said_and_left_out() {
     assert_eq!(import.config.port_range, Config::default().port_range);
 }
 
+/// What some option may have as its value, and what none may.
+const VALUES: &[&str] = &[
+    "",
+    "0",
+    "1",
+    "off",
+    "443",
+    "3478",
+    "65535",
+    "70000",
+    "-1",
+    "eth0",
+    "192.0.2.7",
+    "192.0.2.7:443",
+    "2001:db8::7",
+    "[2001:db8::7]:443",
+    "0.0.0.0",
+    "::",
+    "127.0.0.1",
+    "224.0.0.1",
+    "192.0.2.1/10.0.0.1",
+    "192.0.2.1/2001:db8::1",
+    "10.0.0.0-10.255.255.255",
+    "0.0.0.0-255.255.255.255",
+    "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+    "::ffff:10.0.0.1",
+    "alice:passw0rd-of-alice",
+    "alice:another-passw0rd",
+    "alice:",
+    "b\u{e9}:passw0rd",
+    "example.org",
+    "e\u{301}xample",
+    "\u{202e}",
+    "a\"b\\c",
+    "4294967296",
+    "18446744073709551615",
+    "debug",
+    "ipv6",
+    "keep",
+    "#",
+    "'''",
+];
+
 /// Lines of any options, each with a value that some option may have: what they become is accepted, whatever they mean
 /// together.
 #[test]
 fn whatever_is_imported_is_accepted() {
     use proptest::prelude::*;
     use proptest::test_runner::TestRunner;
-    const VALUES: &[&str] = &[
-        "",
-        "0",
-        "1",
-        "off",
-        "443",
-        "3478",
-        "65535",
-        "70000",
-        "-1",
-        "eth0",
-        "192.0.2.7",
-        "192.0.2.7:443",
-        "2001:db8::7",
-        "[2001:db8::7]:443",
-        "0.0.0.0",
-        "::",
-        "127.0.0.1",
-        "224.0.0.1",
-        "192.0.2.1/10.0.0.1",
-        "192.0.2.1/2001:db8::1",
-        "10.0.0.0-10.255.255.255",
-        "0.0.0.0-255.255.255.255",
-        "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
-        "::ffff:10.0.0.1",
-        "alice:passw0rd-of-alice",
-        "alice:another-passw0rd",
-        "alice:",
-        "b\u{e9}:passw0rd",
-        "example.org",
-        "e\u{301}xample",
-        "\u{202e}",
-        "a\"b\\c",
-        "4294967296",
-        "18446744073709551615",
-        "debug",
-        "ipv6",
-        "keep",
-        "#",
-        "'''",
-    ];
     let page = tables();
     let cells = page.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split('|').nth(1));
     let names = cells.flat_map(|cell| cell.split(',')).map(|name| name.trim().trim_matches('`').to_owned());

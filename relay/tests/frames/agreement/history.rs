@@ -402,18 +402,13 @@ impl<'p, P: Plane> Bench<'p, P> {
     fn forwarded(&mut self, sent: &Parsed, got: &[u8]) -> Result<(), TestCaseError> {
         prop_assert_eq!(sent.to_mac, MAC, "not for us");
         // Clients are in a VLAN, peers below it: each by the interface by which it would be answered.
-        let expected_vlan = if is_listener(sent.destination) { VLAN } else { 0 };
-        prop_assert_eq!(sent.vlan, expected_vlan, "by another interface");
+        prop_assert_eq!(
+            sent.vlan,
+            if is_listener(sent.destination) { VLAN } else { 0 },
+            "by another interface"
+        );
         prop_assert!(sent.ttl > 1, "its time was over");
-        let (first, source) = self.core(sent.source, sent.destination, &sent.payload, sent.tos)?;
-        let (mut last, mut source, mut hop) =
-            (first, source, if is_listener(sent.destination) { PEER_HOP } else { CLIENT_HOP });
-        if is_listener(sent.destination) && self.lab.open.values().any(|open| *open == last.to) {
-            // From one relayed address of ours to another: the host would bring it round to us.
-            let (again, from) = self.core(source, last.to, &last.payload, last.tos)?;
-            (last, source, hop) = (again, from, CLIENT_HOP);
-            self.tally.hairpins += 1;
-        }
+        let (last, source, hop) = self.all_the_way(sent)?;
         prop_assert!(!last.dont_fragment);
         // Padding stays behind the packet.
         let carried = if is_listener(sent.destination) { sent.payload.len() - 4 } else { sent.payload.len() };
@@ -421,9 +416,8 @@ impl<'p, P: Plane> Bench<'p, P> {
         let trailer = [vec![0; carried - relayed], sent.trailer.clone()].concat();
         let hop_mac = [0x02, 0, 0, 0, 0, hop as u8];
         let vlan = if hop == CLIENT_HOP { VLAN } else { 0 };
-        let Some(out) = parse(got) else {
-            return Err(TestCaseError::fail(format!("no host would take it: {got:02x?}")));
-        };
+        let no_host = || TestCaseError::fail(format!("no host would take it: {got:02x?}"));
+        let out = parse(got).ok_or_else(no_host)?;
         // A datagram that arrived damaged arrives damaged, so that nobody takes it for whole.
         prop_assert_eq!(out.checksum, sent.checksum, "{:02x?}", got);
         if sent.checksum == Checksum::Wrong {
@@ -460,6 +454,20 @@ impl<'p, P: Plane> Bench<'p, P> {
         prop_assert_eq!(expected.bytes(), got);
         self.tally.forwarded += 1;
         Ok(())
+    }
+
+    /// What leaves this host in the end, from which address and to which next hop.
+    fn all_the_way(&mut self, sent: &Parsed) -> Result<(Sent, SocketAddr, u16), TestCaseError> {
+        let (first, source) = self.core(sent.source, sent.destination, &sent.payload, sent.tos)?;
+        let (mut last, mut source, mut hop) =
+            (first, source, if is_listener(sent.destination) { PEER_HOP } else { CLIENT_HOP });
+        if is_listener(sent.destination) && self.lab.open.values().any(|open| *open == last.to) {
+            // From one relayed address of ours to another: the host would bring it round to us.
+            let (again, from) = self.core(source, last.to, &last.payload, last.tos)?;
+            (last, source, hop) = (again, from, CLIENT_HOP);
+            self.tally.hairpins += 1;
+        }
+        Ok((last, source, hop))
     }
 
     /// What the core does with a datagram: the one that it sends, and from which address.

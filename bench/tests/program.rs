@@ -65,7 +65,7 @@ fn a_report_needs_a_result() {
 
 #[test]
 fn a_report_goes_to_the_terminal_only_if_no_page_is_asked_for() {
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/2026-11-25-154815c2af8b.json");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/2026-11-28-42c931578975.json");
     let kept = kept.to_str().expect("UTF-8");
     let text = run(&["report", kept]);
     assert!(text.status.success() && String::from_utf8_lossy(&text.stdout).contains("ndr-small"));

@@ -16,6 +16,8 @@ pub(crate) struct Strangers {
     first_buffer: usize,
     /// Listeners whose socket for strangers has something to read.
     ready: Vec<u32>,
+    /// Those that this turn has looked at.
+    looked_at: Vec<u32>,
     /// Turns in a row in which they were left out.
     left_out: u32,
 }
@@ -24,7 +26,7 @@ impl Strangers {
     /// With the pool's buffers from `first_buffer` on, in which so many bytes are in front of each payload.
     pub(crate) fn new(first_buffer: usize, prefix_bytes: usize) -> Strangers {
         let receiver = Receiver::new(prefix_bytes);
-        Strangers { receiver, first_buffer, ready: Vec::new(), left_out: 0 }
+        Strangers { receiver, first_buffer, ready: Vec::new(), looked_at: Vec::new(), left_out: 0 }
     }
 
     /// A listener's socket for strangers has something to read.
@@ -39,19 +41,24 @@ impl Strangers {
         !self.ready.is_empty()
     }
 
-    /// Reads a turn's share, unless more waits in other sockets than a turn takes. Gives the listeners that were looked
-    /// at, and how many datagrams there were.
-    pub(crate) fn receive(&mut self, base: &mut Base, has_more: bool) -> (Vec<u32>, usize) {
+    /// Reads a turn's share, unless more waits in other sockets than a turn takes; gives how many datagrams there were.
+    pub(crate) fn receive(&mut self, base: &mut Base, has_more: bool) -> usize {
+        self.looked_at.clear();
         if base.is_paused || self.ready.is_empty() || !self.is_due(has_more) {
-            return (Vec::new(), 0);
+            return 0;
         }
-        let ready = std::mem::take(&mut self.ready);
+        std::mem::swap(&mut self.ready, &mut self.looked_at);
         let mut used = 0;
-        for (place, index) in ready.iter().enumerate() {
-            let share = (STRANGER_DATAGRAMS - used) / (ready.len() - place);
-            used += self.receive_from(base, *index, self.first_buffer + used, share);
+        for place in 0..self.looked_at.len() {
+            let share = (STRANGER_DATAGRAMS - used) / (self.looked_at.len() - place);
+            used += self.receive_from(base, self.looked_at[place], self.first_buffer + used, share);
         }
-        (ready, used)
+        used
+    }
+
+    /// The listeners that the last turn has looked at.
+    pub(crate) fn looked_at(&self) -> &[u32] {
+        &self.looked_at
     }
 
     fn is_due(&mut self, has_more: bool) -> bool {

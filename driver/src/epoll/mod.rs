@@ -239,7 +239,7 @@ impl Mechanism for EpollDriver {
             }
         }
         self.receive_from_relays();
-        let (_, of_strangers) = self.strangers.receive(&mut self.base, self.has_more);
+        let of_strangers = self.strangers.receive(&mut self.base, self.has_more);
         self.base.count_datagrams(self.next_buffer + of_strangers);
         Ok(())
     }

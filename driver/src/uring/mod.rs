@@ -349,7 +349,7 @@ impl UringDriver {
 
     /// Asks when strangers have sent something; once, since what is left of it is read in the next turn.
     fn watch_strangers(&mut self) -> io::Result<()> {
-        for index in std::mem::take(&mut self.unwatched) {
+        while let Some(index) = self.unwatched.pop() {
             let Some(socket) = self.base.sockets.listener(index).and_then(ListenerSocket::strangers) else {
                 continue;
             };
@@ -362,8 +362,8 @@ impl UringDriver {
 
     /// Strangers' datagrams come last.
     fn receive_from_strangers(&mut self) {
-        let (looked_at, count) = self.strangers.receive(&mut self.base, self.has_more);
-        self.unwatched.extend(looked_at);
+        let count = self.strangers.receive(&mut self.base, self.has_more);
+        self.unwatched.extend_from_slice(self.strangers.looked_at());
         self.base.count_datagrams(count);
     }
 
